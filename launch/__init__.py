@@ -1,0 +1,1 @@
+"""Starting a run on this machine, on Slurm or on Kubernetes; imports no torch."""

@@ -1,0 +1,1 @@
+"""The spectral language model: single-device mathematics that knows nothing of ranks."""
