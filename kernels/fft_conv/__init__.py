@@ -1,0 +1,1 @@
+"""Causal FFT convolution inside chunks."""

@@ -1,0 +1,55 @@
+"""`linear_cross_entropy` as a torch operator: the loss of a language model's output layer."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels.linear_cross_entropy import reference
+
+
+@torch.library.custom_op("resonance::linear_cross_entropy", mutates_args=())
+def _linear_cross_entropy(
+    x: Tensor, weight: Tensor, labels: Tensor, with_grad: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    return reference.linear_cross_entropy(x, weight, labels, with_grad)
+
+
+@_linear_cross_entropy.register_fake
+def _(
+    x: Tensor, weight: Tensor, labels: Tensor, with_grad: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    loss = x.new_empty((), dtype=torch.promote_types(x.dtype, torch.float32))
+    if with_grad:
+        return loss, x.new_empty(x.shape), weight.new_empty(weight.shape)
+    return loss, x.new_empty(0), weight.new_empty(0)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*output[1:])
+
+
+def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    dx, dweight = ctx.saved_tensors
+    return grad * dx, grad * dweight, None, None
+
+
+_linear_cross_entropy.register_autograd(_backward, setup_context=_setup_context)
+
+
+def linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, labels_N: Tensor) -> Tensor:
+    """Sum of the negative log-likelihoods in nats; see `reference.linear_cross_entropy`.
+
+    Differentiable once. Labels of -100 count nothing.
+
+    Raises:
+        ValueError: The shapes do not fit together.
+    """
+    N, D = x_ND.shape
+    if weight_VD.shape[1] != D or labels_N.shape != (N,):
+        raise ValueError(
+            "linear_cross_entropy: expected x [N, D], weight [V, D] and labels [N], got "
+            f"{tuple(x_ND.shape)}, {tuple(weight_VD.shape)}, {tuple(labels_N.shape)}"
+        )
+    with_grad = torch.is_grad_enabled() and (x_ND.requires_grad or weight_VD.requires_grad)
+    return _linear_cross_entropy(x_ND, weight_VD, labels_N, with_grad)[0]

@@ -1,0 +1,56 @@
+"""Cross-entropy of a linear output layer, a block of tokens at a time.
+
+Shape letters: N tokens, D channels, V vocabulary.
+"""
+
+import torch
+from torch import Tensor
+
+IGNORE = -100
+# tokens per block: the block's logits, at most this many times V, are all that ever exists
+BLOCK = 1024
+
+
+def linear_cross_entropy(
+    x_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, with_grad: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum of the tokens' negative log-likelihoods, and its gradients.
+
+    The gradients are taken in the same pass, while a block's logits are at hand: the [N, V] matrix
+    never exists and no block is computed twice. The loss is a sum, so the backward pass only
+    scales them.
+
+    Args:
+        x_ND: Final hidden states.
+        weight_VD: Output layer.
+        labels_N: Next tokens; -100 where there is none.
+        with_grad: Whether to compute the gradients (empty tensors otherwise).
+
+    Returns:
+        (loss, a scalar in nats, float32 or wider; dx_ND; dweight_VD).
+
+    Cost: 2 N V D FLOPs for the loss, 6 N V D with gradients; BLOCK * V floats of scratch.
+    Source: the memory argument of Wijmans et al. 2024, Cut Your Losses (arXiv 2411.09009).
+    """
+    dtype = torch.promote_types(x_ND.dtype, torch.float32)
+    loss = x_ND.new_zeros((), dtype=dtype)
+    dx_ND = torch.zeros_like(x_ND) if with_grad else x_ND.new_empty(0)
+    dweight_VD = torch.zeros_like(weight_VD) if with_grad else weight_VD.new_empty(0)
+    for begin in range(0, x_ND.shape[0], BLOCK):
+        x_nD, labels_n = x_ND[begin : begin + BLOCK], labels_N[begin : begin + BLOCK]
+        valid_n = labels_n != IGNORE
+        target_n1 = labels_n.clamp(min=0)[:, None]
+        p_nV = (x_nD @ weight_VD.t()).to(dtype)
+        top_n1 = p_nV.amax(-1, keepdim=True)
+        picked_n = p_nV.gather(1, target_n1)[:, 0]
+        p_nV.sub_(top_n1).exp_()
+        total_n1 = p_nV.sum(-1, keepdim=True)
+        nll_n = (total_n1.log() + top_n1)[:, 0] - picked_n
+        loss += torch.where(valid_n, nll_n, 0.0).sum()
+        if with_grad:
+            p_nV.mul_(valid_n[:, None] / total_n1)
+            p_nV.scatter_add_(1, target_n1, -valid_n[:, None].to(dtype))
+            p_nV = p_nV.to(x_ND.dtype)
+            dx_ND[begin : begin + BLOCK] = p_nV @ weight_VD
+            dweight_VD.addmm_(p_nV.t(), x_nD)
+    return loss, dx_ND, dweight_VD

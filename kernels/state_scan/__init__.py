@@ -1,0 +1,1 @@
+"""Carrying a decaying state from chunk to chunk."""

@@ -1,0 +1,56 @@
+"""The `[model]` table of a run file: what a spectral language model is made of (imports no torch)."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class ModelConfig(BaseModel):
+    """Architecture of a `SpectralLM`. No parameter depends on the sequence length.
+
+    Raises:
+        ValueError: An unknown key, a value out of range or sizes that do not fit together.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    vocab_size: Positive = Field(4096, description="Rows of the embedding.")
+    dim: Positive = Field(256, description="Channels of the residual stream.")
+    num_layers: Positive = Field(6, description="Blocks of mixer and feed-forward.")
+    num_heads: Positive = Field(4, description="Heads of every mixer; dim is divided among them.")
+    conv_heads: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (2,),
+        min_length=1,
+        description="Convolution heads of each layer, repeated over the layers; the remaining "
+        "heads are recall heads. '2' mixes both in every layer of 4 heads, '4 0' alternates.",
+    )
+    num_modes: Positive = Field(16, description="Modes (damped sinusoids) of each channel's filter.")
+    conv_chunk: Positive = Field(256, description="Tokens per FFT chunk of convolution heads.")
+    recall_chunk: Positive = Field(64, description="Tokens per chunk of recall heads.")
+    short_conv: Positive = Field(4, description="Taps of the short convolution on q, k and v.")
+    ffn_dim: Positive = Field(688, description="Hidden channels of the gated feed-forward.")
+    max_time_constant: float = Field(
+        204_800.0, ge=2.0, description="Longest memory (tokens) that modes are initialised with."
+    )
+    rotary_base: float = Field(10_000.0, gt=1.0, description="Base of the rotary frequencies.")
+    norm_eps: float = Field(1e-6, gt=0.0, description="Added to the mean square in RMSNorm.")
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> "ModelConfig":
+        if self.dim % self.num_heads:
+            raise ValueError(
+                f"dim must be a multiple of num_heads, got dim={self.dim}, "
+                f"num_heads={self.num_heads}"
+            )
+        head_dim = self.dim // self.num_heads
+        if max(self.conv_heads) > self.num_heads:
+            raise ValueError(
+                f"conv_heads must be at most num_heads={self.num_heads}, got {self.conv_heads}"
+            )
+        if min(self.conv_heads) < self.num_heads and head_dim % 2:
+            raise ValueError(
+                f"recall heads rotate pairs of channels: dim / num_heads must be even, got {head_dim}"
+            )
+        return self

@@ -1,0 +1,101 @@
+"""Where documents begin in a packed sequence, as every chunked mixer needs to see it.
+
+Shape letters: B batch, T time (tokens), J chunk, C time inside a chunk, E document starts that
+lie strictly inside a chunk.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class ChunkDocuments(NamedTuple):
+    """Document borders of a batch, cut into chunks.
+
+    Attributes:
+        segment_BJC: Document number of each token.
+        before_first_BJC: True before the chunk's first start: what the incoming state reaches.
+        after_last_BJC: True from the chunk's last start on (everywhere, if it has none): what
+            reaches the outgoing state.
+        keep_BJ: True where no document starts, so the incoming state survives the chunk.
+        row_E: Flat chunk number b * J + j of each start that has tokens before it in its chunk.
+        past_index_EC: Gathers those tokens, shifted so that the last one is at C - 1.
+        past_EC: True where that gather is inside the chunk.
+        lag_index_EC: Tokens since the start; 0 where `reach_EC` is false.
+        reach_EC: True from the start up to the next one in the same chunk.
+    """
+
+    segment_BJC: Tensor
+    before_first_BJC: Tensor
+    after_last_BJC: Tensor
+    keep_BJ: Tensor
+    row_E: Tensor
+    past_index_EC: Tensor
+    past_EC: Tensor
+    lag_index_EC: Tensor
+    reach_EC: Tensor
+
+
+def check_segment_ids(segment_ids_BT: Tensor, batch: int, length: int) -> None:
+    """Refuse segment ids that the mixers would misread.
+
+    Raises:
+        ValueError: The shape differs from the tokens', or an id is smaller than the one before.
+    """
+    if segment_ids_BT.shape != (batch, length):
+        raise ValueError(
+            f"segment_ids: expected shape {(batch, length)}, got {tuple(segment_ids_BT.shape)}"
+        )
+    falls_BT = segment_ids_BT[:, 1:] < segment_ids_BT[:, :-1]
+    if falls_BT.any():
+        row, column = (int(i) for i in falls_BT.nonzero()[0])
+        before, after = segment_ids_BT[row, column : column + 2].tolist()
+        raise ValueError(
+            f"segment_ids: ids must not go back, got {before} then {after} "
+            f"at row {row}, position {column + 1}"
+        )
+
+
+def chunk_documents(segment_ids_BT: Tensor, chunk: int) -> ChunkDocuments:
+    """Find the document borders of every chunk.
+
+    The first token of a sequence counts as the continuation of whatever state comes in. Time past
+    the end of the sequence, in the last chunk, continues the last document.
+
+    Args:
+        segment_ids_BT: Document number of each token, integers that never fall along a row.
+        chunk: Chunk length C in tokens.
+
+    Cost: O(B T + E C).
+    """
+    B, T = segment_ids_BT.shape
+    J = -(-T // chunk)
+    # replicate padding exists for floating point only
+    last_B1 = segment_ids_BT[:, -1:].expand(B, J * chunk - T)
+    padded_BT = torch.cat([segment_ids_BT, last_B1], dim=1)
+    starts_BT = F.pad(padded_BT[:, 1:] != padded_BT[:, :-1], (1, 0))
+    starts_BJC = starts_BT.view(B, J, chunk)
+    count_BJC = starts_BJC.cumsum(dim=-1)
+    total_BJ1 = count_BJC[..., -1:]
+
+    count_NC, starts_NC = count_BJC.flatten(0, 1), starts_BJC.flatten(0, 1)
+    row_E, start_E = starts_NC.nonzero(as_tuple=True)
+    inside = start_E > 0
+    row_E, start_E = row_E[inside], start_E[inside]
+    nth_E1 = count_NC[row_E, start_E][:, None]
+    time_C = torch.arange(chunk, device=segment_ids_BT.device)
+    past_EC = time_C - (chunk - start_E[:, None])
+    reach_EC = count_NC[row_E] == nth_E1
+    return ChunkDocuments(
+        segment_BJC=padded_BT.view(B, J, chunk),
+        before_first_BJC=count_BJC == 0,
+        after_last_BJC=count_BJC == total_BJ1,
+        keep_BJ=total_BJ1[..., 0] == 0,
+        row_E=row_E,
+        past_index_EC=past_EC.clamp(min=0),
+        past_EC=past_EC >= 0,
+        lag_index_EC=torch.where(reach_EC, time_C - start_E[:, None], 0),
+        reach_EC=reach_EC,
+    )

@@ -1,0 +1,185 @@
+"""`SpectralLM`: a strictly causal language model without attention.
+
+Shape letters: B batch, T time (tokens), D channels, V vocabulary.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kernels.linear_cross_entropy.op import linear_cross_entropy
+from spectral.config import ModelConfig
+from spectral.documents import check_segment_ids, chunk_documents
+from spectral.mixer import MixerState, SequenceContext, SpectralMixer
+from spectral.rotary import rotary_phases
+
+
+class LMState(NamedTuple):
+    """Everything a model remembers of the tokens so far: constant in size.
+
+    Attributes:
+        position: Number of tokens so far.
+        layers: One mixer state per layer.
+    """
+
+    position: int
+    layers: tuple[MixerState, ...]
+
+
+class GatedFeedForward(nn.Module):
+    """down(silu(gate(x)) * up(x)) (Shazeer 2020, arXiv 2002.05202)."""
+
+    def __init__(self, dim: int, hidden: int):
+        super().__init__()
+        self.gate_up_proj = nn.Linear(dim, 2 * hidden, bias=False)
+        self.down_proj = nn.Linear(hidden, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Act on each token by itself: [..., D] -> [..., D]."""
+        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
+        return self.down_proj(F.silu(gate) * up)
+
+
+class Block(nn.Module):
+    """Pre-norm residual block: x + mixer(norm(x)), then x + feed_forward(norm(x))."""
+
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__()
+        self.mixer_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.mixer = SpectralMixer(config, layer)
+        self.feed_forward_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.feed_forward = GatedFeedForward(config.dim, config.ffn_dim)
+
+    def forward(
+        self, x_BTD: Tensor, context: SequenceContext, state: MixerState | None = None
+    ) -> tuple[Tensor, MixerState]:
+        """Whole sequence; returns the output and the memory after it."""
+        y_BTD, state = self.mixer(self.mixer_norm(x_BTD), context, state)
+        x_BTD = x_BTD + y_BTD
+        return x_BTD + self.feed_forward(self.feed_forward_norm(x_BTD)), state
+
+    def step(self, x_BD: Tensor, context: SequenceContext, state: MixerState) -> tuple[Tensor, MixerState]:
+        """One token; equal to `forward` on the whole sequence."""
+        y_BD, state = self.mixer.step(self.mixer_norm(x_BD), context, state)
+        x_BD = x_BD + y_BD
+        return x_BD + self.feed_forward(self.feed_forward_norm(x_BD)), state
+
+
+class SpectralLM(nn.Module):
+    """Embedding, blocks, norm, and the embedding again as output layer (tied).
+
+    The same parameters serve every sequence length. Parallel form: `forward`; recurrent form:
+    `step`, with constant time and memory per token. Both give the same logits.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.dim)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.final_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise everything from the global random state: the same seed, the same model."""
+        config = self.config
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        # 1 / sqrt(fan-in), and each residual branch smaller by the root of how many there are
+        std, branches = config.dim**-0.5, 2 * config.num_layers
+        for block in self.blocks:
+            block.mixer.reset_parameters(std, (config.dim * branches) ** -0.5)
+            nn.init.normal_(block.feed_forward.gate_up_proj.weight, std=std)
+            nn.init.normal_(
+                block.feed_forward.down_proj.weight, std=(config.ffn_dim * branches) ** -0.5
+            )
+
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        segment_ids_BT: Tensor | None = None,
+        labels_BT: Tensor | None = None,
+    ) -> Tensor:
+        """Logits of every next token or, given labels, the loss without making the logits.
+
+        Args:
+            tokens_BT: Token ids.
+            segment_ids_BT: Document number of each token, never falling along a row; documents do
+                not see one another. None: every row is one document.
+            labels_BT: The token that follows each token; -100 where there is none to learn.
+
+        Returns:
+            logits_BTV or, given labels, the sum of the negative log-likelihoods in nats.
+
+        Raises:
+            ValueError: An empty sequence, token ids out of range or segment ids that go back.
+        """
+        if labels_BT is None:
+            return self.prefill(tokens_BT, segment_ids_BT)[0]
+        x_BTD, _ = self._hidden(tokens_BT, segment_ids_BT, None)
+        return linear_cross_entropy(
+            x_BTD.flatten(0, 1), self.embedding.weight, labels_BT.flatten()
+        )
+
+    def prefill(
+        self,
+        tokens_BT: Tensor,
+        segment_ids_BT: Tensor | None = None,
+        state: LMState | None = None,
+    ) -> tuple[Tensor, LMState]:
+        """`forward` that goes on from a state and returns the one after the last token.
+
+        The first token continues the document in which the state ended.
+
+        Cost: O(T (D^2 + D log C)) time per layer, for chunks of C tokens.
+        """
+        x_BTD, state = self._hidden(tokens_BT, segment_ids_BT, state)
+        return F.linear(x_BTD, self.embedding.weight), state
+
+    def _hidden(
+        self, tokens_BT: Tensor, segment_ids_BT: Tensor | None, state: LMState | None
+    ) -> tuple[Tensor, LMState]:
+        if tokens_BT.ndim != 2 or tokens_BT.shape[1] == 0:
+            raise ValueError(f"tokens: expected [B, T] with T >= 1, got {tuple(tokens_BT.shape)}")
+        position = 0 if state is None else state.position
+        T = tokens_BT.shape[1]
+        x_BTD = self.embedding(tokens_BT)
+        context = self._context(x_BTD, position, segment_ids_BT)
+        states = []
+        for layer, block in enumerate(self.blocks):
+            past = None if state is None else state.layers[layer]
+            x_BTD, after = block(x_BTD, context, past)
+            states.append(after)
+        return self.final_norm(x_BTD), LMState(position + T, tuple(states))
+
+    def step(self, tokens_B: Tensor, state: LMState) -> tuple[Tensor, LMState]:
+        """One token of the recurrent form.
+
+        Args:
+            tokens_B: The next token of every row.
+            state: From `prefill` or an earlier `step`.
+
+        Returns:
+            (logits_BV for the token after it, the new state).
+        """
+        x_BD = self.embedding(tokens_B)
+        context = self._context(x_BD[:, None], state.position, None)
+        states = []
+        for layer, block in enumerate(self.blocks):
+            x_BD, after = block.step(x_BD, context, state.layers[layer])
+            states.append(after)
+        logits_BV = F.linear(self.final_norm(x_BD), self.embedding.weight)
+        return logits_BV, LMState(state.position + 1, tuple(states))
+
+    def _context(self, x_BTD: Tensor, position: int, segment_ids_BT: Tensor | None) -> SequenceContext:
+        config, (B, T) = self.config, x_BTD.shape[:2]
+        phases = rotary_phases(
+            position, T, config.dim // config.num_heads, config.rotary_base, like=x_BTD
+        )
+        documents = {}
+        if segment_ids_BT is not None:
+            check_segment_ids(segment_ids_BT, B, T)
+            chunks = {min(config.conv_chunk, T), min(config.recall_chunk, T)}
+            documents = {chunk: chunk_documents(segment_ids_BT, chunk) for chunk in chunks}
+        return SequenceContext(*phases, segment_ids_BT, documents)

@@ -1,0 +1,165 @@
+"""The sequence mixer of a block: convolution heads and recall heads side by side.
+
+Shape letters: B batch, T time (tokens), D channels of the model, I channels of the convolution
+heads, R channels of the recall heads (I + R = D), H recall heads, K channels of a head, W taps.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kernels.state_scan.op import state_scan
+from spectral.config import ModelConfig
+from spectral.documents import ChunkDocuments
+from spectral.modes import Carry, ModalFilter
+from spectral.recall_heads import recall, recall_step
+from spectral.rotary import rotate
+from spectral.short_conv import ShortConv
+
+
+class MixerState(NamedTuple):
+    """What a mixer remembers of the past: constant in size.
+
+    Attributes:
+        short_BWD: Last W - 1 inputs of the short convolution, 3 D channels.
+        modes_BIM: State of the convolution heads' modes, complex.
+        recall_BHKK: State of the recall heads.
+    """
+
+    short_BWD: Tensor
+    modes_BIM: Tensor
+    recall_BHKK: Tensor
+
+
+class SequenceContext(NamedTuple):
+    """What every mixer of a model needs to know of the sequence, computed once per forward.
+
+    Attributes:
+        cos_TF, sin_TF: Rotary phases of the tokens' positions.
+        segment_ids_BT: Document numbers, or None for one document per row.
+        documents: Borders by chunk length; empty if segment_ids_BT is None.
+    """
+
+    cos_TF: Tensor
+    sin_TF: Tensor
+    segment_ids_BT: Tensor | None
+    documents: dict[int, ChunkDocuments]
+
+
+class SpectralMixer(nn.Module):
+    """Mix a sequence causally in O(T log C) with C-sized FFTs and a constant-size state.
+
+    Convolution heads: y = q * (h conv (k * v)), h a sum of modes per channel. Recall heads: modes
+    written and read by content. Both: projections through a short convolution, each head's output
+    normalised and gated by silu of a linear map of the input.
+    """
+
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__()
+        D, H = config.dim, config.num_heads
+        self.head_dim, self.norm_eps = D // H, config.norm_eps
+        self.num_conv = config.conv_heads[layer % len(config.conv_heads)]
+        self.num_recall = H - self.num_conv
+        self.conv_dim = self.num_conv * self.head_dim
+        self.conv_chunk, self.recall_chunk = config.conv_chunk, config.recall_chunk
+        self.max_time_constant = config.max_time_constant
+        self.in_proj = nn.Linear(D, 4 * D, bias=False)
+        self.short_conv = ShortConv(3 * D, config.short_conv)
+        self.filter: ModalFilter | None = None
+        if self.num_conv:
+            self.filter = ModalFilter(
+                self.conv_dim, config.num_modes, config.conv_chunk, config.max_time_constant
+            )
+        self.decay_proj = nn.Linear(D, self.num_recall) if self.num_recall else None
+        self.head_norm = nn.Parameter(torch.ones(D))
+        self.out_proj = nn.Linear(D, D, bias=False)
+        self.carry: Carry = state_scan
+
+    def reset_parameters(self, std: float, out_std: float) -> None:
+        """Initialise; recall decays begin at time constants log-spaced from 8 tokens up."""
+        nn.init.normal_(self.in_proj.weight, std=std)
+        nn.init.normal_(self.out_proj.weight, std=out_std)
+        nn.init.ones_(self.head_norm)
+        self.short_conv.reset_parameters()
+        if self.filter is not None:
+            self.filter.reset_parameters()
+        if self.decay_proj is not None:
+            nn.init.zeros_(self.decay_proj.weight)
+            log_tau = torch.linspace(math.log(8.0), math.log(self.max_time_constant), self.num_recall)
+            with torch.no_grad():
+                self.decay_proj.bias.copy_(log_tau)
+
+    def forward(
+        self, x_BTD: Tensor, context: SequenceContext, state: MixerState | None = None
+    ) -> tuple[Tensor, MixerState]:
+        """Mix the tokens of a sequence.
+
+        Args:
+            x_BTD: Input, already normalised.
+            context: Positions and documents.
+            state: Memory of the tokens before this sequence (none if None).
+
+        Returns:
+            (y_BTD, memory after the last token).
+        """
+        T = x_BTD.shape[1]
+        z, gate_BTD = self.in_proj(x_BTD).split([3 * x_BTD.shape[2], x_BTD.shape[2]], dim=-1)
+        with torch.autocast(x_BTD.device.type, enabled=False):
+            z = z.float() if z.dtype in (torch.bfloat16, torch.float16) else z
+            past = None if state is None else state.short_BWD
+            z, short = self.short_conv(z, context.segment_ids_BT, past)
+            q, k, v = z.chunk(3, dim=-1)
+            outputs = []
+            modes = recalled = x_BTD.new_zeros(x_BTD.shape[0], 0)
+            if self.filter is not None:
+                I = self.conv_dim
+                u_BTI = k[..., :I] * v[..., :I]
+                documents = context.documents.get(min(self.conv_chunk, T))
+                past = None if state is None else state.modes_BIM
+                y_BIT, modes = self.filter(u_BTI.transpose(1, 2), documents, past, self.carry)
+                outputs.append(q[..., :I] * y_BIT.transpose(1, 2))
+            if self.decay_proj is not None:
+                documents = context.documents.get(min(self.recall_chunk, T))
+                past = None if state is None else state.recall_BHKK
+                q, k, v = self._recall_inputs(q, k, v)
+                q, k = (rotate(i, context.cos_TF, context.sin_TF) for i in (q, k))
+                log_decay = F.logsigmoid(self.decay_proj(x_BTD.to(z.dtype)))
+                y, recalled = recall(
+                    q, k, v, log_decay, self.recall_chunk, documents, past, self.carry
+                )
+                outputs.append(y.flatten(-2))
+            y_BTD = self._normalise(torch.cat(outputs, dim=-1))
+        y_BTD = self.out_proj(y_BTD * F.silu(gate_BTD))
+        return y_BTD, MixerState(short, modes, recalled)
+
+    def step(self, x_BD: Tensor, context: SequenceContext, state: MixerState) -> tuple[Tensor, MixerState]:
+        """Mix one token in constant time; equal to `forward` on the whole sequence."""
+        D = x_BD.shape[1]
+        z, gate_BD = self.in_proj(x_BD).split([3 * D, D], dim=-1)
+        z, short = self.short_conv.step(z, state.short_BWD)
+        q, k, v = z.chunk(3, dim=-1)
+        outputs = []
+        modes, recalled = state.modes_BIM, state.recall_BHKK
+        if self.filter is not None:
+            I = self.conv_dim
+            y_BI, modes = self.filter.step(k[..., :I] * v[..., :I], modes)
+            outputs.append(q[..., :I] * y_BI)
+        if self.decay_proj is not None:
+            q, k, v = self._recall_inputs(q, k, v)
+            q, k = (rotate(i[:, None], context.cos_TF, context.sin_TF)[:, 0] for i in (q, k))
+            log_decay = F.logsigmoid(self.decay_proj(x_BD))
+            y, recalled = recall_step(q, k, v, log_decay, recalled)
+            outputs.append(y.flatten(-2))
+        y_BD = self._normalise(torch.cat(outputs, dim=-1))
+        return self.out_proj(y_BD * F.silu(gate_BD)), MixerState(short, modes, recalled)
+
+    def _recall_inputs(self, *qkv: Tensor) -> list[Tensor]:
+        q, k, v = (F.silu(i[..., self.conv_dim :]).unflatten(-1, (-1, self.head_dim)) for i in qkv)
+        return [F.normalize(q, dim=-1), F.normalize(k, dim=-1), v]
+
+    def _normalise(self, y_D: Tensor) -> Tensor:
+        heads = y_D.unflatten(-1, (-1, self.head_dim))
+        return F.rms_norm(heads, (self.head_dim,), eps=self.norm_eps).flatten(-2) * self.head_norm

@@ -1,0 +1,176 @@
+"""Spectral modes: causal filters that are sums of damped complex sinusoids.
+
+    h[t] = Re sum_m a_m lambda_m^t + skip * [t = 0],    lambda_m = exp(-alpha_m + i omega_m)
+
+One filter, three equal forms: direct (Toeplitz, the reference), chunked FFT with a carried state
+(training) and recurrent (decoding).
+
+Shape letters: B batch, D channel, T time (tokens), J chunk, C time inside a chunk, N = B * J rows,
+M modes, E document starts inside a chunk.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kernels.fft_conv.op import fft_conv
+from kernels.state_scan.op import state_scan
+from spectral.documents import ChunkDocuments
+
+# (decay_BJN, update_BJNF, initial_BNF) -> (incoming_BJNF, final_BNF): how states reach the chunks
+# that follow. The default stays on this device; sequence parallelism exchanges them.
+Carry = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class ModalFilter(nn.Module):
+    """One learnable causal filter per channel, M modes each.
+
+    Time constants 1 / alpha begin log-spaced from one token to `max_time_constant`, frequencies
+    random and denser towards zero. Parameters are real and none is as long as the sequence.
+
+    Source: design of S4D (Gu et al. 2022, arXiv 2206.11893) without its discretisation.
+    """
+
+    def __init__(self, num_channels: int, num_modes: int, chunk: int, max_time_constant: float):
+        super().__init__()
+        self.num_channels, self.num_modes, self.chunk = num_channels, num_modes, chunk
+        self.max_time_constant = max_time_constant
+        self.log_decay = nn.Parameter(torch.empty(num_channels, num_modes))
+        self.frequency = nn.Parameter(torch.empty(num_channels, num_modes))
+        self.residue = nn.Parameter(torch.empty(num_channels, num_modes, 2))
+        self.skip = nn.Parameter(torch.empty(num_channels))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise all parameters from the global random state."""
+        with torch.no_grad():
+            log_tau = torch.linspace(0.0, math.log(self.max_time_constant), self.num_modes)
+            self.log_decay.copy_(-log_tau.expand_as(self.log_decay))
+            self.frequency.uniform_(0.0, math.pi).mul_(torch.rand_like(self.frequency))
+            # sqrt(2 alpha) gives each mode's impulse response unit energy
+            scale_DM1 = (2.0 * self.log_decay.exp()).sqrt()[..., None]
+            self.residue.normal_(std=0.3 / math.sqrt(self.num_modes)).mul_(scale_DM1)
+            self.skip.fill_(1.0)
+
+    def powers(self, start: int, length: int) -> Tensor:
+        """lambda^t for t = start ... start + length - 1: complex [D, M, length].
+
+        Long phases lose all precision in float32 (omega * 204,800 is off by hundredths of a
+        radian), so exponents are evaluated in float64 at about 2 sqrt(length) times and the table
+        is their outer product in the parameters' precision: relative error about 1e-7 for any t.
+        """
+        exponent_DM1 = torch.complex(-self.log_decay.double().exp(), self.frequency.double())[..., None]
+        block = 1 << (max(length - 1, 1).bit_length() + 1) // 2
+        time = torch.arange(0, max(block, length), device=exponent_DM1.device, dtype=torch.float64)
+        fine_DMt = torch.exp(exponent_DM1 * time[:block])
+        coarse_DMs = torch.exp(exponent_DM1 * (start + time[:length:block]))
+        dtype = torch.complex128 if self.residue.dtype == torch.float64 else torch.complex64
+        table = coarse_DMs.to(dtype)[..., :, None] * fine_DMt.to(dtype)[..., None, :]
+        return table.flatten(-2)[..., :length]
+
+    def taps(self, powers_DMt: Tensor) -> Tensor:
+        """h[t] without the skip term, from a table of powers that begins at t = 0: real [D, t]."""
+        a_DM = torch.view_as_complex(self.residue)
+        return torch.einsum("dm,dmt->dt", a_DM, powers_DMt).real
+
+    def direct(self, u_BDT: Tensor) -> Tensor:
+        """The definition, as a Toeplitz product. Cost: O(B D T^2); for tests."""
+        T = u_BDT.shape[-1]
+        h_DT = self.taps(self.powers(0, T))
+        lag_TT = torch.arange(T)[:, None] - torch.arange(T)
+        toeplitz_DTT = torch.where(lag_TT >= 0, h_DT[:, lag_TT.clamp(min=0)], 0.0)
+        return torch.einsum("dts,bds->bdt", toeplitz_DTT, u_BDT) + self.skip[:, None] * u_BDT
+
+    def forward(
+        self,
+        u_BDT: Tensor,
+        documents: ChunkDocuments | None = None,
+        state_BDM: Tensor | None = None,
+        carry: Carry = state_scan,
+    ) -> tuple[Tensor, Tensor]:
+        """Chunked form: every chunk by FFT, everything older through the carried state.
+
+        Args:
+            u_BDT: Signal.
+            documents: Borders in chunks of min(chunk, T) tokens; nothing crosses a border.
+            state_BDM: State after the tokens before this sequence (zero if None), complex.
+            carry: How chunk states reach later chunks.
+
+        Returns:
+            (y_BDT, the state after the last token [B, D, M]).
+
+        Cost: O(B D T (log C + M)) time, O(B D T) memory. Exact for every chunk length.
+        """
+        B, D, T = u_BDT.shape
+        C = min(self.chunk, T)
+        J = -(-T // C)
+        powers_DMt = self.powers(0, C + 1)
+        u_DNC = F.pad(u_BDT.float() if u_BDT.dtype == torch.bfloat16 else u_BDT, (0, J * C - T))
+        u_DNC = u_DNC.transpose(0, 1).reshape(D, B * J, C)
+        y_DNC = fft_conv(u_DNC, self.taps(powers_DMt[..., :C]))
+        if documents is not None:
+            y_DNC = self._isolate(y_DNC, u_DNC, powers_DMt, documents)
+
+        write_DCF = torch.view_as_real(powers_DMt[..., :C].flip(-1)).movedim(1, 2).flatten(2)
+        after_DNC = u_DNC
+        if documents is not None:
+            after_DNC = u_DNC * documents.after_last_BJC.view(B * J, C)
+        update_DNM = _as_complex(after_DNC @ write_DCF)
+        update_BJN1 = update_DNM.view(D, B, J, -1).permute(1, 2, 0, 3).reshape(B, J, -1, 1)
+        decay_BJN = powers_DMt[..., C].flatten().expand(B, J, -1)
+        if documents is not None:
+            decay_BJN = decay_BJN * documents.keep_BJ[..., None]
+        if state_BDM is None:
+            state_BDM = update_DNM.new_zeros(B, D, self.num_modes)
+        incoming_BJN1, final_BN1 = carry(decay_BJN, update_BJN1, state_BDM.reshape(B, -1, 1))
+
+        incoming_DNM = incoming_BJN1.view(B, J, D, -1).permute(2, 0, 1, 3).reshape(D, B * J, -1)
+        carried_DNC = _as_real(incoming_DNM) @ self._read_table(powers_DMt)
+        if documents is not None:
+            carried_DNC = carried_DNC * documents.before_first_BJC.view(B * J, C)
+        y_DNC = y_DNC + carried_DNC + self.skip[:, None, None] * u_DNC
+        y_BDT = y_DNC.view(D, B, J * C).transpose(0, 1)[..., :T]
+
+        rest = T - (J - 1) * C
+        if rest == C:
+            return y_BDT, final_BN1.view(B, D, -1)
+        last_BDr = after_DNC.view(D, B, J, C)[:, :, -1, :rest]
+        decay_BDM = decay_BJN[:, -1].view(B, D, -1)
+        decay_BDM = torch.where(decay_BDM == 0, 0, powers_DMt[..., rest])
+        final_DBM = _as_complex(last_BDr @ write_DCF[:, C - rest :])
+        return y_BDT, final_DBM.transpose(0, 1) + decay_BDM * incoming_BJN1[:, -1].view(B, D, -1)
+
+    def step(self, u_BD: Tensor, state_BDM: Tensor) -> tuple[Tensor, Tensor]:
+        """Recurrent form: one token. Constant time and memory: O(B D M)."""
+        state_BDM = state_BDM * self.powers(1, 1)[..., 0] + u_BD[..., None]
+        y_BD = (torch.view_as_complex(self.residue) * state_BDM).sum(-1).real
+        return y_BD + self.skip * u_BD, state_BDM
+
+    def _read_table(self, powers_DMt: Tensor) -> Tensor:
+        # Re(a lambda^(t+1) s) as a real product: rows (Re, -Im) of a lambda^(t+1)
+        read_DMC = torch.view_as_complex(self.residue)[..., None] * powers_DMt[..., 1:]
+        return torch.stack([read_DMC.real, -read_DMC.imag], dim=2).flatten(1, 2)
+
+    def _isolate(self, y_DNC: Tensor, u_DNC: Tensor, powers_DMt: Tensor, documents: ChunkDocuments) -> Tensor:
+        """Take from each document what the chunk's FFT let in from the documents before it."""
+        D, E = u_DNC.shape[0], documents.row_E.shape[0]
+        if E == 0:
+            return y_DNC
+        C = u_DNC.shape[-1]
+        past_DEC = u_DNC[:, documents.row_E].gather(-1, documents.past_index_EC.expand(D, E, C))
+        write_DCF = torch.view_as_real(powers_DMt[..., :C].flip(-1)).movedim(1, 2).flatten(2)
+        past_DEM = _as_complex((past_DEC * documents.past_EC) @ write_DCF)
+        leak_DEC = _as_real(past_DEM) @ self._read_table(powers_DMt)
+        leak_DEC = leak_DEC.gather(-1, documents.lag_index_EC.expand(D, E, C)) * documents.reach_EC
+        return y_DNC.index_add(1, documents.row_E, leak_DEC, alpha=-1)
+
+
+def _as_complex(pairs_F: Tensor) -> Tensor:
+    return torch.view_as_complex(pairs_F.unflatten(-1, (-1, 2)).contiguous())
+
+
+def _as_real(modes_M: Tensor) -> Tensor:
+    return torch.view_as_real(modes_M).flatten(-2)

@@ -1,0 +1,97 @@
+"""Recall heads: modes that are written and read by content.
+
+    S_t = exp(log_decay_t) S_(t-1) + k_t v_t^T,    y_t = q_t^T S_t
+
+q and k carry rotary phases, so each pair of key channels is a damped rotating mode; the decay
+depends on the data. Evaluated chunkwise with matrix products, or one token at a time.
+
+Shape letters: B batch, T time (tokens), J chunk, C time inside a chunk, H head, K key channels,
+V value channels.
+
+Source: gated linear attention (Yang et al. 2024, arXiv 2312.06635) with one decay per head, as in
+Mamba-2 (Dao and Gu 2024, arXiv 2405.21060).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kernels.state_scan.op import state_scan
+from spectral.documents import ChunkDocuments
+from spectral.modes import Carry
+
+
+def recall(
+    q_BTHK: Tensor,
+    k_BTHK: Tensor,
+    v_BTHV: Tensor,
+    log_decay_BTH: Tensor,
+    chunk: int,
+    documents: ChunkDocuments | None = None,
+    state_BHKV: Tensor | None = None,
+    carry: Carry = state_scan,
+) -> tuple[Tensor, Tensor]:
+    """Chunkwise form: matrix products inside a chunk, the carried state for everything older.
+
+    Args:
+        q_BTHK: Queries, rotated.
+        k_BTHK: Keys, rotated.
+        v_BTHV: Values.
+        log_decay_BTH: Logarithm of each token's decay, at most 0.
+        chunk: Tokens per chunk; the result does not depend on it.
+        documents: Borders in chunks of min(chunk, T) tokens; nothing crosses a border.
+        state_BHKV: State after the tokens before this sequence (zero if None).
+        carry: How chunk states reach later chunks.
+
+    Returns:
+        (y_BTHV, the state after the last token [B, H, K, V]).
+
+    Cost: O(B T H (C (K + V) + K V)) time, O(B T H (C + K V / C)) memory.
+    """
+    B, T, H, K = q_BTHK.shape
+    V = v_BTHV.shape[-1]
+    C = min(chunk, T)
+    J = -(-T // C)
+    # time past the end neither writes (k = 0) nor decays (log 1 = 0): the final state is exact
+    q, k, v = (_chunked(x, C, J) for x in (q_BTHK, k_BTHK, v_BTHV))
+    total = F.pad(log_decay_BTH, (0, 0, 0, J * C - T)).view(B, J, C, H).transpose(2, 3).cumsum(-1)
+
+    lag_BJHCC = total[..., :, None] - total[..., None, :]
+    seen_CC = torch.ones(C, C, dtype=torch.bool, device=q.device).tril()
+    if documents is None:
+        seen = seen_CC
+    else:
+        segment_BJC = documents.segment_BJC
+        same_BJCC = segment_BJC[..., :, None] == segment_BJC[..., None, :]
+        seen = (same_BJCC & seen_CC)[:, :, None]
+    weight_BJHCC = lag_BJHCC.masked_fill(~seen, float("-inf")).exp()
+    y = ((q @ k.transpose(-1, -2)) * weight_BJHCC) @ v
+
+    write_BJHC = (total[..., -1:] - total).exp()
+    read_BJHC = total.exp()
+    decay_BJH = total[..., -1].exp()
+    if documents is not None:
+        write_BJHC = write_BJHC * documents.after_last_BJC[:, :, None]
+        read_BJHC = read_BJHC * documents.before_first_BJC[:, :, None]
+        decay_BJH = decay_BJH * documents.keep_BJ[..., None]
+    update = (k * write_BJHC[..., None]).transpose(-1, -2) @ v
+    if state_BHKV is None:
+        state_BHKV = update.new_zeros(B, H, K, V)
+    incoming, final = carry(decay_BJH, update.flatten(-2), state_BHKV.flatten(-2))
+    y = y + (q * read_BJHC[..., None]) @ incoming.unflatten(-1, (K, V))
+    y_BTHV = y.transpose(2, 3).reshape(B, J * C, H, V)[:, :T]
+    return y_BTHV, final.unflatten(-1, (K, V))
+
+
+def recall_step(
+    q_BHK: Tensor, k_BHK: Tensor, v_BHV: Tensor, log_decay_BH: Tensor, state_BHKV: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Recurrent form: one token. Constant time and memory: O(B H K V)."""
+    decay = log_decay_BH.exp()[..., None, None]
+    state_BHKV = decay * state_BHKV + k_BHK[..., :, None] * v_BHV[..., None, :]
+    return torch.einsum("bhk,bhkv->bhv", q_BHK, state_BHKV), state_BHKV
+
+
+def _chunked(x_BTHK: Tensor, C: int, J: int) -> Tensor:
+    B, T, H, K = x_BTHK.shape
+    return F.pad(x_BTHK, (0, 0, 0, 0, 0, J * C - T)).view(B, J, C, H, K).transpose(2, 3)

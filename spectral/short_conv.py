@@ -1,0 +1,59 @@
+"""Short causal convolution on the projections: a few taps per channel, local n-gram features.
+
+Shape letters: B batch, D channel, T time (tokens), W taps.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from kernels.short_conv.op import short_conv
+
+
+class ShortConv(nn.Module):
+    """Depthwise causal convolution of W taps, time-major: y[t] = sum_w taps[w] x[t - w].
+
+    Source: the "shift" convolutions of H3 and Hyena (arXiv 2212.14052, 2302.10866).
+    """
+
+    def __init__(self, num_channels: int, width: int):
+        super().__init__()
+        self.width = width
+        self.taps = nn.Parameter(torch.empty(width, num_channels))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Begin near the identity, with small random taps on the past."""
+        with torch.no_grad():
+            self.taps.normal_(std=0.5 / self.width)
+            self.taps[0] += 1.0
+
+    def forward(
+        self, x_BTD: Tensor, segment_ids_BT: Tensor | None = None, past_BWD: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Convolve; taps that reach into another document read zero.
+
+        Args:
+            x_BTD: Signal.
+            segment_ids_BT: Document number of each token; the past before this sequence belongs
+                to the first document.
+            past_BWD: The W - 1 inputs before this sequence (zeros if None).
+
+        Returns:
+            (y_BTD, the last W - 1 inputs, zero where they belong to a document that has ended).
+        """
+        T, pad = x_BTD.shape[1], self.width - 1
+        if past_BWD is None:
+            past_BWD = x_BTD.new_zeros(x_BTD.shape[0], pad, x_BTD.shape[2])
+        x_BSD = torch.cat([past_BWD.to(x_BTD.dtype), x_BTD], dim=1)
+        if segment_ids_BT is None:
+            return short_conv(x_BSD, self.taps), x_BSD[:, T:]
+        segment_BS = torch.cat([segment_ids_BT[:, :1].expand(-1, pad), segment_ids_BT], dim=1)
+        # ids never fall along a row, so the tokens of the same document are the latest ones
+        same_BTW = segment_BS.unfold(1, self.width, 1)[..., :pad] == segment_ids_BT[..., None]
+        same_BW1 = (segment_BS[:, T:] == segment_ids_BT[:, -1:])[..., None]
+        return short_conv(x_BSD, self.taps, same_BTW.sum(-1)), x_BSD[:, T:] * same_BW1
+
+    def step(self, x_BD: Tensor, past_BWD: Tensor) -> tuple[Tensor, Tensor]:
+        """One token of the recurrent form."""
+        window_BWD = torch.cat([past_BWD, x_BD[:, None]], dim=1)
+        return (window_BWD * self.taps.flip(0)).sum(1), window_BWD[:, 1:]
