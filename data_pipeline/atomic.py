@@ -1,0 +1,51 @@
+"""Files that appear whole or not at all."""
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from data_pipeline.errors import DataError
+
+# No space, no quota, larger than the file size limit.
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's errors about writing `path` into a `DataError`."""
+    try:
+        yield
+    except OSError as error:
+        what = "the disk is full" if error.errno in _FULL else "cannot write"
+        raise DataError(
+            f"{path}: {what} ({error.strerror or error}); expected room and permission to write "
+            "there. Nothing was left half-written; the same command continues the work."
+        ) from error
+
+
+@contextlib.contextmanager
+def write_atomically(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file beside `path`, which takes its name when the block ends well.
+
+    Raises:
+        DataError: The disk is full or not writable.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with disk_errors(path):
+        try:
+            with partial.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write a small UTF-8 file whole or not at all."""
+    with write_atomically(path) as file:
+        file.write(text.encode())

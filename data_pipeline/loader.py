@@ -1,0 +1,239 @@
+"""The torch side: batches for training, the same on every number of ranks and workers."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from data_pipeline.config import DataConfig
+from data_pipeline.errors import DataError
+from data_pipeline.mixture import Mixture, StreamState
+from data_pipeline.order import Stretch
+from data_pipeline.stream import Integers, PackedDataset, Windows, empty_windows
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of packed tokens for one forward pass.
+
+    Attributes:
+        tokens: int64 [b, T].
+        labels: int64 [b, T], the next token of the same document; -100 where there is none.
+        segment_ids: int64 [b, T], non-decreasing from 0 in each row; padding comes last.
+        documents: By row, the (dataset, document) of each segment; document -1 is padding.
+    """
+
+    tokens: Tensor
+    labels: Tensor
+    segment_ids: Tensor
+    documents: tuple[tuple[tuple[int, int], ...], ...]
+
+    def pin_memory(self) -> "Batch":
+        """Copy the tensors into pinned memory; torch's DataLoader calls this."""
+        return Batch(
+            self.tokens.pin_memory(),
+            self.labels.pin_memory(),
+            self.segment_ids.pin_memory(),
+            self.documents,
+        )
+
+
+def _batches(windows: Windows, micro_batch_size: int) -> list[Batch]:
+    def split(array: Integers) -> tuple[Tensor, ...]:
+        return torch.from_numpy(array).split(micro_batch_size)
+
+    documents = windows.documents
+    starts = range(0, len(documents), micro_batch_size)
+    return [
+        Batch(tokens, labels, segment_ids, tuple(documents[start : start + micro_batch_size]))
+        for start, tokens, labels, segment_ids in zip(
+            starts,
+            split(windows.tokens),
+            split(windows.labels),
+            split(windows.segment_ids),
+            strict=True,
+        )
+    ]
+
+
+@dataclass
+class _Step:
+    """What a worker hands over: this rank's micro-batches, and the tokens that it had to mask."""
+
+    batches: list[Batch]
+    corrupt: dict[str, int]
+
+    def pin_memory(self) -> "_Step":
+        return _Step([batch.pin_memory() for batch in self.batches], self.corrupt)
+
+
+class _Steps(Dataset[_Step]):
+    """This rank's rows of a global step, by the state before it. Lives in the workers."""
+
+    def __init__(self, config: DataConfig, global_batch_size: int, rows: range, micro: int) -> None:
+        self._config, self._global_batch_size = config, global_batch_size
+        self._rows, self._micro = rows, micro
+        self._mixture: Mixture | None = None
+
+    def __getitem__(self, state: StreamState) -> _Step:
+        # Opened here: connections and memory maps belong to the worker's own process.
+        self._mixture = self._mixture or Mixture(self._config)
+        windows = self._mixture.read(state, self._global_batch_size, self._rows)
+        return _Step(_batches(windows, self._micro), windows.corrupt)
+
+
+class _States:
+    """The states of all coming steps: what the DataLoader takes for a sampler."""
+
+    def __init__(self, mixture: Mixture, state: StreamState, global_batch_size: int) -> None:
+        self._mixture, self._state = mixture, state
+        self._global_batch_size = global_batch_size
+
+    def __iter__(self) -> Iterator[StreamState]:
+        state = self._state
+        while True:
+            yield state
+            state = self._mixture.advance(state, self._global_batch_size)
+
+
+class TrainLoader:
+    """Endless global steps: iterating gives this rank's micro-batches of one step after another.
+
+    State: the next step that was not yet handed out; steps prepared ahead do not count.
+
+    Attributes:
+        corrupt: Tokens masked so far on this rank, by what is wrong with their shard.
+    """
+
+    def __init__(
+        self, config: DataConfig, global_batch_size: int, micro_batch_size: int, rows: range
+    ) -> None:
+        self._config = config
+        self._global_batch_size, self._micro_batch_size = global_batch_size, micro_batch_size
+        self._rows = rows
+        self._mixture = Mixture(config)
+        self._state = self._mixture.first_state()
+        self.corrupt: dict[str, int] = {}
+
+    @property
+    def tokenizer_fingerprint(self) -> str:
+        """The tokenizer that made the tokens."""
+        return self._mixture.tokenizer.fingerprint
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        """Yield the micro-batches of the next step, and so on.
+
+        Raises:
+            DataError: A shard is unreadable, and that is configured to be fatal.
+            RuntimeError: A worker process died or did not answer in time.
+        """
+        config = self._config
+        workers = config.num_workers
+        steps = _Steps(config, self._global_batch_size, self._rows, self._micro_batch_size)
+        loader: DataLoader[_Step] = DataLoader(
+            steps,
+            batch_size=None,
+            sampler=_States(self._mixture, self._state, self._global_batch_size),
+            num_workers=workers,
+            prefetch_factor=config.prefetch if workers else None,
+            pin_memory=config.pin_memory and torch.cuda.is_available(),
+            timeout=config.worker_timeout_s if workers else 0,
+        )
+        for step in loader:
+            self._state = self._mixture.advance(self._state, self._global_batch_size)
+            self._report(step.corrupt)
+            yield step.batches
+
+    def _report(self, corrupt: Mapping[str, int]) -> None:
+        for reason, tokens in corrupt.items():
+            if reason not in self.corrupt:
+                logger.error("unreadable shard, its tokens are masked: %s", reason)
+            self.corrupt[reason] = self.corrupt.get(reason, 0) + tokens
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position, before the next step not yet handed out, as JSON-able integers."""
+        return self._mixture.dump(self._state)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved position, with any number of ranks and workers and any length.
+
+        Raises:
+            DataError: It belongs to another order: seed, shuffling or datasets differ.
+        """
+        self._state = self._mixture.load(state)
+
+
+def build_train_loader(
+    config: DataConfig,
+    *,
+    global_batch_size: int,
+    micro_batch_size: int,
+    data_rank: int,
+    data_ranks: int,
+) -> TrainLoader:
+    """Make the loader of one data-parallel rank.
+
+    Raises:
+        DataError: Sizes that do not divide, or unusable datasets.
+    """
+    _check_rank(data_rank, data_ranks)
+    if micro_batch_size < 1 or global_batch_size < 1:
+        raise DataError(
+            f"global_batch_size {global_batch_size}, micro_batch_size {micro_batch_size}: "
+            "expected at least 1"
+        )
+    if global_batch_size % (micro_batch_size * data_ranks):
+        raise DataError(
+            f"global_batch_size: {global_batch_size}; expected a multiple of micro_batch_size x "
+            f"data ranks = {micro_batch_size} x {data_ranks}"
+        )
+    rows = global_batch_size // data_ranks
+    rank_rows = range(data_rank * rows, (data_rank + 1) * rows)
+    return TrainLoader(config, global_batch_size, micro_batch_size, rank_rows)
+
+
+def iterate_valid(
+    path: str,
+    *,
+    sequence_length: int,
+    micro_batch_size: int,
+    data_rank: int = 0,
+    data_ranks: int = 1,
+    config: DataConfig | None = None,
+) -> Iterator[Batch]:
+    """Yield a whole split once, in order: every token exactly once over all ranks.
+
+    All ranks get equally many batches of equal shape: what is missing at the end is padding,
+    whose labels are all -100.
+
+    Args:
+        config: Storage, cache and checks; its order is not used.
+
+    Raises:
+        DataError: The split is missing or unreadable.
+    """
+    _check_rank(data_rank, data_ranks)
+    base = config or DataConfig()
+    dataset = PackedDataset(path, 0, base.model_copy(update={"shuffle": False}))
+    pad_id = dataset.manifest.tokenizer.pad_id
+    num_windows = -(-dataset.tokens // sequence_length)
+    per_round = micro_batch_size * data_ranks
+    for start in range(0, num_windows, per_round):
+        windows = empty_windows(micro_batch_size, sequence_length, pad_id)
+        first = start + data_rank * micro_batch_size
+        for row, number in enumerate(range(first, min(first + micro_batch_size, num_windows))):
+            position = number * sequence_length
+            count = min(sequence_length, dataset.tokens - position)
+            dataset.fill(windows, row, [Stretch(0, position, count)])
+        yield _batches(windows, micro_batch_size)[0]
+
+
+def _check_rank(data_rank: int, data_ranks: int) -> None:
+    if not 0 <= data_rank < data_ranks:
+        raise DataError(f"data_rank: {data_rank}; expected 0 to {data_ranks - 1}")

@@ -1,0 +1,57 @@
+"""Worker processes of a build."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from tqdm import tqdm
+
+from data_pipeline.errors import DataError
+
+
+def _end_with_parent(parent: int) -> None:
+    """Leave when the parent is gone: a killed build must not go on writing."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def run_tasks(
+    name: str, function: Callable[..., None], tasks: Sequence[tuple[Any, ...]], num_processes: int
+) -> None:
+    """Call `function(*task)` for all tasks; the first failure stops those not yet started.
+
+    Raises:
+        DataError: A task failed, or its process was killed.
+    """
+    num_processes = min(num_processes, len(tasks))
+    with tqdm(total=len(tasks), desc=name, unit="task", disable=None) as progress:
+        if num_processes <= 1:
+            for task in tasks:
+                function(*task)
+                progress.update()
+            return
+        with ProcessPoolExecutor(
+            num_processes, initializer=_end_with_parent, initargs=(os.getpid(),)
+        ) as pool:
+            waiting = [pool.submit(function, *task) for task in tasks]
+            try:
+                for done in as_completed(waiting):
+                    done.result()
+                    progress.update()
+            except BrokenProcessPool as error:
+                raise DataError(
+                    f"{name}: a worker process was killed, perhaps for lack of memory; expected "
+                    "it to finish. The same command continues the work, with fewer "
+                    "num_processes if need be."
+                ) from error
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,122 @@
+"""Random access to the documents of a folder of shards, local or remote."""
+
+import hashlib
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from data_pipeline.cache import ShardCache, default_folder
+from data_pipeline.config import DataConfig
+from data_pipeline.errors import DataError
+from data_pipeline.manifest import (
+    INDEX_COLUMNS,
+    INDEX_HEADER_BYTES,
+    INDEX_NAME,
+    Index,
+    Manifest,
+    ShardEntry,
+    unpack_rows,
+)
+from data_pipeline.storage import is_remote, join, local_path, naming, read_bytes
+
+_HASH_CHUNK_BYTES = 1 << 20
+_ROW_BYTES = INDEX_COLUMNS * 8
+
+
+class ShardReader:
+    """Reads tokens of documents by (shard, row).
+
+    State: open shards (memory maps) and their index rows, least recently used first to go.
+    """
+
+    def __init__(self, path: str, manifest: Manifest, config: DataConfig) -> None:
+        self._path, self._manifest, self._config = path, manifest, config
+        samples = [entry.samples for entry in manifest.shards]
+        self._first_row = np.concatenate([[0], np.cumsum(samples)]).astype(np.int64)
+        self._rows: OrderedDict[int, Index] = OrderedDict()
+        self._open: OrderedDict[int, npt.NDArray[np.uint8]] = OrderedDict()
+        self._verified: set[int] = set()
+        self._corrupt: dict[int, str] = {}
+        folder = Path(config.cache) if config.cache else default_folder()
+        self._cache = ShardCache(folder, config.cache_bytes, config.storage)
+        self._dtype = np.dtype(manifest.dtype)
+
+    def url(self, shard: int) -> str:
+        """Return where a shard is."""
+        return join(self._path, self._manifest.shards[shard].name)
+
+    def document(self, shard: int, row: int) -> int:
+        """Return the number of a document within the dataset."""
+        return int(self._first_row[shard]) + row
+
+    def index(self, shard: int) -> Index:
+        """Return the rows of the index for a shard.
+
+        Raises:
+            DataError: `documents.npy` is missing, too short or changed.
+        """
+        if shard in self._rows:
+            self._rows.move_to_end(shard)
+            return self._rows[shard]
+        start = INDEX_HEADER_BYTES + int(self._first_row[shard]) * _ROW_BYTES
+        end = INDEX_HEADER_BYTES + int(self._first_row[shard + 1]) * _ROW_BYTES
+        data = read_bytes(join(self._path, INDEX_NAME), self._config.storage, start, end)
+        entry = self._manifest.shards[shard]
+        rows = unpack_rows(data, self.url(shard), entry, self._manifest.dtype)
+        self._rows[shard] = rows
+        if len(self._rows) > 1024:
+            self._rows.popitem(last=False)
+        return rows
+
+    def tokens(self, shard: int, row: int) -> npt.NDArray[np.unsignedinteger] | str:
+        """Return a document's tokens, or why its shard is unreadable if such are to be skipped.
+
+        Raises:
+            DataError: The shard is missing, cut short or changed, and that is to be fatal.
+        """
+        if shard in self._corrupt:
+            return self._corrupt[shard]
+        if shard not in self._open:
+            try:
+                self._open[shard] = self._map(shard)
+            except DataError as error:
+                if self._config.on_corrupt_shard == "fail":
+                    raise
+                self._corrupt[shard] = str(error)
+                return self._corrupt[shard]
+            if len(self._open) > 512:
+                self._open.popitem(last=False)
+        self._open.move_to_end(shard)
+        offset, count, _ = self.index(shard)[row]
+        return np.frombuffer(self._open[shard], self._dtype, count=int(count), offset=int(offset))
+
+    def _map(self, shard: int) -> npt.NDArray[np.uint8]:
+        entry, url = self._manifest.shards[shard], self.url(shard)
+        if not is_remote(url):
+            return self._checked(shard, entry, local_path(url))
+        try:
+            return self._checked(shard, entry, self._cache.fetch(url, entry))
+        except DataError:
+            # The copy may be what is damaged: download it once more.
+            self._cache.discard(entry)
+            return self._checked(shard, entry, self._cache.fetch(url, entry))
+
+    def _checked(self, shard: int, entry: ShardEntry, path: Path) -> npt.NDArray[np.uint8]:
+        url = self.url(shard)
+        with naming(url):
+            mapped = np.memmap(path, dtype=np.uint8, mode="r")
+        if len(mapped) != entry.size:
+            raise DataError(f"{url}: {len(mapped)} bytes; expected {entry.size} by the manifest")
+        if self._config.verify_shards and shard not in self._verified:
+            sha256 = hashlib.sha256()
+            for start in range(0, len(mapped), _HASH_CHUNK_BYTES):
+                sha256.update(memoryview(mapped[start : start + _HASH_CHUNK_BYTES]))
+            if sha256.hexdigest() != entry.sha256:
+                raise DataError(
+                    f"{url}: SHA-256 is {sha256.hexdigest()}; expected {entry.sha256} by the "
+                    "manifest"
+                )
+            self._verified.add(shard)
+        return mapped

@@ -1,0 +1,137 @@
+"""Third stage of a build: tokenize documents and write them as one WebDataset shard."""
+
+import functools
+import hashlib
+import io
+import json
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from pyarrow import parquet
+
+from data_pipeline.atomic import write_atomically, write_text_atomically
+from data_pipeline.extract import part_file
+from data_pipeline.manifest import ShardEntry, pack_rows
+from data_pipeline.planning import ShardTask
+from data_pipeline.tokenizer import Tokenizer, load_tokenizer
+
+_BLOCK = 512
+_COLUMNS = ["text", "source", "language", "text_bytes"]
+
+
+class TarWriter:
+    """Writes a tar file whose bytes depend on its members alone, and hashes it on the way."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._sha256 = hashlib.sha256()
+        self.size = 0
+
+    def _write(self, data: bytes) -> None:
+        self._sha256.update(data)
+        self._file.write(data)
+        self.size += len(data)
+
+    def add(self, name: str, data: bytes) -> int:
+        """Append a member and return the byte offset of its data."""
+        info = tarfile.TarInfo(name)
+        info.size = len(data)
+        self._write(info.tobuf(tarfile.USTAR_FORMAT))
+        offset = self.size
+        self._write(data)
+        self._write(bytes(-len(data) % _BLOCK))
+        return offset
+
+    def close(self) -> str:
+        """Write the end of the archive and return the SHA-256 of all of it."""
+        self._write(bytes(2 * _BLOCK))
+        return self._sha256.hexdigest()
+
+
+def record_file(work: Path, task: ShardTask) -> Path:
+    """Return where the manifest's entry of a shard waits; it marks the shard as finished."""
+    return work / f"{task.split}-{task.index:06d}.json"
+
+
+def index_file(work: Path, task: ShardTask) -> Path:
+    """Return where the shard's rows of the index wait."""
+    return work / f"{task.split}-{task.index:06d}.index"
+
+
+def load_entry(work: Path, folder: Path, task: ShardTask) -> ShardEntry | None:
+    """Return the entry of a finished shard, None while it is not finished."""
+    record, shard = record_file(work, task), folder / task.name
+    if not (record.is_file() and shard.is_file()):
+        return None
+    entry = ShardEntry.model_validate_json(record.read_bytes())
+    return entry if entry.size == shard.stat().st_size else None
+
+
+@functools.lru_cache(maxsize=1)
+def _tokenizer(path: str, fingerprint: str) -> Tokenizer:
+    """Load the tokenizer once per worker process."""
+    del fingerprint
+    return load_tokenizer(path)
+
+
+def write_shard(tokenizer_path: str, fingerprint: str, task: ShardTask, work: Path) -> None:
+    """Tokenize and write one shard, then the record that marks it as finished.
+
+    Raises:
+        DataError: The disk is full.
+    """
+    tokenizer = _tokenizer(tokenizer_path, fingerprint)
+    folder = work.parent / task.split
+    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
+    index: list[tuple[int, int, int]] = []
+    with write_atomically(folder / task.name) as file:
+        tar = TarWriter(file)
+        for number, row in enumerate(_rows(task, work), task.first):
+            ids = [tokenizer.bos_id, *tokenizer.encode(row["text"]), tokenizer.eos_id]
+            tokens = _npy(np.array(ids, dtype=dtype))
+            text_bytes = row["text_bytes"]
+            metadata = {key: row[key] for key in ("source", "language", "text_bytes")}
+            key = f"{number:012d}"
+            tar.add(f"{key}.json", json.dumps(metadata, ensure_ascii=False).encode())
+            header = len(tokens) - len(ids) * dtype().itemsize
+            index.append((tar.add(f"{key}.tokens.npy", tokens) + header, len(ids), text_bytes))
+        sha256 = tar.close()
+    table = np.array(index, dtype=np.int64)
+    rows = pack_rows(table)
+    with write_atomically(index_file(work, task)) as file:
+        file.write(rows)
+    entry = ShardEntry(
+        name=task.name,
+        samples=len(index),
+        tokens=int(table[:, 1].sum()),
+        text_bytes=int(table[:, 2].sum()),
+        size=tar.size,
+        sha256=sha256,
+        index_crc32=zlib.crc32(rows),
+    )
+    write_text_atomically(record_file(work, task), entry.model_dump_json())
+
+
+def _npy(tokens: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, tokens)
+    return buffer.getvalue()
+
+
+def _rows(task: ShardTask, work: Path) -> Iterator[dict[str, Any]]:
+    """Yield the documents of a shard, one row group of a part in memory at a time."""
+    for part in np.unique(task.part):
+        wanted = task.row[task.part == part]
+        with parquet.ParquetFile(part_file(work, int(part))) as file:
+            start = 0
+            for group in range(file.num_row_groups):
+                end = start + file.metadata.row_group(group).num_rows
+                rows = wanted[(wanted >= start) & (wanted < end)] - start
+                if len(rows):
+                    table = file.read_row_group(group, columns=_COLUMNS, use_threads=False)
+                    yield from table.take(rows).to_pylist()
+                start = end

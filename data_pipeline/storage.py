@@ -1,0 +1,252 @@
+"""Files on disks, HTTP servers and object stores, through fsspec, with retries."""
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import fsspec
+from fsspec.core import split_protocol
+
+from data_pipeline.config import StorageConfig
+from data_pipeline.errors import DataError
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_CREDENTIALS = (
+    "expected AWS credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile), or "
+    "storage.anonymous = true for a public bucket"
+)
+
+
+def is_remote(url: str) -> bool:
+    """Tell whether `url` leads somewhere other than the local disk."""
+    return is_pipe(url) or protocol_of(url) not in ("file", "local")
+
+
+def is_pipe(url: str) -> bool:
+    """Tell whether `url` is a command to run, in webdataset's notation."""
+    return url.startswith("pipe:")
+
+
+def protocol_of(url: str) -> str:
+    """Return the part before '://', 'file' when there is none."""
+    return split_protocol(url)[0] or "file"
+
+
+def join(folder: str, name: str) -> str:
+    """Append a file's name to a folder or URL."""
+    return f"{folder.rstrip('/')}/{name}"
+
+
+def check_url(url: str, config: StorageConfig) -> None:
+    """Refuse URLs that run commands, unless they are allowed.
+
+    Raises:
+        DataError: A `pipe:` URL without `storage.allow_pipe`, or an unknown protocol.
+    """
+    if is_pipe(url):
+        if not config.allow_pipe:
+            raise DataError(
+                f"{url}: a pipe: URL runs a command and is refused; expected a path or a URL. "
+                "Set storage.allow_pipe = true if the command is trusted."
+            )
+    elif protocol_of(url) not in fsspec.available_protocols():
+        raise DataError(
+            f"{url}: unknown protocol {protocol_of(url)!r}; expected a local path, http://, "
+            "https:// or s3://"
+        )
+
+
+@functools.lru_cache(maxsize=64)
+def _filesystem(protocol: str, config: StorageConfig, process: int) -> Any:
+    """Make a file system of this process: connections do not survive a fork."""
+    del process
+    options: dict[str, Any] = {}
+    if protocol in ("http", "https"):
+        import aiohttp
+
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=config.timeout_s, sock_read=config.timeout_s
+        )
+        options = {"client_kwargs": {"timeout": timeout}}
+    elif protocol in ("s3", "s3a"):
+        options = {
+            "anon": config.anonymous,
+            "endpoint_url": config.endpoint_url or None,
+            # Attempts are counted here, not once more inside botocore.
+            "config_kwargs": {
+                "connect_timeout": config.timeout_s,
+                "read_timeout": config.timeout_s,
+                "retries": {"max_attempts": 0},
+            },
+        }
+    system = fsspec.filesystem(
+        protocol, skip_instance_cache=True, use_listings_cache=False, **options
+    )
+    if protocol in ("s3", "s3a"):
+        system.retries = 1
+    return system
+
+
+def filesystem(url: str, config: StorageConfig) -> Any:
+    """Return this process's fsspec file system for `url`."""
+    check_url(url, config)
+    return _filesystem(protocol_of(url), config, os.getpid())
+
+
+def local_path(url: str) -> Path:
+    """Return the path of a local `url`, with or without file://."""
+    return Path(split_protocol(url)[1])
+
+
+def _is_transient(error: Exception) -> bool:
+    status = getattr(error, "status", None)
+    if isinstance(status, int):
+        return status >= 500 or status in (408, 429)
+    if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
+        return False
+    if isinstance(error, OSError | asyncio.TimeoutError):
+        return True
+    # aiohttp's and botocore's connection errors, without importing either for local files.
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"ClientConnectionError", "ClientPayloadError", "HTTPClientError"})
+
+
+def explain(url: str, error: Exception) -> DataError:
+    """Say in one line what went wrong at `url`."""
+    name = type(error).__name__
+    if name in ("NoCredentialsError", "PartialCredentialsError"):
+        return DataError(f"{url}: no S3 credentials found; {_CREDENTIALS}")
+    if isinstance(error, FileNotFoundError):
+        return DataError(f"{url}: no such file; expected a readable file")
+    if isinstance(error, PermissionError):
+        hint = f"; {_CREDENTIALS}" if protocol_of(url) in ("s3", "s3a") else ""
+        return DataError(f"{url}: permission denied ({error}){hint}")
+    return DataError(f"{url}: cannot be read ({name}: {error})")
+
+
+def with_retries(url: str, config: StorageConfig, request: Callable[[], T]) -> T:
+    """Run `request`, again after passing failures of a remote store, waiting longer each time.
+
+    Raises:
+        DataError: The last attempt failed, or the failure is one that will not pass.
+    """
+    attempts = config.attempts if is_remote(url) else 1
+    for attempt in range(1, attempts + 1):
+        try:
+            return request()
+        except DataError:
+            raise
+        except Exception as error:
+            if attempt == attempts or not _is_transient(error):
+                tried = f" after {attempt} attempts" if attempt > 1 else ""
+                raise DataError(f"{explain(url, error)}{tried}") from error
+            delay_s = config.first_delay_s * 2 ** (attempt - 1)
+            logger.warning("%s: %s; attempt %d in %.1f s", url, error, attempt + 1, delay_s)
+            time.sleep(delay_s)
+    raise AssertionError("config.attempts is at least 1")
+
+
+def size_of(url: str, config: StorageConfig) -> int | None:
+    """Return the size in bytes, or None when the server does not tell."""
+    if is_pipe(url):
+        check_url(url, config)
+        return None
+    system = filesystem(url, config)
+    size = with_retries(url, config, lambda: system.info(url).get("size"))
+    return None if size is None else int(size)
+
+
+def read_bytes(
+    url: str, config: StorageConfig, start: int | None = None, end: int | None = None
+) -> bytes:
+    """Read a whole file, or the bytes [start, end) of it.
+
+    Raises:
+        DataError: It cannot be read, or is shorter than `end`.
+    """
+    system = filesystem(url, config)
+    data = bytes(with_retries(url, config, lambda: system.cat_file(url, start=start, end=end)))
+    if start is not None and end is not None and len(data) != end - start:
+        raise DataError(f"{url}: {len(data)} bytes at {start}; expected {end - start}")
+    return data
+
+
+def exists(url: str, config: StorageConfig) -> bool:
+    """Tell whether there is a file or folder at `url`."""
+    system = filesystem(url, config)
+    return bool(with_retries(url, config, lambda: system.exists(url)))
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A file: where it is, its size (None if unknown) and what changes when it changes."""
+
+    url: str
+    size: int | None
+    version: str
+
+
+def list_files(pattern: str, config: StorageConfig) -> list[Listed]:
+    """List a file, the files of a folder (recursively) or those of a glob, sorted by URL.
+
+    Hidden files are left out of folders. HTTP has no folders: the URL is the file.
+
+    Raises:
+        DataError: Nothing is there.
+    """
+    if is_pipe(pattern):
+        check_url(pattern, config)
+        return [Listed(pattern, None, "")]
+    system = filesystem(pattern, config)
+
+    def listing() -> dict[str, dict[str, Any]]:
+        if protocol_of(pattern) in ("http", "https"):
+            return {pattern: system.info(pattern)}
+        if any(character in pattern for character in "*?["):
+            found: dict[str, dict[str, Any]] = system.glob(pattern, detail=True)
+            return {name: info for name, info in found.items() if info["type"] == "file"}
+        info = system.info(pattern)
+        if info["type"] == "file":
+            return {info["name"]: info}
+        root = str(system._strip_protocol(pattern)).rstrip("/")
+        inside: dict[str, dict[str, Any]] = system.find(pattern, detail=True)
+        return {name: info for name, info in inside.items() if not _is_hidden(name, root)}
+
+    files = with_retries(pattern, config, listing)
+    if not files:
+        raise DataError(f"{pattern}: no files there; expected a file, a folder or a glob")
+    bare = protocol_of(pattern) in ("file", "local", "http", "https")
+    prefix = "" if bare else f"{protocol_of(pattern)}://"
+    return [
+        Listed(f"{prefix}{name}", info.get("size"), _version(info))
+        for name, info in sorted(files.items())
+    ]
+
+
+def _version(info: dict[str, Any]) -> str:
+    keys = ("ETag", "mtime", "LastModified")
+    return next((str(info[key]) for key in keys if info.get(key)), "")
+
+
+def _is_hidden(name: str, root: str) -> bool:
+    return any(part.startswith(".") for part in name.removeprefix(root).split("/"))
+
+
+@contextlib.contextmanager
+def naming(url: str) -> Iterator[None]:
+    """Turn any failure inside the block into a `DataError` that names `url`."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        raise explain(url, error) from error
