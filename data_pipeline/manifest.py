@@ -146,7 +146,7 @@ def index_header(samples: int) -> bytes:
     return buffer.getvalue()
 
 
-def unpack_rows(data: bytes, name: str, entry: ShardEntry, dtype: str) -> Index:
+def _unpack_rows(data: bytes, name: str, entry: ShardEntry, dtype: str) -> Index:
     """Read a shard's index rows and compare them with the manifest.
 
     Raises:
@@ -169,3 +169,23 @@ def unpack_rows(data: bytes, name: str, entry: ShardEntry, dtype: str) -> Index:
     if len(rows) and (int(rows[:, 0].min()) < 0 or int(ends.max()) > entry.size):
         raise DataError(f"{name}: {INDEX_NAME} leads outside its {entry.size} bytes")
     return rows
+
+
+def first_rows(manifest: Manifest) -> Index:
+    """Return the number of documents in front of each shard, and at last of all."""
+    return np.cumsum([0, *(entry.samples for entry in manifest.shards)])
+
+
+def read_rows(
+    path: str, manifest: Manifest, shard: int, first: int, storage: StorageConfig
+) -> Index:
+    """Read a shard's rows of `documents.npy`, which begin with document `first`.
+
+    Raises:
+        DataError: The file is missing, too short or changed.
+    """
+    entry = manifest.shards[shard]
+    start = INDEX_HEADER_BYTES + first * INDEX_COLUMNS * 8
+    end = start + entry.samples * INDEX_COLUMNS * 8
+    data = read_bytes(join(path, INDEX_NAME), storage, start, end)
+    return _unpack_rows(data, join(path, entry.name), entry, manifest.dtype)

@@ -28,8 +28,14 @@ _MAX_AUTOMATIC_LANES = 64
 _WINDOWS_PER_LANE = 8
 
 
-def _splitmix(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Mix 64-bit integers (Steele et al. 2014): a bijection that looks random."""
+def _splitmix(key: int) -> int:
+    """Mix a 64-bit integer (Steele et al. 2014): a bijection that looks random."""
+    key = (key ^ (key >> 30)) * 0xBF58476D1CE4E5B9 & _WORD
+    key = (key ^ (key >> 27)) * 0x94D049BB133111EB & _WORD
+    return key ^ (key >> 31)
+
+
+def _splitmix_array(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return keys ^ (keys >> np.uint64(31))
@@ -39,8 +45,7 @@ def hash_integers(*values: int) -> int:
     """Return 64 bits that depend on all of the values and on their order."""
     state = 0
     for value in values:
-        mixed = np.array([(state + value * _GOLDEN + _GOLDEN) & _WORD], dtype=np.uint64)
-        state = int(_splitmix(mixed)[0])
+        state = _splitmix((state + (value + 1) * _GOLDEN) & _WORD)
     return state
 
 
@@ -48,7 +53,7 @@ def permutation(size: int, *key: int) -> Integers:
     """Return a shuffled arange(size), a function of `key`."""
     start = np.uint64(hash_integers(*key))
     numbers = np.arange(size, dtype=np.uint64) * np.uint64(_GOLDEN) + start
-    return np.argsort(_splitmix(numbers), kind="stable")
+    return np.argsort(_splitmix_array(numbers), kind="stable")
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,7 @@ def block_order(
 def spans_of_block(order: BlockOrder, epoch: int, start: int, count: int) -> list[Span]:
     """Return the documents' pieces that make up tokens [start, start + count) of a block."""
     spans = []
-    number = int(np.searchsorted(order.starts, start, side="right")) - 1
+    number = int(order.starts.searchsorted(start, side="right")) - 1
     end = start + count
     while start < end:
         first, last = int(order.starts[number]), int(order.starts[number + 1])
@@ -205,6 +210,8 @@ def choose_datasets(weights: Sequence[float], rows: int, *key: int) -> Integers:
     Systematic sampling: dataset d gets its share of the rows, rounded down or up, and its exact
     share on average over the steps.
     """
+    if len(weights) == 1:
+        return np.zeros(rows, dtype=np.int64)
     shares = np.cumsum(np.asarray(weights, dtype=np.float64))
     offset = (hash_integers(_OFFSET, *key) >> 11) * 2.0**-53
     points = (np.arange(rows) + offset) / rows * shares[-1]

@@ -10,19 +10,8 @@ import numpy.typing as npt
 from data_pipeline.cache import ShardCache, default_folder
 from data_pipeline.config import DataConfig
 from data_pipeline.errors import DataError
-from data_pipeline.manifest import (
-    INDEX_COLUMNS,
-    INDEX_HEADER_BYTES,
-    INDEX_NAME,
-    Index,
-    Manifest,
-    ShardEntry,
-    unpack_rows,
-)
-from data_pipeline.storage import is_remote, join, local_path, naming, read_bytes
-
-_HASH_CHUNK_BYTES = 1 << 20
-_ROW_BYTES = INDEX_COLUMNS * 8
+from data_pipeline.manifest import Index, Manifest, ShardEntry, first_rows, read_rows
+from data_pipeline.storage import is_remote, join, local_path, naming
 
 
 class ShardReader:
@@ -33,8 +22,7 @@ class ShardReader:
 
     def __init__(self, path: str, manifest: Manifest, config: DataConfig) -> None:
         self._path, self._manifest, self._config = path, manifest, config
-        samples = [entry.samples for entry in manifest.shards]
-        self._first_row = np.concatenate([[0], np.cumsum(samples)]).astype(np.int64)
+        self._first_row = first_rows(manifest)
         self._rows: OrderedDict[int, Index] = OrderedDict()
         self._open: OrderedDict[int, npt.NDArray[np.uint8]] = OrderedDict()
         self._verified: set[int] = set()
@@ -60,11 +48,8 @@ class ShardReader:
         if shard in self._rows:
             self._rows.move_to_end(shard)
             return self._rows[shard]
-        start = INDEX_HEADER_BYTES + int(self._first_row[shard]) * _ROW_BYTES
-        end = INDEX_HEADER_BYTES + int(self._first_row[shard + 1]) * _ROW_BYTES
-        data = read_bytes(join(self._path, INDEX_NAME), self._config.storage, start, end)
-        entry = self._manifest.shards[shard]
-        rows = unpack_rows(data, self.url(shard), entry, self._manifest.dtype)
+        first = int(self._first_row[shard])
+        rows = read_rows(self._path, self._manifest, shard, first, self._config.storage)
         self._rows[shard] = rows
         if len(self._rows) > 1024:
             self._rows.popitem(last=False)
@@ -110,13 +95,11 @@ class ShardReader:
         if len(mapped) != entry.size:
             raise DataError(f"{url}: {len(mapped)} bytes; expected {entry.size} by the manifest")
         if self._config.verify_shards and shard not in self._verified:
-            sha256 = hashlib.sha256()
-            for start in range(0, len(mapped), _HASH_CHUNK_BYTES):
-                sha256.update(memoryview(mapped[start : start + _HASH_CHUNK_BYTES]))
-            if sha256.hexdigest() != entry.sha256:
+            with path.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            if sha256 != entry.sha256:
                 raise DataError(
-                    f"{url}: SHA-256 is {sha256.hexdigest()}; expected {entry.sha256} by the "
-                    "manifest"
+                    f"{url}: SHA-256 is {sha256}; expected {entry.sha256} by the manifest"
                 )
             self._verified.add(shard)
         return mapped

@@ -94,7 +94,7 @@ class PackedDataset:
         starts = self._epoch(stretch.epoch).starts
         spans: list[Span] = []
         start, end = stretch.start, stretch.start + stretch.count
-        block = int(np.searchsorted(starts, start, side="right")) - 1
+        block = int(starts.searchsorted(start, side="right")) - 1
         while start < end:
             first, last = int(starts[block]), int(starts[block + 1])
             count = min(last, end) - start
