@@ -1,0 +1,201 @@
+"""Checkpoints: whole or absent, verified before they are used.
+
+    RUN/checkpoints/step-0000100/
+        model.safetensors       parameters, for evaluation, generation and export
+        run.toml                the run that made them
+        tokenizer.model         (or a folder) what made the tokens
+        engine/                 DeepSpeed: optimizer, schedule, parameters by rank
+        state.json              step, tokens, data position
+        manifest.json           size and SHA-256 of every file above; written last
+
+A checkpoint is written under a name that starts with a dot and renamed when it is complete.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from pretrain.config import RunConfig
+from pretrain.distributed import Ranks
+from pretrain.errors import CheckpointError
+from pretrain.run_file import dump_run, load_run
+from spectral.lm import SpectralLM
+
+ENGINE_TAG = "engine"
+
+
+def save_checkpoint(
+    engine: Any, run: RunConfig, tokenizer: Path | None, state: dict[str, Any], ranks: Ranks
+) -> Path:
+    """Write one checkpoint from all ranks, then delete the oldest beyond `keep_last`.
+
+    Args:
+        engine: The DeepSpeed engine.
+        run: The resolved run.
+        tokenizer: File or folder to keep beside the parameters; None for bytes.
+        state: JSON-able; must hold `step`.
+        ranks: This process among the others.
+
+    Returns:
+        The complete checkpoint.
+
+    Raises:
+        OSError: The disk is full or not writable; earlier checkpoints are untouched.
+    """
+    root = run.train.output / "checkpoints"
+    final = root / f"step-{state['step']:07d}"
+    partial = root / f".{final.name}.partial"
+    if ranks.rank == 0:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    dist.barrier()
+    engine.save_checkpoint(str(partial), tag=ENGINE_TAG, save_latest=False)
+    parameters = _gather_parameters(engine)
+    dist.barrier()
+    if ranks.rank == 0:
+        save_file(parameters, partial / "model.safetensors")
+        (partial / "run.toml").write_text(dump_run(run), encoding="utf-8")
+        (partial / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+        if tokenizer is not None and tokenizer.is_dir():
+            shutil.copytree(tokenizer, partial / "tokenizer")
+        elif tokenizer is not None:
+            shutil.copyfile(tokenizer, partial / "tokenizer.model")
+        _seal(partial)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        for old in list_checkpoints(run.train.output)[: -run.checkpoint.keep_last]:
+            shutil.rmtree(old)
+    dist.barrier()
+    return final
+
+
+def list_checkpoints(directory: Path) -> list[Path]:
+    """Complete checkpoints of a run's directory, oldest first."""
+    return sorted((directory / "checkpoints").glob("step-*"))
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint that a path means: itself, or a run's newest one; verified.
+
+    Raises:
+        CheckpointError: There is none, or a file is missing, cut short or changed.
+    """
+    if (path / "manifest.json").is_file() and (path / "model.safetensors").exists():
+        return verified(path)
+    checkpoints = list_checkpoints(path)
+    if not checkpoints:
+        raise CheckpointError(
+            f"{path}: no checkpoint; expected a run's directory with checkpoints/step-*, or one "
+            "checkpoint with manifest.json"
+        )
+    return verified(checkpoints[-1])
+
+
+def verified(checkpoint: Path) -> Path:
+    """Compare every file with the manifest.
+
+    Raises:
+        CheckpointError: Names the first file that differs.
+    """
+    try:
+        manifest = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{checkpoint}/manifest.json: cannot be read: {error}") from error
+    for name, entry in manifest["files"].items():
+        file = checkpoint / name
+        size = file.stat().st_size if file.is_file() else None
+        if size != entry["bytes"]:
+            found = "no file" if size is None else f"{size:,} bytes"
+            raise CheckpointError(f"{file}: found {found}; expected {entry['bytes']:,} bytes")
+        if _sha256(file) != entry["sha256"]:
+            raise CheckpointError(f"{file}: its SHA-256 differs from the manifest: damaged")
+    return checkpoint
+
+
+def load_engine(engine: Any, checkpoint: Path, run: RunConfig) -> dict[str, Any]:
+    """Put a verified checkpoint into the engine; returns its state.
+
+    Raises:
+        CheckpointError: It is of another model, or of another layout over ranks.
+    """
+    saved = load_run(checkpoint / "run.toml")
+    if saved.model != run.model:
+        ours, theirs = run.model.model_dump(), saved.model.model_dump()
+        key = next(key for key in ours if ours[key] != theirs[key])
+        raise CheckpointError(
+            f"{checkpoint}: another model: model.{key} is {theirs[key]} there, {ours[key]} here"
+        )
+    state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    layout = {"ranks": dist.get_world_size(), "zero_stage": run.parallel.zero_stage}
+    if state["layout"] != layout:
+        raise CheckpointError(
+            f"{checkpoint}: written under {state['layout']}; expected the same, found {layout}"
+        )
+    engine.load_checkpoint(str(checkpoint), tag=ENGINE_TAG)
+    return state
+
+
+def load_model(path: Path) -> tuple[SpectralLM, RunConfig, Path]:
+    """Model, run and directory of a checkpoint, without DeepSpeed and without pickle.
+
+    Raises:
+        CheckpointError: There is none, it is damaged, or its parameters do not fit its run.
+    """
+    checkpoint = find_checkpoint(path)
+    run = load_run(checkpoint / "run.toml")
+    model = SpectralLM(run.model)
+    file = checkpoint / "model.safetensors"
+    try:
+        model.load_state_dict(load_file(file))
+    except (SafetensorError, RuntimeError) as error:
+        raise CheckpointError(f"{file}: does not fit its run.toml: {error}") from error
+    return model.eval(), run, checkpoint
+
+
+def tokenizer_path(checkpoint: Path) -> str:
+    """What to give `load_tokenizer` for a checkpoint: a file, a folder or 'byte'."""
+    for name in ("tokenizer.model", "tokenizer"):
+        if (checkpoint / name).exists():
+            return str(checkpoint / name)
+    return "byte"
+
+
+def _gather_parameters(engine: Any) -> dict[str, Any]:
+    if engine.zero_optimization_stage() < 3:
+        module: nn.Module = engine.module
+        return {name: value.detach().contiguous() for name, value in module.state_dict().items()}
+    # ZeRO-3 keeps a shard on every rank; every rank takes part in gathering them
+    return engine._zero3_consolidated_16bit_state_dict() or {}
+
+
+def _seal(partial: Path) -> None:
+    """Write the manifest and force everything onto the disk before the rename."""
+    files = {}
+    for file in sorted(path for path in partial.rglob("*") if path.is_file()):
+        entry = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+        files[str(file.relative_to(partial))] = entry
+        _fsync(file)
+    manifest = partial / "manifest.json"
+    manifest.write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
+    _fsync(manifest)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _fsync(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,100 @@
+"""The `resonance` command. `--help` answers at once: torch is imported by the work itself."""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tyro
+from pydantic import BaseModel
+
+import data_pipeline.config as data_config
+from data_pipeline.errors import DataError
+from pretrain import commands
+from pretrain.errors import RunError
+from pretrain.run_file import load_run
+
+USER_ERRORS = (DataError, RunError, OSError)
+
+
+class Command(NamedTuple):
+    """One sub-command.
+
+    Attributes:
+        arguments: The model that its flags fill.
+        module, function: What is imported and called with that model; a returned value is printed.
+    """
+
+    arguments: type[BaseModel]
+    module: str
+    function: str
+
+
+COMMANDS = {
+    "tokenizer train": Command(
+        data_config.TokenizerTrainConfig, "data_pipeline.tokenizer_train", "train_tokenizer"
+    ),
+    "data build": Command(data_config.BuildConfig, "data_pipeline.build", "build"),
+    "data verify": Command(data_config.VerifyConfig, "data_pipeline.verify", "verify"),
+    "data stats": Command(data_config.StatsConfig, "data_pipeline.stats", "stats"),
+    "pretrain": Command(commands.PretrainCommand, "pretrain.trainer", "pretrain"),
+    "evaluate": Command(commands.EvaluateCommand, "pretrain.evaluate", "evaluate"),
+    "generate": Command(commands.GenerateCommand, "pretrain.generate", "generate"),
+    "checkpoint export": Command(commands.ExportCommand, "pretrain.huggingface.export", "export"),
+    "launch local": Command(commands.LaunchLocalCommand, "pretrain.launching", "launch_local"),
+    "doctor": Command(commands.DoctorCommand, "pretrain.doctor", "doctor"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one sub-command; exit with 2 for a wrong call and 1 for work that could not be done."""
+    name, rest = _find_command(list(sys.argv[1:] if arguments is None else arguments))
+    command = COMMANDS[name]
+    try:
+        parsed = _parse(name, command, rest)
+        work = getattr(importlib.import_module(command.module), command.function)
+        result = work(parsed)
+    except USER_ERRORS as error:
+        print(f"resonance {name}: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print(f"resonance {name}: interrupted", file=sys.stderr)
+        sys.exit(130)
+    if result is not None:
+        print(result)
+
+
+def _find_command(arguments: list[str]) -> tuple[str, list[str]]:
+    for length in (2, 1):
+        name = " ".join(arguments[:length])
+        if name in COMMANDS:
+            return name, arguments[length:]
+    asked_for_help = not arguments or arguments[0] in ("-h", "--help")
+    if not asked_for_help:
+        words = [word for word in arguments[:2] if not word.startswith("-")]
+        near = difflib.get_close_matches(" ".join(words), COMMANDS, n=1, cutoff=0.4)
+        hint = f"; did you mean: {near[0]}?" if near else ""
+        print(f"resonance: unknown command: {' '.join(words)}{hint}\n", file=sys.stderr)
+    stream = sys.stdout if asked_for_help else sys.stderr
+    print("usage: resonance COMMAND [--help]\n", file=stream)
+    for name, command in COMMANDS.items():
+        summary = (command.arguments.__doc__ or "").splitlines()[0]
+        print(f"  {name:<18} {summary.split(': ', 1)[-1]}", file=stream)
+    sys.exit(0 if asked_for_help else 2)
+
+
+def _parse(name: str, command: Command, arguments: list[str]) -> Any:
+    default = None
+    if command.arguments is commands.PretrainCommand and arguments:
+        run_file = Path(arguments[0])
+        if run_file.suffix == ".toml":
+            default = commands.PretrainCommand(run_file=run_file, run=load_run(run_file))
+    # tyro asks for what has no default; with a run file, the file is the default
+    keywords = {} if default is None else {"default": default}
+    return tyro.cli(command.arguments, prog=f"resonance {name}", args=arguments, **keywords)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""The DeepSpeed engine of a run: optimizer, schedule, precision and ZeRO stage."""
+
+import logging
+import math
+from typing import Any
+
+import deepspeed
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from pretrain.config import OptimConfig, RunConfig
+from pretrain.distributed import Ranks
+from pretrain.errors import RunError
+
+
+def build_engine(run: RunConfig, model: nn.Module, ranks: Ranks) -> Any:
+    """Wrap a model for training: `engine(...)`, `engine.backward(loss)`, `engine.step()`.
+
+    Raises:
+        RunError: The batch does not divide over the ranks.
+    """
+    micro = run.train.micro_batch_size
+    per_step = micro * ranks.world_size
+    if run.train.global_batch_size % per_step:
+        raise RunError(
+            f"train.global_batch_size is {run.train.global_batch_size}; expected a multiple of "
+            f"train.micro_batch_size x ranks = {micro} x {ranks.world_size} = {per_step}"
+        )
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, run.optim.weight_decay),
+        lr=run.optim.learning_rate,
+        betas=(run.optim.beta1, run.optim.beta2),
+        eps=run.optim.epsilon,
+    )
+    scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(step, run))
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # Without this, DeepSpeed compiles a shared-memory extension for minutes on a CPU.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    engine, *_ = deepspeed.initialize(
+        model=model,
+        optimizer=optimizer,
+        lr_scheduler=scheduler,
+        dist_init_required=False,
+        config=deepspeed_config(run, ranks),
+    )
+    return engine
+
+
+def deepspeed_config(run: RunConfig, ranks: Ranks) -> dict[str, Any]:
+    """The DeepSpeed configuration of a run.
+
+    bf16 is autocast: parameters, optimizer and modes stay float32, because eight bits of mantissa
+    do not hold a frequency; matrix products run in bfloat16.
+    """
+    micro, batch = run.train.micro_batch_size, run.train.global_batch_size
+    return {
+        "train_batch_size": batch,
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": batch // (micro * ranks.world_size),
+        "gradient_clipping": run.optim.clip_norm,
+        "zero_optimization": {"stage": run.parallel.zero_stage},
+        "torch_autocast": {"enabled": uses_bf16(run, ranks.device), "dtype": "bfloat16"},
+        "steps_per_print": 2**31,
+    }
+
+
+def uses_bf16(run: RunConfig, device: torch.device) -> bool:
+    """Whether matrix products run in bfloat16.
+
+    Raises:
+        RunError: The run asks for it and the GPU cannot.
+    """
+    capable = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    if run.train.precision == "bf16" and device.type == "cuda" and not capable:
+        raise RunError(
+            'train.precision is "bf16", which this GPU does not have; expected "auto" or "float32"'
+        )
+    return capable if run.train.precision == "auto" else run.train.precision == "bf16"
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay on the matrices of linear layers and embeddings, on nothing else.
+
+    Norms, short filters and modes have a scale that means something; decay would move it.
+    """
+    decayed = {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, nn.Linear | nn.Embedding)
+    }
+    parameters = list(model.parameters())
+    return [
+        {"params": [p for p in parameters if id(p) in decayed], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if id(p) not in decayed], "weight_decay": 0.0},
+    ]
+
+
+def learning_rate_factor(step: int, run: RunConfig) -> float:
+    """Share of the peak learning rate at a step (counted from 0): linear warm-up, then cosine."""
+    optim: OptimConfig = run.optim
+    if step < optim.warmup_steps:
+        return (step + 1) / optim.warmup_steps
+    progress = (step - optim.warmup_steps) / max(1, run.train.steps - optim.warmup_steps)
+    cosine = 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
+    return optim.final_ratio + (1.0 - optim.final_ratio) * cosine

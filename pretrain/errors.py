@@ -1,0 +1,12 @@
+"""Exceptions that users of the trainer meet: the command line prints them without a traceback."""
+
+
+class RunError(ValueError):
+    """A run that cannot be carried out as asked.
+
+    The message names the file, key or argument, what was found and what was expected.
+    """
+
+
+class CheckpointError(RunError):
+    """A checkpoint that is missing, incomplete, damaged or of another model."""

@@ -1,0 +1,24 @@
+"""`resonance launch local`: hand this process over to torchrun."""
+
+import os
+import shlex
+
+from launch.local import local_command, local_environment
+from pretrain.commands import LaunchLocalCommand
+from pretrain.run_file import load_run
+
+
+def launch_local(command: LaunchLocalCommand) -> str | None:
+    """Start every rank of a run on this machine; returns the command if it was only to be shown.
+
+    Raises:
+        RunError: The run file is missing or wrong.
+    """
+    config = load_run(command.run_file).launch
+    arguments = local_command(command.run_file, config, ["--resume"] if command.resume else [])
+    environment = local_environment(config)
+    if command.dry_run:
+        settings = [f"{key}={shlex.quote(value)}" for key, value in environment.items()]
+        return " ".join([*settings, shlex.join(arguments)])
+    # torchrun takes this process's place: signals reach it, and its exit status is ours
+    os.execvpe(arguments[0], arguments, {**os.environ, **environment})

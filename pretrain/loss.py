@@ -1,0 +1,49 @@
+"""The training objective and the held-out loss: sums over tokens, in nats."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data_pipeline.loader import Batch
+from kernels.linear_cross_entropy.reference import IGNORE
+from pretrain.distributed import Ranks, summed
+
+
+def count_labels(batch: Batch) -> int:
+    """Tokens of a batch that have a next token to predict."""
+    return int((batch.labels != IGNORE).sum())
+
+
+def batch_loss(model: Callable[..., Any], batch: Batch) -> Tensor:
+    """Sum of the negative log-likelihoods of a batch; a scalar with gradient."""
+    return model(batch.tokens, batch.segment_ids, batch.labels)
+
+
+@torch.no_grad()
+def valid_loss(
+    model: Any, batches: Iterable[Batch], ranks: Ranks, *, collective: bool, bf16: bool = False
+) -> tuple[float, float]:
+    """Sum of the loss over a held-out split and the number of tokens predicted.
+
+    Args:
+        model: A model or an engine around one; left in the mode in which it was.
+        batches: This rank's part of the split.
+        ranks: This process among the others.
+        collective: Whether all ranks take part, and the sums are over all of them.
+        bf16: Whether matrix products run in bfloat16, as in training.
+    """
+    was_training = model.training
+    model.eval()
+    loss = torch.zeros((), dtype=torch.float64, device=ranks.device)
+    num_labels = 0
+    with torch.autocast(ranks.device.type, torch.bfloat16, enabled=bf16):
+        for batch in batches:
+            loss += batch_loss(model, batch.to(ranks.device))
+            num_labels += count_labels(batch)
+    model.train(was_training)
+    if collective:
+        total, count = summed([loss, float(num_labels)], ranks.device)
+        return total, count
+    return float(loss), float(num_labels)

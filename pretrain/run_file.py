@@ -1,0 +1,63 @@
+"""Reading and writing run files: TOML in, TOML out, the same value (imports no torch)."""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import BaseModel, ValidationError
+
+from pretrain.config import RunConfig
+from pretrain.errors import RunError
+
+
+def load_run(path: Path) -> RunConfig:
+    """Read a run file.
+
+    Raises:
+        RunError: The file is missing, not TOML, or not a run; the message names each key.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path}: no such run file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RunError(f"{path}: not a TOML file: {error}") from error
+    try:
+        return RunConfig.model_validate(table)
+    except ValidationError as error:
+        raise RunError(f"{path}: {describe(error, RunConfig)}") from None
+
+
+def dump_run(run: RunConfig) -> str:
+    """The resolved run as TOML: itself a valid run file."""
+    return tomli_w.dumps(run.model_dump(mode="json"))
+
+
+def describe(error: ValidationError, model: type[BaseModel]) -> str:
+    """Say in a line per finding which key is wrong, what was found and what was expected."""
+    lines = []
+    for finding in error.errors():
+        key = ".".join(str(part) for part in finding["loc"])
+        if finding["type"] == "extra_forbidden":
+            lines.append(f"unknown key {key}{_suggestion(finding['loc'], model)}")
+        elif finding["type"] == "value_error":
+            text = finding["msg"].removeprefix("Value error, ")
+            lines.append(f"{key}: {text}" if key else text)
+        else:
+            expected = finding["msg"][:1].lower() + finding["msg"][1:]
+            lines.append(f"{key}: {expected}, found {finding['input']!r}")
+    return "\n  ".join(lines)
+
+
+def _suggestion(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
+    fields: Mapping[str, Any] = model.model_fields
+    for part in location[:-1]:
+        field = fields.get(str(part))
+        if field is None or not hasattr(field.annotation, "model_fields"):
+            return ""
+        fields = field.annotation.model_fields
+    near = difflib.get_close_matches(str(location[-1]), fields, n=1)
+    return f" (did you mean {near[0]}?)" if near else f" (known keys: {', '.join(fields)})"
