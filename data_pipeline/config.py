@@ -119,9 +119,8 @@ class TokenizerTrainConfig(_Table):
         0.9999, gt=0.9, le=1, description="Share of characters that get a piece of their own."
     )
     max_sentences: int = Field(
-        1_000_000, ge=1, description="Text chunks (about 4 KB each) sampled from a larger corpus."
+        1_000_000, ge=101, description="Text chunks (about 4 KB each) sampled from a larger corpus."
     )
-    seed: int = Field(0, ge=0, description="Seed of the sampling.")
     num_threads: int = Field(2, ge=1, description="Threads of the trainer.")
     read: ReadConfig = Field(ReadConfig(), description="How documents are found in the inputs.")
     storage: StorageConfig = Field(StorageConfig(), description="How files are reached.")
@@ -192,6 +191,9 @@ class DataConfig(_Table):
 
     datasets: tuple[DatasetConfig, ...] = Field((), description="Training datasets.")
     valid: str = Field("", description="Folder or URL with the held-out split's manifest.json.")
+    tokenizer: str = Field(
+        "byte", description="Tokenizer that made the shards; kept in every checkpoint."
+    )
     sequence_length: int = Field(512, ge=1, le=204_800, description="Tokens per window.")
     seed: int = Field(0, ge=0, description="Seed of the order.")
     shuffle: bool = Field(True, description="Shuffle shards, and documents inside blocks.")

@@ -44,8 +44,8 @@ def signature(text: str, config: CleaningConfig) -> Signature:
     ngrams = np.zeros(max(len(words) - length + 1, 0), dtype=np.uint64)
     # A polynomial over the words' hashes modulo 2**64.
     for start in range(length):
-        ngrams *= np.uint64(6364136223846793005)
         ngrams += words[start : start + len(ngrams)]
+        ngrams *= np.uint64(6364136223846793005)
     hashes = np.unique(ngrams >> np.uint64(32))
     minhash = MinHash(num_perm=config.near_permutations, hashfunc=int, scheme=_SCHEME)
     for start in range(0, len(hashes), _BATCH):

@@ -34,6 +34,15 @@ class Batch:
     segment_ids: Tensor
     documents: tuple[tuple[tuple[int, int], ...], ...]
 
+    def to(self, device: torch.device) -> "Batch":
+        """Copy the tensors to a device."""
+        return Batch(
+            self.tokens.to(device, non_blocking=True),
+            self.labels.to(device, non_blocking=True),
+            self.segment_ids.to(device, non_blocking=True),
+            self.documents,
+        )
+
     def pin_memory(self) -> "Batch":
         """Copy the tensors into pinned memory; torch's DataLoader calls this."""
         return Batch(

@@ -192,11 +192,11 @@ class Reader:
 
 
 def _cut_at_lines(stream: BinaryIO, limit: int) -> Iterator[bytes]:
-    """Yield the stream in pieces of at most about `limit` bytes that end at a line end."""
+    """Yield the stream in pieces of at most `limit` bytes, cut at line ends where there are any."""
     waiting = io.BytesIO()
     is_first = True
     while True:
-        chunk = stream.read(min(limit, _CHUNK_BYTES))
+        chunk = stream.read(min(limit - waiting.tell(), _CHUNK_BYTES))
         if not chunk:
             break
         waiting.write(chunk)

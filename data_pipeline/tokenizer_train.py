@@ -36,7 +36,6 @@ def train_tokenizer(config: TokenizerTrainConfig) -> Path:
     output = Path(config.output)
     model = io.BytesIO()
     chunks = _Chunks(config)
-    sentencepiece.set_random_generator_seed(config.seed)
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(chunks),
