@@ -58,6 +58,18 @@ def verify(config: VerifyConfig) -> VerifyReport:
     """Read all shards and compare checksums, counts, offsets and token ids.
 
     Raises:
+        DataError: Something does not agree; the message lists all of it.
+    """
+    report = inspect(config)
+    if not report.ok:
+        raise DataError(report.render())
+    return report
+
+
+def inspect(config: VerifyConfig) -> VerifyReport:
+    """Like `verify`, but return what is wrong instead of raising it.
+
+    Raises:
         DataError: There is no manifest, or it is broken.
     """
     storage = config.storage

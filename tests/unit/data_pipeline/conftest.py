@@ -11,21 +11,7 @@ from data_pipeline.build import build
 from data_pipeline.config import BuildConfig, TokenizerTrainConfig
 from data_pipeline.tokenizer_train import train_tokenizer
 
-WORDS = [
-    "spectral",
-    "mode",
-    "decays",
-    "while",
-    "the",
-    "carried",
-    "state",
-    "rotates",
-    "past",
-    "one",
-    "boundary",
-    "to",
-    "another",
-]
+WORDS = ("spectral", "mode", "decays", "while", "the", "carried", "state", "rotates", "past")
 
 
 def make_text(seed: int, num_words: int) -> str:

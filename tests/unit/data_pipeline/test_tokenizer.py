@@ -1,6 +1,7 @@
 """Tokenizers: text comes back as it was, and mistakes are explained."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ def test_fingerprints_tell_models_apart(train_model: Callable[..., Path]) -> Non
 def test_long_texts_are_cut_before_runs_of_spaces(text: str, limit: int) -> None:
     pieces = _pieces(text, limit)
     assert "".join(pieces) == text
-    for before, after in zip(pieces[:-1], pieces[1:], strict=True):
+    for before, after in pairwise(pieces):
         assert len(before) <= limit
         # Or there was no such place.
         assert (after[0] == " " and before[-1] != " ") or len(before) == limit

@@ -11,8 +11,8 @@ from PIL import Image
 from data_pipeline.config import StatsConfig, VerifyConfig
 from data_pipeline.errors import DataError
 from data_pipeline.manifest import load_manifest
-from data_pipeline.statistics import stats
-from data_pipeline.verify import verify
+from data_pipeline.stats import stats
+from data_pipeline.verify import inspect, verify
 
 
 @pytest.fixture
@@ -52,10 +52,13 @@ def test_an_undamaged_dataset(dataset: Path) -> None:
 def test_a_flipped_bit(copied: Path, position: int) -> None:
     shard = copied / "train" / "shard-000001.tar"
     flip_bit(shard, position)
-    report = verify(VerifyConfig(path=str(copied)))
+    report = inspect(VerifyConfig(path=str(copied)))
     assert not report.ok
     assert all(str(shard) in problem for problem in report.problems)
     assert "SHA-256 is" in str(report)
+    with pytest.raises(DataError, match="problems in") as caught:
+        verify(VerifyConfig(path=str(copied)))
+    assert str(caught.value) == str(report)
 
 
 def cut(folder: Path) -> None:
@@ -113,7 +116,7 @@ def recount_tokens(folder: Path) -> None:
 )
 def test_other_damage(copied: Path, damage: Callable[[Path], None], message: str) -> None:
     damage(copied / "train")
-    report = verify(VerifyConfig(path=str(copied)))
+    report = inspect(VerifyConfig(path=str(copied)))
     assert not report.ok
     assert message in str(report)
 
@@ -139,7 +142,7 @@ def test_splits_of_two_tokenizers(copied: Path) -> None:
     table = json.loads(path.read_text())
     table["tokenizer"]["fingerprint"] = "0" * 64
     path.write_text(json.dumps(table))
-    report = verify(VerifyConfig(path=str(copied)))
+    report = inspect(VerifyConfig(path=str(copied)))
     assert report.problems == (f"{copied}: its splits were made with different tokenizers",)
 
 
