@@ -1,6 +1,7 @@
 """The `resonance` command. `--help` answers at once: torch is imported by the work itself."""
 
 import difflib
+import functools
 import importlib
 import sys
 from collections.abc import Sequence
@@ -81,7 +82,8 @@ def _find_command(arguments: list[str]) -> tuple[str, list[str]]:
     print("usage: resonance COMMAND [--help]\n", file=stream)
     for name, command in COMMANDS.items():
         summary = (command.arguments.__doc__ or "").splitlines()[0]
-        print(f"  {name:<18} {summary.split(': ', 1)[-1]}", file=stream)
+        summary = summary.removeprefix(f"`resonance {name}`: ")
+        print(f"  {name:<18} {summary[:1].upper()}{summary[1:]}", file=stream)
     sys.exit(0 if asked_for_help else 2)
 
 
@@ -92,8 +94,10 @@ def _parse(name: str, command: Command, arguments: list[str]) -> Any:
         if run_file.suffix == ".toml":
             default = commands.PretrainCommand(run_file=run_file, run=load_run(run_file))
     # tyro asks for what has no default; with a run file, the file is the default
-    keywords = {} if default is None else {"default": default}
-    return tyro.cli(command.arguments, prog=f"resonance {name}", args=arguments, **keywords)
+    arguments_of = functools.partial(tyro.cli, prog=f"resonance {name}", args=arguments)
+    if default is None:
+        return arguments_of(command.arguments)
+    return arguments_of(command.arguments, default=default)
 
 
 if __name__ == "__main__":

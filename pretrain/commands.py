@@ -8,8 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pretrain.config import RunConfig
 
-Positional = tyro.conf.Positional
-
 
 class _Command(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -18,7 +16,7 @@ class _Command(BaseModel):
 class PretrainCommand(_Command):
     """Train a model as a run file says. Start several ranks with torchrun or `launch local`."""
 
-    run_file: Positional[Path] = Field(description="The run, a TOML file.")
+    run_file: tyro.conf.Positional[Path] = Field(description="The run, a TOML file.")
     resume: bool = Field(False, description="Go on from the run's newest complete checkpoint.")
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = Field(RunConfig())
 
@@ -26,7 +24,9 @@ class PretrainCommand(_Command):
 class EvaluateCommand(_Command):
     """Loss, perplexity and bits per byte of a checkpoint on a held-out split."""
 
-    checkpoint: Positional[Path] = Field(description="A run's directory or one checkpoint.")
+    checkpoint: tyro.conf.Positional[Path] = Field(
+        description="A run's directory or one checkpoint."
+    )
     data: str = Field("", description="Split with a manifest; default: the run's own `data.valid`.")
     baselines: bool = Field(
         True, description="Also fit interpolated n-grams to the run's training data, to compare."
@@ -38,7 +38,9 @@ class EvaluateCommand(_Command):
 class GenerateCommand(_Command):
     """Continue a prompt, one token at a time in constant time and memory."""
 
-    checkpoint: Positional[Path] = Field(description="A run's directory or one checkpoint.")
+    checkpoint: tyro.conf.Positional[Path] = Field(
+        description="A run's directory or one checkpoint."
+    )
     prompt: str = Field("", description="Text to continue; empty: begin a document.")
     max_tokens: int = Field(200, ge=1, description="Longest continuation.")
     temperature: float = Field(0.8, ge=0.0, description="Of sampling; 0 is greedy.")
@@ -52,8 +54,10 @@ class GenerateCommand(_Command):
 class ExportCommand(_Command):
     """Write a checkpoint as a Hugging Face folder that loads without Resonance."""
 
-    checkpoint: Positional[Path] = Field(description="A run's directory or one checkpoint.")
-    output: Positional[Path] = Field(description="The folder to write; must not exist.")
+    checkpoint: tyro.conf.Positional[Path] = Field(
+        description="A run's directory or one checkpoint."
+    )
+    output: tyro.conf.Positional[Path] = Field(description="The folder to write; must not exist.")
 
 
 class DoctorCommand(_Command):
@@ -65,8 +69,6 @@ class DoctorCommand(_Command):
 class LaunchLocalCommand(_Command):
     """Start every rank of a run on this machine with torchrun."""
 
-    run_file: Positional[Path] = Field(description="The run, a TOML file.")
+    run_file: tyro.conf.Positional[Path] = Field(description="The run, a TOML file.")
     resume: bool = Field(False, description="Go on from the run's newest complete checkpoint.")
     dry_run: bool = Field(False, description="Print the command instead of running it.")
-
-

@@ -26,7 +26,9 @@ class OptimConfig(_Table):
     beta1: Fraction = Field(0.9, description="Decay of the first moment.")
     beta2: Fraction = Field(0.95, description="Decay of the second moment.")
     epsilon: float = Field(1e-8, gt=0.0, description="Added to the root of the second moment.")
-    weight_decay: float = Field(0.1, ge=0.0, description="On matrices; vectors and modes have none.")
+    weight_decay: float = Field(
+        0.1, ge=0.0, description="On matrices; vectors and modes have none."
+    )
     clip_norm: float = Field(1.0, gt=0.0, description="Largest norm of the whole gradient.")
 
 
@@ -54,8 +56,9 @@ class ParallelConfig(_Table):
     """The `[parallel]` table: how a model is laid out over ranks."""
 
     zero_stage: Literal[0, 1, 2, 3] = Field(
-        1, description="DeepSpeed ZeRO: what data-parallel ranks shard (1 optimizer states, "
-        "2 gradients too, 3 parameters too)."
+        1,
+        description="DeepSpeed ZeRO: what data-parallel ranks shard (1 optimizer states, "
+        "2 gradients too, 3 parameters too).",
     )
 
 

@@ -38,7 +38,8 @@ def init_ranks() -> Ranks:
         if "RANK" in os.environ:
             dist.init_process_group(backend)
         else:
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+            store = dist.HashStore()  # type: ignore[attr-defined]  # torch exports it without saying so
+            dist.init_process_group(backend, store=store, rank=0, world_size=1)
     return Ranks(dist.get_rank(), dist.get_world_size(), device)
 
 

@@ -99,7 +99,9 @@ def _devices() -> Iterator[Finding]:
 
 
 def _disk(output: Path) -> Iterator[Finding]:
-    existing = next(path for path in (output.absolute(), *output.absolute().parents) if path.exists())
+    existing = next(
+        path for path in (output.absolute(), *output.absolute().parents) if path.exists()
+    )
     free = shutil.disk_usage(existing).free
     enough = free >= MIN_FREE_BYTES
     advice = "" if enough else f"; expected at least {MIN_FREE_BYTES / 2**30:.0f} GiB"

@@ -78,23 +78,15 @@ def evaluate(command: EvaluateCommand) -> Evaluation:
         )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     length = command.sequence_length or run.data.sequence_length
-    batches = iterate_valid(
-        data, sequence_length=length, micro_batch_size=command.batch_size
-    )
+    batches = iterate_valid(data, sequence_length=length, micro_batch_size=command.batch_size)
     windows = -(-manifest.tokens // length)
     total = -(-windows // command.batch_size)
     progress = tqdm(batches, total=total, desc="evaluate", unit="batch", disable=None)
-    loss, count = valid_loss(
-        model.to(device), progress, Ranks(0, 1, device), collective=False
-    )
+    loss, count = valid_loss(model.to(device), progress, Ranks(0, 1, device), collective=False)
     losses = {"model": loss / count}
     if command.baselines:
         ngram = NgramModel(
-            (
-                document
-                for dataset in run.data.datasets
-                for document in _documents(dataset.path)
-            ),
+            (document for dataset in run.data.datasets for document in _documents(dataset.path)),
             manifest.tokenizer.vocab_size,
             max_order=len(BASELINES),
         )

@@ -1,4 +1,4 @@
-"""Text from a checkpoint, by the recurrent form: each token costs the same, however many came before.
+"""Text from a checkpoint, by the recurrent form: every token costs the same.
 
 Shape letters: B batch, T time (tokens), V vocabulary.
 """

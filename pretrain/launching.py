@@ -8,7 +8,7 @@ from pretrain.commands import LaunchLocalCommand
 from pretrain.run_file import load_run
 
 
-def launch_local(command: LaunchLocalCommand) -> str | None:
+def launch_local(command: LaunchLocalCommand) -> str:
     """Start every rank of a run on this machine; returns the command if it was only to be shown.
 
     Raises:
@@ -17,8 +17,8 @@ def launch_local(command: LaunchLocalCommand) -> str | None:
     config = load_run(command.run_file).launch
     arguments = local_command(command.run_file, config, ["--resume"] if command.resume else [])
     environment = local_environment(config)
-    if command.dry_run:
-        settings = [f"{key}={shlex.quote(value)}" for key, value in environment.items()]
-        return " ".join([*settings, shlex.join(arguments)])
-    # torchrun takes this process's place: signals reach it, and its exit status is ours
-    os.execvpe(arguments[0], arguments, {**os.environ, **environment})
+    if not command.dry_run:
+        # torchrun takes this process's place: signals reach it, and its exit status is ours
+        os.execvpe(arguments[0], arguments, {**os.environ, **environment})
+    settings = [f"{key}={shlex.quote(value)}" for key, value in environment.items()]
+    return " ".join([*settings, shlex.join(arguments)])

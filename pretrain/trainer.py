@@ -26,7 +26,6 @@ from pretrain.run_file import dump_run
 from spectral.lm import SpectralLM
 
 
-
 def pretrain(command: PretrainCommand) -> None:
     """`resonance pretrain`: join the ranks, train, leave them.
 
@@ -220,5 +219,3 @@ def _check_tokenizer(run: RunConfig, loader: TrainLoader) -> Path | None:
             f"{tokenizer.vocab_size}"
         )
     return None if tokenizer.kind == "byte" else Path(tokenizer.path)
-
-

@@ -1,4 +1,4 @@
-"""The `[model]` table of a run file: what a spectral language model is made of (imports no torch)."""
+"""The `[model]` table of a run file: a spectral language model's parts (imports no torch)."""
 
 from typing import Annotated
 
@@ -26,7 +26,9 @@ class ModelConfig(BaseModel):
         description="Convolution heads of each layer, repeated over the layers; the remaining "
         "heads are recall heads. '2' mixes both in every layer of 4 heads, '4 0' alternates.",
     )
-    num_modes: Positive = Field(16, description="Modes (damped sinusoids) of each channel's filter.")
+    num_modes: Positive = Field(
+        16, description="Modes (damped sinusoids) of each channel's filter."
+    )
     conv_chunk: Positive = Field(256, description="Tokens per FFT chunk of convolution heads.")
     recall_chunk: Positive = Field(64, description="Tokens per chunk of recall heads.")
     short_conv: Positive = Field(4, description="Taps of the short convolution on q, k and v.")
@@ -51,6 +53,7 @@ class ModelConfig(BaseModel):
             )
         if min(self.conv_heads) < self.num_heads and head_dim % 2:
             raise ValueError(
-                f"recall heads rotate pairs of channels: dim / num_heads must be even, got {head_dim}"
+                "recall heads rotate pairs of channels: dim / num_heads must be even, "
+                f"got {head_dim}"
             )
         return self

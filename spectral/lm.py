@@ -3,11 +3,11 @@
 Shape letters: B batch, T time (tokens), D channels, V vocabulary.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from kernels.linear_cross_entropy.op import linear_cross_entropy
 from spectral.config import ModelConfig
@@ -60,7 +60,9 @@ class Block(nn.Module):
         x_BTD = x_BTD + y_BTD
         return x_BTD + self.feed_forward(self.feed_forward_norm(x_BTD)), state
 
-    def step(self, x_BD: Tensor, context: SequenceContext, state: MixerState) -> tuple[Tensor, MixerState]:
+    def step(
+        self, x_BD: Tensor, context: SequenceContext, state: MixerState
+    ) -> tuple[Tensor, MixerState]:
         """One token; equal to `forward` on the whole sequence."""
         y_BD, state = self.mixer.step(self.mixer_norm(x_BD), context, state)
         x_BD = x_BD + y_BD
@@ -77,8 +79,11 @@ class SpectralLM(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
+        # recompute each block in the backward pass instead of keeping its activations
+        self.activation_checkpointing = False
         self.embedding = nn.Embedding(config.vocab_size, config.dim)
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        blocks = [Block(config, layer) for layer in range(config.num_layers)]
+        self.blocks = nn.ModuleList(blocks)
         self.final_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
         self.reset_parameters()
 
@@ -88,12 +93,12 @@ class SpectralLM(nn.Module):
         nn.init.normal_(self.embedding.weight, std=0.02)
         # 1 / sqrt(fan-in), and each residual branch smaller by the root of how many there are
         std, branches = config.dim**-0.5, 2 * config.num_layers
-        for block in self.blocks:
-            block.mixer.reset_parameters(std, (config.dim * branches) ** -0.5)
-            nn.init.normal_(block.feed_forward.gate_up_proj.weight, std=std)
-            nn.init.normal_(
-                block.feed_forward.down_proj.weight, std=(config.ffn_dim * branches) ** -0.5
-            )
+        for module in self.modules():
+            if isinstance(module, SpectralMixer):
+                module.reset_parameters(std, (config.dim * branches) ** -0.5)
+            elif isinstance(module, GatedFeedForward):
+                nn.init.normal_(module.gate_up_proj.weight, std=std)
+                nn.init.normal_(module.down_proj.weight, std=(config.ffn_dim * branches) ** -0.5)
 
     def forward(
         self,
@@ -118,9 +123,7 @@ class SpectralLM(nn.Module):
         if labels_BT is None:
             return self.prefill(tokens_BT, segment_ids_BT)[0]
         x_BTD, _ = self._hidden(tokens_BT, segment_ids_BT, None)
-        return linear_cross_entropy(
-            x_BTD.flatten(0, 1), self.embedding.weight, labels_BT.flatten()
-        )
+        return linear_cross_entropy(x_BTD.flatten(0, 1), self.embedding.weight, labels_BT.flatten())
 
     def prefill(
         self,
@@ -149,7 +152,10 @@ class SpectralLM(nn.Module):
         states = []
         for layer, block in enumerate(self.blocks):
             past = None if state is None else state.layers[layer]
-            x_BTD, after = block(x_BTD, context, past)
+            if self.activation_checkpointing and self.training:
+                x_BTD, after = checkpoint(block, x_BTD, context, past, use_reentrant=False)
+            else:
+                x_BTD, after = block(x_BTD, context, past)
             states.append(after)
         return self.final_norm(x_BTD), LMState(position + T, tuple(states))
 
@@ -167,12 +173,14 @@ class SpectralLM(nn.Module):
         context = self._context(x_BD[:, None], state.position, None)
         states = []
         for layer, block in enumerate(self.blocks):
-            x_BD, after = block.step(x_BD, context, state.layers[layer])
+            x_BD, after = cast(Block, block).step(x_BD, context, state.layers[layer])
             states.append(after)
         logits_BV = F.linear(self.final_norm(x_BD), self.embedding.weight)
         return logits_BV, LMState(state.position + 1, tuple(states))
 
-    def _context(self, x_BTD: Tensor, position: int, segment_ids_BT: Tensor | None) -> SequenceContext:
+    def _context(
+        self, x_BTD: Tensor, position: int, segment_ids_BT: Tensor | None
+    ) -> SequenceContext:
         config, (B, T) = self.config, x_BTD.shape[:2]
         phases = rotary_phases(
             position, T, config.dim // config.num_heads, config.rotary_base, like=x_BTD

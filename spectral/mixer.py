@@ -88,7 +88,9 @@ class SpectralMixer(nn.Module):
             self.filter.reset_parameters()
         if self.decay_proj is not None:
             nn.init.zeros_(self.decay_proj.weight)
-            log_tau = torch.linspace(math.log(8.0), math.log(self.max_time_constant), self.num_recall)
+            log_tau = torch.linspace(
+                math.log(8.0), math.log(self.max_time_constant), self.num_recall
+            )
             with torch.no_grad():
                 self.decay_proj.bias.copy_(log_tau)
 
@@ -115,12 +117,13 @@ class SpectralMixer(nn.Module):
             outputs = []
             modes = recalled = x_BTD.new_zeros(x_BTD.shape[0], 0)
             if self.filter is not None:
-                I = self.conv_dim
-                u_BTI = k[..., :I] * v[..., :I]
+                q_BTI, k_BTI, v_BTI = (i[..., : self.conv_dim] for i in (q, k, v))
                 documents = context.documents.get(min(self.conv_chunk, T))
                 past = None if state is None else state.modes_BIM
-                y_BIT, modes = self.filter(u_BTI.transpose(1, 2), documents, past, self.carry)
-                outputs.append(q[..., :I] * y_BIT.transpose(1, 2))
+                y_BIT, modes = self.filter(
+                    (k_BTI * v_BTI).transpose(1, 2), documents, past, self.carry
+                )
+                outputs.append(q_BTI * y_BIT.transpose(1, 2))
             if self.decay_proj is not None:
                 documents = context.documents.get(min(self.recall_chunk, T))
                 past = None if state is None else state.recall_BHKK
@@ -135,7 +138,9 @@ class SpectralMixer(nn.Module):
         y_BTD = self.out_proj(y_BTD * F.silu(gate_BTD))
         return y_BTD, MixerState(short, modes, recalled)
 
-    def step(self, x_BD: Tensor, context: SequenceContext, state: MixerState) -> tuple[Tensor, MixerState]:
+    def step(
+        self, x_BD: Tensor, context: SequenceContext, state: MixerState
+    ) -> tuple[Tensor, MixerState]:
         """Mix one token in constant time; equal to `forward` on the whole sequence."""
         D = x_BD.shape[1]
         z, gate_BD = self.in_proj(x_BD).split([3 * D, D], dim=-1)
@@ -144,9 +149,9 @@ class SpectralMixer(nn.Module):
         outputs = []
         modes, recalled = state.modes_BIM, state.recall_BHKK
         if self.filter is not None:
-            I = self.conv_dim
-            y_BI, modes = self.filter.step(k[..., :I] * v[..., :I], modes)
-            outputs.append(q[..., :I] * y_BI)
+            q_BI, k_BI, v_BI = (i[..., : self.conv_dim] for i in (q, k, v))
+            y_BI, modes = self.filter.step(k_BI * v_BI, modes)
+            outputs.append(q_BI * y_BI)
         if self.decay_proj is not None:
             q, k, v = self._recall_inputs(q, k, v)
             q, k = (rotate(i[:, None], context.cos_TF, context.sin_TF)[:, 0] for i in (q, k))

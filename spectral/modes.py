@@ -62,7 +62,9 @@ class ModalFilter(nn.Module):
         radian), so exponents are evaluated in float64 at about 2 sqrt(length) times and the table
         is their outer product in the parameters' precision: relative error about 1e-7 for any t.
         """
-        exponent_DM1 = torch.complex(-self.log_decay.double().exp(), self.frequency.double())[..., None]
+        exponent_DM1 = torch.complex(-self.log_decay.double().exp(), self.frequency.double())[
+            ..., None
+        ]
         block = 1 << (max(length - 1, 1).bit_length() + 1) // 2
         time = torch.arange(0, max(block, length), device=exponent_DM1.device, dtype=torch.float64)
         fine_DMt = torch.exp(exponent_DM1 * time[:block])
@@ -154,7 +156,9 @@ class ModalFilter(nn.Module):
         read_DMC = torch.view_as_complex(self.residue)[..., None] * powers_DMt[..., 1:]
         return torch.stack([read_DMC.real, -read_DMC.imag], dim=2).flatten(1, 2)
 
-    def _isolate(self, y_DNC: Tensor, u_DNC: Tensor, powers_DMt: Tensor, documents: ChunkDocuments) -> Tensor:
+    def _isolate(
+        self, y_DNC: Tensor, u_DNC: Tensor, powers_DMt: Tensor, documents: ChunkDocuments
+    ) -> Tensor:
         """Take from each document what the chunk's FFT let in from the documents before it."""
         D, E = u_DNC.shape[0], documents.row_E.shape[0]
         if E == 0:

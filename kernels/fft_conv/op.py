@@ -5,17 +5,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.fft_conv import reference
+from kernels.fft_conv.reference import fft_conv as fft_conv_reference
+from kernels.fft_conv.reference import fft_conv_backward as fft_conv_backward_reference
 
 
 @torch.library.custom_op("resonance::fft_conv", mutates_args=())
 def _fft_conv(u_DNC: Tensor, h_DC: Tensor) -> Tensor:
-    return reference.fft_conv(u_DNC, h_DC)
+    return fft_conv_reference(u_DNC, h_DC)
 
 
 @torch.library.custom_op("resonance::fft_conv_backward", mutates_args=())
 def _fft_conv_backward(grad_DNC: Tensor, u_DNC: Tensor, h_DC: Tensor) -> tuple[Tensor, Tensor]:
-    return reference.fft_conv_backward(grad_DNC, u_DNC, h_DC)
+    return fft_conv_backward_reference(grad_DNC, u_DNC, h_DC)
 
 
 @_fft_conv.register_fake

@@ -5,20 +5,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.linear_cross_entropy import reference
+from kernels.linear_cross_entropy.reference import (
+    linear_cross_entropy as linear_cross_entropy_reference,
+)
 
 
 @torch.library.custom_op("resonance::linear_cross_entropy", mutates_args=())
 def _linear_cross_entropy(
     x: Tensor, weight: Tensor, labels: Tensor, with_grad: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return reference.linear_cross_entropy(x, weight, labels, with_grad)
+    return linear_cross_entropy_reference(x, weight, labels, with_grad)
 
 
 @_linear_cross_entropy.register_fake
-def _(
-    x: Tensor, weight: Tensor, labels: Tensor, with_grad: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(x: Tensor, weight: Tensor, labels: Tensor, with_grad: bool) -> tuple[Tensor, Tensor, Tensor]:
     loss = x.new_empty((), dtype=torch.promote_types(x.dtype, torch.float32))
     if with_grad:
         return loss, x.new_empty(x.shape), weight.new_empty(weight.shape)

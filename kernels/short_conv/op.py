@@ -5,19 +5,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.short_conv import reference
+from kernels.short_conv.reference import short_conv as short_conv_reference
+from kernels.short_conv.reference import short_conv_backward as short_conv_backward_reference
 
 
 @torch.library.custom_op("resonance::short_conv", mutates_args=())
 def _short_conv(x: Tensor, taps: Tensor, reach: Tensor | None) -> Tensor:
-    return reference.short_conv(x, taps, reach)
+    return short_conv_reference(x, taps, reach)
 
 
 @torch.library.custom_op("resonance::short_conv_backward", mutates_args=())
 def _short_conv_backward(
     grad: Tensor, x: Tensor, taps: Tensor, reach: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    return reference.short_conv_backward(grad, x, taps, reach)
+    return short_conv_backward_reference(grad, x, taps, reach)
 
 
 @_short_conv.register_fake

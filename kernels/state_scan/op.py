@@ -5,19 +5,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.state_scan import reference
+from kernels.state_scan.reference import state_scan as state_scan_reference
+from kernels.state_scan.reference import state_scan_backward as state_scan_backward_reference
 
 
 @torch.library.custom_op("resonance::state_scan", mutates_args=())
 def _state_scan(decay: Tensor, update: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:
-    return reference.state_scan(decay, update, initial)
+    return state_scan_reference(decay, update, initial)
 
 
 @torch.library.custom_op("resonance::state_scan_backward", mutates_args=())
 def _state_scan_backward(
     grad_incoming: Tensor, grad_final: Tensor, decay: Tensor, incoming: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return reference.state_scan_backward(grad_incoming, grad_final, decay, incoming)
+    return state_scan_backward_reference(grad_incoming, grad_final, decay, incoming)
 
 
 @_state_scan.register_fake
@@ -48,7 +49,9 @@ def _backward(ctx: Any, grad_incoming: Tensor, grad_final: Tensor) -> tuple[Tens
 _state_scan.register_autograd(_backward, setup_context=_setup_context)
 
 
-def state_scan(decay_BJN: Tensor, update_BJNF: Tensor, initial_BNF: Tensor) -> tuple[Tensor, Tensor]:
+def state_scan(
+    decay_BJN: Tensor, update_BJNF: Tensor, initial_BNF: Tensor
+) -> tuple[Tensor, Tensor]:
     """Incoming state of every chunk and the final one; see `reference.state_scan`.
 
     Raises:

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 
-def state_scan(decay_BJN: Tensor, update_BJNF: Tensor, initial_BNF: Tensor) -> tuple[Tensor, Tensor]:
+def state_scan(
+    decay_BJN: Tensor, update_BJNF: Tensor, initial_BNF: Tensor
+) -> tuple[Tensor, Tensor]:
     """Run s_(j+1) = decay_j s_j + update_j from s_0 = initial.
 
     Args:

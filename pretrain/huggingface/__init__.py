@@ -1,0 +1,1 @@
+"""Export to Hugging Face: a folder that loads with torch and transformers alone."""

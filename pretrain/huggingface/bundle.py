@@ -1,0 +1,53 @@
+"""The source files that travel with an exported model: copied, with only their imports changed."""
+
+import functools
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+ENTRY = "pretrain.huggingface.modeling_resonance"
+OWN = ("kernels", "spectral", "pretrain")
+# our torch operators, under a name of their own: two versions of Resonance may share a process
+OPERATORS = ("resonance::", "resonance_export::")
+# the exported configuration has the same attributes, and needs no pydantic
+RENAMED = {
+    "spectral.config": "pretrain.huggingface.configuration_resonance",
+    "ModelConfig": "ResonanceConfig as ModelConfig",
+}
+
+# transformers follows `from .module import names` only, so bundled files import in no other way
+_IMPORT = re.compile(r"^from ([\w.]+) import (\([^)]*\)|.+)$", re.MULTILINE)
+
+
+def bundled_sources() -> dict[str, str]:
+    """File name -> text of every module that an exported model needs, found by its imports.
+
+    A folder of transformers' remote code is flat, so a module's name becomes its file's name.
+    """
+    pending, sources = [ENTRY], {}
+    while pending:
+        module = pending.pop()
+        name = _file_name(module)
+        if f"{name}.py" in sources:
+            continue
+        text = (ROOT / module.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8")
+        needed: list[str] = []
+        text = _IMPORT.sub(functools.partial(_rewrite, needed), text)
+        sources[f"{name}.py"] = text.replace(*OPERATORS)
+        pending += needed
+    return sources
+
+
+def _rewrite(needed: list[str], match: re.Match[str]) -> str:
+    module, names = match.groups()
+    if module.split(".")[0] not in OWN:
+        return match.group()
+    module = RENAMED.get(module, module)
+    needed.append(module)
+    return f"from .{_file_name(module)} import {RENAMED.get(names, names)}"
+
+
+def _file_name(module: str) -> str:
+    # configuration_* and modeling_* keep the names that transformers' users know
+    parts = module.split(".")
+    return parts[-1] if parts[:2] == ["pretrain", "huggingface"] else "_".join(parts)

@@ -1,0 +1,161 @@
+"""Export a checkpoint to a Hugging Face folder, and prove that it computes the same."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from data_pipeline.tokenizer import Tokenizer, load_tokenizer
+from pretrain.checkpoint import load_model, tokenizer_path
+from pretrain.commands import ExportCommand
+from pretrain.errors import RunError
+from pretrain.generate import sample_tokens
+from pretrain.huggingface.bundle import bundled_sources
+from pretrain.huggingface.configuration_resonance import ResonanceConfig
+from pretrain.huggingface.modeling_resonance import ResonanceForCausalLM
+from pretrain.huggingface.tokenizer import huggingface_tokenizer
+from spectral.lm import SpectralLM
+
+# float32 sums in another order: logits are of the order of 10
+MAX_LOGIT_ERROR = 1e-4
+PROBE_TOKENS = 64
+PROBE_TEXT = 'def main(argv):\n    """Return 0.  Naïve π ≈ 3.14."""\n\treturn 0\n'
+
+
+class Proof(NamedTuple):
+    """What was compared between the training model and the exported folder."""
+
+    max_logit_error: float
+    greedy_tokens: int
+    same_ids: bool
+
+
+class ExportReport(NamedTuple):
+    """An export that was loaded back and compared."""
+
+    output: Path
+    num_parameters: int
+    proof: Proof
+
+    def __str__(self) -> str:
+        return (
+            f"{self.output}: {self.num_parameters:,} parameters; loaded back through transformers: "
+            f"logits differ by at most {self.proof.max_logit_error:.1e}, "
+            f"{self.proof.greedy_tokens} greedy tokens equal, same token ids"
+        )
+
+
+def export(command: ExportCommand) -> ExportReport:
+    """`resonance checkpoint export`: write, load back, compare, and only then rename.
+
+    Raises:
+        RunError: The folder exists, or what was loaded back does not compute the same.
+        CheckpointError: The checkpoint is missing or damaged.
+    """
+    output = command.output
+    if output.exists():
+        raise RunError(f"{output}: exists; expected a new folder")
+    model, run, checkpoint = load_model(command.checkpoint)
+    tokenizer = load_tokenizer(tokenizer_path(checkpoint))
+    # not hidden: transformers makes a module name of the folder's name
+    partial = output.with_name(f"{output.name}_partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        _write(partial, model, tokenizer, run.data.sequence_length)
+        proof = prove(model, tokenizer, partial)
+        (partial / "README.md").write_text(_card(model, checkpoint, proof), encoding="utf-8")
+        partial.rename(output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return ExportReport(output, sum(p.numel() for p in model.parameters()), proof)
+
+
+def prove(model: SpectralLM, tokenizer: Tokenizer, folder: Path) -> Proof:
+    """Compare an exported folder with the model that it came from.
+
+    Raises:
+        RunError: Logits, greedy continuation or token ids differ.
+    """
+    loaded = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.randint(model.config.vocab_size, (2, PROBE_TOKENS), generator=generator)
+    with torch.no_grad():
+        error = float((loaded(probe).logits - model(probe)).abs().max())
+    if not error <= MAX_LOGIT_ERROR:
+        raise RunError(f"{folder}: logits differ by {error:.1e}; expected {MAX_LOGIT_ERROR:.0e}")
+    ids = [tokenizer.bos_id, *tokenizer.encode(PROBE_TEXT)]
+    theirs = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    if theirs.encode(PROBE_TEXT) != ids:
+        raise RunError(f"{folder}: the exported tokenizer gives other ids for {PROBE_TEXT!r}")
+    prompt = torch.tensor([ids])
+    loaded.generation_config.eos_token_id = None
+    continued = loaded.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=PROBE_TOKENS,
+        do_sample=False,
+    )
+    continued = continued[0, len(ids) :].tolist()
+    stream = sample_tokens(model, prompt, temperature=0.0)
+    expected = [int(token) for _, token in zip(continued, stream, strict=False)]
+    if continued != expected:
+        raise RunError(f"{folder}: greedy generation differs: {continued[:8]} and {expected[:8]}")
+    return Proof(error, len(continued), True)
+
+
+def _write(folder: Path, model: SpectralLM, tokenizer: Tokenizer, length: int) -> None:
+    config = ResonanceConfig(
+        **model.config.model_dump(),
+        bos_token_id=tokenizer.bos_id,
+        eos_token_id=tokenizer.eos_id,
+        pad_token_id=tokenizer.pad_id,
+        architectures=[ResonanceForCausalLM.__name__],
+        auto_map={
+            "AutoConfig": "configuration_resonance.ResonanceConfig",
+            "AutoModelForCausalLM": "modeling_resonance.ResonanceForCausalLM",
+        },
+    )
+    exported = ResonanceForCausalLM(config)
+    exported.model.load_state_dict(model.state_dict())
+    exported.save_pretrained(folder)
+    for name, text in bundled_sources().items():
+        (folder / name).write_text(text, encoding="utf-8")
+    fast = huggingface_tokenizer(tokenizer)
+    fast.model_max_length = length
+    fast.save_pretrained(folder)
+
+
+def _card(model: SpectralLM, checkpoint: Path, proof: Proof) -> str:
+    parameters = sum(p.numel() for p in model.parameters())
+    config = json.dumps(model.config.model_dump(), indent=1)
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+---
+# A spectral language model
+
+{parameters:,} parameters, no attention and no key-value cache: decoding takes constant time and
+memory per token. Pretrained with Resonance; exported from `{checkpoint.name}`.
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained(FOLDER, trust_remote_code=True)
+```
+
+## Proof
+
+Compared with the training model when it was exported, in float32: logits of 2 x {PROBE_TOKENS}
+random tokens differ by at most {proof.max_logit_error:.1e}; {proof.greedy_tokens} greedily
+generated tokens are equal; the tokenizer gives the same ids.
+
+## Architecture
+
+```json
+{config}
+```
+"""

@@ -1,0 +1,132 @@
+"""A spectral language model under transformers' interface, with a recurrent cache.
+
+The mathematics is Resonance's own files, copied beside this one.
+
+Shape letters: B batch, T time (tokens), V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from pretrain.huggingface.configuration_resonance import ResonanceConfig
+from spectral.lm import LMState, SpectralLM
+
+
+class RecurrentCache:
+    """What the model remembers of the tokens so far: constant in size, whatever their number."""
+
+    is_compileable = False
+
+    def __init__(self, state: LMState):
+        self.state = state
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Number of tokens so far, the same in every layer."""
+        del layer_idx
+        return self.state.position
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Let row i go on from what row beam_idx[i] remembers."""
+        layers = tuple(
+            type(layer)(*(tensor.index_select(0, beam_idx) for tensor in layer))
+            for layer in self.state.layers
+        )
+        self.state = LMState(self.state.position, layers)
+
+
+class ResonanceForCausalLM(PreTrainedModel, GenerationMixin):
+    """`SpectralLM` for `generate` and `pipeline`."""
+
+    config_class = ResonanceConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _is_stateful = True
+
+    def __init__(self, config: ResonanceConfig):
+        super().__init__(config)
+        self.model = SpectralLM(config)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, SpectralLM):
+            module.reset_parameters()
+
+    def _set_gradient_checkpointing(self, enable: bool = True, **_: Any) -> None:
+        self.model.activation_checkpointing = enable
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The embedding, which is the output layer too."""
+        return self.model.embedding
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Replace the embedding, and with it the output layer."""
+        self.model.embedding = value
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        return False
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        past_key_values: RecurrentCache | None = None,
+        attention_mask: Tensor | None = None,
+        use_cache: bool = True,
+        **_: Any,
+    ) -> dict[str, Any]:
+        """The tokens that the cache has not seen; the mask matters for the prompt only."""
+        if past_key_values is not None:
+            return {
+                "input_ids": input_ids[:, -1:],
+                "past_key_values": past_key_values,
+                "use_cache": use_cache,
+            }
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": use_cache}
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: RecurrentCache | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool = False,
+        logits_to_keep: int = 0,
+        return_dict: bool = True,
+        **_: Any,
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
+        """Logits of every next token.
+
+        Args:
+            input_ids: Tokens [B, T].
+            attention_mask: 0 for padding, on either side; padding is a document of its own.
+            past_key_values: What came before; then input_ids go on from there.
+            labels: The tokens again; shifted here. -100 is ignored.
+            use_cache: Whether to return what the model remembers.
+            logits_to_keep: Only the last so many positions; 0 for all.
+            return_dict: Whether to return an object rather than a tuple.
+        """
+        state = None if past_key_values is None else past_key_values.state
+        if state is not None and input_ids.shape[1] == 1:
+            logits_BV, state = self.model.step(input_ids[:, 0], state)
+            logits = logits_BV[:, None]
+        else:
+            logits, state = self.model.prefill(input_ids, _segments(attention_mask), state)
+        logits = logits[:, -logits_to_keep:].float()
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size)
+        cache = RecurrentCache(state) if use_cache else None
+        output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache)
+        return output if return_dict else output.to_tuple()
+
+
+def _segments(attention_mask: Tensor | None) -> Tensor | None:
+    """Document numbers from a padding mask: a new one wherever the mask changes."""
+    if attention_mask is None or bool(attention_mask.all()):
+        return None
+    changes = attention_mask[:, 1:] != attention_mask[:, :-1]
+    return torch.nn.functional.pad(changes.long().cumsum(1), (1, 0))
