@@ -11,7 +11,6 @@
 A checkpoint is written under a name that starts with a dot and renamed when it is complete.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -26,6 +25,7 @@ from torch import nn
 from pretrain.config import RunConfig
 from pretrain.distributed import Ranks
 from pretrain.errors import CheckpointError
+from pretrain.run_directory import file_sha256, find_checkpoint, list_checkpoints
 from pretrain.run_file import dump_run, load_run
 from spectral.lm import SpectralLM
 
@@ -77,49 +77,6 @@ def save_checkpoint(
     return final
 
 
-def list_checkpoints(directory: Path) -> list[Path]:
-    """Complete checkpoints of a run's directory, oldest first."""
-    return sorted((directory / "checkpoints").glob("step-*"))
-
-
-def find_checkpoint(path: Path) -> Path:
-    """The checkpoint that a path means: itself, or a run's newest one; verified.
-
-    Raises:
-        CheckpointError: There is none, or a file is missing, cut short or changed.
-    """
-    if (path / "manifest.json").is_file() and (path / "model.safetensors").exists():
-        return verified(path)
-    checkpoints = list_checkpoints(path)
-    if not checkpoints:
-        raise CheckpointError(
-            f"{path}: no checkpoint; expected a run's directory with checkpoints/step-*, or one "
-            "checkpoint with manifest.json"
-        )
-    return verified(checkpoints[-1])
-
-
-def verified(checkpoint: Path) -> Path:
-    """Compare every file with the manifest.
-
-    Raises:
-        CheckpointError: Names the first file that differs.
-    """
-    try:
-        manifest = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{checkpoint}/manifest.json: cannot be read: {error}") from error
-    for name, entry in manifest["files"].items():
-        file = checkpoint / name
-        size = file.stat().st_size if file.is_file() else None
-        if size != entry["bytes"]:
-            found = "no file" if size is None else f"{size:,} bytes"
-            raise CheckpointError(f"{file}: found {found}; expected {entry['bytes']:,} bytes")
-        if _sha256(file) != entry["sha256"]:
-            raise CheckpointError(f"{file}: its SHA-256 differs from the manifest: damaged")
-    return checkpoint
-
-
 def load_engine(engine: Any, checkpoint: Path, run: RunConfig) -> dict[str, Any]:
     """Put a verified checkpoint into the engine; returns its state.
 
@@ -160,14 +117,6 @@ def load_model(path: Path) -> tuple[SpectralLM, RunConfig, Path]:
     return model.eval(), run, checkpoint
 
 
-def tokenizer_path(checkpoint: Path) -> str:
-    """What to give `load_tokenizer` for a checkpoint: a file, a folder or 'byte'."""
-    for name in ("tokenizer.model", "tokenizer"):
-        if (checkpoint / name).exists():
-            return str(checkpoint / name)
-    return "byte"
-
-
 def _gather_parameters(engine: Any) -> dict[str, Any]:
     if engine.zero_optimization_stage() < 3:
         module: nn.Module = engine.module
@@ -180,17 +129,12 @@ def _seal(partial: Path) -> None:
     """Write the manifest and force everything onto the disk before the rename."""
     files = {}
     for file in sorted(path for path in partial.rglob("*") if path.is_file()):
-        entry = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+        entry = {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
         files[str(file.relative_to(partial))] = entry
         _fsync(file)
     manifest = partial / "manifest.json"
     manifest.write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
     _fsync(manifest)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _fsync(file: Path) -> None:

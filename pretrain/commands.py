@@ -18,6 +18,9 @@ class PretrainCommand(_Command):
 
     run_file: tyro.conf.Positional[Path] = Field(description="The run, a TOML file.")
     resume: bool = Field(False, description="Go on from the run's newest complete checkpoint.")
+    auto_resume: bool = Field(
+        False, description="Go on if there is a checkpoint, start otherwise: for requeued jobs."
+    )
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = Field(RunConfig())
 
 

@@ -2,9 +2,10 @@
 
 import logging
 import math
+import os
+import warnings
 from typing import Any
 
-import deepspeed
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -12,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from pretrain.config import OptimConfig, RunConfig
 from pretrain.distributed import Ranks
 from pretrain.errors import RunError
+from pretrain.run_directory import check_batch
 
 
 def build_engine(run: RunConfig, model: nn.Module, ranks: Ranks) -> Any:
@@ -20,13 +22,7 @@ def build_engine(run: RunConfig, model: nn.Module, ranks: Ranks) -> Any:
     Raises:
         RunError: The batch does not divide over the ranks.
     """
-    micro = run.train.micro_batch_size
-    per_step = micro * ranks.world_size
-    if run.train.global_batch_size % per_step:
-        raise RunError(
-            f"train.global_batch_size is {run.train.global_batch_size}; expected a multiple of "
-            f"train.micro_batch_size x ranks = {micro} x {ranks.world_size} = {per_step}"
-        )
+    check_batch(run, ranks.world_size)
     optimizer = torch.optim.AdamW(
         parameter_groups(model, run.optim.weight_decay),
         lr=run.optim.learning_rate,
@@ -34,7 +30,13 @@ def build_engine(run: RunConfig, model: nn.Module, ranks: Ranks) -> Any:
         eps=run.optim.epsilon,
     )
     scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(step, run))
+    if ranks.device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # torch's own rename, in calls that DeepSpeed makes
+    warnings.filterwarnings("ignore", message=".*_tensor. is deprecated", category=FutureWarning)
     # Without this, DeepSpeed compiles a shared-memory extension for minutes on a CPU.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     engine, *_ = deepspeed.initialize(

@@ -14,12 +14,13 @@ from data_pipeline.loader import iterate_valid
 from data_pipeline.manifest import load_manifest
 from data_pipeline.shard_reader import ShardReader
 from data_pipeline.tokenizer import load_tokenizer
-from pretrain.checkpoint import load_model, tokenizer_path
+from pretrain.checkpoint import load_model
 from pretrain.commands import EvaluateCommand
 from pretrain.distributed import Ranks
 from pretrain.errors import RunError
 from pretrain.loss import valid_loss
 from pretrain.ngram import Ints, NgramModel
+from pretrain.run_directory import tokenizer_path
 
 BASELINES = ("unigram", "bigram", "trigram")
 

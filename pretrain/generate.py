@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from data_pipeline.tokenizer import load_tokenizer
-from pretrain.checkpoint import load_model, tokenizer_path
+from pretrain.checkpoint import load_model
 from pretrain.commands import GenerateCommand
+from pretrain.run_directory import tokenizer_path
 from spectral.lm import SpectralLM
 
 

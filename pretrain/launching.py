@@ -5,6 +5,7 @@ import shlex
 
 from launch.local import local_command, local_environment
 from pretrain.commands import LaunchLocalCommand
+from pretrain.run_directory import check_run, find_start
 from pretrain.run_file import load_run
 
 
@@ -14,7 +15,11 @@ def launch_local(command: LaunchLocalCommand) -> str:
     Raises:
         RunError: The run file is missing or wrong.
     """
-    config = load_run(command.run_file).launch
+    run = load_run(command.run_file)
+    # what would stop every rank is said once, here
+    find_start(run, resume=command.resume)
+    config = run.launch
+    check_run(run, config.processes)
     arguments = local_command(command.run_file, config, ["--resume"] if command.resume else [])
     environment = local_environment(config)
     if not command.dry_run:

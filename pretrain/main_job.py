@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from pretrain.checkpoint import list_checkpoints
 from pretrain.errors import RunError
+from pretrain.run_directory import list_checkpoints
 from pretrain.run_file import load_run
 
 RECIPES = Path(__file__).resolve().parent / "recipes"

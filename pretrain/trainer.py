@@ -12,9 +12,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from data_pipeline.loader import Batch, TrainLoader, build_train_loader, iterate_valid
-from data_pipeline.tokenizer import load_tokenizer
-from pretrain.checkpoint import find_checkpoint, list_checkpoints, load_engine, save_checkpoint
+from data_pipeline.loader import Batch, build_train_loader, iterate_valid
+from pretrain.checkpoint import load_engine, save_checkpoint
 from pretrain.commands import PretrainCommand
 from pretrain.config import RunConfig
 from pretrain.distributed import Ranks, init_ranks, summed
@@ -22,6 +21,7 @@ from pretrain.engine import build_engine, uses_bf16
 from pretrain.errors import RunError
 from pretrain.loss import batch_loss, count_labels, valid_loss
 from pretrain.metrics import Metrics
+from pretrain.run_directory import check_tokenizer, find_start
 from pretrain.run_file import dump_run
 from spectral.lm import SpectralLM
 
@@ -35,7 +35,11 @@ def pretrain(command: PretrainCommand) -> None:
     """
     ranks = init_ranks()
     try:
-        Trainer(command.run, ranks, command.resume).train()
+        Trainer(
+            command.run,
+            ranks,
+            find_start(command.run, resume=command.resume, auto_resume=command.auto_resume),
+        ).train()
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -47,10 +51,9 @@ class Trainer:
     State, all of it in checkpoints: the engine's, the position in the data, `step` and `tokens`.
     """
 
-    def __init__(self, run: RunConfig, ranks: Ranks, resume: bool):
+    def __init__(self, run: RunConfig, ranks: Ranks, checkpoint: Path | None = None):
         self.run, self.ranks = run, ranks
         self.step = self.tokens = 0
-        checkpoint = _find_start(run, resume)
         self.loader = build_train_loader(
             run.data,
             global_batch_size=run.train.global_batch_size,
@@ -58,7 +61,7 @@ class Trainer:
             data_rank=ranks.rank,
             data_ranks=ranks.world_size,
         )
-        self.tokenizer = _check_tokenizer(run, self.loader)
+        self.tokenizer = check_tokenizer(run, self.loader.tokenizer_fingerprint)
         torch.manual_seed(run.train.seed)
         model = SpectralLM(run.model)
         model.activation_checkpointing = run.train.activation_checkpointing
@@ -192,30 +195,3 @@ class Trainer:
 
 def _is_due(step: int, every: int, last: bool) -> bool:
     return last or (every > 0 and step % every == 0)
-
-
-def _find_start(run: RunConfig, resume: bool) -> Path | None:
-    existing = list_checkpoints(run.train.output)
-    if resume:
-        return find_checkpoint(run.train.output)
-    if existing:
-        raise RunError(
-            f"train.output {run.train.output} already holds {existing[-1].name}; expected an empty "
-            "directory. Give --resume to go on, or another train.output"
-        )
-    return None
-
-
-def _check_tokenizer(run: RunConfig, loader: TrainLoader) -> Path | None:
-    tokenizer = load_tokenizer(run.data.tokenizer)
-    if tokenizer.fingerprint != loader.tokenizer_fingerprint:
-        raise RunError(
-            f"data.tokenizer {run.data.tokenizer} has fingerprint {tokenizer.fingerprint[:12]}; "
-            f"expected that of the shards, {loader.tokenizer_fingerprint[:12]}"
-        )
-    if tokenizer.vocab_size > run.model.vocab_size:
-        raise RunError(
-            f"model.vocab_size is {run.model.vocab_size}; expected at least the tokenizer's "
-            f"{tokenizer.vocab_size}"
-        )
-    return None if tokenizer.kind == "byte" else Path(tokenizer.path)

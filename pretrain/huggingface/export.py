@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data_pipeline.tokenizer import Tokenizer, load_tokenizer
-from pretrain.checkpoint import load_model, tokenizer_path
+from pretrain.checkpoint import load_model
 from pretrain.commands import ExportCommand
 from pretrain.errors import RunError
 from pretrain.generate import sample_tokens
@@ -17,6 +17,7 @@ from pretrain.huggingface.bundle import bundled_sources
 from pretrain.huggingface.configuration_resonance import ResonanceConfig
 from pretrain.huggingface.modeling_resonance import ResonanceForCausalLM
 from pretrain.huggingface.tokenizer import huggingface_tokenizer
+from pretrain.run_directory import tokenizer_path
 from spectral.lm import SpectralLM
 
 # float32 sums in another order: logits are of the order of 10

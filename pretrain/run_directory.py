@@ -1,0 +1,141 @@
+"""What is in a run's directory, and whether it may be used (imports no torch)."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from data_pipeline.manifest import load_manifest
+from data_pipeline.tokenizer import load_tokenizer
+from pretrain.config import RunConfig
+from pretrain.errors import CheckpointError, RunError
+
+
+def list_checkpoints(directory: Path) -> list[Path]:
+    """Complete checkpoints of a run's directory, oldest first."""
+    return sorted((directory / "checkpoints").glob("step-*"))
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint that a path means: itself, or a run's newest one; verified.
+
+    Raises:
+        CheckpointError: There is none, or a file is missing, cut short or changed.
+    """
+    if (path / "manifest.json").is_file() and (path / "model.safetensors").exists():
+        return verified(path)
+    checkpoints = list_checkpoints(path)
+    if not checkpoints:
+        raise CheckpointError(
+            f"{path}: no checkpoint; expected a run's directory with checkpoints/step-*, or one "
+            "checkpoint with manifest.json"
+        )
+    return verified(checkpoints[-1])
+
+
+def verified(checkpoint: Path) -> Path:
+    """Compare every file with the manifest.
+
+    Raises:
+        CheckpointError: Names the first file that differs.
+    """
+    try:
+        manifest = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{checkpoint}/manifest.json: cannot be read: {error}") from error
+    for name, entry in manifest["files"].items():
+        file = checkpoint / name
+        size = file.stat().st_size if file.is_file() else None
+        if size != entry["bytes"]:
+            found = "no file" if size is None else f"{size:,} bytes"
+            raise CheckpointError(f"{file}: found {found}; expected {entry['bytes']:,} bytes")
+        if file_sha256(file) != entry["sha256"]:
+            raise CheckpointError(f"{file}: its SHA-256 differs from the manifest: damaged")
+    return checkpoint
+
+
+def find_start(run: RunConfig, *, resume: bool, auto_resume: bool = False) -> Path | None:
+    """The checkpoint from which a run goes on; None: it starts.
+
+    Raises:
+        RunError: There is nothing to resume, or a fresh run would mix with an earlier one.
+    """
+    output = run.train.output
+    existing = list_checkpoints(output)
+    if resume or (auto_resume and existing):
+        return find_checkpoint(output)
+    if existing:
+        raise RunError(
+            f"train.output {output} already holds {existing[-1].name}; expected an empty "
+            "directory. Give --resume to go on, or another train.output"
+        )
+    return None
+
+
+def check_run(run: RunConfig, num_ranks: int) -> None:
+    """Find, before any rank starts, what would stop all of them.
+
+    Raises:
+        RunError: The batch does not divide over the ranks, or the tokenizer is another one.
+        DataError: A dataset is missing or unreadable.
+    """
+    check_batch(run, num_ranks)
+    if not run.data.datasets:
+        raise RunError('data.datasets is empty; expected for example [{ path = "data/train" }]')
+    for path in [*(dataset.path for dataset in run.data.datasets), run.data.valid]:
+        if path:
+            check_tokenizer(run, load_manifest(path, run.data.storage).tokenizer.fingerprint)
+
+
+def check_batch(run: RunConfig, num_ranks: int) -> None:
+    """Refuse a global batch that the ranks cannot share equally.
+
+    Raises:
+        RunError: Names the nearest sizes that work.
+    """
+    batch, micro = run.train.global_batch_size, run.train.micro_batch_size
+    unit = micro * num_ranks
+    if batch % unit:
+        below, above = batch // unit * unit, (batch // unit + 1) * unit
+        near = f"{below} or {above}" if below else str(above)
+        raise RunError(
+            f"train.global_batch_size is {batch}; expected a multiple of train.micro_batch_size x "
+            f"ranks = {micro} x {num_ranks}, for example {near}"
+        )
+
+
+def check_tokenizer(run: RunConfig, fingerprint: str) -> Path | None:
+    """The run's tokenizer, to keep in checkpoints; None for bytes.
+
+    Args:
+        run: Names the tokenizer and the model's vocabulary.
+        fingerprint: Of the tokenizer that made the shards.
+
+    Raises:
+        RunError: It is another tokenizer, or the model's vocabulary is too small for it.
+    """
+    tokenizer = load_tokenizer(run.data.tokenizer)
+    if tokenizer.fingerprint != fingerprint:
+        raise RunError(
+            f"data.tokenizer {run.data.tokenizer} has fingerprint {tokenizer.fingerprint[:12]}; "
+            f"expected that of the shards, {fingerprint[:12]}"
+        )
+    if tokenizer.vocab_size > run.model.vocab_size:
+        raise RunError(
+            f"model.vocab_size is {run.model.vocab_size}; expected at least the tokenizer's "
+            f"{tokenizer.vocab_size}"
+        )
+    return None if tokenizer.kind == "byte" else Path(tokenizer.path)
+
+
+def tokenizer_path(checkpoint: Path) -> str:
+    """What to give `load_tokenizer` for a checkpoint: a file, a folder or 'byte'."""
+    for name in ("tokenizer.model", "tokenizer"):
+        if (checkpoint / name).exists():
+            return str(checkpoint / name)
+    return "byte"
+
+
+def file_sha256(file: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
