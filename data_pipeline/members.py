@@ -3,11 +3,13 @@
 import tarfile
 from collections.abc import Iterator
 from pathlib import PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from data_pipeline.config import StorageConfig
 from data_pipeline.errors import DataError
 from data_pipeline.opening import open_stream
+
+_DRAIN_BYTES = 1 << 20
 
 
 def check_member(url: str, name: str, config: StorageConfig) -> None:
@@ -31,15 +33,40 @@ def members(url: str, stream: BinaryIO, config: StorageConfig) -> Iterator[tuple
     Raises:
         DataError: An unsafe name, or the stream is not a whole tar file.
     """
+    counted = _Counting(stream)
+    end = 0
     try:
-        with tarfile.open(fileobj=stream, mode="r|") as tar:
+        with tarfile.open(fileobj=cast(BinaryIO, counted), mode="r|") as tar:
             for info in tar:
                 check_member(url, info.name, config)
+                end = info.offset_data + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                 file = tar.extractfile(info)
                 if file is not None:
                     yield info.name, info.offset_data, file.read()
     except (tarfile.TarError, EOFError) as error:
         raise DataError(f"{url}: cut short or not a tar file ({error})") from error
+    # tarfile takes a cut between two members, or inside a header, for the end.
+    if counted.drain() < end + tarfile.BLOCKSIZE:
+        raise DataError(f"{url}: cut short; expected the end of the archive after byte {end}")
+
+
+class _Counting:
+    """Counts the bytes that are read from a stream."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._count = 0
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self._count += len(data)
+        return data
+
+    def drain(self) -> int:
+        """Read to the end and return the number of all bytes."""
+        while self.read(_DRAIN_BYTES):
+            pass
+        return self._count
 
 
 def samples(url: str, config: StorageConfig) -> Iterator[dict[str, bytes]]:
