@@ -27,7 +27,8 @@ def init_ranks() -> Ranks:
 
     nccl between GPUs, gloo otherwise.
     """
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    # DeepSpeed asks for it even where torchrun did not start this process
+    local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)
         device = torch.device("cuda", local_rank)

@@ -1,0 +1,86 @@
+"""Fixtures that several kinds of tests share."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.build import build
+from data_pipeline.config import BuildConfig, TokenizerTrainConfig
+from data_pipeline.tokenizer_train import train_tokenizer
+
+
+class SmallCorpus:
+    """A corpus that is built in a second: the source of the standard library's json package.
+
+    Attributes:
+        tokenizer: A SentencePiece model.
+        train, valid: Folders with manifests.
+    """
+
+    def __init__(self, folder: Path):
+        source = str(Path(json.__file__).parent / "*.py")
+        self.tokenizer = folder / "tokenizer.model"
+        config = TokenizerTrainConfig(inputs=(source,), output=str(self.tokenizer), vocab_size=512)
+        train_tokenizer(config)
+        data = folder / "data"
+        build(
+            BuildConfig(
+                sources=(source,),
+                tokenizer=str(self.tokenizer),
+                output=str(data),
+                valid_fraction=0.3,
+            )
+        )
+        self.train, self.valid = data / "train", data / "valid"
+
+    def run_file(self, path: Path, **train: object) -> Path:
+        """Write a run of a tiny model on this corpus, with output beside the file."""
+        values = {
+            "output": str(path.parent / "run"),
+            "steps": 6,
+            "global_batch_size": 4,
+            "micro_batch_size": 1,
+            "validate_every": 3,
+            "wandb": "disabled",
+        } | train
+        table = "\n".join(f"{key} = {json.dumps(value)}" for key, value in values.items())
+        path.write_text(
+            f"""
+[model]
+vocab_size = 512
+dim = 32
+num_layers = 2
+num_heads = 4
+conv_heads = [2]
+num_modes = 4
+conv_chunk = 32
+recall_chunk = 16
+ffn_dim = 48
+
+[data]
+datasets = [{{ path = {json.dumps(str(self.train))} }}]
+valid = {json.dumps(str(self.valid))}
+tokenizer = {json.dumps(str(self.tokenizer))}
+sequence_length = 96
+
+[optim]
+warmup_steps = 2
+
+[train]
+{table}
+
+[checkpoint]
+every = 3
+
+[launch]
+processes = 2
+""",
+            encoding="utf-8",
+        )
+        return path
+
+
+@pytest.fixture(scope="session")
+def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> SmallCorpus:
+    return SmallCorpus(tmp_path_factory.mktemp("corpus"))

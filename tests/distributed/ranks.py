@@ -1,0 +1,51 @@
+"""Real processes with real collectives: gloo, a file for rendezvous, no ports."""
+
+import os
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+
+def run_ranks(
+    function: Callable[..., None], world_size: int, folder: Path, *arguments: Any
+) -> None:
+    """Call function(rank, *arguments) in `world_size` processes that share a gloo group.
+
+    Args:
+        function: Importable by name; results go into files.
+        world_size: Number of processes.
+        folder: For the rendezvous file; used for one call only.
+        arguments: Picklable.
+
+    Raises:
+        ProcessRaisedException: A rank failed; carries its traceback.
+    """
+    rendezvous = folder / f"rendezvous-{world_size}"
+    mp.spawn(_rank, (world_size, str(rendezvous), function, arguments), nprocs=world_size)
+
+
+def _rank(
+    rank: int,
+    world_size: int,
+    rendezvous: str,
+    function: Callable[..., None],
+    arguments: tuple[Any, ...],
+) -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world_size
+    )
+    try:
+        function(rank, *arguments)
+    except BaseException:
+        # the parent shows one rank's error; this one may be the cause
+        traceback.print_exc()
+        raise
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,55 @@
+"""Run files: what is read is what was written, and every mistake is named."""
+
+from pathlib import Path
+
+import pytest
+
+from pretrain.config import RunConfig
+from pretrain.errors import RunError
+from pretrain.run_directory import check_batch
+from pretrain.run_file import dump_run, load_run
+
+RECIPES = sorted((Path(__file__).parents[3] / "pretrain" / "recipes").glob("*.toml"))
+
+
+def _write(folder: Path, text: str) -> Path:
+    path = folder / "run.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_resolved_run_is_a_run_file(recipe: Path, tmp_path: Path) -> None:
+    run = load_run(recipe)
+    assert load_run(_write(tmp_path, dump_run(run))) == run
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[train]\nstep = 3", r"unknown key train\.step \(did you mean steps\?\)"),
+        ("[trian]", r"unknown key trian \(did you mean train\?\)"),
+        ("[model]\ndim = 'big'", r"model\.dim: .*valid integer.*found 'big'"),
+        ("[parallel]\nzero_stage = 4", r"parallel\.zero_stage: .*found 4"),
+        ("[model]\ndim = 10", "model: dim must be a multiple of num_heads, got dim=10"),
+        ("[train]\nglobal_batch_size = 6", "got 6 and 4"),
+        ("[train]\nsteps = 20", "warmup_steps must be smaller than train.steps, got 50 and 20"),
+        ("[model\n", "not a TOML file: "),
+    ],
+)
+def test_a_wrong_key_is_named(text: str, message: str, tmp_path: Path) -> None:
+    path = _write(tmp_path, text)
+    with pytest.raises(RunError, match=message) as error:
+        load_run(path)
+    assert str(path) in str(error.value)
+
+
+def test_a_missing_run_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="absent.toml: no such run file"):
+        load_run(tmp_path / "absent.toml")
+
+
+def test_a_batch_that_does_not_divide_names_the_nearest_that_do() -> None:
+    with pytest.raises(RunError, match="is 8; expected .* = 4 x 3, for example 12"):
+        check_batch(RunConfig(), 3)
+    check_batch(RunConfig(), 2)
