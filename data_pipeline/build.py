@@ -20,12 +20,18 @@ from data_pipeline.cleaning import Counts
 from data_pipeline.config import BuildConfig
 from data_pipeline.errors import DataError
 from data_pipeline.extract import extract_part, is_finished, load_record
-from data_pipeline.manifest import INDEX_NAME, dump_manifest, index_header, make_manifest
+from data_pipeline.manifest import (
+    INDEX_NAME,
+    ShardEntry,
+    dump_manifest,
+    index_header,
+    make_manifest,
+)
 from data_pipeline.manifest import NAME as MANIFEST_NAME
 from data_pipeline.planning import SPLITS, ShardTask, choose_documents, plan_shards
 from data_pipeline.pool import run_tasks
 from data_pipeline.report import BuildReport, SplitReport, describe_split, load_report
-from data_pipeline.shard_writer import index_file, load_entry, write_shard
+from data_pipeline.shard_writer import load_finished, write_shard
 from data_pipeline.sources import Part, SourceFile, plan_parts, source_files
 from data_pipeline.tokenizer import Tokenizer, load_tokenizer
 
@@ -143,18 +149,26 @@ def _write_shards(
 ) -> dict[str, SplitReport]:
     """Write the shards that are missing, and a manifest per split."""
     output = work.parent
-    missing = [task for task in shards if load_entry(work, output / task.split, task) is None]
+    missing = [task for task in shards if load_finished(work, output / task.split, task) is None]
     tasks = [(config.tokenizer, tokenizer.fingerprint, task, work) for task in missing]
     run_tasks("tokenize", write_shard, tasks, config.num_processes)
     splits: dict[str, SplitReport] = {}
     for split in SPLITS:
+        # Read twice, since the rows of all shards may not fit into memory.
         written = [task for task in shards if task.split == split]
-        entries = [load_entry(work, output / split, task) for task in written]
-        manifest = make_manifest(tokenizer, [entry for entry in entries if entry is not None])
+        entries = [entry for entry, _ in _finished(written, work)]
+        manifest = make_manifest(tokenizer, entries)
         with write_atomically(output / split / INDEX_NAME) as file:
             file.write(index_header(manifest.samples))
-            for task in written:
-                file.write(index_file(work, task).read_bytes())
+            file.writelines(rows for _, rows in _finished(written, work))
         write_text_atomically(output / split / MANIFEST_NAME, dump_manifest(manifest))
         splits[split] = describe_split(manifest)
     return splits
+
+
+def _finished(tasks: list[ShardTask], work: Path) -> Iterator[tuple[ShardEntry, bytes]]:
+    for task in tasks:
+        found = load_finished(work, work.parent / task.split, task)
+        if found is None:
+            raise DataError(f"{task.name}: it was written and is gone; expected no other writer")
+        yield found

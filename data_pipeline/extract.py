@@ -16,8 +16,8 @@ from data_pipeline.duplicates import document_hash, signature
 from data_pipeline.readers import Document, Reader
 from data_pipeline.sources import Part
 
-# Rows are written in groups of this size, so a stage never holds more than one.
-_GROUP_BYTES = 8 << 20
+# Rows are written in groups of this size: a stage holds one, and a small shard reads few.
+_GROUP_BYTES = 1 << 20
 _SCHEMA = pa.schema(
     [
         ("text", pa.large_string()),

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from pyarrow import parquet
 
-from data_pipeline.atomic import write_atomically, write_text_atomically
+from data_pipeline.atomic import write_atomically
 from data_pipeline.extract import part_file
 from data_pipeline.manifest import ShardEntry, pack_rows
 from data_pipeline.planning import ShardTask
@@ -52,23 +52,19 @@ class TarWriter:
         return self._sha256.hexdigest()
 
 
-def record_file(work: Path, task: ShardTask) -> Path:
-    """Return where the manifest's entry of a shard waits; it marks the shard as finished."""
-    return work / f"{task.split}-{task.index:06d}.json"
+def _record_file(work: Path, task: ShardTask) -> Path:
+    """Return what marks a shard as finished: its manifest entry, and its rows of the index."""
+    return work / f"{task.split}-{task.index:06d}.shard"
 
 
-def index_file(work: Path, task: ShardTask) -> Path:
-    """Return where the shard's rows of the index wait."""
-    return work / f"{task.split}-{task.index:06d}.index"
-
-
-def load_entry(work: Path, folder: Path, task: ShardTask) -> ShardEntry | None:
-    """Return the entry of a finished shard, None while it is not finished."""
-    record, shard = record_file(work, task), folder / task.name
+def load_finished(work: Path, folder: Path, task: ShardTask) -> tuple[ShardEntry, bytes] | None:
+    """Return the entry and the index rows of a finished shard, None while it is not finished."""
+    record, shard = _record_file(work, task), folder / task.name
     if not (record.is_file() and shard.is_file()):
         return None
-    entry = ShardEntry.model_validate_json(record.read_bytes())
-    return entry if entry.size == shard.stat().st_size else None
+    line, rows = record.read_bytes().split(b"\n", 1)
+    entry = ShardEntry.model_validate_json(line)
+    return (entry, rows) if entry.size == shard.stat().st_size else None
 
 
 @functools.lru_cache(maxsize=1)
@@ -85,35 +81,37 @@ def write_shard(tokenizer_path: str, fingerprint: str, task: ShardTask, work: Pa
         DataError: The disk is full.
     """
     tokenizer = _tokenizer(tokenizer_path, fingerprint)
-    folder = work.parent / task.split
-    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
-    index: list[tuple[int, int, int]] = []
-    with write_atomically(folder / task.name) as file:
+    with write_atomically(work.parent / task.split / task.name) as file:
         tar = TarWriter(file)
-        for number, row in enumerate(_rows(task, work), task.first):
-            ids = [tokenizer.bos_id, *tokenizer.encode(row["text"]), tokenizer.eos_id]
-            tokens = _npy(np.array(ids, dtype=dtype))
-            text_bytes = row["text_bytes"]
-            metadata = {key: row[key] for key in ("source", "language", "text_bytes")}
-            key = f"{number:012d}"
-            tar.add(f"{key}.json", json.dumps(metadata, ensure_ascii=False).encode())
-            header = len(tokens) - len(ids) * dtype().itemsize
-            index.append((tar.add(f"{key}.tokens.npy", tokens) + header, len(ids), text_bytes))
+        index = np.array(list(_write_documents(tar, tokenizer, task, work)), dtype=np.int64)
         sha256 = tar.close()
-    table = np.array(index, dtype=np.int64)
-    rows = pack_rows(table)
-    with write_atomically(index_file(work, task)) as file:
-        file.write(rows)
+    rows = pack_rows(index)
     entry = ShardEntry(
         name=task.name,
         samples=len(index),
-        tokens=int(table[:, 1].sum()),
-        text_bytes=int(table[:, 2].sum()),
+        tokens=int(index[:, 1].sum()),
+        text_bytes=int(index[:, 2].sum()),
         size=tar.size,
         sha256=sha256,
         index_crc32=zlib.crc32(rows),
     )
-    write_text_atomically(record_file(work, task), entry.model_dump_json())
+    with write_atomically(_record_file(work, task)) as file:
+        file.write(entry.model_dump_json().encode() + b"\n" + rows)
+
+
+def _write_documents(
+    tar: TarWriter, tokenizer: Tokenizer, task: ShardTask, work: Path
+) -> Iterator[tuple[int, int, int]]:
+    """Write the documents of a shard and yield their rows of the index."""
+    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
+    for number, row in enumerate(_rows(task, work), task.first):
+        ids = [tokenizer.bos_id, *tokenizer.encode(row["text"]), tokenizer.eos_id]
+        data = _npy(np.array(ids, dtype=dtype))
+        metadata = {key: row[key] for key in ("source", "language", "text_bytes")}
+        key = f"{number:012d}"
+        tar.add(f"{key}.json", json.dumps(metadata, ensure_ascii=False).encode())
+        header = len(data) - len(ids) * dtype.itemsize
+        yield tar.add(f"{key}.tokens.npy", data) + header, len(ids), row["text_bytes"]
 
 
 def _npy(tokens: Any) -> bytes:

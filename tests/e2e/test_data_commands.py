@@ -31,13 +31,11 @@ def digests(output: Path) -> dict[str, str]:
 
 def finished_shards(output: Path) -> dict[Path, int]:
     """Return the shards whose record says that they are finished, and when they were written."""
-    records = (output / ".work").glob("*-*.json")
     found = {}
-    for record in records:
+    for record in (output / ".work").glob("*.shard"):
         split, number = record.stem.split("-")
-        if split != "part":
-            shard = output / split / f"shard-{number}.tar"
-            found[shard] = shard.stat().st_mtime_ns
+        shard = output / split / f"shard-{number}.tar"
+        found[shard] = shard.stat().st_mtime_ns
     return found
 
 
