@@ -1,10 +1,11 @@
-"""Starting the ranks of a run on this machine with torchrun."""
+"""Starting the ranks of a run on this machine."""
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from launch.config import LaunchConfig
+from launch.torchrun import torchrun_command
 
 
 def local_command(run_file: Path, config: LaunchConfig, arguments: Sequence[str] = ()) -> list[str]:
@@ -15,20 +16,20 @@ def local_command(run_file: Path, config: LaunchConfig, arguments: Sequence[str]
         config: Number of processes.
         arguments: Further arguments of `resonance pretrain`.
     """
-    return [
+    return torchrun_command(
         sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={config.processes}",
-        "--module",
-        "pretrain.cli",
-        "pretrain",
-        str(run_file),
-        *arguments,
-    ]
+        ["--standalone"],
+        run_file,
+        processes=config.processes,
+        max_restarts=config.max_restarts,
+        arguments=arguments,
+    )
 
 
-def local_environment(config: LaunchConfig) -> dict[str, str]:
-    """What the ranks' environment holds beyond this process's own."""
-    return {"OMP_NUM_THREADS": str(config.threads)}
+def rank_environment(config: LaunchConfig) -> dict[str, str]:
+    """What the ranks' environment holds beyond the one that they inherit."""
+    environment = {"OMP_NUM_THREADS": str(config.threads)}
+    if config.network_interface:
+        environment["GLOO_SOCKET_IFNAME"] = config.network_interface
+        environment["NCCL_SOCKET_IFNAME"] = config.network_interface
+    return {**environment, **config.environment}

@@ -13,11 +13,12 @@ from pydantic import BaseModel
 
 import data_pipeline.config as data_config
 from data_pipeline.errors import DataError
-from pretrain import commands
+from launch.errors import LaunchError
+from pretrain import commands, launch_commands
 from pretrain.errors import RunError
 from pretrain.run_file import load_run
 
-USER_ERRORS = (DataError, RunError, OSError)
+USER_ERRORS = (DataError, LaunchError, RunError, OSError)
 
 
 class Command(NamedTuple):
@@ -44,7 +45,9 @@ COMMANDS = {
     "evaluate": Command(commands.EvaluateCommand, "pretrain.evaluate", "evaluate"),
     "generate": Command(commands.GenerateCommand, "pretrain.generate", "generate"),
     "checkpoint export": Command(commands.ExportCommand, "pretrain.huggingface.export", "export"),
-    "launch local": Command(commands.LaunchLocalCommand, "pretrain.launching", "launch_local"),
+    "launch local": Command(
+        launch_commands.LaunchLocalCommand, "pretrain.launching", "launch_local"
+    ),
     "doctor": Command(commands.DoctorCommand, "pretrain.doctor", "doctor"),
 }
 

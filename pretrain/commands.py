@@ -67,11 +67,3 @@ class DoctorCommand(_Command):
     """Check this machine: versions, devices, shadowed packages, free disk, writable paths."""
 
     output: Path = Field(Path("runs"), description="Where runs are to be written.")
-
-
-class LaunchLocalCommand(_Command):
-    """Start every rank of a run on this machine with torchrun."""
-
-    run_file: tyro.conf.Positional[Path] = Field(description="The run, a TOML file.")
-    resume: bool = Field(False, description="Go on from the run's newest complete checkpoint.")
-    dry_run: bool = Field(False, description="Print the command instead of running it.")

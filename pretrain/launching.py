@@ -3,8 +3,8 @@
 import os
 import shlex
 
-from launch.local import local_command, local_environment
-from pretrain.commands import LaunchLocalCommand
+from launch.local import local_command, rank_environment
+from pretrain.launch_commands import LaunchLocalCommand
 from pretrain.run_directory import check_run, find_start
 from pretrain.run_file import load_run
 
@@ -20,8 +20,9 @@ def launch_local(command: LaunchLocalCommand) -> str:
     find_start(run, resume=command.resume)
     config = run.launch
     check_run(run, config.processes)
-    arguments = local_command(command.run_file, config, ["--resume"] if command.resume else [])
-    environment = local_environment(config)
+    # decided above; ranks that torchrun starts again go on from a checkpoint that is newer
+    arguments = local_command(command.run_file, config, ["--auto-resume"])
+    environment = rank_environment(config)
     if not command.dry_run:
         # torchrun takes this process's place: signals reach it, and its exit status is ours
         os.execvpe(arguments[0], arguments, {**os.environ, **environment})

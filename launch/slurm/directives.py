@@ -1,0 +1,66 @@
+"""The #SBATCH lines of a batch script."""
+
+import re
+
+from launch.config import LaunchConfig
+from launch.errors import LaunchError
+from launch.job import Job
+
+SAFE = re.compile(r"[A-Za-z0-9_./:=+,@-]")
+
+
+def directives(job: Job) -> list[str]:
+    """Every #SBATCH line of a job, in a fixed order.
+
+    Raises:
+        LaunchError: A path holds a line break, which no #SBATCH line can.
+    """
+    config, slurm = job.config, job.config.slurm
+    options = {
+        "job-name": job.name,
+        "nodes": config.nnodes.replace(":", "-"),
+        "ntasks-per-node": "1",
+        "cpus-per-task": str(slurm.cpus_per_node or ranks_per_node(config) * config.threads),
+        "gpus-per-node": _gpus(config),
+        "mem": slurm.memory,
+        "time": slurm.time_limit,
+        "deadline": slurm.deadline,
+        "partition": slurm.partition,
+        "account": slurm.account,
+        "qos": slurm.qos,
+        "reservation": slurm.reservation,
+        "constraint": slurm.constraint,
+        "exclude": ",".join(slurm.exclude),
+        "signal": f"B:USR1@{config.stop_lead_s}",
+        "open-mode": "append",
+        # Slurm expands % in log names: no path of ours is in there
+        "chdir": str(job.directory),
+        "output": "%x-%A_%a.log" if job.sweep else "%x-%j.log",
+    }
+    if job.sweep:
+        limit = f"%{slurm.array_limit}" if slurm.array_limit else ""
+        options["array"] = f"0-{len(job.run_files) - 1}{limit}"
+    lines = [f"#SBATCH --{key}={_quoted(key, value)}" for key, value in options.items() if value]
+    lines.append("#SBATCH --requeue" if slurm.max_requeues else "#SBATCH --no-requeue")
+    return [*lines, "#SBATCH --exclusive"] if slurm.exclusive else lines
+
+
+def ranks_per_node(config: LaunchConfig) -> int:
+    """One rank per GPU, or as many as on this machine."""
+    return config.slurm.gpus_per_node or config.processes
+
+
+def _gpus(config: LaunchConfig) -> str:
+    slurm = config.slurm
+    kind = f"{slurm.gpu_type}:" if slurm.gpu_type else ""
+    return f"{kind}{slurm.gpus_per_node}" if slurm.gpus_per_node else ""
+
+
+def _quoted(key: str, value: str) -> str:
+    """Quote as sbatch reads its lines: a backslash takes the next character as it is."""
+    if re.search(r"[\x00-\x1f\x7f]", value):
+        raise LaunchError(f"#SBATCH --{key}: expected no control characters, found {value!r}")
+    return "".join(
+        char if SAFE.match(char) or ord(char) > 127 or char == "%" else f"\\{char}"
+        for char in value
+    )

@@ -1,0 +1,183 @@
+"""The batch script of a run: a pure function of the job, so it is tested without Slurm.
+
+The script starts torchrun on every node, hands a request to stop on to the ranks, and afterwards
+asks `launch.slurm.decision` whether the run is finished, goes back into the queue or has failed.
+Every value that is not the script's own is quoted for the shell; `$NAME` is written here only.
+"""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+
+from launch.errors import LaunchError
+from launch.job import Job
+from launch.ledger import NAME as LEDGER
+from launch.local import rank_environment
+from launch.slurm.directives import directives, ranks_per_node
+from launch.torchrun import FAILURE_LOG, torchrun_command
+
+# Seconds that the other nodes' torchrun may go on after the first has ended.
+LAST_NODES_S = 300
+CHAIN = "chain"
+
+# Before the ranks start, so that no request to stop is missed.
+TRAP = """\
+step=
+stopped=0
+again=0
+stop() {
+    echo "resonance: asked to stop; the ranks save and leave"
+    stopped=1
+    again=1
+    if [[ -n $step ]]; then kill -USR1 "$step" || true; fi
+}
+trap stop USR1 TERM
+"""
+
+WAIT = """\
+step=$!
+status=0
+wait "$step" || status=$?
+# a trap ends wait early: only then is there more to wait for
+while ((again)); do
+    again=0
+    status=0
+    wait "$step" || status=$?
+done
+trap '' USR1 TERM
+"""
+
+DECIDE = """\
+state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) || state=UNKNOWN
+decision=$("${decide[@]}" "$status" "$stopped" "$state" "${SLURM_RESTART_COUNT:-0}" "$mode") ||
+    decision=stop
+echo "resonance: the ranks ended with status $status; now: $decision"
+case $decision in
+requeue)
+    scontrol requeue "$SLURM_JOB_ID"
+    # Slurm ends this script
+    sleep 600
+    ;;
+exclude\\ *)
+    bad=${decision#exclude }
+    if [[ $mode == chain ]]; then
+        squeue --noheader --name="$SLURM_JOB_NAME" --me --states=PENDING --format=%A |
+            while read -r id; do scontrol update JobId="$id" ExcNodeList="$bad"; done
+    else
+        next=$(sbatch --parsable --exclude="$bad" --dependency=afterany:"$SLURM_JOB_ID" \\
+            "${array[@]}" "$script")
+        echo "{\\"launcher\\": \\"slurm\\", \\"job\\": \\"${next%%;*}\\"}" >>"$ledger"
+    fi
+    ;;
+esac
+exit "$status"
+"""
+
+
+def batch_script(job: Job) -> str:
+    """The whole script, to be given to sbatch; `chain` as its argument makes it a chain's link.
+
+    Raises:
+        LaunchError: A path holds something that Slurm or the container cannot take.
+    """
+    return "\n".join(["#!/usr/bin/env bash", *directives(job), *_body(job), WAIT + DECIDE])
+
+
+def script_path(job: Job) -> PurePosixPath:
+    """Where the script is kept."""
+    return job.directory / "job.sh"
+
+
+def failure_log(job: Job) -> PurePosixPath:
+    """The log of failures, without the suffix that a sweep's task adds."""
+    return job.directory / "failures"
+
+
+def _body(job: Job) -> Iterator[str]:
+    config, slurm = job.config, job.config.slurm
+    # also ends the lines that sbatch reads: nothing below is a directive
+    yield "set -euo pipefail"
+    yield f"cd -- {_word(job.working_directory)}"
+    for module in slurm.modules:
+        yield f"module load {shlex.quote(module)}"
+    for name, value in rank_environment(config).items():
+        yield f"export {name}={shlex.quote(value)}"
+    task = '-"$SLURM_ARRAY_TASK_ID"' if job.sweep else ""
+    yield f"export {FAILURE_LOG}={_word(failure_log(job))}{task}"
+    yield "mode=${1:-single}"
+    yield f"script={_word(script_path(job))}"
+    yield f"ledger={_word(job.directory / LEDGER)}"
+    yield 'array=(--array="$SLURM_ARRAY_TASK_ID")' if job.sweep else "array=()"
+    run_file = f"{_word(job.directory / 'run')}{task}.toml"
+    yield f"run_file={run_file}"
+    yield 'first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
+    yield f"port={config.port or '$((20000 + SLURM_JOB_ID % 20000))'}"
+    limits = (slurm.max_requeues, slurm.max_failures, slurm.exclude_after)
+    decide = [job.python, "-m", "launch.slurm.decision", *map(str, limits), *slurm.exclude]
+    yield f"decide=({shlex.join(decide)})"
+    yield TRAP
+    yield _lines(["srun", *_srun_options(job), *_in_container(job), *_torchrun(job)]) + " &"
+
+
+def _srun_options(job: Job) -> list[str]:
+    slurm = job.config.slurm
+    options = [
+        "--ntasks-per-node=1",
+        '--cpus-per-task="$SLURM_CPUS_PER_TASK"',
+        "--kill-on-bad-exit=0",
+        f"--wait={LAST_NODES_S}",
+    ]
+    if slurm.container == "pyxis":
+        options.append(f"--container-image={shlex.quote(slurm.image)}")
+        options.append(f"--container-mounts={shlex.quote(','.join(_mounts(job)))}")
+        options.append(f"--container-workdir={_word(job.working_directory)}")
+    return options
+
+
+def _in_container(job: Job) -> list[str]:
+    slurm = job.config.slurm
+    if slurm.container != "apptainer":
+        return []
+    device = ["--nv"] if slurm.gpus_per_node else []
+    mounts = [f"--bind={shlex.quote(mount)}" for mount in _mounts(job)]
+    workdir = f"--pwd={_word(job.working_directory)}"
+    return ["apptainer", "exec", *device, *mounts, workdir, shlex.quote(slurm.image)]
+
+
+def _mounts(job: Job) -> list[str]:
+    own = dict.fromkeys(map(str, (job.working_directory, job.directory, job.output)))
+    for path in own:
+        if ":" in path or "," in path:
+            raise LaunchError(f"a container cannot mount a path with ':' or ',', found {path!r}")
+    return [*(f"{path}:{path}" for path in own), *job.config.slurm.mounts]
+
+
+def _torchrun(job: Job) -> list[str]:
+    config = job.config
+    nodes = f"{config.min_nodes}:" if ":" in config.nnodes else ""
+    python = job.python if config.slurm.container == "none" else config.slurm.container_python
+    words = torchrun_command(
+        python,
+        ["NODES", "--rdzv-backend=c10d", "ENDPOINT", "ID"],
+        PurePosixPath("RUN_FILE"),
+        processes=ranks_per_node(config),
+        max_restarts=config.max_restarts,
+        arguments=["--auto-resume"],
+    )
+    variables = {
+        "NODES": f'--nnodes={nodes}"$SLURM_NNODES"',
+        "ENDPOINT": '--rdzv-endpoint="$first:$port"',
+        "ID": '--rdzv-id="$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}"',
+        "RUN_FILE": '"$run_file"',
+    }
+    return [shlex.quote(words[0]), *(variables.get(word, shlex.quote(word)) for word in words[1:])]
+
+
+def _word(path: PurePosixPath) -> str:
+    if "\0" in str(path):
+        raise LaunchError(f"expected a path without NUL characters, found {str(path)!r}")
+    return shlex.quote(str(path))
+
+
+def _lines(words: Sequence[str]) -> str:
+    return " \\\n    ".join(words)

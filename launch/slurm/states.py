@@ -1,0 +1,101 @@
+"""Jobs and nodes as Slurm's JSON describes them, in the dialects of 22.05 and of 24.11.
+
+22.05 writes plain numbers and one word for a state; 24.11 writes `{set, infinite, number}` and
+lists of words.
+"""
+
+import json
+from typing import Any, NamedTuple
+
+from launch.errors import LaunchError
+
+ENDED = frozenset(
+    {
+        "BOOT_FAIL",
+        "CANCELLED",
+        "COMPLETED",
+        "DEADLINE",
+        "FAILED",
+        "NODE_FAIL",
+        "OUT_OF_MEMORY",
+        "TIMEOUT",
+    }
+)
+
+
+class JobState(NamedTuple):
+    """One job, or one task of an array.
+
+    Attributes:
+        job: Number; of an array's task ARRAY_TASK.
+        name: Of the job.
+        state: RUNNING, PENDING, COMPLETED, ...
+        reason: Why it waits, or empty.
+        nodes: Host list, or empty.
+        status: Exit status; None while there is none.
+        requeues: How often it went back into the queue.
+    """
+
+    job: str
+    name: str
+    state: str
+    reason: str
+    nodes: str
+    status: int | None
+    requeues: int
+
+    @property
+    def ended(self) -> bool:
+        """Whether it will not run again by itself."""
+        return self.state in ENDED
+
+
+def parse_jobs(text: str) -> list[JobState]:
+    """Read the output of `squeue --json` or `sacct --json`.
+
+    Raises:
+        LaunchError: It is not JSON, or has no jobs in it.
+    """
+    try:
+        jobs = json.loads(text)["jobs"]
+        return [_parse_job(job) for job in jobs]
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise LaunchError(f"Slurm's JSON has another form than expected: {error!r}") from error
+
+
+def _parse_job(job: dict[str, Any]) -> JobState:
+    # sacct puts state and reason, and both numbers of an array, into tables of their own
+    state = job["state"] if "state" in job else {"current": job["job_state"]}
+    array = job.get("array", {})
+    array_job = _number(job.get("array_job_id", array.get("job_id")))
+    task = _number(job.get("array_task_id", array.get("task_id")))
+    number = str(job["job_id"]) if not array_job or task is None else f"{array_job}_{task}"
+    word = _word(state["current"])
+    reason = job.get("state_reason", state.get("reason", ""))
+    return JobState(
+        job=number,
+        name=job.get("name", ""),
+        state=word,
+        reason="" if reason == "None" else reason,
+        nodes=job.get("nodes") or "",
+        status=_exit_status(job.get("exit_code")) if word in ENDED else None,
+        requeues=_number(job.get("restart_cnt")) or 0,
+    )
+
+
+def _word(value: str | list[str]) -> str:
+    """One state: the last word of a list says what is happening to the first."""
+    return value if isinstance(value, str) else value[0]
+
+
+def _number(value: Any) -> int | None:
+    if isinstance(value, dict):
+        return int(value["number"]) if value["set"] else None
+    return None if value is None else int(value)
+
+
+def _exit_status(value: Any) -> int | None:
+    if isinstance(value, dict):
+        return _number(value.get("return_code"))
+    # as wait(2) reports it: the status is in the high byte
+    return None if value is None else int(value) >> 8

@@ -1,0 +1,63 @@
+"""Kinds of value that end up in batch scripts and manifests, and what each may hold.
+
+A value is either of a kind that needs no quoting anywhere (a name, a list of hosts) and refused
+otherwise, or it is free text (a path, an environment variable), and then every renderer quotes it.
+"""
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+# A DNS label short enough that Kubernetes can append an index to it and still have 63 characters.
+JOB_NAME = r"^[a-z]([a-z0-9-]{0,50}[a-z0-9])?$"
+DNS_SUBDOMAIN = r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?)?$"
+LABEL_VALUE = r"^([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?$"
+LABEL_KEY = (
+    r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$"
+)
+QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
+VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
+SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL")
+
+
+def _no_control(value: str) -> str:
+    found = re.search(r"[\x00-\x1f\x7f]", value)
+    if found:
+        raise ValueError(f"expected no control characters, found {found[0]!r} in {value!r}")
+    return value
+
+
+def _environment(table: dict[str, str]) -> dict[str, str]:
+    for name, value in table.items():
+        if not re.fullmatch(VARIABLE, name):
+            raise ValueError(f"expected names of letters, digits and underscores, found {name!r}")
+        if any(word in name.upper() for word in SECRET_WORDS):
+            raise ValueError(
+                f"{name} looks like a secret, and batch scripts and manifests are no place for "
+                "one: set it in the environment that submits (Slurm passes it on), or name a "
+                "Secret in launch.kubernetes.secret"
+            )
+        if "\0" in value:
+            raise ValueError(f"{name}: expected no NUL characters, found {value!r}")
+    return table
+
+
+# Slurm's own names (partition, account, host list): nothing that a shell or sbatch would act on.
+SlurmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@+-]*$")]
+SlurmList = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,&|()*\[\]-]*$")]
+HostPattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.,\[\]-]*[A-Za-z0-9\]])?$")]
+# One line of free text: quoted by every renderer.
+Line = Annotated[str, AfterValidator(_no_control)]
+Environment = Annotated[dict[str, str], AfterValidator(_environment)]
+JobName = Annotated[str, Field(pattern=rf"{JOB_NAME}|^$")]
+Subdomain = Annotated[str, Field(pattern=DNS_SUBDOMAIN)]
+LabelKey = Annotated[str, Field(pattern=LABEL_KEY)]
+LabelValue = Annotated[str, Field(pattern=LABEL_VALUE)]
+Quantity = Annotated[str, Field(pattern=QUANTITY)]
+
+
+def name_of(text: str) -> str:
+    """A job name that Slurm and Kubernetes both take, made of any text (such as a path's end)."""
+    name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-0123456789")
+    return name[:52].rstrip("-") or "run"

@@ -1,0 +1,92 @@
+"""torchrun for runs that are asked to stop and come back later: every launcher starts this.
+
+It takes torchrun's arguments. Two things differ from torchrun, which on its own kills ranks 30
+seconds after SIGTERM, dies of SIGUSR1 and restarts ranks that have left on request:
+
+- SIGTERM and SIGUSR1 are handed on to the ranks, and then their end is waited for. Whoever sends
+  them (Slurm, Kubernetes) sets the time limit.
+- Ranks that then end, or that exit with REQUEUE_STATUS at any time, are not restarted, and this
+  process exits with REQUEUE_STATUS unless they finished.
+"""
+
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from torch.distributed import run as torchrun
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
+from torch.distributed.launcher import api
+
+from launch.torchrun import FAILURE_LOG, REQUEUE_STATUS
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class StoppableAgent(LocalElasticAgent):
+    """torchrun's supervisor of one machine's ranks.
+
+    State beyond torchrun's: `stopping`, set once by a signal.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.stopping = False
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._hand_on)
+
+    def _hand_on(self, number: int, _frame: FrameType | None) -> None:
+        self.stopping = True
+        if self._pcontext is None:
+            # still waiting for other machines: nothing to save
+            sys.exit(REQUEUE_STATUS)
+        for pid in self._pcontext.pids().values():
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue
+
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        result = super()._monitor_workers(worker_group)
+        if result.is_failed():
+            statuses = [failure.exitcode for failure in result.failures.values()]
+            if self.stopping or REQUEUE_STATUS in statuses:
+                self._remaining_restarts = 0
+                raise SystemExit(REQUEUE_STATUS)
+            _note_failure(statuses, worker_group.spec.rdzv_handler.get_run_id())
+        return result
+
+
+def _note_failure(statuses: Sequence[int], attempt: str) -> None:
+    """Append `time host status attempt` to the failure log, for a rank that died by itself."""
+    path = os.environ.get(FAILURE_LOG)
+    own = [status for status in statuses if status != -signal.SIGTERM]
+    if path and own:
+        line = f"{time.time():.3f} {socket.gethostname()} {min(own)} {attempt}\n"
+        with Path(path).open("a", encoding="utf-8") as log:
+            log.write(line)
+
+
+@record
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the ranks of this machine; exits with REQUEUE_STATUS when the run is to be continued."""
+    # launch_agent takes the class from its module, and offers no other way to choose it
+    api.LocalElasticAgent = StoppableAgent  # type: ignore[misc]
+    options = torchrun.parse_args(list(sys.argv[1:] if arguments is None else arguments))
+    options.signals_to_handle = "SIGINT,SIGHUP,SIGQUIT"
+    try:
+        torchrun.run(options)
+    except ChildFailedError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
