@@ -67,6 +67,22 @@ def deepspeed_config(run: RunConfig, ranks: Ranks) -> dict[str, Any]:
     }
 
 
+def step_engine(engine: Any) -> float:
+    """`engine.step()`; returns the gradient's norm before clipping, NaN before the last micro-batch.
+
+    Without ZeRO, DeepSpeed clips float32 gradients but keeps no norm: it is taken here.
+    """
+    boundary = engine.is_gradient_accumulation_boundary()
+    norm = None
+    if boundary and engine.zero_optimization_stage() == 0:
+        gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+    engine.step()
+    if not boundary:
+        return math.nan
+    return float(engine.get_global_grad_norm() if norm is None else norm)
+
+
 def uses_bf16(run: RunConfig, device: torch.device) -> bool:
     """Whether matrix products run in bfloat16.
 

@@ -17,7 +17,7 @@ from pretrain.checkpoint import load_engine, save_checkpoint
 from pretrain.commands import PretrainCommand
 from pretrain.config import RunConfig
 from pretrain.distributed import Ranks, init_ranks, summed
-from pretrain.engine import build_engine, uses_bf16
+from pretrain.engine import build_engine, step_engine, uses_bf16
 from pretrain.errors import RunError
 from pretrain.loss import batch_loss, count_labels, valid_loss
 from pretrain.metrics import Metrics
@@ -107,9 +107,13 @@ class Trainer:
         step is the same however its rows are spread.
         """
         batches = [batch.to(self.ranks.device) for batch in batches]
-        rows = [batch.tokens.numel() for batch in batches]
-        own = [float(sum(count_labels(batch) for batch in batches)), float(sum(rows))]
-        num_labels, num_tokens = summed(list(own), self.ranks.device)
+        num_labels, num_tokens = summed(
+            [
+                float(sum(count_labels(batch) for batch in batches)),
+                float(sum(batch.tokens.numel() for batch in batches)),
+            ],
+            self.ranks.device,
+        )
         total = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         # DeepSpeed divides by accumulation steps and ranks; this undoes it
         scale = len(batches) * self.ranks.world_size / max(num_labels, 1.0)
@@ -118,7 +122,7 @@ class Trainer:
             total += loss.detach()
             self.engine.backward(loss * scale)
             learning_rate = self.engine.get_lr()[0]
-            self.engine.step()
+            grad_norm = step_engine(self.engine)
         (loss_sum,) = summed([total], self.ranks.device)
         self.step += 1
         self.tokens += int(num_tokens)
@@ -133,7 +137,7 @@ class Trainer:
             "tokens": self.tokens,
             "step_tokens": int(num_tokens),
             "loss": mean,
-            "grad_norm": float(self.engine.get_global_grad_norm()),
+            "grad_norm": grad_norm,
             "learning_rate": learning_rate,
         }
 

@@ -62,9 +62,11 @@ def test_layout_equals_one_rank(
     assert [record["loss"] for record in found] == pytest.approx(
         [record["loss"] for record in expected], rel=1e-5
     )
-    # Adam hides a wrong scale of the gradient; its norm does not
+    # Adam hides a wrong scale of the gradient; its norm does not. Only the first step's gradient
+    # is taken at equal parameters: Adam divides rounding errors by tiny second moments.
+    assert found[0]["grad_norm"] == pytest.approx(expected[0]["grad_norm"], rel=1e-5)
     assert [record["grad_norm"] for record in found] == pytest.approx(
-        [record["grad_norm"] for record in expected], rel=1e-4
+        [record["grad_norm"] for record in expected], rel=1e-3
     )
     assert found_valid == pytest.approx(expected_valid, rel=1e-5)
 
