@@ -13,7 +13,7 @@ from data_pipeline.config import DataConfig
 from data_pipeline.errors import DataError
 from data_pipeline.mixture import Mixture, StreamState
 from data_pipeline.order import Stretch
-from data_pipeline.stream import Integers, PackedDataset, Windows, empty_windows
+from data_pipeline.stream import PackedDataset, Windows, empty_windows
 
 logger = logging.getLogger(__name__)
 
@@ -43,58 +43,62 @@ class Batch:
             self.documents,
         )
 
-    def pin_memory(self) -> "Batch":
+
+@dataclass
+class _Step:
+    """What a worker hands over: all of a rank's rows, as few tensors, since each costs a message.
+
+    `corrupt` holds the tokens that had to be masked, by the reason.
+    """
+
+    tokens: Tensor
+    labels: Tensor
+    segment_ids: Tensor
+    documents: list[tuple[tuple[int, int], ...]]
+    corrupt: dict[str, int]
+
+    def pin_memory(self) -> "_Step":
         """Copy the tensors into pinned memory; torch's DataLoader calls this."""
-        return Batch(
+        return _Step(
             self.tokens.pin_memory(),
             self.labels.pin_memory(),
             self.segment_ids.pin_memory(),
             self.documents,
+            self.corrupt,
         )
 
-
-def _batches(windows: Windows, micro_batch_size: int) -> list[Batch]:
-    def split(array: Integers) -> tuple[Tensor, ...]:
-        return torch.from_numpy(array).split(micro_batch_size)
-
-    documents = windows.documents
-    starts = range(0, len(documents), micro_batch_size)
-    return [
-        Batch(tokens, labels, segment_ids, tuple(documents[start : start + micro_batch_size]))
-        for start, tokens, labels, segment_ids in zip(
-            starts,
-            split(windows.tokens),
-            split(windows.labels),
-            split(windows.segment_ids),
-            strict=True,
-        )
-    ]
+    def batches(self, micro_batch_size: int) -> list[Batch]:
+        """Cut the rows into micro-batches."""
+        found = []
+        for start in range(0, len(self.documents), micro_batch_size):
+            rows = slice(start, start + micro_batch_size)
+            documents = tuple(self.documents[rows])
+            tensors = self.tokens[rows], self.labels[rows], self.segment_ids[rows]
+            found.append(Batch(*tensors, documents))
+        return found
 
 
-@dataclass
-class _Step:
-    """What a worker hands over: this rank's micro-batches, and the tokens that it had to mask."""
-
-    batches: list[Batch]
-    corrupt: dict[str, int]
-
-    def pin_memory(self) -> "_Step":
-        return _Step([batch.pin_memory() for batch in self.batches], self.corrupt)
+def _to_step(windows: Windows) -> _Step:
+    return _Step(
+        torch.from_numpy(windows.tokens),
+        torch.from_numpy(windows.labels),
+        torch.from_numpy(windows.segment_ids),
+        windows.documents,
+        windows.corrupt,
+    )
 
 
 class _Steps(Dataset[_Step]):
     """This rank's rows of a global step, by the state before it. Lives in the workers."""
 
-    def __init__(self, config: DataConfig, global_batch_size: int, rows: range, micro: int) -> None:
-        self._config, self._global_batch_size = config, global_batch_size
-        self._rows, self._micro = rows, micro
+    def __init__(self, config: DataConfig, global_batch_size: int, rows: range) -> None:
+        self._config, self._global_batch_size, self._rows = config, global_batch_size, rows
         self._mixture: Mixture | None = None
 
     def __getitem__(self, state: StreamState) -> _Step:
         # Opened here: connections and memory maps belong to the worker's own process.
         self._mixture = self._mixture or Mixture(self._config)
-        windows = self._mixture.read(state, self._global_batch_size, self._rows)
-        return _Step(_batches(windows, self._micro), windows.corrupt)
+        return _to_step(self._mixture.read(state, self._global_batch_size, self._rows))
 
 
 class _States:
@@ -144,7 +148,7 @@ class TrainLoader:
         """
         config = self._config
         workers = config.num_workers
-        steps = _Steps(config, self._global_batch_size, self._rows, self._micro_batch_size)
+        steps = _Steps(config, self._global_batch_size, self._rows)
         loader: DataLoader[_Step] = DataLoader(
             steps,
             batch_size=None,
@@ -157,7 +161,7 @@ class TrainLoader:
         for step in loader:
             self._state = self._mixture.advance(self._state, self._global_batch_size)
             self._report(step.corrupt)
-            yield step.batches
+            yield step.batches(self._micro_batch_size)
 
     def _report(self, corrupt: Mapping[str, int]) -> None:
         for reason, tokens in corrupt.items():
@@ -240,7 +244,7 @@ def iterate_valid(
             position = number * sequence_length
             count = min(sequence_length, dataset.tokens - position)
             dataset.fill(windows, row, [Stretch(0, position, count)])
-        yield _batches(windows, micro_batch_size)[0]
+        yield _to_step(windows).batches(micro_batch_size)[0]
 
 
 def _check_rank(data_rank: int, data_ranks: int) -> None:
