@@ -1,6 +1,7 @@
 """The data commands as a user runs them: build, killed and continued, verify, stats."""
 
 import hashlib
+import json
 import random
 import signal
 import subprocess
@@ -118,3 +119,27 @@ def test_bad_sources_end_with_one_message(tmp_path: Path) -> None:
         assert message in failed.stderr
         assert len(failed.stderr.strip().splitlines()) == 1
         assert not list(output.rglob("*.tar"))
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
+    peaks = []
+    script = (
+        "import resource, sys; from pretrain.cli import main; main(sys.argv[1:]); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    generator = random.Random(0)
+    for megabytes in (10, 150):
+        source = tmp_path / f"{megabytes}.jsonl"
+        with source.open("w") as file:
+            for number in range(megabytes * 100):
+                text = f"{number} " + generator.randbytes(5000).hex(" ", 4)
+                file.write(json.dumps({"text": text}) + "\n")
+        output = str(tmp_path / f"out-{megabytes}")
+        command = [sys.executable, "-c", script, "data", "build", "--sources", str(source)]
+        done = subprocess.run(
+            [*command, "--output", output], capture_output=True, text=True, check=True
+        )
+        peaks.append(int(done.stdout.split()[-1]) // 1024)
+    # Megabytes; what is kept per document is small.
+    assert peaks[1] < peaks[0] + 60
