@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data_pipeline.tokenizer import Tokenizer, load_tokenizer
@@ -57,6 +58,7 @@ def export(command: ExportCommand) -> ExportReport:
         CheckpointError: The checkpoint is missing or damaged.
     """
     output = command.output
+    transformers.utils.logging.disable_progress_bar()
     if output.exists():
         raise RunError(f"{output}: exists; expected a new folder")
     model, run, checkpoint = load_model(command.checkpoint)
