@@ -9,6 +9,8 @@ from typing import BinaryIO
 
 from data_pipeline.errors import DataError
 
+PARTIAL_SUFFIX = ".partial"
+
 # No space, no quota, larger than the file size limit.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -33,7 +35,7 @@ def write_atomically(path: Path) -> Iterator[BinaryIO]:
     Raises:
         DataError: The disk is full or not writable.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
     with disk_errors(path):
         try:
             with partial.open("wb") as file:

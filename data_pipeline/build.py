@@ -15,7 +15,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from data_pipeline.atomic import disk_errors, write_atomically, write_text_atomically
+from data_pipeline.atomic import (
+    PARTIAL_SUFFIX,
+    disk_errors,
+    write_atomically,
+    write_text_atomically,
+)
 from data_pipeline.cleaning import Counts
 from data_pipeline.config import BuildConfig
 from data_pipeline.errors import DataError
@@ -65,6 +70,7 @@ def build(config: BuildConfig) -> BuildReport:
             folder.mkdir(parents=True, exist_ok=True)
     with _locked(work):
         _claim(work, digest)
+        _remove_partial_files(output)
         report = _run(config, tokenizer, plan_parts(files, config.read, config.part_bytes), work)
         report = replace(report, digest=digest, seconds=time.monotonic() - started_s)
         report.save(output)
@@ -78,7 +84,7 @@ def _digest(config: BuildConfig, files: list[SourceFile], tokenizer: Tokenizer) 
         mode="json", exclude={"num_processes", "storage", "output", "tokenizer"}
     )
     listed = [(file.name, file.size, file.version) for file in files]
-    identity = json.dumps([1, settings, listed, tokenizer.fingerprint], sort_keys=True)
+    identity = json.dumps([2, settings, listed, tokenizer.fingerprint], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()
 
 
@@ -114,6 +120,12 @@ def _claim(work: Path, digest: str) -> None:
         write_text_atomically(path, digest)
     elif path.read_text(encoding="utf-8") != digest:
         raise _other_build(work.parent)
+
+
+def _remove_partial_files(output: Path) -> None:
+    """Remove what a killed build was writing; only this build writes here now."""
+    for path in output.rglob(f".*{PARTIAL_SUFFIX}"):
+        path.unlink()
 
 
 def _run(config: BuildConfig, tokenizer: Tokenizer, parts: list[Part], work: Path) -> BuildReport:

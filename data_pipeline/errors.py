@@ -1,4 +1,4 @@
-"""The one exception that users of the data pipeline meet."""
+"""The exceptions of the data pipeline; users need to know `DataError` alone."""
 
 
 class DataError(ValueError):
@@ -6,3 +6,11 @@ class DataError(ValueError):
 
     The message names the file, key or argument, what was found there and what was expected.
     """
+
+
+class MissingFileError(DataError):
+    """There is no such file; asking again does not help."""
+
+
+class CorruptShardError(DataError):
+    """A shard is not what its manifest says."""

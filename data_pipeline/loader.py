@@ -88,17 +88,21 @@ def _to_step(windows: Windows) -> _Step:
     )
 
 
-class _Steps(Dataset[_Step]):
+class _Steps(Dataset[_Step | DataError]):
     """This rank's rows of a global step, by the state before it. Lives in the workers."""
 
     def __init__(self, config: DataConfig, global_batch_size: int, rows: range) -> None:
         self._config, self._global_batch_size, self._rows = config, global_batch_size, rows
         self._mixture: Mixture | None = None
 
-    def __getitem__(self, state: StreamState) -> _Step:
+    def __getitem__(self, state: StreamState) -> _Step | DataError:
         # Opened here: connections and memory maps belong to the worker's own process.
         self._mixture = self._mixture or Mixture(self._config)
-        return _to_step(self._mixture.read(state, self._global_batch_size, self._rows))
+        try:
+            return _to_step(self._mixture.read(state, self._global_batch_size, self._rows))
+        except DataError as error:
+            # Handed over, not raised: torch would bury the message under the worker's traceback.
+            return error
 
 
 class _States:
@@ -113,6 +117,22 @@ class _States:
         while True:
             yield state
             state = self._mixture.advance(state, self._global_batch_size)
+
+
+def _explained(loader: DataLoader[_Step | DataError]) -> Iterator[_Step]:
+    """Iterate, raising the errors that workers hand over and those about the workers."""
+    steps = iter(loader)
+    while True:
+        try:
+            step = next(steps)
+        except RuntimeError as error:
+            raise DataError(
+                f"a reader process of the data loader failed: {error}; expected it to answer. It "
+                "may have been killed for lack of memory: see data.num_workers, data.prefetch."
+            ) from error
+        if isinstance(step, DataError):
+            raise step
+        yield step
 
 
 class TrainLoader:
@@ -143,13 +163,13 @@ class TrainLoader:
         """Yield the micro-batches of the next step, and so on.
 
         Raises:
-            DataError: A shard is unreadable, and that is configured to be fatal.
-            RuntimeError: A worker process died or did not answer in time.
+            DataError: A shard is unreadable and that is fatal, or a worker process died or did not
+                answer in time.
         """
         config = self._config
         workers = config.num_workers
         steps = _Steps(config, self._global_batch_size, self._rows)
-        loader: DataLoader[_Step] = DataLoader(
+        loader: DataLoader[_Step | DataError] = DataLoader(
             steps,
             batch_size=None,
             sampler=_States(self._mixture, self._state, self._global_batch_size),
@@ -157,8 +177,10 @@ class TrainLoader:
             prefetch_factor=config.prefetch if workers else None,
             pin_memory=config.pin_memory and torch.cuda.is_available(),
             timeout=config.worker_timeout_s if workers else 0,
+            # A seed is drawn for workers: not from the generator that the model trains with.
+            generator=torch.Generator(),
         )
-        for step in loader:
+        for step in _explained(loader):
             self._state = self._mixture.advance(self._state, self._global_batch_size)
             self._report(step.corrupt)
             yield step.batches(self._micro_batch_size)

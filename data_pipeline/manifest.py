@@ -36,6 +36,7 @@ class ShardEntry(_Entry):
     samples: int
     tokens: int
     text_bytes: int
+    unknown_tokens: int
     size: int
     sha256: str
     index_crc32: int

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.atomic import write_text_atomically
+from data_pipeline.errors import DataError
 from data_pipeline.manifest import Manifest
 
 NAME = "report.json"
@@ -19,6 +20,7 @@ class SplitReport:
     documents: int
     tokens: int
     text_bytes: int
+    unknown_tokens: int
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class BuildReport:
                 f"  {name}: {split.documents:,} documents, {split.tokens:,} tokens, "
                 f"{ratio:.2f} bytes per token, {split.shards} shards"
             )
+            if split.unknown_tokens:
+                lines.append(f"    {split.unknown_tokens:,} tokens stand for unknown text")
         for kind, title in (
             ("dropped", "dropped"), ("changed", "changed"), ("bad_input", "skipped as bad input")
         ):  # fmt: skip
@@ -71,13 +75,22 @@ class BuildReport:
 
 
 def load_report(folder: Path) -> BuildReport | None:
-    """Read `report.json`, None when there is none."""
+    """Read `report.json`, None when there is none.
+
+    Raises:
+        DataError: It is broken, or another version's.
+    """
     path = folder / NAME
     if not path.is_file():
         return None
-    table = json.loads(path.read_text(encoding="utf-8"))
-    table["splits"] = {name: SplitReport(**split) for name, split in table["splits"].items()}
-    return BuildReport(**table)
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        table["splits"] = {name: SplitReport(**split) for name, split in table["splits"].items()}
+        return BuildReport(**table)
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(
+            f"{path}: not a report of this version ({error}); expected one, or an empty folder"
+        ) from error
 
 
 def describe_split(manifest: Manifest) -> SplitReport:
@@ -87,4 +100,5 @@ def describe_split(manifest: Manifest) -> SplitReport:
         documents=manifest.samples,
         tokens=manifest.tokens,
         text_bytes=manifest.text_bytes,
+        unknown_tokens=sum(shard.unknown_tokens for shard in manifest.shards),
     )

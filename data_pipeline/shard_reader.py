@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from data_pipeline.cache import ShardCache, default_folder
 from data_pipeline.config import DataConfig
-from data_pipeline.errors import DataError
+from data_pipeline.errors import CorruptShardError, MissingFileError
 from data_pipeline.manifest import Index, Manifest, ShardEntry, first_rows, read_rows
 from data_pipeline.storage import is_remote, join, local_path, naming
 
@@ -66,7 +66,7 @@ class ShardReader:
         if shard not in self._open:
             try:
                 self._open[shard] = self._map(shard)
-            except DataError as error:
+            except (CorruptShardError, MissingFileError) as error:
                 if self._config.on_corrupt_shard == "fail":
                     raise
                 self._corrupt[shard] = str(error)
@@ -83,7 +83,7 @@ class ShardReader:
             return self._checked(shard, entry, local_path(url))
         try:
             return self._checked(shard, entry, self._cache.fetch(url, entry))
-        except DataError:
+        except (CorruptShardError, MissingFileError):
             # The copy may be what is damaged: download it once more.
             self._cache.discard(entry)
             return self._checked(shard, entry, self._cache.fetch(url, entry))
@@ -93,12 +93,13 @@ class ShardReader:
         with naming(url):
             mapped = np.memmap(path, dtype=np.uint8, mode="r")
         if len(mapped) != entry.size:
-            raise DataError(f"{url}: {len(mapped)} bytes; expected {entry.size} by the manifest")
+            found = f"{url}: {len(mapped)} bytes"
+            raise CorruptShardError(f"{found}; expected {entry.size} by the manifest")
         if self._config.verify_shards and shard not in self._verified:
             with path.open("rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             if sha256 != entry.sha256:
-                raise DataError(
+                raise CorruptShardError(
                     f"{url}: SHA-256 is {sha256}; expected {entry.sha256} by the manifest"
                 )
             self._verified.add(shard)

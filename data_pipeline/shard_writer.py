@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 from data_pipeline.atomic import write_atomically
 from data_pipeline.extract import part_file
-from data_pipeline.manifest import ShardEntry, pack_rows
+from data_pipeline.manifest import INDEX_COLUMNS, ShardEntry, pack_rows
 from data_pipeline.planning import ShardTask
 from data_pipeline.tokenizer import Tokenizer, load_tokenizer
 
@@ -83,14 +83,16 @@ def write_shard(tokenizer_path: str, fingerprint: str, task: ShardTask, work: Pa
     tokenizer = _tokenizer(tokenizer_path, fingerprint)
     with write_atomically(work.parent / task.split / task.name) as file:
         tar = TarWriter(file)
-        index = np.array(list(_write_documents(tar, tokenizer, task, work)), dtype=np.int64)
+        written = np.array(list(_write_documents(tar, tokenizer, task, work)), dtype=np.int64)
         sha256 = tar.close()
+    index = written[:, :INDEX_COLUMNS]
     rows = pack_rows(index)
     entry = ShardEntry(
         name=task.name,
         samples=len(index),
         tokens=int(index[:, 1].sum()),
         text_bytes=int(index[:, 2].sum()),
+        unknown_tokens=int(written[:, INDEX_COLUMNS].sum()),
         size=tar.size,
         sha256=sha256,
         index_crc32=zlib.crc32(rows),
@@ -101,8 +103,8 @@ def write_shard(tokenizer_path: str, fingerprint: str, task: ShardTask, work: Pa
 
 def _write_documents(
     tar: TarWriter, tokenizer: Tokenizer, task: ShardTask, work: Path
-) -> Iterator[tuple[int, int, int]]:
-    """Write the documents of a shard and yield their rows of the index."""
+) -> Iterator[tuple[int, int, int, int]]:
+    """Write the documents of a shard; yield their rows of the index, and unknown tokens."""
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
     for number, row in enumerate(_rows(task, work), task.first):
         ids = [tokenizer.bos_id, *tokenizer.encode(row["text"]), tokenizer.eos_id]
@@ -111,7 +113,9 @@ def _write_documents(
         key = f"{number:012d}"
         tar.add(f"{key}.json", json.dumps(metadata, ensure_ascii=False).encode())
         header = len(data) - len(ids) * dtype.itemsize
-        yield tar.add(f"{key}.tokens.npy", data) + header, len(ids), row["text_bytes"]
+        offset = tar.add(f"{key}.tokens.npy", data) + header
+        unknown = 0 if tokenizer.unk_id is None else ids.count(tokenizer.unk_id)
+        yield offset, len(ids), row["text_bytes"], unknown
 
 
 def _npy(tokens: Any) -> bytes:

@@ -15,7 +15,7 @@ import fsspec
 from fsspec.core import split_protocol
 
 from data_pipeline.config import StorageConfig
-from data_pipeline.errors import DataError
+from data_pipeline.errors import DataError, MissingFileError
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -126,7 +126,7 @@ def explain(url: str, error: Exception) -> DataError:
     if name in ("NoCredentialsError", "PartialCredentialsError"):
         return DataError(f"{url}: no S3 credentials found; {_CREDENTIALS}")
     if isinstance(error, FileNotFoundError):
-        return DataError(f"{url}: no such file; expected a readable file")
+        return MissingFileError(f"{url}: no such file; expected a readable file")
     if isinstance(error, PermissionError):
         hint = f"; {_CREDENTIALS}" if protocol_of(url) in ("s3", "s3a") else ""
         return DataError(f"{url}: permission denied ({error}){hint}")
@@ -147,8 +147,9 @@ def with_retries(url: str, config: StorageConfig, request: Callable[[], T]) -> T
             raise
         except Exception as error:
             if attempt == attempts or not _is_transient(error):
+                explained = explain(url, error)
                 tried = f" after {attempt} attempts" if attempt > 1 else ""
-                raise DataError(f"{explain(url, error)}{tried}") from error
+                raise type(explained)(f"{explained}{tried}") from error
             delay_s = config.first_delay_s * 2 ** (attempt - 1)
             logger.warning("%s: %s; attempt %d in %.1f s", url, error, attempt + 1, delay_s)
             time.sleep(delay_s)

@@ -25,6 +25,7 @@ class Tokenizer(Protocol):
         path: What it was loaded from.
         vocab_size: Number of ids.
         fingerprint: SHA-256 (hex) of all that decides which ids a text becomes.
+        unk_id: What stands for text that it cannot spell, None when it spells all.
     """
 
     kind: str
@@ -34,6 +35,7 @@ class Tokenizer(Protocol):
     eos_id: int
     pad_id: int
     fingerprint: str
+    unk_id: int | None
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, without BOS and EOS."""
@@ -65,6 +67,7 @@ class SentencePieceTokenizer:
             )
         mark = [self._model.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE_MARK.encode()]
         has_bytes = self._model.unk_id() not in mark
+        self.unk_id = None if has_bytes else int(self._model.unk_id())
         self._space_mark_ids = mark if has_bytes else [self._model.unk_id()]
 
     def _pad_id(self) -> int:
@@ -110,6 +113,7 @@ class ByteTokenizer:
     path = "byte"
     bos_id, eos_id, pad_id = 256, 257, 258
     vocab_size = 259
+    unk_id: int | None = None
     fingerprint = hashlib.sha256(b"bytes 0-255, bos 256, eos 257, pad 258").hexdigest()
 
     def encode(self, text: str) -> list[int]:
@@ -147,6 +151,7 @@ class HuggingFaceTokenizer:
         self.eos_id = self._special(names.get("eos_token"), file, "eos_token")
         self.bos_id = self._special(names.get("bos_token"), file, "", self.eos_id)
         self.pad_id = self._special(names.get("pad_token"), file, "", self.eos_id)
+        self.unk_id = self._model.token_to_id(names.get("unk_token", ""))
         specials = f"{self.bos_id} {self.eos_id} {self.pad_id}"
         self.fingerprint = hashlib.sha256(definition + specials.encode()).hexdigest()
 
@@ -158,7 +163,7 @@ class HuggingFaceTokenizer:
         return {
             key: value["content"] if isinstance(value, dict) else value
             for key, value in table.items()
-            if key in ("bos_token", "eos_token", "pad_token") and value
+            if key in ("bos_token", "eos_token", "pad_token", "unk_token") and value
         }
 
     def _special(self, name: str | None, file: Path, key: str, fallback: int = -1) -> int:

@@ -4,6 +4,7 @@ import gc
 import hashlib
 import json
 import os
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,12 +17,21 @@ from hypothesis import strategies as st
 from data_pipeline import build as build_module
 from data_pipeline import shard_writer
 from data_pipeline.build import build
-from data_pipeline.config import BuildConfig, CleaningConfig, DataConfig
+from data_pipeline.config import (
+    BuildConfig,
+    CleaningConfig,
+    DataConfig,
+    ReadConfig,
+    StorageConfig,
+    TokenizerTrainConfig,
+)
 from data_pipeline.errors import DataError
 from data_pipeline.manifest import load_manifest
+from data_pipeline.members import samples
 from data_pipeline.planning import Kept, plan_shards
 from data_pipeline.shard_reader import ShardReader
 from data_pipeline.tokenizer import load_tokenizer
+from data_pipeline.tokenizer_train import train_tokenizer
 
 
 def config_for(corpus: Path, output: Path, **changes: object) -> BuildConfig:
@@ -206,3 +216,47 @@ def test_shards_partition_the_documents(sizes: list[int], data: st.DataObject) -
         for task in chosen:
             # Full up to its last document, which may reach over.
             assert kept.text_bytes[task.row[:-1]].sum() < 4_000 + 3_000
+
+
+def test_language_and_unknown_text_are_recorded(tmp_path: Path) -> None:
+    plain = Path(sysconfig.get_path("stdlib")) / "json"
+    for byte_fallback, unknown in ((True, 0), (False, 2)):
+        model = tmp_path / f"{byte_fallback}.model"
+        train_tokenizer(
+            TokenizerTrainConfig(
+                inputs=(f"{plain}/*.py",),
+                output=str(model),
+                vocab_size=600,
+                byte_fallback=byte_fallback,
+            )
+        )
+        lines = [{"text": "plain words", "language": "en"}, {"text": "plain é, 世 words"}]
+        source = tmp_path / "a.jsonl"
+        source.write_text("\n".join(json.dumps(line) for line in lines))
+        output = tmp_path / str(byte_fallback)
+        config = config_for(source, output, tokenizer=str(model), valid_fraction=0)
+        report = build(config.model_copy(update={"read": ReadConfig(language="xx")}))
+        assert report.splits["train"].unknown_tokens == unknown
+        assert ("2 tokens stand for unknown text" in str(report)) == bool(unknown)
+        found = list(samples(str(output / "train" / "shard-000000.tar"), StorageConfig()))
+        metadata = [json.loads(sample["json"]) for sample in found]
+        assert [entry["language"] for entry in metadata] == ["en", "xx"]
+        assert [entry["source"] for entry in metadata] == ["a.jsonl"] * 2
+
+
+def test_a_report_of_another_version_is_refused(corpus: Path, tmp_path: Path) -> None:
+    config = config_for(corpus, tmp_path / "out")
+    build(config)
+    report = tmp_path / "out" / "report.json"
+    report.write_text('{"splits": {}}')
+    with pytest.raises(DataError, match=r"report\.json: not a report of this version"):
+        build(config)
+
+
+def test_what_a_killed_build_was_writing_is_removed(corpus: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    (output / "train").mkdir(parents=True)
+    partial = output / "train" / ".shard-000000.tar.123.partial"
+    partial.touch()
+    build(config_for(corpus, output))
+    assert not partial.exists()

@@ -152,8 +152,22 @@ def damaged(dataset: Path, tmp_path: Path) -> tuple[Path, str]:
 def test_a_corrupt_shard_is_fatal_by_default(damaged: tuple[Path, str], workers: int) -> None:
     folder, shard = damaged
     loader = loader_for(config_for(folder, num_workers=workers))
-    with pytest.raises(DataError, match=f"{shard}: SHA-256 is .* expected .* by the manifest"):
+    with pytest.raises(DataError, match=r"SHA-256 is .* expected .* by the manifest") as caught:
         list(islice(loader, 100))
+    assert str(caught.value).startswith(shard)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_longest_windows_and_the_random_numbers_of_the_model(dataset: Path) -> None:
+    state = torch.get_rng_state()
+    config = config_for(dataset / "train", sequence_length=204_800, num_workers=1)
+    (batches,) = islice(loader_for(config, micro=12), 1)
+    assert batches[0].tokens.shape == (12, 204_800)
+    ends = load_manifest(str(dataset / "train")).tokenizer.eos_id
+    # A border behind each document, and none elsewhere: one lane, and an epoch ends with one.
+    borders = batches[0].segment_ids[:, 1:] != batches[0].segment_ids[:, :-1]
+    assert torch.equal(borders, batches[0].tokens[:, :-1] == ends)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("damage", ["flip", "remove", "cut"])
@@ -206,7 +220,7 @@ def test_a_dead_worker_is_an_error(dataset: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(Mixture, "read", die)
     loader = loader_for(config_for(dataset / "train", num_workers=2))
-    with pytest.raises(RuntimeError, match=r"DataLoader worker .* (killed|exited)"):
+    with pytest.raises(DataError, match=r"reader process .*DataLoader worker .* (killed|exited)"):
         list(islice(loader, 10))
     assert loader.state_dict()["step"] <= 3
 
