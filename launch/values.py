@@ -49,6 +49,7 @@ SlurmList = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,&|()*\[\]-]*$")]
 HostPattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.,\[\]-]*[A-Za-z0-9\]])?$")]
 # One line of free text: quoted by every renderer.
 Line = Annotated[str, AfterValidator(_no_control)]
+Variable = Annotated[str, Field(pattern=VARIABLE)]
 Environment = Annotated[dict[str, str], AfterValidator(_environment)]
 JobName = Annotated[str, Field(pattern=rf"{JOB_NAME}|^$")]
 Subdomain = Annotated[str, Field(pattern=DNS_SUBDOMAIN)]

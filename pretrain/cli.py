@@ -48,6 +48,24 @@ COMMANDS = {
     "launch local": Command(
         launch_commands.LaunchLocalCommand, "pretrain.launching", "launch_local"
     ),
+    "launch slurm": Command(
+        launch_commands.LaunchSlurmCommand, "pretrain.launch_slurm", "launch_slurm"
+    ),
+    "launch kubernetes": Command(
+        launch_commands.LaunchKubernetesCommand, "pretrain.launch_kubernetes", "launch_kubernetes"
+    ),
+    "launch check": Command(
+        launch_commands.LaunchCheckCommand, "pretrain.launch_check", "launch_check"
+    ),
+    "launch status": Command(
+        launch_commands.LaunchStatusCommand, "pretrain.launch_jobs", "launch_status"
+    ),
+    "launch logs": Command(
+        launch_commands.LaunchLogsCommand, "pretrain.launch_jobs", "launch_logs"
+    ),
+    "launch cancel": Command(
+        launch_commands.LaunchCancelCommand, "pretrain.launch_jobs", "launch_cancel"
+    ),
     "doctor": Command(commands.DoctorCommand, "pretrain.doctor", "doctor"),
 }
 

@@ -25,6 +25,7 @@ from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElas
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
 from torch.distributed.launcher import api
 
+from launch import alive
 from launch.torchrun import FAILURE_LOG, REQUEUE_STATUS
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -39,6 +40,7 @@ class StoppableAgent(LocalElasticAgent):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.stopping = False
+        alive.touch()
         for number in STOP_SIGNALS:
             signal.signal(number, self._hand_on)
 
@@ -55,6 +57,7 @@ class StoppableAgent(LocalElasticAgent):
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         result = super()._monitor_workers(worker_group)
+        alive.touch()
         if result.is_failed():
             statuses = [failure.exitcode for failure in result.failures.values()]
             if self.stopping or REQUEUE_STATUS in statuses:
@@ -78,7 +81,7 @@ def _note_failure(statuses: Sequence[int], attempt: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the ranks of this machine; exits with REQUEUE_STATUS when the run is to be continued."""
     # launch_agent takes the class from its module, and offers no other way to choose it
-    api.LocalElasticAgent = StoppableAgent  # type: ignore[misc]
+    api.LocalElasticAgent = StoppableAgent  # type: ignore[attr-defined]
     options = torchrun.parse_args(list(sys.argv[1:] if arguments is None else arguments))
     options.signals_to_handle = "SIGINT,SIGHUP,SIGQUIT"
     try:

@@ -1,0 +1,131 @@
+"""The manifests of a run: a pure function of the job, so they are tested without a cluster."""
+
+import re
+from typing import Any
+
+import yaml
+
+from launch.errors import LaunchError
+from launch.job import Job
+from launch.kubernetes import pod
+from launch.kubernetes.checks import problems
+from launch.kubernetes.kinds import JOBS
+
+Manifest = dict[str, Any]
+MAX_CONFIG_MAP_BYTES = 1_000_000
+# Host names have 63 characters: what operators append to a job's name must fit in.
+LONGEST_NAME = {"job": 52, "jobset": 48, "trainjob": 48, "pytorchjob": 48}
+
+
+def manifests(job: Job) -> list[Manifest]:
+    """Every object of a run, in the order in which they are created.
+
+    Raises:
+        LaunchError: The image or the claim is missing, or a manifest breaks a rule of Kubernetes.
+    """
+    kubernetes = job.config.kubernetes
+    _require(job)
+    documents = [_config_map(job)]
+    if kubernetes.claim_size:
+        documents.append(_claim(job))
+    if kubernetes.queue == "volcano":
+        documents.append(_pod_group(job))
+    documents += JOBS[kubernetes.kind](job)
+    for document in documents:
+        metadata = document["metadata"]
+        metadata["labels"] = {**pod.labels(job), **metadata.get("labels", {})}
+        if kubernetes.namespace:
+            metadata["namespace"] = kubernetes.namespace
+    found = [problem for document in documents for problem in problems(document)]
+    if found:
+        raise LaunchError("Kubernetes would refuse the manifests:\n  " + "\n  ".join(found))
+    return documents
+
+
+def dump(documents: list[Manifest]) -> str:
+    """Manifests as one YAML stream."""
+    return yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, width=100)
+
+
+def _require(job: Job) -> None:
+    kubernetes = job.config.kubernetes
+    if not kubernetes.image:
+        raise LaunchError(
+            "launch.kubernetes.image is empty; expected an image with Resonance in it "
+            "(launch/kubernetes/Dockerfile builds one)"
+        )
+    if not kubernetes.claim and not kubernetes.claim_size:
+        raise LaunchError(
+            "launch.kubernetes.claim is empty; expected the name of a volume claim with the data, "
+            "or launch.kubernetes.claim_size to make one"
+        )
+    if len(job.run_files) != 1:
+        raise LaunchError("a sweep is several runs; expected one run per Kubernetes job")
+    limit = LONGEST_NAME[kubernetes.kind]
+    if len(job.name) > limit:
+        raise LaunchError(
+            f"launch.name: expected at most {limit} characters for a {kubernetes.kind}, found "
+            f"{len(job.name)}: {job.name}"
+        )
+    if len(job.run_files[0].encode()) > MAX_CONFIG_MAP_BYTES:
+        raise LaunchError("the run file is larger than a ConfigMap can be (1 MB)")
+
+
+def _config_map(job: Job) -> Manifest:
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": f"{job.name}-run"},
+        "data": {"run.toml": job.run_files[0]},
+    }
+
+
+def _claim(job: Job) -> Manifest:
+    kubernetes = job.config.kubernetes
+    spec: Manifest = {
+        "accessModes": ["ReadWriteMany"],
+        "resources": {"requests": {"storage": kubernetes.claim_size}},
+    }
+    if kubernetes.storage_class:
+        spec["storageClassName"] = kubernetes.storage_class
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": pod.claim_name(job)},
+        "spec": spec,
+    }
+
+
+def _pod_group(job: Job) -> Manifest:
+    """Volcano starts all pods of a group or none."""
+    return {
+        "apiVersion": "scheduling.volcano.sh/v1beta1",
+        "kind": "PodGroup",
+        "metadata": {"name": job.name},
+        "spec": {
+            "minMember": job.config.min_nodes or job.config.nodes,
+            "queue": job.config.kubernetes.queue_name,
+        },
+    }
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML that every parser reads alike: a text that might be anything else is quoted."""
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
+    if "\n" in value:
+        style = "|"
+    elif re.fullmatch(r"[A-Za-z/][A-Za-z0-9_./-]+", value) and not _is_word(value):
+        style = None
+    else:
+        style = '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+def _is_word(value: str) -> bool:
+    return value.lower() in ("yes", "no", "on", "off", "true", "false", "null", "inf", "nan")
+
+
+_Dumper.add_representer(str, _text)
+_Dumper.ignore_aliases = lambda *_: True  # type: ignore[method-assign]

@@ -1,0 +1,160 @@
+"""What would stop a run, found before it is submitted. Every finding says what to do about it."""
+
+import contextlib
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from launch.errors import LaunchError
+from launch.slurm.config import SlurmConfig, time_limit_seconds
+from launch.versions import unmet_requirements
+
+
+class Finding(NamedTuple):
+    """One line of the report.
+
+    Attributes:
+        level: `bad` stops a submission, `warn` does not.
+        subject: What was looked at.
+        text: What was found.
+        remedy: What to do; empty when all is well.
+    """
+
+    level: Literal["ok", "warn", "bad"]
+    subject: str
+    text: str
+    remedy: str = ""
+
+
+class Plan(NamedTuple):
+    """How long a run takes.
+
+    Attributes:
+        steps: That remain.
+        seconds_per_step: Measured by an earlier part of the run; None: not known.
+        jobs: In the chain.
+    """
+
+    steps: int
+    seconds_per_step: float | None
+    jobs: int
+
+
+def report(findings: list[Finding]) -> str:
+    """A line per finding, and its remedy below it."""
+    lines = []
+    for finding in findings:
+        lines.append(f"{finding.level:<4} {finding.subject:<12} {finding.text}")
+        if finding.remedy:
+            lines.append(f"     {'':<12} -> {finding.remedy}")
+    return "\n".join(lines)
+
+
+def check_output(output: Path, needed_bytes: int | None) -> Iterator[Finding]:
+    """Whether a run can write its checkpoints.
+
+    Args:
+        output: The run's directory; need not exist.
+        needed_bytes: That its checkpoints will take, beyond those that are there; None: unknown.
+    """
+    existing = next(path for path in (output, *output.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        yield Finding(
+            "bad",
+            "output",
+            f"{existing} cannot be written",
+            "choose another train.output, or ask for the right to write there",
+        )
+        return
+    yield Finding("ok", "output", f"{existing} can be written")
+    free = shutil.disk_usage(existing).free
+    if needed_bytes is None:
+        yield Finding(
+            "warn",
+            "disk",
+            f"{free / 2**30:.1f} GiB free; the size of a checkpoint is not known here",
+            "check where PyTorch is installed",
+        )
+    elif free < needed_bytes:
+        yield Finding(
+            "bad",
+            "disk",
+            f"{free / 2**30:.2f} GiB free at {existing}; checkpoints to come need "
+            f"{needed_bytes / 2**30:.2f} GiB",
+            "lower checkpoint.keep_last, free space, or choose another train.output",
+        )
+    else:
+        text = f"{free / 2**30:.1f} GiB free, {needed_bytes / 2**30:.2f} GiB needed"
+        yield Finding("ok", "disk", text)
+
+
+def check_time(slurm: SlurmConfig, stop_lead_s: int, plan: Plan, now: datetime) -> Finding:
+    """Whether the planned steps fit into the time limit of the jobs and before the deadline."""
+    limit_s = time_limit_seconds(slurm.time_limit)
+    if slurm.deadline:
+        left = (datetime.strptime(slurm.deadline, "%Y-%m-%dT%H:%M:%S") - now).total_seconds()
+        if left < limit_s:
+            return Finding(
+                "bad",
+                "time",
+                f"launch.slurm.deadline {slurm.deadline} is "
+                + ("past" if left <= 0 else f"in {left:.0f} s, before the time limit ends"),
+                "choose a later deadline or a shorter launch.slurm.time_limit",
+            )
+    if plan.seconds_per_step is None:
+        return Finding(
+            "warn",
+            "time",
+            f"no step has been timed yet, so {plan.steps} steps cannot be compared with a limit "
+            f"of {slurm.time_limit}",
+            "jobs are requeued at the limit and go on; time a few steps to know how often",
+        )
+    needed = plan.steps * plan.seconds_per_step
+    jobs = max(1, -(-int(needed) // (limit_s - stop_lead_s)))
+    text = f"{plan.steps} steps of {plan.seconds_per_step:.2f} s need {needed / 3600:.1f} h"
+    if jobs > plan.jobs + slurm.max_requeues:
+        return Finding(
+            "bad",
+            "time",
+            f"{text}, {jobs} jobs of {slurm.time_limit}; {plan.jobs + slurm.max_requeues} will run",
+            f"--chain {jobs}, a higher launch.slurm.max_requeues or a longer time_limit",
+        )
+    return Finding("ok", "time", f"{text}: {jobs} jobs of {slurm.time_limit}")
+
+
+def check_port(port: int) -> Finding:
+    """Whether the port of the rendezvous can be used on this machine."""
+    if port == 0:
+        return Finding("ok", "port", "chosen at the start")
+    with contextlib.closing(socket.socket()) as probe:
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            return Finding(
+                "bad",
+                "port",
+                f"launch.port {port} cannot be used on this machine: {error.strerror}",
+                "choose another launch.port above 1024, or 0 for a free one",
+            )
+    return Finding("ok", "port", f"{port} is free on this machine")
+
+
+def check_versions(package: str) -> Finding:
+    """Whether the libraries that a package asks for are installed here."""
+    unmet = list(unmet_requirements(package))
+    if unmet:
+        return Finding("bad", "versions", "; ".join(unmet), "make setup")
+    return Finding("ok", "versions", f"every library is what {package} asks for")
+
+
+def judged(subject: str, work: Iterator[str], remedy: str) -> Finding:
+    """A finding of work that yields what it found, and raises LaunchError when that is bad."""
+    try:
+        text = "; ".join(work)
+    except LaunchError as error:
+        return Finding("bad", subject, str(error), remedy)
+    return Finding("ok", subject, text)

@@ -1,0 +1,33 @@
+"""`resonance launch slurm`: a batch script, printed or submitted."""
+
+from launch.errors import LaunchError
+from launch.slurm import client
+from launch.slurm.script import batch_script
+from pretrain.launch_check import require_good
+from pretrain.launch_commands import LaunchSlurmCommand
+from pretrain.launch_jobs import job_of
+from pretrain.launch_sweep import sweep_runs
+from pretrain.run_file import load_run
+
+
+def launch_slurm(command: LaunchSlurmCommand) -> str:
+    """Returns the script, or what was submitted.
+
+    Raises:
+        RunError: The run file or the sweep is wrong, or the check has found what would stop it.
+        LaunchError: A value cannot be rendered, or Slurm refuses.
+    """
+    run = load_run(command.run_file)
+    sweep = sweep_runs(run, command.sweep) if command.sweep else []
+    if sweep and command.chain > 1:
+        raise LaunchError(
+            "--sweep and --chain exclude one another: tasks are requeued on their own"
+        )
+    job = job_of(run, sweep)
+    if not command.submit:
+        return batch_script(job)
+    warnings = require_good(run, "slurm", sweep, chain=command.chain)
+    script = client.write_files(job)
+    client.test_only(script)
+    numbers = client.submit(job, script, command.chain)
+    return "\n".join([*warnings, f"submitted {', '.join(numbers)}: {script}"])
