@@ -1,0 +1,162 @@
+"""A proof that stays green when the model is broken is no proof: each break turns a check red."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import spectral.modes
+import spectral.recall_heads
+import spectral.short_conv
+from spectral.lm import SpectralLM
+from spectral.mixer import SpectralMixer
+from tests.unit.spectral.checks import (
+    check_causal,
+    check_isolated,
+    check_recurrent,
+    small_config,
+    small_model,
+)
+
+Check = Callable[[SpectralLM], None]
+
+
+def _circular(u_DNC: Tensor, h_DC: Tensor) -> Tensor:
+    """The trap of the field: an FFT without padding, whose end wraps around to its beginning."""
+    C = u_DNC.shape[-1]
+    spectrum = torch.fft.rfft(u_DNC, n=C) * torch.fft.rfft(h_DC, n=C)[:, None]
+    return torch.fft.irfft(spectrum, n=C)
+
+
+def _late_padding(u_DNC: Tensor, h_DC: Tensor) -> Tensor:
+    """Off by one: every output is the one of the next token."""
+    C = u_DNC.shape[-1]
+    spectrum = torch.fft.rfft(u_DNC, n=2 * C) * torch.fft.rfft(h_DC, n=2 * C)[:, None]
+    return torch.fft.irfft(spectrum, n=2 * C)[..., 1 : C + 1]
+
+
+def _forgetful(decay: Tensor, update: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:
+    """A carry that brings nothing to the next chunk."""
+    del decay
+    return torch.zeros_like(update), torch.zeros_like(initial)
+
+
+def _prophetic(decay: Tensor, update: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:
+    """A carry that hands every chunk its own end state."""
+    del decay
+    return update, initial
+
+
+def _break_carry(monkeypatch: pytest.MonkeyPatch, carry: object) -> None:
+    build = SpectralMixer.__init__
+
+    def broken(self: SpectralMixer, *arguments: object) -> None:
+        build(self, *arguments)  # type: ignore[arg-type]
+        self.carry = carry  # type: ignore[assignment]
+
+    monkeypatch.setattr(SpectralMixer, "__init__", broken)
+
+
+@pytest.mark.parametrize("conv_heads", [(4,), (2,)])
+@pytest.mark.parametrize("convolution", [_circular, _late_padding])
+def test_a_convolution_that_leaks_the_future(
+    convolution: object, conv_heads: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spectral.modes, "fft_conv", convolution)
+    with pytest.raises(AssertionError, match="a logit sees the future"):
+        check_causal(small_model(small_config(conv_heads=conv_heads)))
+
+
+@pytest.mark.parametrize("conv_heads", [(4,), (0,), (2,)])
+@pytest.mark.parametrize(
+    ("carry", "message"),
+    [(_forgetful, "does not see its past"), (_prophetic, "sees the future")],
+)
+def test_a_broken_carry(
+    carry: object, message: str, conv_heads: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _break_carry(monkeypatch, carry)
+    with pytest.raises(AssertionError, match=message):
+        check_causal(small_model(small_config(conv_heads=conv_heads, num_layers=1)))
+
+
+def _keep_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Documents that reset nothing of the carried state."""
+    import spectral.lm
+
+    find = spectral.lm.chunk_documents
+
+    def broken(segments: Tensor, chunk: int) -> object:
+        found = find(segments, chunk)
+        return found._replace(
+            keep_BJ=torch.ones_like(found.keep_BJ),
+            before_first_BJC=torch.ones_like(found.before_first_BJC),
+        )
+
+    monkeypatch.setattr(spectral.lm, "chunk_documents", broken)
+
+
+def _write_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks that hand on what they read of documents that have ended."""
+    import spectral.lm
+
+    find = spectral.lm.chunk_documents
+
+    def broken(segments: Tensor, chunk: int) -> object:
+        found = find(segments, chunk)
+        return found._replace(after_last_BJC=torch.ones_like(found.after_last_BJC))
+
+    monkeypatch.setattr(spectral.lm, "chunk_documents", broken)
+
+
+def _no_isolation_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = spectral.modes.ModalFilter
+    monkeypatch.setattr(module, "_isolate", lambda _self, y, *_: y)
+
+
+def _short_conv_across_borders(monkeypatch: pytest.MonkeyPatch) -> None:
+    operator = spectral.short_conv.short_conv
+    monkeypatch.setattr(spectral.short_conv, "short_conv", lambda x, taps, *_: operator(x, taps))
+
+
+@pytest.mark.parametrize(
+    ("breaks", "conv_heads"),
+    [
+        (_keep_everything, (4,)),
+        (_keep_everything, (0,)),
+        (_write_everything, (4,)),
+        (_write_everything, (0,)),
+        (_no_isolation_in_chunks, (4,)),
+        (_short_conv_across_borders, (2,)),
+    ],
+)
+def test_a_broken_reset(
+    breaks: Callable[[pytest.MonkeyPatch], None],
+    conv_heads: tuple[int, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    breaks(monkeypatch)
+    with pytest.raises(AssertionError, match="sees another document"):
+        check_isolated(small_model(small_config(conv_heads=conv_heads)))
+
+
+def test_a_recall_mask_that_includes_the_future(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model(small_config(conv_heads=(0,)))
+    monkeypatch.setattr(Tensor, "masked_fill", lambda weights, *_: weights)
+    with pytest.raises(AssertionError, match="a logit sees the future"):
+        check_causal(model)
+
+
+def test_a_decay_that_the_recurrent_form_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = spectral.modes.ModalFilter.step
+    monkeypatch.setattr(
+        spectral.modes.ModalFilter, "step", lambda self, u, state: step(self, u, 0.99 * state)
+    )
+    with pytest.raises(AssertionError):
+        check_recurrent(small_model(small_config()))
+
+
+@pytest.mark.parametrize("check", [check_causal, check_isolated, check_recurrent])
+def test_every_check_is_green_without_a_break(check: Check) -> None:
+    check(small_model(small_config()))
