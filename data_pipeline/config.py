@@ -25,6 +25,7 @@ class StorageConfig(_Table):
         0.5, ge=0, description="Wait before the second attempt; doubled for each further one."
     )
     timeout_s: float = Field(60.0, gt=0, description="Time limit of one request.")
+    num_readers: int = Field(8, ge=1, description="Shards that a process downloads at a time.")
     endpoint_url: str = Field("", description="S3 endpoint, when it is not Amazon's.")
     anonymous: bool = Field(False, description="Read public S3 buckets without credentials.")
     allow_pipe: bool = Field(

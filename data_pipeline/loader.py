@@ -265,7 +265,7 @@ def iterate_valid(
         for row, number in enumerate(range(first, min(first + micro_batch_size, num_windows))):
             position = number * sequence_length
             count = min(sequence_length, dataset.tokens - position)
-            dataset.fill(windows, row, [Stretch(0, position, count)])
+            dataset.fill(windows, row, dataset.spans([Stretch(0, position, count)]))
         yield _to_step(windows).batches(micro_batch_size)[0]
 
 

@@ -85,14 +85,22 @@ class Mixture:
         chosen = self._choose(state.step, global_rows)
         length = self._config.sequence_length
         windows = empty_windows(len(rows), length, self.tokenizer.pad_id)
-        for place, row in enumerate(rows):
+        spans = []
+        for row in rows:
             number = chosen[row]
             dataset = self.datasets[number]
             before = chosen[:row].count(number)
             stretches = row_stretches(
                 dataset.tokens, state.lanes[number], state.histories[number], before, length
             )
-            dataset.fill(windows, place, stretches)
+            spans.append(dataset.spans(stretches))
+        needed: dict[int, set[int]] = {}
+        for row, found in zip(rows, spans, strict=True):
+            needed.setdefault(chosen[row], set()).update(span.shard for span in found)
+        for number, shards in needed.items():
+            self.datasets[number].reader.prefetch(sorted(shards))
+        for place, row in enumerate(rows):
+            self.datasets[chosen[row]].fill(windows, place, spans[place])
         return windows
 
     def dump(self, state: StreamState) -> dict[str, Any]:

@@ -1,7 +1,10 @@
 """Random access to the documents of a folder of shards, local or remote."""
 
+import contextlib
 import hashlib
 from collections import OrderedDict
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,7 @@ class ShardReader:
 
     def __init__(self, path: str, manifest: Manifest, config: DataConfig) -> None:
         self._path, self._manifest, self._config = path, manifest, config
+        self._is_remote = is_remote(path)
         self._first_row = first_rows(manifest)
         self._rows: OrderedDict[int, Index] = OrderedDict()
         self._open: OrderedDict[int, npt.NDArray[np.uint8]] = OrderedDict()
@@ -55,6 +59,28 @@ class ShardReader:
             self._rows.popitem(last=False)
         return rows
 
+    def prefetch(self, shards: Iterable[int]) -> None:
+        """Download remote shards that are about to be read, several at a time.
+
+        Raises:
+            DataError: The store does not answer, or the disk is full.
+        """
+        if not self._is_remote:
+            return
+        wanted = [
+            shard for shard in shards if shard not in self._open and shard not in self._corrupt
+        ]
+        if not wanted:
+            return
+        with ThreadPoolExecutor(self._config.storage.num_readers) as readers:
+            for download in [readers.submit(self._fetch, shard) for shard in wanted]:
+                # Reading a missing shard reports it.
+                with contextlib.suppress(MissingFileError):
+                    download.result()
+
+    def _fetch(self, shard: int) -> Path:
+        return self._cache.fetch(self.url(shard), self._manifest.shards[shard])
+
     def tokens(self, shard: int, row: int) -> npt.NDArray[np.unsignedinteger] | str:
         """Return a document's tokens, or why its shard is unreadable if such are to be skipped.
 
@@ -79,14 +105,14 @@ class ShardReader:
 
     def _map(self, shard: int) -> npt.NDArray[np.uint8]:
         entry, url = self._manifest.shards[shard], self.url(shard)
-        if not is_remote(url):
+        if not self._is_remote:
             return self._checked(shard, entry, local_path(url))
         try:
-            return self._checked(shard, entry, self._cache.fetch(url, entry))
+            return self._checked(shard, entry, self._fetch(shard))
         except (CorruptShardError, MissingFileError):
             # The copy may be what is damaged: download it once more.
             self._cache.discard(entry)
-            return self._checked(shard, entry, self._cache.fetch(url, entry))
+            return self._checked(shard, entry, self._fetch(shard))
 
     def _checked(self, shard: int, entry: ShardEntry, path: Path) -> npt.NDArray[np.uint8]:
         url = self.url(shard)

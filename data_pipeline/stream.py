@@ -89,27 +89,28 @@ class PackedDataset:
         key = (self._config.seed, self.number, epoch, block)
         return block_order(shards, lengths, self._config.shuffle, *key)
 
-    def spans(self, stretch: Stretch) -> list[Span]:
-        """Return the pieces of documents that a stretch of an epoch consists of."""
-        starts = self._epoch(stretch.epoch).starts
+    def spans(self, stretches: Sequence[Stretch]) -> list[Span]:
+        """Return the pieces of documents that stretches of epochs consist of, in order."""
         spans: list[Span] = []
-        start, end = stretch.start, stretch.start + stretch.count
-        block = int(starts.searchsorted(start, side="right")) - 1
-        while start < end:
-            first, last = int(starts[block]), int(starts[block + 1])
-            count = min(last, end) - start
-            if count:
-                order = self._block(stretch.epoch, block)
-                spans += spans_of_block(order, stretch.epoch, start - first, count)
-            start += count
-            block += 1
+        for stretch in stretches:
+            starts = self._epoch(stretch.epoch).starts
+            start, end = stretch.start, stretch.start + stretch.count
+            block = int(starts.searchsorted(start, side="right")) - 1
+            while start < end:
+                first, last = int(starts[block]), int(starts[block + 1])
+                count = min(last, end) - start
+                if count:
+                    order = self._block(stretch.epoch, block)
+                    spans += spans_of_block(order, stretch.epoch, start - first, count)
+                start += count
+                block += 1
         return spans
 
-    def fill(self, windows: Windows, row: int, stretches: Sequence[Stretch]) -> None:
-        """Write stretches into one row of padding, one after another."""
+    def fill(self, windows: Windows, row: int, spans: Sequence[Span]) -> None:
+        """Write pieces of documents into one row of padding, one after another."""
         documents: list[tuple[int, int]] = []
         position = 0
-        for span in (span for stretch in stretches for span in self.spans(stretch)):
+        for span in spans:
             end = position + span.count
             tokens = self.reader.tokens(span.shard, span.row)
             if isinstance(tokens, str):

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -43,10 +44,23 @@ class Handler(SimpleHTTPRequestHandler):
 
     failures = 0
     ranges = True
+    delay_s = 0.0
     requests: ClassVar[Counter[str]]
+    running: ClassVar[list[int]]
+    lock = threading.Lock()
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
+
+    def do_GET(self) -> None:
+        """Note how many requests for shards run at the same time."""
+        is_shard = self.path.endswith(".tar")
+        with self.lock:
+            self.running.append(self.running[-1] + is_shard)
+        time.sleep(self.delay_s * is_shard)
+        super().do_GET()
+        with self.lock:
+            self.running.append(self.running[-1] - is_shard)
 
     def send_head(self):  # type: ignore[no-untyped-def]
         self.requests[self.path] += 1
@@ -83,6 +97,7 @@ def served(dataset: Path, tmp_path: Path) -> Iterator[tuple[str, type[Handler], 
 
     class Own(Handler):
         requests: ClassVar[Counter[str]] = Counter()
+        running: ClassVar[list[int]] = [0]
 
     handler = functools.partial(Own, directory=str(root))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -195,6 +210,17 @@ def test_failed_requests_are_repeated(
     handler.failures = 1_000_000
     with pytest.raises(DataError, match=r"manifest\.json: cannot be read .*503.* after 4 attempts"):
         steps(f"{url}/train", tmp_path)
+
+
+@pytest.mark.parametrize(("num_readers", "most"), [(1, 1), (3, 3)])
+def test_shards_of_a_step_are_downloaded_side_by_side(
+    served: tuple[str, type[Handler], Path], tmp_path: Path, num_readers: int, most: int
+) -> None:
+    url, handler, _ = served
+    handler.delay_s = 0.05
+    storage = FAST.model_copy(update={"num_readers": num_readers})
+    steps(f"{url}/train", tmp_path, num_workers=0, storage=storage)
+    assert max(handler.running) == most
 
 
 def test_what_is_not_there_is_not_asked_for_again(
