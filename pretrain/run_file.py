@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from pretrain.config import RunConfig
 from pretrain.errors import RunError
+from spectral.presets import PRESETS
 
 
 def load_run(path: Path) -> RunConfig:
@@ -25,10 +26,22 @@ def load_run(path: Path) -> RunConfig:
         raise RunError(f"{path}: no such run file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RunError(f"{path}: not a TOML file: {error}") from error
+    _expand_preset(table, path)
     try:
         return RunConfig.model_validate(table)
     except ValidationError as error:
         raise RunError(f"{path}: {describe(error, RunConfig)}") from None
+
+
+def _expand_preset(table: dict[str, Any], path: Path) -> None:
+    """Replace `[model] preset` by the keys of that size; keys that the file states itself win."""
+    model = table.get("model")
+    if not isinstance(model, dict) or "preset" not in model:
+        return
+    name = model.pop("preset")
+    if name not in PRESETS:
+        raise RunError(f"{path}: model.preset is {name!r}; expected one of {', '.join(PRESETS)}")
+    table["model"] = PRESETS[name].model.model_dump() | model
 
 
 def dump_run(run: RunConfig) -> str:

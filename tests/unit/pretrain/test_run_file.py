@@ -8,6 +8,7 @@ from pretrain.config import RunConfig
 from pretrain.errors import RunError
 from pretrain.run_directory import check_batch
 from pretrain.run_file import dump_run, load_run
+from spectral.presets import PRESETS
 
 RECIPES = sorted((Path(__file__).parents[3] / "pretrain" / "recipes").glob("*.toml"))
 
@@ -35,6 +36,7 @@ def test_a_resolved_run_is_a_run_file(recipe: Path, tmp_path: Path) -> None:
         ("[train]\nglobal_batch_size = 6", "got 6 and 4"),
         ("[train]\nsteps = 20", "warmup_steps must be smaller than train.steps, got 50 and 20"),
         ("[model\n", "not a TOML file: "),
+        ("[model]\npreset = 'huge'", "model.preset is 'huge'; expected one of tiny, small"),
     ],
 )
 def test_a_wrong_key_is_named(text: str, message: str, tmp_path: Path) -> None:
@@ -42,6 +44,12 @@ def test_a_wrong_key_is_named(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=message) as error:
         load_run(path)
     assert str(path) in str(error.value)
+
+
+def test_a_preset_gives_way_to_the_files_own_keys(tmp_path: Path) -> None:
+    run = load_run(_write(tmp_path, "[model]\npreset = 'small'\nnum_layers = 3"))
+    assert (run.model.dim, run.model.num_layers) == (PRESETS["small"].model.dim, 3)
+    assert load_run(_write(tmp_path, dump_run(run))) == run
 
 
 def test_a_missing_run_file_is_named(tmp_path: Path) -> None:
