@@ -38,6 +38,7 @@ from data_pipeline.pool import run_tasks
 from data_pipeline.report import BuildReport, SplitReport, describe_split, load_report
 from data_pipeline.shard_writer import load_finished, write_shard
 from data_pipeline.sources import Part, SourceFile, plan_parts, source_files
+from data_pipeline.storage import is_remote, local_path
 from data_pipeline.tokenizer import Tokenizer, load_tokenizer
 
 _WORK = ".work"
@@ -56,6 +57,7 @@ def build(config: BuildConfig) -> BuildReport:
     """
     started_s = time.monotonic()
     output = Path(config.output)
+    _check_output(config)
     tokenizer = load_tokenizer(config.tokenizer)
     files = source_files(config.sources, config.read, config.storage)
     digest = _digest(config, files, tokenizer)
@@ -76,6 +78,14 @@ def build(config: BuildConfig) -> BuildReport:
         report.save(output)
     shutil.rmtree(work)
     return report
+
+
+def _check_output(config: BuildConfig) -> None:
+    """Refuse to write into a folder that is read: the shards would become sources."""
+    output = Path(config.output).resolve()
+    for source in config.sources:
+        if not is_remote(source) and output.is_relative_to(local_path(source).resolve()):
+            raise DataError(f"output: {output} lies inside the source {source}; expected elsewhere")
 
 
 def _digest(config: BuildConfig, files: list[SourceFile], tokenizer: Tokenizer) -> str:

@@ -132,6 +132,9 @@ class Mixture:
             DataError: It belongs to another order: seed, shuffling or datasets differ.
         """
         config = self._config
+        missing = {"step", "seed", "shuffle", "shuffle_block", "datasets"} - set(table)
+        if missing:
+            raise DataError(f"data position: no {sorted(missing)} in the checkpoint; expected them")
         for key, value in (
             ("seed", config.seed),
             ("shuffle", int(config.shuffle)),

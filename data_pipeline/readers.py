@@ -1,5 +1,6 @@
 """Documents out of source files, one at a time, with what is wrong in them counted or raised."""
 
+import codecs
 import gzip
 import io
 import json
@@ -73,7 +74,8 @@ class Reader:
 
     def _decode(self, data: bytes, where: str) -> str | None:
         try:
-            return data.decode()
+            # A byte order mark says how a file is encoded, and is no text.
+            return data.removeprefix(codecs.BOM_UTF8).decode()
         except UnicodeDecodeError as error:
             found = f"byte 0x{data[error.start]:02X} at offset {error.start} is not UTF-8"
             self.bad("invalid UTF-8", where, found, "UTF-8 text")
@@ -132,7 +134,7 @@ class Reader:
                 continue
             try:
                 record = json.loads(text)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 self.bad("broken JSON", where, f"broken JSON ({error})", "one object per line")
                 continue
             document = self._from_record(record, where, piece)

@@ -46,6 +46,7 @@ def write_cases() -> dict[str, tuple[str, bytes, str, str]]:
     zst = zstandard.ZstdCompressor().compress(long)
     return {
         "broken JSON": ("a.jsonl", good + b'{"text": \n', "line 2: broken JSON", "broken JSON"),
+        "deep JSON": ("a.jsonl", good + b"[" * 5000 + b"\n", "line 2: broken JSON", "broken JSON"),
         "no key": ("a.jsonl", good + b'{"body": "x"}\n', r"'text' is NoneType", "no text"),
         "not an object": ("a.jsonl", good + b"[1]\n", "line 2: a list", "no text"),
         "not a string": ("a.jsonl", good + b'{"text": 3}\n', "'text' is int", "no text"),

@@ -244,6 +244,13 @@ def test_language_and_unknown_text_are_recorded(tmp_path: Path) -> None:
         assert [entry["source"] for entry in metadata] == ["a.jsonl"] * 2
 
 
+def test_an_output_inside_its_source_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    with pytest.raises(DataError, match="lies inside the source"):
+        build(config_for(tmp_path, tmp_path / "deep" / "out"))
+    assert not (tmp_path / "deep").exists()
+
+
 def test_a_report_of_another_version_is_refused(corpus: Path, tmp_path: Path) -> None:
     config = config_for(corpus, tmp_path / "out")
     build(config)

@@ -191,6 +191,8 @@ def test_a_state_of_another_order_is_refused(paths: tuple[str, str]) -> None:
         mixture(paths[::-1]).load(saved)
     with pytest.raises(DataError, match="1 given; expected the 2"):
         mixture(paths[:1]).load(saved)
+    with pytest.raises(DataError, match=r"no \['datasets'\] in the checkpoint"):
+        mixture(paths).load({key: value for key, value in saved.items() if key != "datasets"})
     # A dataset that joins later starts at its beginning.
     alone = mixture(paths[:1])
     joined = mixture(paths).load(alone.dump(state_after(alone, 4, 2)))

@@ -232,6 +232,9 @@ def test_what_is_not_there_is_not_asked_for_again(
     assert handler.requests["/gone/manifest.json"] == 1
     with pytest.raises(DataError, match="cannot be read"):
         steps("http://127.0.0.1:9/train", tmp_path)
+    with pytest.raises(DataError, match="runs a command and is refused"):
+        steps(f"pipe:touch {tmp_path}/ran", tmp_path)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_shard_damaged_on_the_server(

@@ -73,6 +73,12 @@ def test_parquet_by_column_names(tmp_path: Path) -> None:
     assert [document.language for document in documents] == ["en", "de", "xx"]
 
 
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "first"}\n')
+    (tmp_path / "b.txt").write_bytes(b"\xef\xbb\xbfsecond")
+    assert [document.text for document in read_all([tmp_path])] == ["first", "second"]
+
+
 def test_documents_of_plain_text(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_text("one\ntwo\n\n\n  \nthree\n")
