@@ -75,7 +75,9 @@ def check(
     ranks = num_ranks(run, launcher)
     if launcher == "kubernetes":
         return [_batch(run, ranks), *_kubernetes(job)]
-    findings = [finding for one in sweep or [run] for finding in (_data(one, ranks), _start(one))]
+    findings = []
+    for one in sweep or [run]:
+        findings += [_data(one, ranks), _start(one)]
     needed = _checkpoint_bytes(run)
     total = None if needed is None else needed * max(1, len(sweep))
     findings += check_output(run.train.output.absolute(), total)
@@ -87,31 +89,41 @@ def check(
     return [*findings, check_time(*limits, plan, datetime.now()), *_slurm(job, on_nodes)]
 
 
-def num_ranks(run: RunConfig, launcher: str) -> int:
-    """Ranks of a run under a launcher."""
-    if launcher == "slurm":
-        return run.launch.nodes * ranks_per_node(run.launch)
-    if launcher == "kubernetes":
-        return run.launch.nodes * pod.ranks_per_pod(run.launch)
-    return run.launch.processes
+def num_ranks(run: RunConfig, launcher: str) -> list[int]:
+    """Numbers of ranks that a run may have under a launcher, the planned one first."""
+    config = run.launch
+    if launcher == "local":
+        return [config.processes]
+    per_node = ranks_per_node(config) if launcher == "slurm" else pod.ranks_per_pod(config)
+    fewest = config.min_nodes or config.nodes
+    return [nodes * per_node for nodes in range(config.nodes, fewest - 1, -1)]
 
 
-def _data(run: RunConfig, ranks: int) -> Finding:
+def _data(run: RunConfig, ranks: Sequence[int]) -> Finding:
     try:
-        check_run(run, ranks)
+        check_run(run, ranks[0])
+        for fewer in ranks[1:]:
+            check_batch(run, fewer)
     except (RunError, DataError, OSError) as error:
         remedy = "change the run file, or build the data: `resonance data build`"
         return Finding("bad", "run", str(error), remedy)
-    return Finding("ok", "run", f"{ranks} ranks share the batch; shards and tokenizer agree")
+    return Finding(
+        "ok", "run", f"{_joined(ranks)} ranks share the batch; shards and tokenizer agree"
+    )
 
 
-def _batch(run: RunConfig, ranks: int) -> Finding:
+def _batch(run: RunConfig, ranks: Sequence[int]) -> Finding:
     try:
-        check_batch(run, ranks)
+        for number in ranks:
+            check_batch(run, number)
     except RunError as error:
         return Finding("bad", "run", str(error), "change the run file")
-    text = f"{ranks} ranks share the batch; the claim's data and space are not visible from here"
+    text = f"{_joined(ranks)} ranks share the batch; the claim is not visible from here"
     return Finding("warn", "run", text, "the ranks compare shards and tokenizer when they start")
+
+
+def _joined(ranks: Sequence[int]) -> str:
+    return " or ".join(map(str, ranks))
 
 
 def _start(run: RunConfig) -> Finding:

@@ -74,6 +74,11 @@ class KubernetesConfig(BaseModel):
                 "queue and queue_name belong together: expected both or neither, found "
                 f"queue={self.queue!r}, queue_name={self.queue_name!r}"
             )
+        if self.queue == "volcano" and self.kind == "trainjob":
+            raise ValueError(
+                "a TrainJob is queued by its runtime: expected queue 'none' or 'kueue', found "
+                "'volcano'"
+            )
         if ".." in PurePosixPath(self.mount_path).parts:
             raise ValueError(f"mount_path: expected no '..', found {self.mount_path!r}")
         if any(part for part in self.namespace.split(".")[1:]) or len(self.namespace) > 63:

@@ -181,6 +181,12 @@ def placement(job: Job) -> dict[str, Any]:
     return fields
 
 
+def has_pod_group(job: Job) -> bool:
+    """Whether Volcano's group of pods is made here; the PyTorchJob's operator makes its own."""
+    kubernetes = job.config.kubernetes
+    return kubernetes.queue == "volcano" and kubernetes.kind in ("job", "jobset")
+
+
 def pod_template(job: Job, name: str, rendezvous: Sequence[str]) -> dict[str, Any]:
     """A pod template with everything in it; `name` is the container's."""
     kubernetes = job.config.kubernetes
@@ -190,7 +196,11 @@ def pod_template(job: Job, name: str, rendezvous: Sequence[str]) -> dict[str, An
     metadata: dict[str, Any] = {"labels": labels(job)}
     if kubernetes.queue == "volcano":
         fields["schedulerName"] = "volcano"
+    if has_pod_group(job):
         metadata["annotations"] = {"scheduling.k8s.io/group-name": job.name}
+    if kubernetes.queue == "kueue" and kubernetes.topology_key:
+        required = {"kueue.x-k8s.io/podset-required-topology": kubernetes.topology_key}
+        metadata["annotations"] = required
     return {
         "metadata": metadata,
         "spec": {

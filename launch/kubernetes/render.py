@@ -28,7 +28,7 @@ def manifests(job: Job) -> list[Manifest]:
     documents = [_config_map(job)]
     if kubernetes.claim_size:
         documents.append(_claim(job))
-    if kubernetes.queue == "volcano":
+    if pod.has_pod_group(job):
         documents.append(_pod_group(job))
     documents += JOBS[kubernetes.kind](job)
     for document in documents:

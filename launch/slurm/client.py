@@ -32,7 +32,7 @@ def test_only(script: Path) -> str:
     Raises:
         LaunchError: It never could; Slurm's own words say why.
     """
-    return call(["sbatch", "--test-only", str(script)])
+    return call(["sbatch", "--test-only", str(script)], errors_too=True).strip()
 
 
 def submit(job: Job, script: Path, chain: int = 1) -> list[str]:

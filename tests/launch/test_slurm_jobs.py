@@ -1,0 +1,151 @@
+"""Batch jobs on a real Slurm: requests to stop, lost nodes, bad nodes, chains, cancellation."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from launch.job import Job
+from launch.ledger import read
+from launch.slurm import client
+from tests.launch.slurm_cluster import Cluster, wait_for, wait_for_state
+
+StandIn = Callable[..., Job]
+
+
+def submit(job: Job, chain: int = 1) -> list[str]:
+    return client.submit(job, Path(job.directory) / "job.sh", chain)
+
+
+def notes(job: Job) -> list[list[str]]:
+    """What the ranks noted: [host, job number, word, ...]."""
+    file = Path(job.working_directory) / "notes"
+    return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def count(job: Job, word: str) -> int:
+    return sum(line[2] == word for line in notes(job))
+
+
+def finish_next_time(job: Job) -> None:
+    """Let ranks that are started from now on finish at once, as if these had been asked to stop."""
+    with (Path(job.working_directory) / "notes").open("a", encoding="utf-8") as file:
+        file.write("nobody 0 asked\n")
+
+
+def wait_for_ranks(job: Job, number: int = 2) -> None:
+    wait_for(lambda: count(job, "start") >= number, 90, f"{number} ranks")
+
+
+def test_asked_to_stop_saves_and_is_requeued(stand_in: StandIn, idle: Cluster) -> None:
+    job = stand_in("stop")
+    (number,) = submit(job)
+    wait_for_ranks(job)
+    # what Slurm sends to the batch script stop_lead_s before the time limit
+    idle.run("scancel", "--signal=USR1", "--batch", number)
+    state = wait_for_state(number, "COMPLETED")
+    assert state.requeues == 1
+    assert count(job, "asked") == 2
+    assert count(job, "finished") == 2
+    assert all(line[3:] == ["--auto-resume", "2"] for line in notes(job) if line[2] == "start")
+
+
+def test_preempted_job_saves_and_comes_back(stand_in: StandIn, idle: Cluster) -> None:
+    job = stand_in("stop", nodes=3)
+    (number,) = submit(job)
+    wait_for_ranks(job, 3)
+    urgent = idle.run(
+        "sbatch", "--parsable", "--partition=urgent", "--nodes=3", "--chdir=/tmp",
+        "--exclusive", "--output=/dev/null", "--wrap=sleep 1",
+    )  # fmt: skip
+    wait_for_state(urgent.strip(), "COMPLETED")
+    state = wait_for_state(number, "COMPLETED")
+    assert state.requeues == 1
+    assert count(job, "asked") == 3
+    assert count(job, "finished") == 3
+
+
+def test_node_lost_requeued_on_the_others(stand_in: StandIn, idle: Cluster) -> None:
+    job = stand_in("stop")
+    (number,) = submit(job)
+    wait_for_ranks(job)
+    lost = notes(job)[0][0]
+    # the next attempt finishes
+    finish_next_time(job)
+    idle.kill_node(lost)
+    state = wait_for_state(number, "COMPLETED", 120)
+    assert state.requeues == 1
+    finished = {line[0] for line in notes(job) if line[2] == "finished"}
+    assert len(finished) == 2
+    assert lost not in finished
+
+
+def test_bad_node_is_left_out(stand_in: StandIn) -> None:
+    job = stand_in("crash n1", max_restarts=0, slurm={"exclude_after": 2, "max_failures": 5})
+    (number,) = submit(job)
+    wait_for_state(number, "FAILED", 150)
+    wait_for(lambda: len(read(Path(job.directory))) == 2, 30, "a second job")
+    second = read(Path(job.directory))[-1].job
+    wait_for_state(second, "COMPLETED")
+    assert {line[0] for line in notes(job) if line[1] == second} == {"n2", "n3"}
+    crashed = [line for line in notes(job) if line[0] == "n1"]
+    assert len(crashed) == 2
+
+
+def test_repeated_failure_gives_up(stand_in: StandIn) -> None:
+    job = stand_in("crash n1", nodes=3, max_restarts=0, slurm={"max_failures": 0})
+    (number,) = submit(job)
+    state = wait_for_state(number, "FAILED")
+    assert state.requeues == 0
+    assert state.status not in (None, 0)
+
+
+def test_killed_rank_is_restarted_in_the_same_job(stand_in: StandIn) -> None:
+    job = stand_in("stop", nodes=1, max_restarts=1)
+    (number,) = submit(job)
+    wait_for_ranks(job, 1)
+    finish_next_time(job)
+    ranks = [pid for pid in processes() if "stand_in.py" in pid[1] and "elastic" not in pid[1]]
+    os.kill(ranks[0][0], signal.SIGKILL)
+    state = wait_for_state(number, "COMPLETED")
+    assert state.requeues == 0
+    assert count(job, "start") == 2
+    assert count(job, "finished") == 1
+
+
+def test_chain_goes_on_where_the_first_stopped(stand_in: StandIn, idle: Cluster) -> None:
+    job = stand_in("stop")
+    first, second = submit(job, chain=2)
+    wait_for_ranks(job)
+    assert client.status([second])[0].state == "PENDING"
+    idle.run("scancel", "--signal=USR1", "--batch", first)
+    wait_for_state(second, "COMPLETED")
+    state = client.status([first])[0]
+    assert (state.state, state.status, state.requeues) == ("FAILED", 75, 0)
+    assert {line[1] for line in notes(job) if line[2] == "finished"} == {second}
+
+
+def test_cancelled_job_leaves_no_process(stand_in: StandIn, idle: Cluster) -> None:
+    job = stand_in("sleep")
+    (number,) = submit(job)
+    wait_for_ranks(job)
+    used = [name for name in idle.names if len(idle.pids(name)) > 1]
+    assert len(used) == 2
+    client.cancel([number])
+    state = wait_for_state(number, "CANCELLED")
+    assert state.requeues == 0
+    idle.wait_for_nodes("idle")
+    left = {name: idle.pids(name) for name in idle.names}
+    assert all(len(pids) == 1 for pids in left.values()), left
+
+
+def processes() -> list[tuple[int, str]]:
+    """Every process on this machine with its command."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        found.append((int(folder.name), command))
+    return found

@@ -1,0 +1,104 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=novels
+#SBATCH --nodes=2-4
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=48
+#SBATCH --gpus-per-node=a100:8
+#SBATCH --mem=0
+#SBATCH --time=1-12:00:00
+#SBATCH --deadline=2027-01-31T18:00:00
+#SBATCH --partition=gpu
+#SBATCH --account=lab
+#SBATCH --qos=long
+#SBATCH --constraint=a100\&nvlink
+#SBATCH --exclude=n\[3-4\],n9
+#SBATCH --signal=B:USR1@600
+#SBATCH --open-mode=append
+#SBATCH --chdir=/shared/runs/novels/launch
+#SBATCH --output=%x-%j.log
+#SBATCH --requeue
+#SBATCH --exclusive
+set -euo pipefail
+cd -- '/shared/my project'
+module load cuda/12.8
+module load 'it'"'"'s odd'
+export OMP_NUM_THREADS=6
+export GLOO_SOCKET_IFNAME=ib0
+export NCCL_SOCKET_IFNAME=ib0
+export NCCL_DEBUG=INFO
+export GREETING='it'"'"'s $HOME, `id`; "x"'
+export RESONANCE_FAILURE_LOG=/shared/runs/novels/launch/failures
+mode=${1:-single}
+script=/shared/runs/novels/launch/job.sh
+ledger=/shared/runs/novels/launch/jobs.jsonl
+array=()
+run_file=/shared/runs/novels/launch/run.toml
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+port=29400
+decide=(/shared/venv/bin/python -m launch.slurm.decision 20 3 2 'n[3-4]' n9)
+step=
+stopped=0
+again=0
+stop() {
+    echo "resonance: asked to stop; the ranks save and leave"
+    stopped=1
+    again=1
+    if [[ -n $step ]]; then kill -USR1 "$step" || true; fi
+}
+trap stop USR1 TERM
+
+srun \
+    --ntasks-per-node=1 \
+    --cpus-per-task="$SLURM_CPUS_PER_TASK" \
+    --kill-on-bad-exit=0 \
+    --wait=300 \
+    --container-image='registry.example.org#lab/resonance:1' \
+    --container-mounts='/shared/my project:/shared/my project,/shared/runs/novels/launch:/shared/runs/novels/launch,/shared/runs/novels:/shared/runs/novels,/data:/data:ro' \
+    --container-workdir='/shared/my project' \
+    python3 \
+    -m \
+    pretrain.elastic \
+    --nnodes=2:"$SLURM_NNODES" \
+    --rdzv-backend=c10d \
+    --rdzv-endpoint="$first:$port" \
+    --rdzv-id="$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}" \
+    --nproc-per-node=8 \
+    --max-restarts=3 \
+    --module \
+    pretrain.cli \
+    pretrain \
+    "$run_file" \
+    --auto-resume &
+step=$!
+status=0
+wait "$step" || status=$?
+# a trap ends wait early: only then is there more to wait for
+while ((again)); do
+    again=0
+    status=0
+    wait "$step" || status=$?
+done
+trap '' USR1 TERM
+state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) || state=UNKNOWN
+decision=$("${decide[@]}" "$status" "$stopped" "$state" "${SLURM_RESTART_COUNT:-0}" "$mode") ||
+    decision=stop
+echo "resonance: the ranks ended with status $status; now: $decision"
+case $decision in
+requeue)
+    scontrol requeue "$SLURM_JOB_ID"
+    # Slurm ends this script
+    sleep 600
+    ;;
+exclude\ *)
+    bad=${decision#exclude }
+    if [[ $mode == chain ]]; then
+        squeue --noheader --name="$SLURM_JOB_NAME" --me --states=PENDING --format=%A |
+            while read -r id; do scontrol update JobId="$id" ExcNodeList="$bad"; done
+    else
+        next=$(sbatch --parsable --exclude="$bad" --dependency=afterany:"$SLURM_JOB_ID" \
+            "${array[@]}" "$script")
+        echo "{\"launcher\": \"slurm\", \"job\": \"${next%%;*}\"}" >>"$ledger"
+    fi
+    ;;
+esac
+exit "$status"

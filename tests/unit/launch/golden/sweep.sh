@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=novels
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=1
+#SBATCH --time=1:00:00
+#SBATCH --signal=B:USR1@300
+#SBATCH --open-mode=append
+#SBATCH --chdir=/shared/runs/novels/launch
+#SBATCH --output=%x-%A_%a.log
+#SBATCH --array=0-2%2
+#SBATCH --requeue
+set -euo pipefail
+cd -- '/shared/my project'
+export OMP_NUM_THREADS=1
+export RESONANCE_FAILURE_LOG=/shared/runs/novels/launch/failures-"$SLURM_ARRAY_TASK_ID"
+mode=${1:-single}
+script=/shared/runs/novels/launch/job.sh
+ledger=/shared/runs/novels/launch/jobs.jsonl
+array=(--array="$SLURM_ARRAY_TASK_ID")
+run_file=/shared/runs/novels/launch/run-"$SLURM_ARRAY_TASK_ID".toml
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+port=$((20000 + SLURM_JOB_ID % 20000))
+decide=(/shared/venv/bin/python -m launch.slurm.decision 20 3 2)
+step=
+stopped=0
+again=0
+stop() {
+    echo "resonance: asked to stop; the ranks save and leave"
+    stopped=1
+    again=1
+    if [[ -n $step ]]; then kill -USR1 "$step" || true; fi
+}
+trap stop USR1 TERM
+
+srun \
+    --ntasks-per-node=1 \
+    --cpus-per-task="$SLURM_CPUS_PER_TASK" \
+    --kill-on-bad-exit=0 \
+    --wait=300 \
+    apptainer \
+    exec \
+    --bind='/shared/my project:/shared/my project' \
+    --bind=/shared/runs/novels/launch:/shared/runs/novels/launch \
+    --bind=/shared/runs/novels:/shared/runs/novels \
+    --pwd='/shared/my project' \
+    '/shared/my image.sif' \
+    python3 \
+    -m \
+    pretrain.elastic \
+    --nnodes="$SLURM_NNODES" \
+    --rdzv-backend=c10d \
+    --rdzv-endpoint="$first:$port" \
+    --rdzv-id="$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}" \
+    --nproc-per-node=1 \
+    --max-restarts=3 \
+    --module \
+    pretrain.cli \
+    pretrain \
+    "$run_file" \
+    --auto-resume &
+step=$!
+status=0
+wait "$step" || status=$?
+# a trap ends wait early: only then is there more to wait for
+while ((again)); do
+    again=0
+    status=0
+    wait "$step" || status=$?
+done
+trap '' USR1 TERM
+state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) || state=UNKNOWN
+decision=$("${decide[@]}" "$status" "$stopped" "$state" "${SLURM_RESTART_COUNT:-0}" "$mode") ||
+    decision=stop
+echo "resonance: the ranks ended with status $status; now: $decision"
+case $decision in
+requeue)
+    scontrol requeue "$SLURM_JOB_ID"
+    # Slurm ends this script
+    sleep 600
+    ;;
+exclude\ *)
+    bad=${decision#exclude }
+    if [[ $mode == chain ]]; then
+        squeue --noheader --name="$SLURM_JOB_NAME" --me --states=PENDING --format=%A |
+            while read -r id; do scontrol update JobId="$id" ExcNodeList="$bad"; done
+    else
+        next=$(sbatch --parsable --exclude="$bad" --dependency=afterany:"$SLURM_JOB_ID" \
+            "${array[@]}" "$script")
+        echo "{\"launcher\": \"slurm\", \"job\": \"${next%%;*}\"}" >>"$ledger"
+    fi
+    ;;
+esac
+exit "$status"
