@@ -68,7 +68,7 @@ def deepspeed_config(run: RunConfig, ranks: Ranks) -> dict[str, Any]:
 
 
 def step_engine(engine: Any) -> float:
-    """`engine.step()`; returns the gradient's norm before clipping, NaN before the last micro-batch.
+    """`engine.step()`; returns the gradient's norm before clipping (NaN while accumulating).
 
     Without ZeRO, DeepSpeed clips float32 gradients but keeps no norm: it is taken here.
     """

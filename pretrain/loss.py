@@ -9,6 +9,7 @@ from torch import Tensor
 from data_pipeline.loader import Batch
 from kernels.linear_cross_entropy.reference import IGNORE
 from pretrain.distributed import Ranks, summed
+from spectral.lm import LMLoss
 
 
 def count_labels(batch: Batch) -> int:
@@ -16,9 +17,14 @@ def count_labels(batch: Batch) -> int:
     return int((batch.labels != IGNORE).sum())
 
 
-def batch_loss(model: Callable[..., Any], batch: Batch) -> Tensor:
-    """Sum of the negative log-likelihoods of a batch; a scalar with gradient."""
+def batch_loss(model: Callable[..., Any], batch: Batch) -> LMLoss:
+    """What a batch costs: its summed negative log-likelihoods, and auxiliary losses."""
     return model(batch.tokens, batch.segment_ids, batch.labels)
+
+
+def objective(loss: LMLoss, num_labels: int) -> Tensor:
+    """What is minimised: a sum over tokens, to which auxiliary losses count for every token."""
+    return loss.nll + loss.auxiliary * num_labels
 
 
 @torch.no_grad()
@@ -40,7 +46,7 @@ def valid_loss(
     num_labels = 0
     with torch.autocast(ranks.device.type, torch.bfloat16, enabled=bf16):
         for batch in batches:
-            loss += batch_loss(model, batch.to(ranks.device))
+            loss += batch_loss(model, batch.to(ranks.device)).nll
             num_labels += count_labels(batch)
     model.train(was_training)
     if collective:

@@ -19,7 +19,7 @@ from pretrain.config import RunConfig
 from pretrain.distributed import Ranks, init_ranks, summed
 from pretrain.engine import build_engine, step_engine, uses_bf16
 from pretrain.errors import RunError
-from pretrain.loss import batch_loss, count_labels, valid_loss
+from pretrain.loss import batch_loss, count_labels, objective, valid_loss
 from pretrain.metrics import Metrics
 from pretrain.run_directory import check_tokenizer, find_start
 from pretrain.run_file import dump_run
@@ -114,16 +114,19 @@ class Trainer:
             ],
             self.ranks.device,
         )
-        total = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
+        nll = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
+        auxiliary = torch.zeros_like(nll)
         # DeepSpeed divides by accumulation steps and ranks; this undoes it
         scale = len(batches) * self.ranks.world_size / max(num_labels, 1.0)
         for batch in batches:
             loss = batch_loss(self.engine, batch)
-            total += loss.detach()
-            self.engine.backward(loss * scale)
+            labels = count_labels(batch)
+            nll += loss.nll.detach()
+            auxiliary += loss.auxiliary.detach() * labels
+            self.engine.backward(objective(loss, labels) * scale)
             learning_rate = self.engine.get_lr()[0]
             grad_norm = step_engine(self.engine)
-        (loss_sum,) = summed([total], self.ranks.device)
+        loss_sum, auxiliary_sum = summed([nll, auxiliary], self.ranks.device)
         self.step += 1
         self.tokens += int(num_tokens)
         mean = loss_sum / max(num_labels, 1.0)
@@ -137,6 +140,7 @@ class Trainer:
             "tokens": self.tokens,
             "step_tokens": int(num_tokens),
             "loss": mean,
+            "auxiliary_loss": auxiliary_sum / max(num_labels, 1.0),
             "grad_norm": grad_norm,
             "learning_rate": learning_rate,
         }

@@ -33,6 +33,32 @@ class ModelConfig(BaseModel):
     recall_chunk: Positive = Field(64, description="Tokens per chunk of recall heads.")
     short_conv: Positive = Field(4, description="Taps of the short convolution on q, k and v.")
     ffn_dim: Positive = Field(688, description="Hidden channels of the gated feed-forward.")
+    band_gates: bool = Field(
+        False, description="Gate magnitude and phase of what is carried, per head and band of 4."
+    )
+    soft_threshold: bool = Field(
+        False, description="Read nothing of modes below a learned share of the head's magnitude."
+    )
+    phase_functions: bool = Field(
+        False, description="Turn phases by 4 learned sinusoids of frequency per head."
+    )
+    cross_head: bool = Field(False, description="Let heads scale one another through a network.")
+    magnitude_mixing: bool = Field(
+        False, description="Mix magnitudes among the modes of a head; phases stay."
+    )
+    gate_residual: bool = Field(False, description="Let a learned share of the spectrum pass.")
+    bin_selection: bool = Field(
+        False, description="Read 12% to 45% of the modes of each head, chosen by content."
+    )
+    frequency_dropout: float = Field(
+        0.0, ge=0.0, lt=1.0, description="Share of modes that training drops whole."
+    )
+    entropy_weight: float = Field(
+        0.0, ge=0.0, description="Of the auxiliary loss that asks for all modes to be used."
+    )
+    consistency_weight: float = Field(
+        0.0, ge=0.0, description="Of the auxiliary loss between the read and the carried spectrum."
+    )
     max_time_constant: float = Field(
         204_800.0, ge=2.0, description="Longest memory (tokens) that modes are initialised with."
     )
@@ -55,5 +81,9 @@ class ModelConfig(BaseModel):
             raise ValueError(
                 "recall heads rotate pairs of channels: dim / num_heads must be even, "
                 f"got {head_dim}"
+            )
+        if self.band_gates and self.num_modes < 4:
+            raise ValueError(
+                f"num_modes must be at least 4 for gates per band, got {self.num_modes}"
             )
         return self

@@ -5,6 +5,7 @@ Shape letters: B batch, T time (tokens), D channels, V vocabulary.
 
 from typing import NamedTuple, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -12,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from kernels.linear_cross_entropy.op import linear_cross_entropy
 from spectral.config import ModelConfig
 from spectral.documents import check_segment_ids, chunk_documents
+from spectral.gating import GateLosses, uses_gates
 from spectral.mixer import MixerState, SequenceContext, SpectralMixer
 from spectral.rotary import rotary_phases
 
@@ -26,6 +28,18 @@ class LMState(NamedTuple):
 
     position: int
     layers: tuple[MixerState, ...]
+
+
+class LMLoss(NamedTuple):
+    """What a batch costs, scalars with gradient.
+
+    Attributes:
+        nll: Sum of the negative log-likelihoods in nats.
+        auxiliary: Weighted auxiliary losses of all layers' gates; to be added per token.
+    """
+
+    nll: Tensor
+    auxiliary: Tensor
 
 
 class GatedFeedForward(nn.Module):
@@ -54,11 +68,11 @@ class Block(nn.Module):
 
     def forward(
         self, x_BTD: Tensor, context: SequenceContext, state: MixerState | None = None
-    ) -> tuple[Tensor, MixerState]:
-        """Whole sequence; returns the output and the memory after it."""
-        y_BTD, state = self.mixer(self.mixer_norm(x_BTD), context, state)
+    ) -> tuple[Tensor, MixerState, GateLosses | None]:
+        """Whole sequence; returns the output, the memory after it, and auxiliary losses."""
+        y_BTD, state, losses = self.mixer(self.mixer_norm(x_BTD), context, state)
         x_BTD = x_BTD + y_BTD
-        return x_BTD + self.feed_forward(self.feed_forward_norm(x_BTD)), state
+        return x_BTD + self.feed_forward(self.feed_forward_norm(x_BTD)), state, losses
 
     def step(
         self, x_BD: Tensor, context: SequenceContext, state: MixerState
@@ -105,7 +119,7 @@ class SpectralLM(nn.Module):
         tokens_BT: Tensor,
         segment_ids_BT: Tensor | None = None,
         labels_BT: Tensor | None = None,
-    ) -> Tensor:
+    ) -> Tensor | LMLoss:
         """Logits of every next token or, given labels, the loss without making the logits.
 
         Args:
@@ -115,15 +129,16 @@ class SpectralLM(nn.Module):
             labels_BT: The token that follows each token; -100 where there is none to learn.
 
         Returns:
-            logits_BTV or, given labels, the sum of the negative log-likelihoods in nats.
+            logits_BTV or, given labels, the losses.
 
         Raises:
             ValueError: An empty sequence, token ids out of range or segment ids that go back.
         """
         if labels_BT is None:
             return self.prefill(tokens_BT, segment_ids_BT)[0]
-        x_BTD, _ = self._hidden(tokens_BT, segment_ids_BT, None)
-        return linear_cross_entropy(x_BTD.flatten(0, 1), self.embedding.weight, labels_BT.flatten())
+        x_BTD, _, auxiliary = self._hidden(tokens_BT, segment_ids_BT, None)
+        nll = linear_cross_entropy(x_BTD.flatten(0, 1), self.embedding.weight, labels_BT.flatten())
+        return LMLoss(nll, auxiliary)
 
     def prefill(
         self,
@@ -137,12 +152,34 @@ class SpectralLM(nn.Module):
 
         Cost: O(T (D^2 + D log C)) time per layer, for chunks of C tokens.
         """
-        x_BTD, state = self._hidden(tokens_BT, segment_ids_BT, state)
-        return F.linear(x_BTD, self.embedding.weight), state
+        first = self._tokens_to_chunk_end(state, tokens_BT.shape[1])
+        if state is None or first == 0:
+            x_BTD, state, _ = self._hidden(tokens_BT, segment_ids_BT, state)
+            return F.linear(x_BTD, self.embedding.weight), state
+        if segment_ids_BT is not None and segment_ids_BT[:, 0].ne(segment_ids_BT[:, -1]).any():
+            raise ValueError(
+                "segment_ids: a gated model goes on inside a chunk with one document only, got "
+                f"several after position {state.position}"
+            )
+        logits = []
+        for t in range(first):
+            logits_BV, state = self.step(tokens_BT[:, t], state)
+            logits.append(logits_BV)
+        head_BTV = torch.stack(logits, dim=1)
+        if first == tokens_BT.shape[1]:
+            return head_BTV, state
+        tail_BTV, state = self.prefill(tokens_BT[:, first:], None, state)
+        return torch.cat([head_BTV, tail_BTV], dim=1), state
+
+    def _tokens_to_chunk_end(self, state: LMState | None, num_tokens: int) -> int:
+        """How many tokens come before gates can look at a chunk's beginning again."""
+        if state is None or not uses_gates(self.config):
+            return 0
+        return min(-state.position % self.config.conv_chunk, num_tokens)
 
     def _hidden(
         self, tokens_BT: Tensor, segment_ids_BT: Tensor | None, state: LMState | None
-    ) -> tuple[Tensor, LMState]:
+    ) -> tuple[Tensor, LMState, Tensor]:
         if tokens_BT.ndim != 2 or tokens_BT.shape[1] == 0:
             raise ValueError(f"tokens: expected [B, T] with T >= 1, got {tuple(tokens_BT.shape)}")
         position = 0 if state is None else state.position
@@ -150,14 +187,18 @@ class SpectralLM(nn.Module):
         x_BTD = self.embedding(tokens_BT)
         context = self._context(x_BTD, position, segment_ids_BT)
         states = []
+        auxiliary = x_BTD.new_zeros(())
         for layer, block in enumerate(self.blocks):
             past = None if state is None else state.layers[layer]
             if self.activation_checkpointing and self.training:
-                x_BTD, after = checkpoint(block, x_BTD, context, past, use_reentrant=False)
+                x_BTD, after, losses = checkpoint(block, x_BTD, context, past, use_reentrant=False)
             else:
-                x_BTD, after = block(x_BTD, context, past)
+                x_BTD, after, losses = block(x_BTD, context, past)
             states.append(after)
-        return self.final_norm(x_BTD), LMState(position + T, tuple(states))
+            if losses is not None:
+                auxiliary = auxiliary + self.config.entropy_weight * losses.entropy
+                auxiliary = auxiliary + self.config.consistency_weight * losses.consistency
+        return self.final_norm(x_BTD), LMState(position + T, tuple(states)), auxiliary
 
     def step(self, tokens_B: Tensor, state: LMState) -> tuple[Tensor, LMState]:
         """One token of the recurrent form.
@@ -190,4 +231,4 @@ class SpectralLM(nn.Module):
             check_segment_ids(segment_ids_BT, B, T)
             chunks = {min(config.conv_chunk, T), min(config.recall_chunk, T)}
             documents = {chunk: chunk_documents(segment_ids_BT, chunk) for chunk in chunks}
-        return SequenceContext(*phases, segment_ids_BT, documents)
+        return SequenceContext(position, *phases, segment_ids_BT, documents)

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from kernels.state_scan.op import state_scan
 from spectral.config import ModelConfig
 from spectral.documents import ChunkDocuments
+from spectral.gated_filter import GatedFilter, GatedState
+from spectral.gating import GateLosses, uses_gates
 from spectral.modes import Carry, ModalFilter
 from spectral.recall_heads import recall, recall_step
 from spectral.rotary import rotate
@@ -25,12 +27,12 @@ class MixerState(NamedTuple):
 
     Attributes:
         short_BWD: Last W - 1 inputs of the short convolution, 3 D channels.
-        modes_BIM: State of the convolution heads' modes, complex.
+        modes: State of the convolution heads' modes, complex [B, I, M], or a gated filter's states.
         recall_BHKK: State of the recall heads.
     """
 
     short_BWD: Tensor
-    modes_BIM: Tensor
+    modes: Tensor | GatedState
     recall_BHKK: Tensor
 
 
@@ -38,11 +40,13 @@ class SequenceContext(NamedTuple):
     """What every mixer of a model needs to know of the sequence, computed once per forward.
 
     Attributes:
+        position: Tokens before this sequence.
         cos_TF, sin_TF: Rotary phases of the tokens' positions.
         segment_ids_BT: Document numbers, or None for one document per row.
         documents: Borders by chunk length; empty if segment_ids_BT is None.
     """
 
+    position: int
     cos_TF: Tensor
     sin_TF: Tensor
     segment_ids_BT: Tensor | None
@@ -68,8 +72,10 @@ class SpectralMixer(nn.Module):
         self.max_time_constant = config.max_time_constant
         self.in_proj = nn.Linear(D, 4 * D, bias=False)
         self.short_conv = ShortConv(3 * D, config.short_conv)
-        self.filter: ModalFilter | None = None
-        if self.num_conv:
+        self.filter: ModalFilter | GatedFilter | None = None
+        if self.num_conv and uses_gates(config):
+            self.filter = GatedFilter(config, self.num_conv, self.conv_dim)
+        elif self.num_conv:
             self.filter = ModalFilter(
                 self.conv_dim, config.num_modes, config.conv_chunk, config.max_time_constant
             )
@@ -96,7 +102,7 @@ class SpectralMixer(nn.Module):
 
     def forward(
         self, x_BTD: Tensor, context: SequenceContext, state: MixerState | None = None
-    ) -> tuple[Tensor, MixerState]:
+    ) -> tuple[Tensor, MixerState, GateLosses | None]:
         """Mix the tokens of a sequence.
 
         Args:
@@ -105,7 +111,7 @@ class SpectralMixer(nn.Module):
             state: Memory of the tokens before this sequence (none if None).
 
         Returns:
-            (y_BTD, memory after the last token).
+            (y_BTD, memory after the last token, auxiliary losses if there are gates).
         """
         T = x_BTD.shape[1]
         z, gate_BTD = self.in_proj(x_BTD).split([3 * x_BTD.shape[2], x_BTD.shape[2]], dim=-1)
@@ -115,14 +121,19 @@ class SpectralMixer(nn.Module):
             z, short = self.short_conv(z, context.segment_ids_BT, past)
             q, k, v = z.chunk(3, dim=-1)
             outputs = []
+            modes: Tensor | GatedState
             modes = recalled = x_BTD.new_zeros(x_BTD.shape[0], 0)
+            losses = None
             if self.filter is not None:
                 q_BTI, k_BTI, v_BTI = (i[..., : self.conv_dim] for i in (q, k, v))
                 documents = context.documents.get(min(self.conv_chunk, T))
-                past = None if state is None else state.modes_BIM
-                y_BIT, modes = self.filter(
-                    (k_BTI * v_BTI).transpose(1, 2), documents, past, self.carry
-                )
+                past_modes = None if state is None else state.modes
+                u_BIT = (k_BTI * v_BTI).transpose(1, 2)
+                if isinstance(self.filter, GatedFilter):
+                    y_BIT, modes, losses = self.filter(u_BIT, documents, past_modes, self.carry)
+                else:
+                    y_BIT, end = self.filter(u_BIT, documents, past_modes, self.carry)
+                    modes = end.total()
                 outputs.append(q_BTI * y_BIT.transpose(1, 2))
             if self.decay_proj is not None:
                 documents = context.documents.get(min(self.recall_chunk, T))
@@ -136,7 +147,7 @@ class SpectralMixer(nn.Module):
                 outputs.append(y.flatten(-2))
             y_BTD = self._normalise(torch.cat(outputs, dim=-1))
         y_BTD = self.out_proj(y_BTD * F.silu(gate_BTD))
-        return y_BTD, MixerState(short, modes, recalled)
+        return y_BTD, MixerState(short, modes, recalled), losses
 
     def step(
         self, x_BD: Tensor, context: SequenceContext, state: MixerState
@@ -147,10 +158,15 @@ class SpectralMixer(nn.Module):
         z, short = self.short_conv.step(z, state.short_BWD)
         q, k, v = z.chunk(3, dim=-1)
         outputs = []
-        modes, recalled = state.modes_BIM, state.recall_BHKK
+        modes, recalled = state.modes, state.recall_BHKK
         if self.filter is not None:
             q_BI, k_BI, v_BI = (i[..., : self.conv_dim] for i in (q, k, v))
-            y_BI, modes = self.filter.step(k_BI * v_BI, modes)
+            if isinstance(self.filter, GatedFilter) and isinstance(modes, GatedState):
+                y_BI, modes = self.filter.step(k_BI * v_BI, modes, context.position)
+            elif isinstance(self.filter, ModalFilter) and isinstance(modes, Tensor):
+                y_BI, modes = self.filter.step(k_BI * v_BI, modes)
+            else:
+                raise TypeError(f"state: expected this mixer's own, got {type(modes).__name__}")
             outputs.append(q_BI * y_BI)
         if self.decay_proj is not None:
             q, k, v = self._recall_inputs(q, k, v)

@@ -11,6 +11,7 @@ M modes, E document starts inside a chunk.
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,28 @@ from spectral.documents import ChunkDocuments
 # (decay_BJN, update_BJNF, initial_BNF) -> (incoming_BJNF, final_BNF): how states reach the chunks
 # that follow. The default stays on this device; sequence parallelism exchanges them.
 Carry = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+# carried states [N, D, M] -> what is read of them, of the same shape
+Gate = Callable[[Tensor], Tensor]
+
+
+class FilterEnd(NamedTuple):
+    """What a sequence leaves behind in a filter.
+
+    Attributes:
+        local_BDM: State that its last chunk built up from zero.
+        carried_BDM: State that came into that chunk; zero if a document began in it.
+        decay_DM: What that carried state has decayed by since.
+    """
+
+    local_BDM: Tensor
+    carried_BDM: Tensor
+    decay_DM: Tensor
+
+    def total(self) -> Tensor:
+        """The state after the last token [B, D, M]."""
+        return self.local_BDM + self.decay_DM * self.carried_BDM
 
 
 class ModalFilter(nn.Module):
@@ -47,9 +70,13 @@ class ModalFilter(nn.Module):
     def reset_parameters(self) -> None:
         """Initialise all parameters from the global random state."""
         with torch.no_grad():
+            frequency = torch.rand_like(self.frequency) * torch.rand_like(self.frequency) * math.pi
+            # modes in the order of their frequencies, so that neighbours and bands mean something;
+            # time constants fall on them at random
+            frequency, order = frequency.sort(dim=-1)
             log_tau = torch.linspace(0.0, math.log(self.max_time_constant), self.num_modes)
-            self.log_decay.copy_(-log_tau.expand_as(self.log_decay))
-            self.frequency.uniform_(0.0, math.pi).mul_(torch.rand_like(self.frequency))
+            self.frequency.copy_(frequency)
+            self.log_decay.copy_(-log_tau.to(order.device)[order])
             # sqrt(2 alpha) gives each mode's impulse response unit energy
             scale_DM1 = (2.0 * self.log_decay.exp()).sqrt()[..., None]
             self.residue.normal_(std=0.3 / math.sqrt(self.num_modes)).mul_(scale_DM1)
@@ -92,7 +119,8 @@ class ModalFilter(nn.Module):
         documents: ChunkDocuments | None = None,
         state_BDM: Tensor | None = None,
         carry: Carry = state_scan,
-    ) -> tuple[Tensor, Tensor]:
+        gate: Gate | None = None,
+    ) -> tuple[Tensor, FilterEnd]:
         """Chunked form: every chunk by FFT, everything older through the carried state.
 
         Args:
@@ -100,9 +128,10 @@ class ModalFilter(nn.Module):
             documents: Borders in chunks of min(chunk, T) tokens; nothing crosses a border.
             state_BDM: State after the tokens before this sequence (zero if None), complex.
             carry: How chunk states reach later chunks.
+            gate: Multiplies the carried states [B * J, D, M] where they are read.
 
         Returns:
-            (y_BDT, the state after the last token [B, D, M]).
+            (y_BDT, what is left after the last token).
 
         Cost: O(B D T (log C + M)) time, O(B D T) memory. Exact for every chunk length.
         """
@@ -110,40 +139,42 @@ class ModalFilter(nn.Module):
         C = min(self.chunk, T)
         J = -(-T // C)
         powers_DMt = self.powers(0, C + 1)
-        u_DNC = F.pad(u_BDT.float() if u_BDT.dtype == torch.bfloat16 else u_BDT, (0, J * C - T))
-        u_DNC = u_DNC.transpose(0, 1).reshape(D, B * J, C)
+        u_DNC = F.pad(u_BDT, (0, J * C - T)).transpose(0, 1).reshape(D, B * J, C)
         y_DNC = fft_conv(u_DNC, self.taps(powers_DMt[..., :C]))
-        if documents is not None:
-            y_DNC = self._isolate(y_DNC, u_DNC, powers_DMt, documents)
-
-        write_DCF = torch.view_as_real(powers_DMt[..., :C].flip(-1)).movedim(1, 2).flatten(2)
         after_DNC = u_DNC
         if documents is not None:
+            y_DNC = self._isolate(y_DNC, u_DNC, powers_DMt, documents)
             after_DNC = u_DNC * documents.after_last_BJC.view(B * J, C)
+
+        write_DCF = _write_table(powers_DMt[..., :C])
         update_DNM = _as_complex(after_DNC @ write_DCF)
-        update_BJN1 = update_DNM.view(D, B, J, -1).permute(1, 2, 0, 3).reshape(B, J, -1, 1)
-        decay_BJN = powers_DMt[..., C].flatten().expand(B, J, -1)
+        decay_BJDM = powers_DMt[..., C].expand(B, J, -1, -1)
         if documents is not None:
-            decay_BJN = decay_BJN * documents.keep_BJ[..., None]
+            decay_BJDM = decay_BJDM * documents.keep_BJ[..., None, None]
         if state_BDM is None:
             state_BDM = update_DNM.new_zeros(B, D, self.num_modes)
-        incoming_BJN1, final_BN1 = carry(decay_BJN, update_BJN1, state_BDM.reshape(B, -1, 1))
+        update_BJDM = update_DNM.view(D, B, J, -1).permute(1, 2, 0, 3)
+        incoming_BJN1, _ = carry(
+            decay_BJDM.flatten(2),
+            update_BJDM.flatten(2)[..., None],
+            state_BDM.flatten(1)[..., None],
+        )
 
-        incoming_DNM = incoming_BJN1.view(B, J, D, -1).permute(2, 0, 1, 3).reshape(D, B * J, -1)
-        carried_DNC = _as_real(incoming_DNM) @ self._read_table(powers_DMt)
+        incoming_NDM = incoming_BJN1.view(B * J, D, -1)
+        read_NDM = incoming_NDM if gate is None else gate(incoming_NDM)
+        carried_DNC = _as_real(read_NDM.transpose(0, 1)) @ self._read_table(powers_DMt)
         if documents is not None:
             carried_DNC = carried_DNC * documents.before_first_BJC.view(B * J, C)
         y_DNC = y_DNC + carried_DNC + self.skip[:, None, None] * u_DNC
         y_BDT = y_DNC.view(D, B, J * C).transpose(0, 1)[..., :T]
 
         rest = T - (J - 1) * C
-        if rest == C:
-            return y_BDT, final_BN1.view(B, D, -1)
-        last_BDr = after_DNC.view(D, B, J, C)[:, :, -1, :rest]
-        decay_BDM = decay_BJN[:, -1].view(B, D, -1)
-        decay_BDM = torch.where(decay_BDM == 0, 0, powers_DMt[..., rest])
-        final_DBM = _as_complex(last_BDr @ write_DCF[:, C - rest :])
-        return y_BDT, final_DBM.transpose(0, 1) + decay_BDM * incoming_BJN1[:, -1].view(B, D, -1)
+        last_DBr = after_DNC.view(D, B, J, C)[:, :, -1, :rest]
+        local_BDM = _as_complex(last_DBr @ write_DCF[:, C - rest :]).transpose(0, 1)
+        last_BDM = incoming_NDM.view(B, J, D, -1)[:, -1]
+        if documents is not None:
+            last_BDM = last_BDM * documents.keep_BJ[:, -1, None, None]
+        return y_BDT, FilterEnd(local_BDM, last_BDM, powers_DMt[..., rest])
 
     def step(self, u_BD: Tensor, state_BDM: Tensor) -> tuple[Tensor, Tensor]:
         """Recurrent form: one token. Constant time and memory: O(B D M)."""
@@ -165,11 +196,16 @@ class ModalFilter(nn.Module):
             return y_DNC
         C = u_DNC.shape[-1]
         past_DEC = u_DNC[:, documents.row_E].gather(-1, documents.past_index_EC.expand(D, E, C))
-        write_DCF = torch.view_as_real(powers_DMt[..., :C].flip(-1)).movedim(1, 2).flatten(2)
-        past_DEM = _as_complex((past_DEC * documents.past_EC) @ write_DCF)
+        past_DEC = past_DEC * documents.past_EC
+        past_DEM = _as_complex(past_DEC @ _write_table(powers_DMt[..., :C]))
         leak_DEC = _as_real(past_DEM) @ self._read_table(powers_DMt)
         leak_DEC = leak_DEC.gather(-1, documents.lag_index_EC.expand(D, E, C)) * documents.reach_EC
         return y_DNC.index_add(1, documents.row_E, leak_DEC, alpha=-1)
+
+
+def _write_table(powers_DMC: Tensor) -> Tensor:
+    # sum over t of lambda^(C-1-t) u_t as a real product: columns (Re, Im) of each mode
+    return torch.view_as_real(powers_DMC.flip(-1)).movedim(1, 2).flatten(2)
 
 
 def _as_complex(pairs_F: Tensor) -> Tensor:

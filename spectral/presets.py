@@ -1,4 +1,4 @@
-"""Model sizes by name (imports no torch). A run file takes one with `preset = "small"` in `[model]`.
+"""Model sizes by name (imports no torch): `preset = "small"` in the `[model]` table of a run file.
 
 | name   | parameters | context |
 | ------ | ---------- | ------- |

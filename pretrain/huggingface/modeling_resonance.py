@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -31,10 +32,7 @@ class RecurrentCache:
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Let row i go on from what row beam_idx[i] remembers."""
-        layers = tuple(
-            type(layer)(*(tensor.index_select(0, beam_idx) for tensor in layer))
-            for layer in self.state.layers
-        )
+        layers = tree_map(lambda tensor: tensor.index_select(0, beam_idx), self.state.layers)
         self.state = LMState(self.state.position, layers)
 
 

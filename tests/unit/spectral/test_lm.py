@@ -54,7 +54,9 @@ def test_loss_is_the_cross_entropy_of_the_logits() -> None:
     labels[:, -1] = -100
     logits = model(tokens).flatten(0, 1)
     expected = torch.nn.functional.cross_entropy(logits, labels.flatten(), reduction="sum")
-    torch.testing.assert_close(model(tokens, labels_BT=labels), expected)
+    loss = model(tokens, labels_BT=labels)
+    torch.testing.assert_close(loss.nll, expected)
+    assert loss.auxiliary == 0.0
 
 
 def test_activation_checkpointing_changes_no_gradient() -> None:
@@ -62,7 +64,7 @@ def test_activation_checkpointing_changes_no_gradient() -> None:
     for checkpointing in (False, True):
         model = small_model(small_config())
         model.activation_checkpointing = checkpointing
-        model(some_tokens(1, 20), labels_BT=some_tokens(1, 20)).backward()
+        model(some_tokens(1, 20), labels_BT=some_tokens(1, 20)).nll.backward()
         gradients.append([parameter.grad for parameter in model.parameters()])
     for plain, recomputed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, recomputed)

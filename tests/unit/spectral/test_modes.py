@@ -33,13 +33,13 @@ def test_three_forms_are_equal(T: int, chunk: int) -> None:
     module = _filter(chunk=chunk).double()
     u = torch.randn(2, 3, T, dtype=torch.float64)
     direct = module.direct(u)
-    chunked, state = module(u)
+    chunked, end = module(u)
     torch.testing.assert_close(chunked, direct)
     torch.testing.assert_close(_recurrent(module, u), direct)
     # the state goes on exactly where the sequence ended, wherever in a chunk that was
     more = torch.randn(2, 3, 5, dtype=torch.float64)
     torch.testing.assert_close(
-        module(more, state_BDM=state)[0], module.direct(torch.cat([u, more], dim=-1))[..., T:]
+        module(more, state_BDM=end.total())[0], module.direct(torch.cat([u, more], dim=-1))[..., T:]
     )
 
 

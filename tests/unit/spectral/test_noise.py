@@ -30,7 +30,7 @@ def test_no_variant_learns_to_predict_noise(conv_heads: tuple[int, ...]) -> None
     losses = []
     for _ in range(STEPS):
         tokens = torch.randint(VOCAB, (BATCH, LENGTH + 1))
-        loss = model(tokens[:, :-1], labels_BT=tokens[:, 1:]) / (BATCH * LENGTH)
+        loss = model(tokens[:, :-1], labels_BT=tokens[:, 1:]).nll / (BATCH * LENGTH)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

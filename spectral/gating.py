@@ -1,0 +1,192 @@
+"""Spectral gates: how strongly, and with which phase, each frequency is read.
+
+A gate looks at a spectrum and multiplies it. In a causal model the spectrum is the state that is
+carried into a chunk, a spectrum of the past: |s_m| and arg s_m are magnitude and phase at the
+frequency of mode m. Gates act where the state is read, never on the recurrence, so its chunked and
+recurrent forms stay exact. In a bidirectional model the same gates act on the bins of an FFT.
+
+Shape letters: R rows (batch times chunks), H head, N channels of a head, M bins (modes), K bands.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spectral.config import ModelConfig
+from spectral.selection import BinSelector
+
+NUM_BANDS = 4
+NUM_SINUSOIDS = 4
+EPSILON = 1e-6
+
+
+class GateLosses(NamedTuple):
+    """Auxiliary losses of a gate, scalars of the order of 1 before their weights.
+
+    Attributes:
+        entropy: 1 - (entropy of the mean share of energy per bin) / ln M: 0 if all bins are used.
+        consistency: Divergence of the spectrum that is read from the one that is carried.
+    """
+
+    entropy: Tensor
+    consistency: Tensor
+
+
+def band_of_bin(num_bins: int) -> Tensor:
+    """The band 0 (coarse, low frequencies) to 3 (fine) of each bin, a partition of all of them."""
+    return torch.arange(num_bins) * NUM_BANDS // num_bins
+
+
+class SpectralGate(nn.Module):
+    """Complex gate [R, H, M] from the spectrum [R, H, N, M] that it is to multiply.
+
+    Every part is switched on by its own key of `ModelConfig` and begins as the identity: band gates
+    of magnitude and phase, soft thresholds, phase functions of frequency, communication between
+    heads, mixing of magnitudes, a residual, frequency dropout, and the selection of a few bins.
+    """
+
+    band_M: Tensor
+
+    def __init__(self, config: ModelConfig, num_heads: int, num_bins: int):
+        super().__init__()
+        H, M = num_heads, num_bins
+        self.config_names = [name for name in GATE_PARTS if getattr(config, name)]
+        self.frequency_dropout = config.frequency_dropout
+        self.register_buffer("band_M", band_of_bin(M), persistent=False)
+        if config.band_gates:
+            self.band_magnitude = nn.Linear(H * NUM_BANDS, H * NUM_BANDS)
+            self.band_phase = nn.Linear(H * NUM_BANDS, H * NUM_BANDS)
+        if config.soft_threshold:
+            # softplus(-4) = 0.018 of a head's mean magnitude
+            self.threshold_H = nn.Parameter(torch.full((H,), -4.0))
+        if config.phase_functions:
+            self.phase_amplitude_HS = nn.Parameter(torch.zeros(H, NUM_SINUSOIDS))
+            self.phase_frequency_HS = nn.Parameter(torch.ones(H, NUM_SINUSOIDS))
+        if config.cross_head:
+            self.cross_head_in = nn.Linear(H, 2 * H)
+            self.cross_head_out = nn.Linear(2 * H, H)
+        if config.magnitude_mixing:
+            self.mixing_HMM = nn.Parameter(torch.zeros(H, M, M))
+        if config.gate_residual:
+            self.residual_H = nn.Parameter(torch.zeros(H))
+        self.selector = BinSelector(H, M) if config.bin_selection else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Begin as the identity, except that sinusoids begin at 1, 2, 3, 4 periods."""
+        for name, parameter in self.named_parameters(recurse=True):
+            if name.startswith(("band_", "cross_head_out")):
+                nn.init.zeros_(parameter)
+        if "cross_head" in self.config_names:
+            nn.init.normal_(self.cross_head_in.weight, std=self.cross_head_in.in_features**-0.5)
+            nn.init.zeros_(self.cross_head_in.bias)
+        if "phase_functions" in self.config_names:
+            periods_S = torch.arange(1.0, NUM_SINUSOIDS + 1.0)
+            with torch.no_grad():
+                self.phase_frequency_HS.copy_(periods_S.expand_as(self.phase_frequency_HS))
+        if self.selector is not None:
+            self.selector.reset_parameters()
+
+    def forward(self, spectrum_RHNM: Tensor) -> tuple[Tensor, GateLosses]:
+        """The gate of a spectrum, and what it costs.
+
+        Args:
+            spectrum_RHNM: Complex.
+
+        Returns:
+            (gate_RHM, complex; auxiliary losses).
+
+        Cost: O(R H (N M + M (H + M))).
+        """
+        energy_RHM = spectrum_RHNM.abs().square().mean(dim=2)
+        magnitude_RHM = (energy_RHM + EPSILON).sqrt()
+        # scale-free features: slow modes gather far more energy than fast ones
+        feature_RHM = F.layer_norm(magnitude_RHM.log(), magnitude_RHM.shape[-1:])
+        gain_RHM = self._gain(magnitude_RHM, feature_RHM)
+        phase_RHM = self._phase(feature_RHM)
+        if "gate_residual" in self.config_names:
+            # 0.5 at first: half of the spectrum passes whatever the gate says
+            rest_H1 = self.residual_H.sigmoid()[:, None]
+            gate_RHM = torch.polar((1.0 - rest_H1) * gain_RHM, phase_RHM) + rest_H1
+        else:
+            gate_RHM = torch.polar(gain_RHM, phase_RHM)
+        if self.selector is not None:
+            gate_RHM = gate_RHM * self.selector(feature_RHM)
+        if self.frequency_dropout > 0.0 and self.training:
+            # whole bins, real and imaginary part together
+            kept_RHM = torch.rand_like(gain_RHM) >= self.frequency_dropout
+            gate_RHM = gate_RHM * kept_RHM / (1.0 - self.frequency_dropout)
+        return gate_RHM, gate_losses(energy_RHM, gate_RHM)
+
+    def _gain(self, magnitude_RHM: Tensor, feature_RHM: Tensor) -> Tensor:
+        gain_RHM = torch.ones_like(feature_RHM)
+        if "band_gates" in self.config_names:
+            logits_RHK = self._bands(self.band_magnitude, feature_RHM)
+            gain_RHM = gain_RHM * (2.0 * logits_RHK.sigmoid())[..., self.band_M]
+        if "cross_head" in self.config_names:
+            head_RH = magnitude_RHM.log().mean(-1)
+            hidden = F.gelu(self.cross_head_in(F.layer_norm(head_RH, head_RH.shape[-1:])))
+            hidden = F.dropout(hidden, 0.1, self.training)
+            gain_RHM = gain_RHM * (1.0 + self.cross_head_out(hidden).tanh())[..., None]
+        if "soft_threshold" in self.config_names:
+            limit_RH1 = F.softplus(self.threshold_H)[:, None] * magnitude_RHM.mean(-1, keepdim=True)
+            gain_RHM = gain_RHM * F.relu(1.0 - limit_RH1 / magnitude_RHM)
+        if "magnitude_mixing" in self.config_names:
+            # magnitudes are mixed among bins, phases are not: order is not lost
+            mixed_RHM = torch.einsum("rhm,hmk->rhk", magnitude_RHM, self.mixing_HMM.tanh())
+            share_RHM = mixed_RHM / magnitude_RHM.sum(-1, keepdim=True)
+            gain_RHM = gain_RHM * F.softplus(share_RHM) / math.log(2.0)
+        return gain_RHM
+
+    def _phase(self, feature_RHM: Tensor) -> Tensor:
+        phase_RHM = torch.zeros_like(feature_RHM)
+        if "band_gates" in self.config_names:
+            logits_RHK = self._bands(self.band_phase, feature_RHM)
+            phase_RHM = phase_RHM + (math.pi * logits_RHK.tanh())[..., self.band_M]
+        if "phase_functions" in self.config_names:
+            M = feature_RHM.shape[-1]
+            place_M = torch.arange(M, dtype=feature_RHM.dtype, device=feature_RHM.device) / M
+            angle_HSM = 2.0 * math.pi * self.phase_frequency_HS[..., None] * place_M
+            function_HM = (self.phase_amplitude_HS[..., None] * angle_HSM.sin()).sum(1)
+            phase_RHM = phase_RHM + function_HM
+        return phase_RHM
+
+    def _bands(self, linear: nn.Linear, feature_RHM: Tensor) -> Tensor:
+        band_RHK = torch.stack(
+            [feature_RHM[..., self.band_M == band].mean(-1) for band in range(NUM_BANDS)], dim=-1
+        )
+        return linear(band_RHK.flatten(-2)).view(band_RHK.shape)
+
+
+GATE_PARTS = (
+    "band_gates",
+    "soft_threshold",
+    "phase_functions",
+    "cross_head",
+    "magnitude_mixing",
+    "gate_residual",
+    "bin_selection",
+    "frequency_dropout",
+    "entropy_weight",
+    "consistency_weight",
+)
+
+
+def uses_gates(config: ModelConfig) -> bool:
+    """Whether any part of the gates is switched on."""
+    return any(getattr(config, name) for name in GATE_PARTS)
+
+
+def gate_losses(energy_RHM: Tensor, gate_RHM: Tensor) -> GateLosses:
+    """Auxiliary losses from the energy that is carried and the gate with which it is read."""
+    M = energy_RHM.shape[-1]
+    carried_RHM = (energy_RHM + EPSILON) / (energy_RHM + EPSILON).sum(-1, keepdim=True)
+    read_RHM = energy_RHM * gate_RHM.abs().square() + EPSILON
+    read_RHM = read_RHM / read_RHM.sum(-1, keepdim=True)
+    usage_HM = read_RHM.mean(0)
+    entropy = -(usage_HM * usage_HM.log()).sum(-1).mean() / math.log(max(M, 2))
+    consistency = (carried_RHM * (carried_RHM.log() - read_RHM.log())).sum(-1).mean()
+    return GateLosses(1.0 - entropy, consistency)

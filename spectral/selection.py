@@ -1,0 +1,128 @@
+"""Adaptive frequency selection: each head reads 12% to 45% of its bins, chosen by their content.
+
+Shape letters: R rows (batch times chunks), H head, M bins, P patterns, Q query channels, W hidden.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MIN_SHARE, MAX_SHARE = 0.12, 0.45
+SCALES = (1, 2, 4, 8)
+NUM_PATTERNS = 16
+QUERY_DIM = 16
+
+
+class BinSelector(nn.Module):
+    """A 0/1 mask [R, H, M] with a straight-through gradient.
+
+    A bin's score is what an importance network says of the energies of all heads at its frequency,
+    smoothed over four scales, plus sinusoidal patterns, the head's own energy and what other
+    frequencies say by query and key. The k best are kept: Gumbel noise explores while training,
+    and k follows from a learned share per head.
+
+    Source: Gumbel top-k (Kool et al. 2019, arXiv 1903.06059) with a straight-through estimator.
+    """
+
+    def __init__(self, num_heads: int, num_bins: int):
+        super().__init__()
+        H, M, W = num_heads, num_bins, max(16, 2 * num_heads)
+        self.num_bins = M
+        self.importance = nn.Sequential(
+            nn.LayerNorm(H), nn.Linear(H, W), nn.GELU(), nn.Linear(W, W), nn.GELU(), nn.Linear(W, H)
+        )
+        self.pattern_weight_HP = nn.Parameter(torch.empty(H, NUM_PATTERNS))
+        self.pattern_frequency_HP = nn.Parameter(torch.empty(H, NUM_PATTERNS))
+        self.pattern_phase_HP = nn.Parameter(torch.empty(H, NUM_PATTERNS))
+        self.energy_weight_H = nn.Parameter(torch.empty(H))
+        self.query = nn.Linear(H, QUERY_DIM, bias=False)
+        self.key = nn.Linear(H, QUERY_DIM, bias=False)
+        self.head_importance_H = nn.Parameter(torch.empty(H))
+        self.share_H = nn.Parameter(torch.empty(H))
+        self.log_temperature = nn.Parameter(torch.empty(()))
+        self.range_center_H = nn.Parameter(torch.empty(H))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Heads begin on different frequency ranges, with equal importance and a middling share."""
+        H = self.head_importance_H.shape[0]
+        with torch.no_grad():
+            for module in self.modules():
+                if isinstance(module, nn.Linear):
+                    module.weight.normal_(std=module.in_features**-0.5)
+                    if module.bias is not None:
+                        module.bias.zero_()
+            self.pattern_weight_HP.normal_(std=0.1 / math.sqrt(NUM_PATTERNS))
+            periods_P = torch.arange(1.0, NUM_PATTERNS + 1.0) / 2.0
+            self.pattern_frequency_HP.copy_(periods_P.expand(H, -1))
+            self.pattern_phase_HP.uniform_(0.0, 2.0 * math.pi)
+            self.energy_weight_H.fill_(1.0)
+            self.head_importance_H.zero_()
+            self.share_H.zero_()
+            self.log_temperature.zero_()
+            self.range_center_H.copy_((torch.arange(H) + 0.5) / H)
+
+    def forward(self, feature_RHM: Tensor) -> Tensor:
+        """The mask of each row and head.
+
+        Args:
+            feature_RHM: Normalised logarithm of the bins' magnitudes.
+
+        Returns:
+            mask_RHM, real: exactly 0 or 1 in value.
+
+        Cost: O(R M H (H + M)).
+        """
+        score_RHM = self.scores(feature_RHM)
+        temperature = self.log_temperature.exp()
+        if self.training:
+            uniform = torch.rand_like(score_RHM).clamp_min(1e-9)
+            score_RHM = score_RHM - temperature * (-uniform.log()).clamp_min(1e-9).log()
+        share_H1 = self.shares()[:, None]
+        count_H1 = self.counts()[:, None]
+        sorted_RHM, order_RHM = score_RHM.sort(dim=-1, descending=True)
+        last_RH1 = sorted_RHM.gather(-1, (count_H1 - 1).expand(*score_RHM.shape[:2], 1))
+        hard_RHM = (order_RHM.argsort(-1) < count_H1).to(score_RHM.dtype)
+        # the share moves the soft mask as a lower threshold would
+        shift_H1 = (share_H1 - share_H1.detach()) * self.num_bins
+        soft_RHM = ((score_RHM - last_RH1.detach()) / temperature + shift_H1).sigmoid()
+        return hard_RHM + (soft_RHM - soft_RHM.detach())
+
+    def shares(self) -> Tensor:
+        """Learned share of bins of each head, between 12% and 45%."""
+        return MIN_SHARE + (MAX_SHARE - MIN_SHARE) * self.share_H.sigmoid()
+
+    def counts(self) -> Tensor:
+        """Bins that each head keeps: its share of M, at least one, never more than 45%."""
+        most = max(1, math.floor(MAX_SHARE * self.num_bins))
+        return (self.shares() * self.num_bins).round().long().clamp(1, most)
+
+    def scores(self, feature_RHM: Tensor) -> Tensor:
+        """Importance of each bin before noise and choice: [R, H, M]."""
+        M = self.num_bins
+        by_bin_RMH = feature_RHM.transpose(1, 2)
+        importance_RHM = self.importance(by_bin_RMH).transpose(1, 2)
+        score_RHM = sum(
+            (0.5**scale * _smooth(importance_RHM, size) for scale, size in enumerate(SCALES)),
+            start=torch.zeros_like(importance_RHM),
+        )
+        affinity_RMM = self.query(by_bin_RMH) @ self.key(by_bin_RMH).transpose(1, 2)
+        context_RMH = (affinity_RMM / (math.sqrt(QUERY_DIM) * M)) @ by_bin_RMH
+        place_M = torch.arange(M, device=feature_RHM.device, dtype=feature_RHM.dtype) / M
+        angle_HPM = 2.0 * math.pi * self.pattern_frequency_HP[..., None] * place_M
+        wave_HPM = (angle_HPM + self.pattern_phase_HP[..., None]).sin()
+        pattern_HM = (self.pattern_weight_HP[..., None] * wave_HPM).sum(1)
+        distance_HM = place_M + 0.5 / M - self.range_center_H[:, None]
+        score_RHM = score_RHM + context_RMH.transpose(1, 2) + pattern_HM
+        score_RHM = score_RHM + self.energy_weight_H[:, None] * feature_RHM
+        weight_H1 = self.head_importance_H.exp()[:, None]
+        return weight_H1 * score_RHM - distance_HM.abs()
+
+
+def _smooth(score_RHM: Tensor, size: int) -> Tensor:
+    """Mean over neighbourhoods of `size` bins, at every bin's place."""
+    M = score_RHM.shape[-1]
+    pooled = F.avg_pool1d(score_RHM, size, ceil_mode=True, count_include_pad=False)
+    return pooled.repeat_interleave(size, dim=-1)[..., :M]
