@@ -54,6 +54,7 @@ def main() -> None:
             records = train(conv_heads, Path(folder) / "run")
         rates = sorted(record["tokens_per_s"] for record in records if "tokens_per_s" in record)
         rows.append((name, records[-1]["valid_loss"], rates[len(rates) // 2]))
+        print(f"{name}: held-out loss {rows[-1][1]:.4f}", flush=True)
     print(f"{STEPS} steps, peak learning rate {peak:g}; held-out loss in nats per token")
     fastest = max(rate for _, _, rate in rows)
     print(f"{'mixture':<24}{'loss':>8}{'speed':>8}")

@@ -86,7 +86,7 @@ class GatedFilter(nn.Module):
             )
         lambda_DM = self.filter.powers(1, 1)[..., 0]
         local_BDM = state.local_BDM * lambda_DM + u_BD[..., None]
-        residue_DM = torch.view_as_complex(self.filter.residue)
+        residue_DM = self.filter.amplitudes()
         modes_BDK = self._by_channel(state.modes_BHK)
         read_BDK = state.read_BDK * _pick(lambda_DM, modes_BDK)
         y_BD = (residue_DM * local_BDM).sum(-1).real

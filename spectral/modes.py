@@ -100,10 +100,14 @@ class ModalFilter(nn.Module):
         table = coarse_DMs.to(dtype)[..., :, None] * fine_DMt.to(dtype)[..., None, :]
         return table.flatten(-2)[..., :length]
 
+    def amplitudes(self) -> Tensor:
+        """a_m of every channel: complex [D, M]."""
+        # not view_as_complex: ZeRO lays parameters end to end, also at odd offsets
+        return torch.complex(self.residue[..., 0], self.residue[..., 1])
+
     def taps(self, powers_DMt: Tensor) -> Tensor:
         """h[t] without the skip term, from a table of powers that begins at t = 0: real [D, t]."""
-        a_DM = torch.view_as_complex(self.residue)
-        return torch.einsum("dm,dmt->dt", a_DM, powers_DMt).real
+        return torch.einsum("dm,dmt->dt", self.amplitudes(), powers_DMt).real
 
     def direct(self, u_BDT: Tensor) -> Tensor:
         """The definition, as a Toeplitz product. Cost: O(B D T^2); for tests."""
@@ -179,12 +183,12 @@ class ModalFilter(nn.Module):
     def step(self, u_BD: Tensor, state_BDM: Tensor) -> tuple[Tensor, Tensor]:
         """Recurrent form: one token. Constant time and memory: O(B D M)."""
         state_BDM = state_BDM * self.powers(1, 1)[..., 0] + u_BD[..., None]
-        y_BD = (torch.view_as_complex(self.residue) * state_BDM).sum(-1).real
+        y_BD = (self.amplitudes() * state_BDM).sum(-1).real
         return y_BD + self.skip * u_BD, state_BDM
 
     def _read_table(self, powers_DMt: Tensor) -> Tensor:
         # Re(a lambda^(t+1) s) as a real product: rows (Re, -Im) of a lambda^(t+1)
-        read_DMC = torch.view_as_complex(self.residue)[..., None] * powers_DMt[..., 1:]
+        read_DMC = self.amplitudes()[..., None] * powers_DMt[..., 1:]
         return torch.stack([read_DMC.real, -read_DMC.imag], dim=2).flatten(1, 2)
 
     def _isolate(

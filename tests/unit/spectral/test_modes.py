@@ -100,3 +100,13 @@ def test_time_constants_reach_from_one_token_to_the_maximum() -> None:
     tau = 1.0 / module.log_decay.detach().exp()
     assert tau.min() == pytest.approx(1.0)
     assert tau.max() == pytest.approx(204_800.0, rel=1e-4)
+
+
+def test_parameters_may_lie_at_any_offset() -> None:
+    """ZeRO lays all parameters end to end: a pair of reals may begin at an odd place."""
+    module, u = _filter(), torch.randn(1, 3, 20)
+    expected = module(u)[0]
+    flat = torch.zeros(module.residue.numel() + 1)
+    flat[1:] = module.residue.detach().flatten()
+    module.residue.data = flat[1:].view_as(module.residue)
+    torch.testing.assert_close(module(u)[0], expected)
