@@ -3,7 +3,6 @@
 import re
 import unicodedata
 from dataclasses import dataclass, field
-from typing import Any
 
 from data_pipeline import gopher
 from data_pipeline.config import CleaningConfig
@@ -39,15 +38,6 @@ class Counts:
         for reason, examples in other.examples.items():
             shown = self.examples.setdefault(reason, [])
             shown.extend(examples[: num_examples - len(shown)])
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the counts for a report."""
-        return {
-            "dropped": self.dropped,
-            "changed": self.changed,
-            "bad_input": self.bad_input,
-            "examples": self.examples,
-        }
 
 
 def example(source: str, text: str) -> str:

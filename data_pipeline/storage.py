@@ -156,16 +156,6 @@ def with_retries(url: str, config: StorageConfig, request: Callable[[], T]) -> T
     raise AssertionError("config.attempts is at least 1")
 
 
-def size_of(url: str, config: StorageConfig) -> int | None:
-    """Return the size in bytes, or None when the server does not tell."""
-    if is_pipe(url):
-        check_url(url, config)
-        return None
-    system = filesystem(url, config)
-    size = with_retries(url, config, lambda: system.info(url).get("size"))
-    return None if size is None else int(size)
-
-
 def read_bytes(
     url: str, config: StorageConfig, start: int | None = None, end: int | None = None
 ) -> bytes:
