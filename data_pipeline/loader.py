@@ -135,6 +135,14 @@ def _explained(loader: DataLoader[_Step | DataError]) -> Iterator[_Step]:
         yield step
 
 
+def _report(corrupt: Mapping[str, int], known: dict[str, int]) -> None:
+    """Log a shard the first time, and count its masked tokens every time."""
+    for reason, tokens in corrupt.items():
+        if reason not in known:
+            logger.error("unreadable shard, its tokens are masked: %s", reason)
+        known[reason] = known.get(reason, 0) + tokens
+
+
 class TrainLoader:
     """Endless global steps: iterating gives this rank's micro-batches of one step after another.
 
@@ -182,14 +190,8 @@ class TrainLoader:
         )
         for step in _explained(loader):
             self._state = self._mixture.advance(self._state, self._global_batch_size)
-            self._report(step.corrupt)
+            _report(step.corrupt, self.corrupt)
             yield step.batches(self._micro_batch_size)
-
-    def _report(self, corrupt: Mapping[str, int]) -> None:
-        for reason, tokens in corrupt.items():
-            if reason not in self.corrupt:
-                logger.error("unreadable shard, its tokens are masked: %s", reason)
-            self.corrupt[reason] = self.corrupt.get(reason, 0) + tokens
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position, before the next step not yet handed out, as JSON-able integers."""
@@ -259,13 +261,19 @@ def iterate_valid(
     pad_id = dataset.manifest.tokenizer.pad_id
     num_windows = -(-dataset.tokens // sequence_length)
     per_round = micro_batch_size * data_ranks
+    corrupt: dict[str, int] = {}
     for start in range(0, num_windows, per_round):
         windows = empty_windows(micro_batch_size, sequence_length, pad_id)
         first = start + data_rank * micro_batch_size
-        for row, number in enumerate(range(first, min(first + micro_batch_size, num_windows))):
+        spans = []
+        for number in range(first, min(first + micro_batch_size, num_windows)):
             position = number * sequence_length
             count = min(sequence_length, dataset.tokens - position)
-            dataset.fill(windows, row, dataset.spans([Stretch(0, position, count)]))
+            spans.append(dataset.spans([Stretch(0, position, count)]))
+        dataset.reader.prefetch(sorted({span.shard for found in spans for span in found}))
+        for row, found in enumerate(spans):
+            dataset.fill(windows, row, found)
+        _report(windows.corrupt, corrupt)
         yield _to_step(windows).batches(micro_batch_size)[0]
 
 

@@ -204,6 +204,23 @@ def test_a_corrupt_shard_is_masked_and_counted(
     assert [shard in record.message for record in caplog.records] == [True]
 
 
+def test_a_corrupt_shard_of_the_held_out_split(
+    damaged: tuple[Path, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, shard = damaged
+    sizes = {"sequence_length": 64, "micro_batch_size": 2}
+    with pytest.raises(DataError, match="SHA-256 is"):
+        list(iterate_valid(str(folder), **sizes))
+    manifest = load_manifest(str(folder))
+    skip = DataConfig(on_corrupt_shard="skip")
+    with caplog.at_level(logging.ERROR):
+        batches = list(iterate_valid(str(folder), config=skip, **sizes))
+    labels = sum(int((batch.labels != -100).sum()) for batch in batches)
+    lost = manifest.shards[3]
+    assert labels == manifest.tokens - manifest.samples - (lost.tokens - lost.samples)
+    assert [shard in record.message for record in caplog.records] == [True]
+
+
 def test_a_shard_is_not_hashed_when_that_is_switched_off(damaged: tuple[Path, str]) -> None:
     folder, _ = damaged
     assert len(list(islice(loader_for(config_for(folder, verify_shards=False)), 100))) == 100
