@@ -58,41 +58,53 @@ def assert_equal(left: Windows, right: Windows) -> None:
 @GRID
 @given(
     ranks=st.sampled_from([1, 2, 3, 4, 6, 12]),
+    workers=st.integers(1, 3),
     steps=st.integers(0, 40),
     length=st.integers(1, 300),
     block=st.integers(1, 5),
     lanes=st.integers(0, 9),
-    num_datasets=st.integers(1, 2),
+    weights=st.sampled_from([(1,), (1, 1), (3, 2), (1, 0), (0.05, 1.7)]),
 )
-def test_all_ranks_together_see_the_same_step(
+def test_all_ranks_together_see_the_same_steps(
     paths: tuple[str, str],
     ranks: int,
+    workers: int,
     steps: int,
     length: int,
     block: int,
     lanes: int,
-    num_datasets: int,
+    weights: tuple[float, ...],
 ) -> None:
-    changes = {"sequence_length": length, "shuffle_block": block, "lanes": lanes}
-    whole = mixture(paths[:num_datasets], **changes)
+    datasets = tuple(
+        DatasetConfig(path=path, weight=weight)
+        for path, weight in zip(paths, weights, strict=False)
+    )
+    order = {"sequence_length": length, "shuffle_block": block, "lanes": lanes}
+    whole = mixture((), datasets=datasets, **order)
     state = state_after(whole, steps, 12)
-    expected = whole.read(state, 12, range(12))
-    # Every rank opens its own, and resumes from what a checkpoint holds.
+    # Every worker of every rank opens its own, and resumes from what a checkpoint holds.
     saved = json.loads(json.dumps(whole.dump(state)))
-    for rank in range(ranks):
-        own = mixture(paths[:num_datasets], **changes)
-        rows = range(rank * 12 // ranks, (rank + 1) * 12 // ranks)
-        found = own.read(own.load(saved), 12, rows)
-        part = slice(rows.start, rows.stop)
-        assert_equal(
-            found,
-            Windows(
-                expected.tokens[part],
-                expected.labels[part],
-                expected.segment_ids[part],
-                expected.documents[part],
-            ),
-        )
+    readers = [
+        [mixture((), datasets=datasets, **order) for _ in range(workers)] for _ in range(ranks)
+    ]
+    resumed = readers[0][0].load(saved)
+    assert resumed == state
+    for step in range(4):
+        expected = whole.read(state, 12, range(12))
+        for rank in range(ranks):
+            rows = range(rank * 12 // ranks, (rank + 1) * 12 // ranks)
+            part = slice(rows.start, rows.stop)
+            found = readers[rank][step % workers].read(resumed, 12, rows)
+            assert_equal(
+                found,
+                Windows(
+                    expected.tokens[part],
+                    expected.labels[part],
+                    expected.segment_ids[part],
+                    expected.documents[part],
+                ),
+            )
+        state, resumed = whole.advance(state, 12), readers[0][0].advance(resumed, 12)
 
 
 @GRID
