@@ -86,7 +86,7 @@ def container(job: Job, name: str, rendezvous: Sequence[str]) -> dict[str, Any]:
         "workingDir": kubernetes.mount_path,
         "command": command(job, rendezvous),
         "env": environment(job),
-        "ports": [{"name": "rendezvous", "containerPort": port(job.config)}],
+        "ports": [{"name": "rendezvous", "containerPort": port(job.config), "protocol": "TCP"}],
         "resources": resources(job),
         "startupProbe": {
             "exec": {"command": probe},

@@ -5,6 +5,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from launch.job import Job
 from launch.ledger import read
 from launch.slurm import client
@@ -50,6 +52,7 @@ def test_asked_to_stop_saves_and_is_requeued(stand_in: StandIn, idle: Cluster) -
     assert all(line[3:] == ["--auto-resume", "2"] for line in notes(job) if line[2] == "start")
 
 
+@pytest.mark.slow
 def test_preempted_job_saves_and_comes_back(stand_in: StandIn, idle: Cluster) -> None:
     job = stand_in("stop", nodes=3)
     (number,) = submit(job)
@@ -80,6 +83,7 @@ def test_node_lost_requeued_on_the_others(stand_in: StandIn, idle: Cluster) -> N
     assert lost not in finished
 
 
+@pytest.mark.slow
 def test_bad_node_is_left_out(stand_in: StandIn) -> None:
     job = stand_in("crash n1", max_restarts=0, slurm={"exclude_after": 2, "max_failures": 5})
     (number,) = submit(job)

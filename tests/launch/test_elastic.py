@@ -1,0 +1,118 @@
+"""torchrun as the launchers start it: requests to stop, restarts, exit statuses, signs of life."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.launch.slurm_cluster import wait_for
+
+COMMAND = [sys.executable, "-m", "pretrain.elastic", "--standalone", "--nproc-per-node=2"]
+PRELUDE = """
+import os, pathlib, signal, sys, time
+here = pathlib.Path(__file__).parent
+rank, attempt = os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]
+(here / f"started-{rank}-{attempt}").touch()
+"""
+SAVE = (
+    PRELUDE
+    + """
+def save(number, frame):
+    time.sleep(0.5)
+    (here / f"saved-{rank}").touch()
+    sys.exit(75)
+for number in (signal.SIGTERM, signal.SIGUSR1):
+    signal.signal(number, save)
+(here / f"ready-{rank}").touch()
+time.sleep(60)
+"""
+)
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    processes = []
+
+    def run(program: str, *options: str) -> "subprocess.Popen[str]":
+        script = tmp_path / "program.py"
+        script.write_text(program)
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "RESONANCE_FAILURE_LOG": str(tmp_path / "failures"),
+            "RESONANCE_HEARTBEAT": str(tmp_path / "heartbeat"),
+        }
+        process = subprocess.Popen(
+            [*COMMAND, *options, str(script)],
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        processes.append(process)
+        return process
+
+    yield run
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def names(folder: Path, pattern: str) -> set[str]:
+    return {path.name for path in folder.glob(pattern)}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_asked_to_stop(start: Start, tmp_path: Path, number: signal.Signals) -> None:
+    process = start(SAVE, "--max-restarts=3")
+    wait_for(lambda: len(names(tmp_path, "ready-*")) == 2, 60, "two ranks")
+    process.send_signal(number)
+    assert process.wait(30) == 75
+    assert names(tmp_path, "saved-*") == {"saved-0", "saved-1"}
+    assert names(tmp_path, "started-*") == {"started-0-0", "started-1-0"}
+    assert not (tmp_path / "failures").exists()
+    assert (tmp_path / "heartbeat").exists()
+
+
+def test_ranks_that_cannot_save_are_not_started_again(start: Start, tmp_path: Path) -> None:
+    program = PRELUDE + 'time.sleep(1); (here / f"ready-{rank}").touch(); time.sleep(60)'
+    process = start(program, "--max-restarts=3")
+    wait_for(lambda: len(names(tmp_path, "ready-*")) == 2, 60, "two ranks")
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(30) == 75
+    assert names(tmp_path, "started-*-1") == set()
+
+
+def test_ranks_that_leave_by_themselves(start: Start, tmp_path: Path) -> None:
+    process = start(PRELUDE + "sys.exit(75)", "--max-restarts=3")
+    assert process.wait(60) == 75
+    assert names(tmp_path, "started-*-1") == set()
+
+
+def test_killed_rank_is_restarted(start: Start, tmp_path: Path) -> None:
+    program = PRELUDE + (
+        'if rank == "1" and attempt == "0": os.kill(os.getpid(), signal.SIGKILL)\n'
+        "time.sleep(2 if attempt == '0' else 0)\n"
+    )
+    process = start(program, "--max-restarts=1")
+    assert process.wait(60) == 0
+    assert names(tmp_path, "started-*-1") == {"started-0-1", "started-1-1"}
+    (line,) = (tmp_path / "failures").read_text().splitlines()
+    assert line.split()[2] == str(-signal.SIGKILL)
+
+
+def test_failure_without_restarts_left(start: Start) -> None:
+    process = start(PRELUDE + "sys.exit(3)", "--max-restarts=0")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "exitcode  : 3" in output
+
+
+def test_finished(start: Start) -> None:
+    assert start(PRELUDE).wait(60) == 0
