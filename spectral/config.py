@@ -1,6 +1,6 @@
 """The `[model]` table of a run file: a spectral language model's parts (imports no torch)."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -32,6 +32,12 @@ class ModelConfig(BaseModel):
     conv_chunk: Positive = Field(256, description="Tokens per FFT chunk of convolution heads.")
     recall_chunk: Positive = Field(64, description="Tokens per chunk of recall heads.")
     short_conv: Positive = Field(4, description="Taps of the short convolution on q, k and v.")
+    embedding: Literal["table", "harmonic"] = Field(
+        "table", description="Free vectors, or sums of 16 sinusoids: 48 numbers per token."
+    )
+    feed_forward: Literal["gated", "frequency"] = Field(
+        "gated", description="Gated linear unit, or its blend with a filter over the features."
+    )
     ffn_dim: Positive = Field(688, description="Hidden channels of the gated feed-forward.")
     band_gates: bool = Field(
         False, description="Gate magnitude and phase of what is carried, per head and band of 4."

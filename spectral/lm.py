@@ -13,6 +13,8 @@ from torch.utils.checkpoint import checkpoint
 from kernels.linear_cross_entropy.op import linear_cross_entropy
 from spectral.config import ModelConfig
 from spectral.documents import check_segment_ids, chunk_documents
+from spectral.embedding import HarmonicEmbedding, TableEmbedding
+from spectral.feed_forward import FrequencyFeedForward, GatedFeedForward
 from spectral.gating import GateLosses, uses_gates
 from spectral.mixer import MixerState, SequenceContext, SpectralMixer
 from spectral.rotary import rotary_phases
@@ -42,20 +44,6 @@ class LMLoss(NamedTuple):
     auxiliary: Tensor
 
 
-class GatedFeedForward(nn.Module):
-    """down(silu(gate(x)) * up(x)) (Shazeer 2020, arXiv 2002.05202)."""
-
-    def __init__(self, dim: int, hidden: int):
-        super().__init__()
-        self.gate_up_proj = nn.Linear(dim, 2 * hidden, bias=False)
-        self.down_proj = nn.Linear(hidden, dim, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Act on each token by itself: [..., D] -> [..., D]."""
-        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
-        return self.down_proj(F.silu(gate) * up)
-
-
 class Block(nn.Module):
     """Pre-norm residual block: x + mixer(norm(x)), then x + feed_forward(norm(x))."""
 
@@ -64,7 +52,8 @@ class Block(nn.Module):
         self.mixer_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
         self.mixer = SpectralMixer(config, layer)
         self.feed_forward_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
-        self.feed_forward = GatedFeedForward(config.dim, config.ffn_dim)
+        kind = FrequencyFeedForward if config.feed_forward == "frequency" else GatedFeedForward
+        self.feed_forward = kind(config.dim, config.ffn_dim)
 
     def forward(
         self, x_BTD: Tensor, context: SequenceContext, state: MixerState | None = None
@@ -95,7 +84,8 @@ class SpectralLM(nn.Module):
         self.config = config
         # recompute each block in the backward pass instead of keeping its activations
         self.activation_checkpointing = False
-        self.embedding = nn.Embedding(config.vocab_size, config.dim)
+        kind = HarmonicEmbedding if config.embedding == "harmonic" else TableEmbedding
+        self.embedding = kind(config.vocab_size, config.dim)
         blocks = [Block(config, layer) for layer in range(config.num_layers)]
         self.blocks = nn.ModuleList(blocks)
         self.final_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
@@ -104,15 +94,13 @@ class SpectralLM(nn.Module):
     def reset_parameters(self) -> None:
         """Initialise everything from the global random state: the same seed, the same model."""
         config = self.config
-        nn.init.normal_(self.embedding.weight, std=0.02)
+        self.embedding.reset_parameters()
         # 1 / sqrt(fan-in), and each residual branch smaller by the root of how many there are
         std, branches = config.dim**-0.5, 2 * config.num_layers
         for module in self.modules():
-            if isinstance(module, SpectralMixer):
-                module.reset_parameters(std, (config.dim * branches) ** -0.5)
-            elif isinstance(module, GatedFeedForward):
-                nn.init.normal_(module.gate_up_proj.weight, std=std)
-                nn.init.normal_(module.down_proj.weight, std=(config.ffn_dim * branches) ** -0.5)
+            if isinstance(module, Block):
+                module.mixer.reset_parameters(std, (config.dim * branches) ** -0.5)
+                module.feed_forward.reset_parameters(std, (config.ffn_dim * branches) ** -0.5)
 
     def forward(
         self,
@@ -137,7 +125,7 @@ class SpectralLM(nn.Module):
         if labels_BT is None:
             return self.prefill(tokens_BT, segment_ids_BT)[0]
         x_BTD, _, auxiliary = self._hidden(tokens_BT, segment_ids_BT, None)
-        nll = linear_cross_entropy(x_BTD.flatten(0, 1), self.embedding.weight, labels_BT.flatten())
+        nll = linear_cross_entropy(x_BTD.flatten(0, 1), self.embedding.table(), labels_BT.flatten())
         return LMLoss(nll, auxiliary)
 
     def prefill(
@@ -155,7 +143,7 @@ class SpectralLM(nn.Module):
         first = self._tokens_to_chunk_end(state, tokens_BT.shape[1])
         if state is None or first == 0:
             x_BTD, state, _ = self._hidden(tokens_BT, segment_ids_BT, state)
-            return F.linear(x_BTD, self.embedding.weight), state
+            return F.linear(x_BTD, self.embedding.table()), state
         if segment_ids_BT is not None and segment_ids_BT[:, 0].ne(segment_ids_BT[:, -1]).any():
             raise ValueError(
                 "segment_ids: a gated model goes on inside a chunk with one document only, got "
@@ -216,7 +204,7 @@ class SpectralLM(nn.Module):
         for layer, block in enumerate(self.blocks):
             x_BD, after = cast(Block, block).step(x_BD, context, state.layers[layer])
             states.append(after)
-        logits_BV = F.linear(self.final_norm(x_BD), self.embedding.weight)
+        logits_BV = F.linear(self.final_norm(x_BD), self.embedding.table())
         return logits_BV, LMState(state.position + 1, tuple(states))
 
     def _context(

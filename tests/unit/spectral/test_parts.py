@@ -1,0 +1,91 @@
+"""Harmonic embedding, frequency feed-forward, byte models, torch.compile."""
+
+import math
+
+import pytest
+import torch
+
+from data_pipeline.tokenizer import load_tokenizer
+from spectral.config import ModelConfig
+from spectral.embedding import HarmonicEmbedding
+from spectral.feed_forward import FrequencyFeedForward
+from spectral.lm import SpectralLM
+from tests.unit.spectral.checks import (
+    check_causal,
+    check_isolated,
+    check_recurrent,
+    small_config,
+    small_model,
+    some_tokens,
+)
+
+
+def test_a_harmonic_vector_is_a_sum_of_sinusoids() -> None:
+    torch.manual_seed(0)
+    embedding = HarmonicEmbedding(vocab_size=5, dim=12).double()
+    vector = embedding(torch.tensor([3]))[0]
+    for d in range(12):
+        rows = (embedding.amplitude, embedding.frequency, embedding.phase)
+        terms = [
+            a * math.sin(2 * math.pi * f * d / 12 + p)
+            for a, f, p in zip(*(row[3].tolist() for row in rows), strict=True)
+        ]
+        assert vector[d].item() == pytest.approx(sum(terms))
+    torch.testing.assert_close(embedding.table()[3], vector)
+
+
+def test_frequency_feed_forward_blends_its_two_paths() -> None:
+    torch.manual_seed(0)
+    layer, x = FrequencyFeedForward(dim=10, hidden=16).double(), torch.randn(2, 3, 10).double()
+    with torch.no_grad():
+        layer.blend.fill_(-100.0)
+        torch.testing.assert_close(layer(x), layer.gated(x))
+        layer.blend.fill_(100.0)
+        # identity, GELU, identity
+        layer.filters_2F2.zero_()
+        layer.filters_2F2[..., 0] = 1.0
+        torch.testing.assert_close(layer(x), torch.nn.functional.gelu(x))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"embedding": "harmonic"}, {"feed_forward": "frequency"}],
+    ids=lambda changes: "-".join(changes),
+)
+def test_variants_stay_causal_isolated_and_recurrent(changes: dict[str, object]) -> None:
+    config = small_config(**changes)
+    check_causal(small_model(config))
+    check_isolated(small_model(config))
+    check_recurrent(small_model(config))
+
+
+def test_a_byte_model_needs_no_tokenizer_file() -> None:
+    tokenizer = load_tokenizer("byte")
+    model = SpectralLM(ModelConfig(vocab_size=tokenizer.vocab_size, dim=16, num_layers=1))
+    ids = torch.tensor([[tokenizer.bos_id, *tokenizer.encode("naïve")]])
+    assert model(ids).shape == (1, 7, 259)
+
+
+@pytest.mark.parametrize("changes", [{}, {"num_modes": 8, "band_gates": True, "cross_head": True}])
+@pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*does not support code generation for complex:UserWarning")
+def test_mixers_compile_without_graph_breaks(changes: dict[str, object]) -> None:
+    model = small_model(small_config(**changes)).float()
+    context = model._context(torch.zeros(1, 21, 16), 0, None)
+    x = torch.randn(1, 21, 16, requires_grad=True)
+    for block in model.blocks:
+        torch._dynamo.reset()
+        compiled = torch.compile(block.mixer, fullgraph=True, backend="aot_eager")
+        y, _, _ = compiled(x, context)
+        expected, _, _ = block.mixer(x, context)
+        torch.testing.assert_close(y, expected)
+        grads = [torch.autograd.grad(out.square().sum(), x)[0] for out in (y, expected)]
+        torch.testing.assert_close(*grads)
+
+
+def test_a_whole_model_compiles() -> None:
+    model = small_model(small_config()).float()
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="aot_eager")
+    torch.testing.assert_close(compiled(some_tokens(1, 21)), model(some_tokens(1, 21)))
