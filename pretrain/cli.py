@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import tyro
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 import data_pipeline.config as data_config
 from data_pipeline.errors import DataError
 from launch.errors import LaunchError
 from pretrain import commands, launch_commands
 from pretrain.errors import RunError
-from pretrain.run_file import load_run
+from pretrain.run_file import describe, load_run
 
 USER_ERRORS = (DataError, LaunchError, RunError, OSError)
 
@@ -116,9 +116,14 @@ def _parse(name: str, command: Command, arguments: list[str]) -> Any:
             default = commands.PretrainCommand(run_file=run_file, run=load_run(run_file))
     # tyro asks for what has no default; with a run file, the file is the default
     arguments_of = functools.partial(tyro.cli, prog=f"resonance {name}", args=arguments)
-    if default is None:
-        return arguments_of(command.arguments)
-    return arguments_of(command.arguments, default=default)
+    try:
+        if default is None:
+            return arguments_of(command.arguments)
+        return arguments_of(command.arguments, default=default)
+    except ValidationError as error:
+        # what concerns several tables is checked after tyro has read all flags
+        print(f"resonance {name}: {describe(error, command.arguments)}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from pretrain.engine import build_engine, step_engine, uses_bf16
 from pretrain.errors import RunError
 from pretrain.loss import batch_loss, count_labels, objective, valid_loss
 from pretrain.metrics import Metrics
-from pretrain.run_directory import check_tokenizer, find_start
+from pretrain.run_directory import check_run, check_tokenizer, find_start
 from pretrain.run_file import dump_run
 from spectral.lm import SpectralLM
 
@@ -33,13 +33,12 @@ def pretrain(command: PretrainCommand) -> None:
         RunError: The run cannot be carried out as asked.
         DataError: Its data cannot be read.
     """
+    run = command.run
     ranks = init_ranks()
     try:
-        Trainer(
-            command.run,
-            ranks,
-            find_start(command.run, resume=command.resume, auto_resume=command.auto_resume),
-        ).train()
+        check_run(run, ranks.world_size)
+        start = find_start(run, resume=command.resume, auto_resume=command.auto_resume)
+        Trainer(run, ranks, start).train()
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

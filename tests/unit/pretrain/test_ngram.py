@@ -24,9 +24,7 @@ def _probability(context: tuple[int, ...], token: int) -> float:
     seen = {gram: n for gram, n in counts.items() if gram[:-1] == context}
     if not seen:
         return shorter
-    return (seen.get((*context, token), 0) + len(seen) * shorter) / (
-        sum(seen.values()) + len(seen)
-    )
+    return (seen.get((*context, token), 0) + len(seen) * shorter) / (sum(seen.values()) + len(seen))
 
 
 def test_losses_equal_the_definition() -> None:

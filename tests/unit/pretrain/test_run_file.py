@@ -53,11 +53,11 @@ def test_a_preset_gives_way_to_the_files_own_keys(tmp_path: Path) -> None:
 
 
 def test_a_missing_run_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="absent.toml: no such run file"):
+    with pytest.raises(RunError, match=r"absent\.toml: no such run file"):
         load_run(tmp_path / "absent.toml")
 
 
 def test_a_batch_that_does_not_divide_names_the_nearest_that_do() -> None:
-    with pytest.raises(RunError, match="is 8; expected .* = 4 x 3, for example 12"):
+    with pytest.raises(RunError, match=r"is 8; expected .* = 4 x 3, for example 12"):
         check_batch(RunConfig(), 3)
     check_batch(RunConfig(), 2)
