@@ -177,6 +177,31 @@ def test_changing_the_window_length_keeps_the_position(paths: tuple[str, str]) -
     np.testing.assert_array_equal(found, np.concatenate(pieces))
 
 
+def test_the_number_of_lanes_stays_what_it_was(paths: tuple[str, str]) -> None:
+    short, long = mixture(paths), mixture(paths, sequence_length=1024)
+    state = state_after(short, 3, 4)
+    assert long.first_state().lanes != state.lanes
+    assert long.load(short.dump(state)).lanes == state.lanes
+
+
+def test_a_mixed_dataset_gives_its_rows_in_its_own_order(paths: tuple[str, str]) -> None:
+    mixed, alone = mixture(paths), mixture(paths[:1])
+    rows: list[list[int]] = []
+    state = mixed.first_state()
+    for _ in range(12):
+        windows = mixed.read(state, 5, range(5))
+        rows += [
+            tokens
+            for tokens, documents in zip(windows.tokens.tolist(), windows.documents, strict=True)
+            if documents[0][0] == 0
+        ]
+        state = mixed.advance(state, 5)
+    count = len(rows)
+    # A third of 60 on average.
+    assert 12 < count < 28
+    assert rows == alone.read(alone.first_state(), count, range(count)).tokens.tolist()
+
+
 def test_weights_that_change_by_step(paths: tuple[str, str]) -> None:
     corners = (WeightAt(step=0, weight=0.0), WeightAt(step=10, weight=1.0))
     datasets = (

@@ -195,18 +195,19 @@ def test_failed_requests_are_repeated(
     dataset: Path,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     url, handler, _ = served
     handler.failures = 2
-    with caplog.at_level(logging.WARNING):
+    waits: list[float] = []
+    with caplog.at_level(logging.WARNING), monkeypatch.context() as patch:
+        patch.setattr(time, "sleep", waits.append)
         found = steps(f"{url}/train", tmp_path, num_workers=0)
     assert_same(found, steps(str(dataset / "train"), tmp_path))
-    waits = [
-        float(match[1])
-        for record in caplog.records
-        if (match := re.search(r"manifest\.json.* attempt \d in ([\d.]+) s", record.message))
-    ]
-    assert len(waits) == 2
+    # Twice as long before each further attempt; the server's own waits are 0.
+    assert {wait for wait in waits if wait} == {0.01, 0.02}
+    told = [record.message for record in caplog.records if "manifest.json" in record.message]
+    assert [re.search(r"attempt \d", message)[0] for message in told] == ["attempt 2", "attempt 3"]
     handler.failures = 1_000_000
     with pytest.raises(DataError, match=r"manifest\.json: cannot be read .*503.* after 4 attempts"):
         steps(f"{url}/train", tmp_path)
