@@ -14,6 +14,7 @@ A checkpoint is written under a name that starts with a dot and renamed when it 
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pretrain.config import RunConfig
-from pretrain.distributed import Ranks
+from pretrain.distributed import Ranks, agreed, gathered_objects
 from pretrain.errors import CheckpointError
 from pretrain.run_directory import file_sha256, find_checkpoint, list_checkpoints
 from pretrain.run_file import dump_run, load_run
@@ -48,32 +49,22 @@ def save_checkpoint(
         The complete checkpoint.
 
     Raises:
-        OSError: The disk is full or not writable; earlier checkpoints are untouched.
+        CheckpointError: It could not be written, on all ranks together; earlier checkpoints are
+            untouched.
     """
     root = run.train.output / "checkpoints"
     final = root / f"step-{state['step']:07d}"
     partial = root / f".{final.name}.partial"
-    if ranks.rank == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+    writer = engine.checkpoint_engine
+    writer.error = _attempt(lambda: _make_room(root, partial)) if ranks.rank == 0 else ""
     dist.barrier()
     engine.save_checkpoint(str(partial), tag=ENGINE_TAG, save_latest=False)
     parameters = _gather_parameters(engine)
-    dist.barrier()
+    _check_written(writer.error, partial)
+    problem = ""
     if ranks.rank == 0:
-        save_file(parameters, partial / "model.safetensors")
-        (partial / "run.toml").write_text(dump_run(run), encoding="utf-8")
-        (partial / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
-        if tokenizer is not None and tokenizer.is_dir():
-            shutil.copytree(tokenizer, partial / "tokenizer")
-        elif tokenizer is not None:
-            shutil.copyfile(tokenizer, partial / "tokenizer.model")
-        _seal(partial)
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-        for old in list_checkpoints(run.train.output)[: -run.checkpoint.keep_last]:
-            shutil.rmtree(old)
-    dist.barrier()
+        problem = _attempt(lambda: _complete(partial, final, parameters, run, tokenizer, state))
+    _check_written(problem, partial)
     return final
 
 
@@ -115,6 +106,68 @@ def load_model(path: Path) -> tuple[SpectralLM, RunConfig, Path]:
     except (SafetensorError, RuntimeError) as error:
         raise CheckpointError(f"{file}: does not fit its run.toml: {error}") from error
     return model.eval(), run, checkpoint
+
+
+def _make_room(root: Path, partial: Path) -> None:
+    """Begin an empty folder; those that an interrupted process left behind go."""
+    for stale in root.glob(".step-*.partial"):
+        shutil.rmtree(stale)
+    partial.mkdir(parents=True)
+
+
+def _complete(
+    partial: Path,
+    final: Path,
+    parameters: dict[str, Any],
+    run: RunConfig,
+    tokenizer: Path | None,
+    state: dict[str, Any],
+) -> None:
+    """Rank 0's part: everything that is not DeepSpeed's, the manifest and the name."""
+    save_file(parameters, partial / "model.safetensors")
+    (partial / "run.toml").write_text(dump_run(run), encoding="utf-8")
+    (partial / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+    if tokenizer is not None and tokenizer.is_dir():
+        shutil.copytree(tokenizer, partial / "tokenizer")
+    elif tokenizer is not None:
+        shutil.copyfile(tokenizer, partial / "tokenizer.model")
+    _seal(partial)
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)
+    for old in list_checkpoints(run.train.output)[: -run.checkpoint.keep_last]:
+        shutil.rmtree(old)
+
+
+def _attempt(write: Callable[[], None]) -> str:
+    """Call it; returns what went wrong, or nothing."""
+    try:
+        write()
+    except (OSError, SafetensorError) as error:
+        # safetensors names no file
+        return str(error) if getattr(error, "filename", None) else f"model.safetensors: {error}"
+    return ""
+
+
+def _check_written(problem: str, partial: Path) -> None:
+    """Compare what went wrong on all ranks; if anything did, remove what was written.
+
+    Raises:
+        CheckpointError: On all ranks together.
+    """
+    problems = {rank: text for rank, text in enumerate(gathered_objects(problem)) if text}
+    if not problems:
+        return
+    if dist.get_rank() == 0:
+        shutil.rmtree(partial, ignore_errors=True)
+    dist.barrier()
+    rank, text = next(iter(problems.items()))
+    free = shutil.disk_usage(partial.parent.parent).free
+    raise agreed(
+        CheckpointError(
+            f"{partial}: rank {rank} could not write it: {text} ({free / 2**20:,.0f} MiB are free "
+            "without it); earlier checkpoints are untouched"
+        )
+    )
 
 
 def _gather_parameters(engine: Any) -> dict[str, Any]:

@@ -67,6 +67,64 @@ class CheckpointConfig(_Table):
 
     every: int = Field(100, ge=0, description="Steps between checkpoints; 0: only the last step.")
     keep_last: Positive = Field(2, description="Complete checkpoints to keep.")
+    on_error: Literal["continue", "stop"] = Field(
+        "continue",
+        description="When one cannot be written (full disk): train on, or stop. The last one of a "
+        "run must be written either way.",
+    )
+
+
+class GuardConfig(_Table):
+    """The `[guard]` table: what to do about a step whose numbers are bad, before it is applied."""
+
+    on_nonfinite: Literal["stop", "skip", "rollback"] = Field(
+        "skip",
+        description="Loss or gradient is NaN or infinite: stop, pass over the step's data, or also "
+        "go back to the newest checkpoint.",
+    )
+    on_spike: Literal["note", "stop", "skip", "rollback"] = Field(
+        "note", description="The loss jumps: as above, or only write it down."
+    )
+    spike_history: int = Field(
+        100, ge=10, description="Losses that a spike is measured against; none before so many."
+    )
+    spike_sigmas: float = Field(
+        10.0, gt=0.0, description="Robust standard deviations above their median."
+    )
+    spike_rise: float = Field(0.5, ge=0.0, description="Least rise in nats that is a spike.")
+    limit: int = Field(5, ge=0, description="Bad steps that are passed over before the run stops.")
+    limit_steps: Positive = Field(1000, description="Steps after which a bad one is forgotten.")
+
+
+class HealthConfig(_Table):
+    """The `[health]` table: hangs, stragglers, and the check of every machine at the start."""
+
+    hang_timeout_s: float = Field(
+        1800.0,
+        ge=0.0,
+        description="Without progress for so long, all ranks write their stacks and end; 0: never.",
+    )
+    heartbeat_s: float = Field(10.0, gt=0.0, description="Between a rank's heartbeats.")
+    straggler_ratio: float = Field(
+        1.5, gt=1.0, description="A rank that works so many times the median's seconds is named."
+    )
+    min_free_memory_gib: float = Field(1.0, ge=0.0, description="Expected on every machine.")
+    min_free_disk_gib: float = Field(1.0, ge=0.0, description="Expected where the run is written.")
+    max_clock_skew_s: float = Field(5.0, gt=0.0, description="Between the clocks of machines.")
+    on_finding: Literal["warn", "stop"] = Field(
+        "warn", description="What to do about a finding; a broken device always stops the run."
+    )
+
+
+class MonitorConfig(_Table):
+    """The `[monitor]` table: figures for Prometheus."""
+
+    prometheus_port: int = Field(
+        0, ge=0, le=65535, description="Port of the metrics endpoint on rank 0's machine; 0: none."
+    )
+    prometheus_address: str = Field(
+        "127.0.0.1", description="Address to serve on; 0.0.0.0 is reachable from other machines."
+    )
 
 
 class RunConfig(_Table):
@@ -82,6 +140,9 @@ class RunConfig(_Table):
     train: TrainConfig = Field(TrainConfig(), description="Length, batch, output.")
     parallel: ParallelConfig = Field(ParallelConfig(), description="Layout over ranks.")
     checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="Checkpoints.")
+    guard: GuardConfig = Field(GuardConfig(), description="Bad numbers.")
+    health: HealthConfig = Field(HealthConfig(), description="Hangs, stragglers, machines.")
+    monitor: MonitorConfig = Field(MonitorConfig(), description="Prometheus.")
     launch: LaunchConfig = Field(LaunchConfig(), description="Processes.")
 
     @model_validator(mode="after")

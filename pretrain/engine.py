@@ -46,6 +46,11 @@ def build_engine(run: RunConfig, model: nn.Module, ranks: Ranks) -> Any:
         dist_init_required=False,
         config=deepspeed_config(run, ranks),
     )
+    from pretrain.checkpoint_engine import KeepingCheckpointEngine
+
+    engine.checkpoint_engine = KeepingCheckpointEngine(engine._config)
+    # it would copy scripts into every checkpoint, and raise on one rank if the disk is full
+    engine._copy_recovery_script = lambda _path: None
     return engine
 
 
@@ -67,20 +72,45 @@ def deepspeed_config(run: RunConfig, ranks: Ranks) -> dict[str, Any]:
     }
 
 
-def step_engine(engine: Any) -> float:
-    """`engine.step()`; returns the gradient's norm before clipping (NaN while accumulating).
+def gradient_norm(engine: Any) -> float:
+    """Norm of the whole accumulated gradient before clipping; infinite or NaN if any part is.
 
-    Without ZeRO, DeepSpeed clips float32 gradients but keeps no norm: it is taken here.
+    A collective; before `finish_step`.
     """
-    boundary = engine.is_gradient_accumulation_boundary()
-    norm = None
-    if boundary and engine.zero_optimization_stage() == 0:
+    stage = engine.zero_optimization_stage()
+    if stage == 0:
         gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-    engine.step()
-    if not boundary:
-        return math.nan
-    return float(engine.get_global_grad_norm() if norm is None else norm)
+        return float(torch.nn.utils.get_total_norm(gradients))
+    optimizer = engine.optimizer
+    if stage < 3:
+        return float(optimizer.scaled_global_norm()) / optimizer.loss_scale
+    from deepspeed.runtime.utils import combine_grad_norm_groups
+
+    return float(combine_grad_norm_groups(optimizer._get_norm_groups())) / optimizer.loss_scale
+
+
+def finish_step(engine: Any, *, apply: bool) -> None:
+    """Apply the accumulated gradient, or throw it away and leave everything as it was.
+
+    Parameters, optimizer and schedule do not move when it is thrown away.
+    """
+    if apply:
+        engine.step()
+        return
+    stage = engine.zero_optimization_stage()
+    if stage == 0:
+        engine.zero_grad()
+        engine.micro_steps += 1
+        return
+    # DeepSpeed throws a gradient away, schedule included, when its norm is not a number: this is
+    # where its ZeRO optimizers ask for the norm
+    norm = torch.tensor(math.inf)
+    name, answer = ("scaled_global_norm", norm) if stage < 3 else ("_get_norm_groups", [norm])
+    setattr(engine.optimizer, name, lambda: answer)
+    try:
+        engine.step()
+    finally:
+        delattr(engine.optimizer, name)
 
 
 def uses_bf16(run: RunConfig, device: torch.device) -> bool:

@@ -5,8 +5,13 @@ class RunError(ValueError):
     """A run that cannot be carried out as asked.
 
     The message names the file, key or argument, what was found and what was expected.
+
+    Attributes:
+        agreed: Whether all ranks raise it together; then rank 0 alone prints it.
     """
+
+    agreed = False
 
 
 class CheckpointError(RunError):
-    """A checkpoint that is missing, incomplete, damaged or of another model."""
+    """A checkpoint that is missing, incomplete, damaged, of another model, or cannot be written."""

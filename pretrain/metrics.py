@@ -3,22 +3,18 @@
 import json
 import os
 import sys
+import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from pretrain.config import RunConfig
+from pretrain.jsonl import JsonLines, read_lines
+from pretrain.prometheus import PrometheusEndpoint
 
 Record = dict[str, float]
-
-
-def read_metrics(path: Path) -> list[Record]:
-    """Records of a metrics.jsonl; a last line that a crash cut short is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 class Metrics:
@@ -27,12 +23,7 @@ class Metrics:
     def __init__(self, run: RunConfig, first_step: int, num_parameters: int):
         self.directory = run.train.output
         self.path = self.directory / "metrics.jsonl"
-        # what an interrupted run did after its last checkpoint will be done again
-        kept = [record for record in read_metrics(self.path) if record["step"] <= first_step]
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-        partial.replace(self.path)
-        self._file = self.path.open("a", encoding="utf-8")
+        self._file = self._open(first_step)
         self._bar = tqdm(
             total=run.train.steps,
             initial=first_step,
@@ -43,11 +34,18 @@ class Metrics:
             mininterval=0.5 if sys.stderr.isatty() else 15.0,
         )
         self._wandb = _start_wandb(run, num_parameters)
+        self._prometheus: PrometheusEndpoint | None = None
+        if run.monitor.prometheus_port:
+            self._prometheus = PrometheusEndpoint(run.monitor)
 
-    def log(self, record: Record) -> None:
-        """Append a record (its key `step` counts from 1) and advance the bar."""
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+    def log(self, record: Record, rank_seconds: Sequence[float] = ()) -> None:
+        """Append a record (its key `step` counts from 1) and advance the bar.
+
+        Args:
+            record: Figures by name.
+            rank_seconds: How long each rank worked on the step.
+        """
+        self._file.append(record)
         if "loss" in record:
             self._bar.set_postfix(
                 loss=f"{record['loss']:.3f}",
@@ -56,8 +54,26 @@ class Metrics:
             )
             self._bar.update(int(record["step"]) - self._bar.n)
         if self._wandb is not None:
-            values = {key: value for key, value in record.items() if key != "step"}
-            self._wandb.log(values, step=int(record["step"]))
+            self._wandb.log(record)
+        if self._prometheus is not None:
+            self._prometheus.update(record)
+            self._prometheus.update_ranks(rank_seconds)
+
+    def has_validation(self, step: int) -> bool:
+        """Whether a step was validated."""
+        return any("valid_loss" in r for r in read_lines(self.path) if r["step"] == step)
+
+    def rewind(self, step: int) -> None:
+        """Forget what comes after a step: it will be done again."""
+        self._file.close()
+        self._file = self._open(step)
+
+    def _open(self, last_step: int) -> JsonLines:
+        kept = [record for record in read_lines(self.path) if record["step"] <= last_step]
+        partial = self.path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        partial.replace(self.path)
+        return JsonLines(self.path)
 
     def say(self, text: str) -> None:
         """Print a line without breaking the bar."""
@@ -69,7 +85,13 @@ class Metrics:
         self._file.close()
         if self._wandb is not None:
             self._wandb.finish()
-        plot_loss(self.path, self.directory / "loss.png")
+        if self._prometheus is not None:
+            self._prometheus.close()
+        try:
+            plot_loss(self.path, self.directory / "loss.png")
+        except OSError as error:
+            # how the run ended matters more than its picture
+            print(f"{self.directory}/loss.png: {error}", file=sys.stderr)
 
 
 def plot_loss(metrics: Path, output: Path) -> None:
@@ -82,7 +104,7 @@ def plot_loss(metrics: Path, output: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    records = read_metrics(metrics)
+    records = read_lines(metrics)
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(xlabel="tokens", ylabel="loss (nats per token)")
@@ -102,11 +124,24 @@ def _start_wandb(run: RunConfig, num_parameters: int) -> Any:
     import wandb
 
     online = bool(os.environ.get("WANDB_API_KEY"))
-    return wandb.init(
+    started = wandb.init(
         project="resonance",
+        id=wandb_id(run.train.output),
+        resume="allow",
         name=run.train.output.name,
         dir=run.train.output,
         mode="online" if online else "offline",
         config={**run.model_dump(mode="json"), "num_parameters": num_parameters},
         settings=wandb.Settings(silent=True, console="off"),
     )
+    # steps that are done again after a crash come a second time, which W&B's own count refuses
+    started.define_metric("*", step_metric="step")
+    return started
+
+
+def wandb_id(directory: Path) -> str:
+    """The id under which W&B knows a run: kept in its directory, so that it is resumed."""
+    file = directory / "wandb_id"
+    if not file.exists():
+        file.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
+    return file.read_text(encoding="utf-8").strip()

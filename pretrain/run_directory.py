@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 from data_pipeline.manifest import load_manifest
@@ -53,6 +54,24 @@ def verified(checkpoint: Path) -> Path:
     return checkpoint
 
 
+def find_newest(output: Path) -> Path | None:
+    """A run's newest checkpoint that is undamaged; those that are damaged are named on stderr.
+
+    Raises:
+        CheckpointError: There are some, and all of them are damaged.
+    """
+    problems = []
+    for checkpoint in reversed(list_checkpoints(output)):
+        try:
+            return verified(checkpoint)
+        except CheckpointError as error:
+            print(f"{error}; looking for an older checkpoint", file=sys.stderr)
+            problems.append(str(error))
+    if problems:
+        raise CheckpointError("no undamaged checkpoint: " + "; ".join(problems))
+    return None
+
+
 def find_start(run: RunConfig, *, resume: bool, auto_resume: bool = False) -> Path | None:
     """The checkpoint from which a run goes on; None: it starts.
 
@@ -60,9 +79,11 @@ def find_start(run: RunConfig, *, resume: bool, auto_resume: bool = False) -> Pa
         RunError: There is nothing to resume, or a fresh run would mix with an earlier one.
     """
     output = run.train.output
-    existing = list_checkpoints(output)
-    if resume or (auto_resume and existing):
+    if auto_resume:
+        return find_newest(output)
+    if resume:
         return find_checkpoint(output)
+    existing = list_checkpoints(output)
     if existing:
         raise RunError(
             f"train.output {output} already holds {existing[-1].name}; expected an empty "

@@ -1,28 +1,37 @@
 """The training loop: the only one. Variants are configuration.
 
 Every rank runs it; decisions that change what happens next are taken from numbers that all ranks
-share, so no rank ever waits for another that has gone elsewhere.
+share, so no rank ever waits for another that has gone elsewhere. There are two: does any rank want
+to stop (`_exchange`, at the beginning of every step and of every batch of a validation), and may
+this gradient be applied (`Guard`, between gradient and optimizer).
 """
 
-import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from data_pipeline.loader import Batch, build_train_loader, iterate_valid
+from launch.torchrun import REQUEUE_STATUS
 from pretrain.checkpoint import load_engine, save_checkpoint
 from pretrain.commands import PretrainCommand
 from pretrain.config import RunConfig
-from pretrain.distributed import Ranks, init_ranks, summed
-from pretrain.engine import build_engine, step_engine, uses_bf16
-from pretrain.errors import RunError
-from pretrain.loss import batch_loss, count_labels, objective, valid_loss
-from pretrain.metrics import Metrics
-from pretrain.run_directory import check_run, check_tokenizer, find_start
-from pretrain.run_file import dump_run
+from pretrain.distributed import DEFAULT_TIMEOUT_S, Ranks, decided_by_rank_0, init_ranks, summed
+from pretrain.engine import build_engine, finish_step, uses_bf16
+from pretrain.errors import CheckpointError
+from pretrain.failures import failure_of_rank
+from pretrain.guard import Guard, Verdict, bad_step_error
+from pretrain.health import check_health
+from pretrain.heartbeat import Heartbeat
+from pretrain.journal import Journal
+from pretrain.loss import count_labels, valid_loss
+from pretrain.metrics import Record
+from pretrain.run_directory import check_run, check_tokenizer, find_newest, find_start
+from pretrain.step import compute_gradient
+from pretrain.stopping import StopFlag, Stopped
+from pretrain.watchdog import Watchdog
 from spectral.lm import SpectralLM
 
 
@@ -31,28 +40,45 @@ def pretrain(command: PretrainCommand) -> None:
 
     Raises:
         RunError: The run cannot be carried out as asked.
-        DataError: Its data cannot be read.
+        SystemExit: With REQUEUE_STATUS, when it was asked to stop before the end.
     """
     run = command.run
-    ranks = init_ranks()
-    try:
-        check_run(run, ranks.world_size)
-        start = find_start(run, resume=command.resume, auto_resume=command.auto_resume)
-        Trainer(run, ranks, start).train()
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    with StopFlag() as stop:
+        ranks = init_ranks(max(DEFAULT_TIMEOUT_S, 2 * run.health.hang_timeout_s))
+        heartbeat = Heartbeat(run.train.output, ranks.rank)
+        try:
+            start = decided_by_rank_0(lambda: _find_start(command, ranks.world_size))
+            name = decided_by_rank_0(lambda: time.strftime("%Y%m%d-%H%M%S"))
+            with Watchdog(run, heartbeat, ranks.world_size, name):
+                Trainer(run, ranks, start, stop=stop, heartbeat=heartbeat).train()
+        except Exception as error:
+            raise failure_of_rank(error, ranks, heartbeat, run.train.output) from error
+        finally:
+            if dist.is_initialized():
+                dist.destroy_process_group()
 
 
 class Trainer:
     """One run on all ranks.
 
-    State, all of it in checkpoints: the engine's, the position in the data, `step` and `tokens`.
+    State, all of it in checkpoints: the engine's, the position in the data, `step` (optimizer steps
+    that were applied), `tokens`, and the guard's.
     """
 
-    def __init__(self, run: RunConfig, ranks: Ranks, checkpoint: Path | None = None):
+    def __init__(
+        self,
+        run: RunConfig,
+        ranks: Ranks,
+        checkpoint: Path | None = None,
+        *,
+        stop: StopFlag | None = None,
+        heartbeat: Heartbeat | None = None,
+    ):
         self.run, self.ranks = run, ranks
+        self.stop = stop or StopFlag()
+        self.heartbeat = heartbeat or Heartbeat(run.train.output, ranks.rank)
         self.step = self.tokens = 0
+        self.guard = Guard(run.guard)
         self.loader = build_train_loader(
             run.data,
             global_batch_size=run.train.global_batch_size,
@@ -64,88 +90,107 @@ class Trainer:
         torch.manual_seed(run.train.seed)
         model = SpectralLM(run.model)
         model.activation_checkpointing = run.train.activation_checkpointing
-        self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
+        num_parameters = sum(parameter.numel() for parameter in model.parameters())
         self.engine = build_engine(run, model.to(ranks.device), ranks)
         if checkpoint is not None:
             state = load_engine(self.engine, checkpoint, run)
             self.step, self.tokens = state["step"], state["tokens"]
             self.loader.load_state_dict(state["data"])
-        self.metrics: Metrics | None = None
-        if ranks.rank == 0:
-            run.train.output.mkdir(parents=True, exist_ok=True)
-            (run.train.output / "run.toml").write_text(dump_run(run), encoding="utf-8")
-            self.metrics = Metrics(run, self.step, self.num_parameters)
-            self._announce(checkpoint)
+            self.guard.load_state_dict(state["guard"])
+        # what a checkpoint is to hold: before a step that was read but not yet done
+        self._position = self.loader.state_dict()
+        self._saved_step = self.step
+        self._data_s = 0.0
+        self.journal = Journal(run, ranks, self.step, num_parameters)
+        self.journal.say(_announcement(run, ranks, num_parameters, checkpoint))
+        for finding in check_health(run.health, run.train.output, ranks):
+            self.journal.say(f"health: {finding}")
 
     def train(self) -> None:
         """Run all remaining steps.
 
         Raises:
-            RunError: The loss is no longer a number.
+            RunError: A step's numbers are bad and the run is to stop, or a checkpoint that is
+                needed cannot be written.
+            SystemExit: With REQUEUE_STATUS, when asked to stop.
         """
-        run = self.run
         try:
-            for batches in self._remaining_steps():
-                begin = time.perf_counter()
-                record = self.train_step(batches)
-                record["tokens_per_s"] = record["step_tokens"] / (time.perf_counter() - begin)
-                self._log(record)
-                last = self.step == run.train.steps
-                if run.data.valid and _is_due(self.step, run.train.validate_every, last):
-                    self._log({"step": self.step, "tokens": self.tokens, **self.validate()})
-                if _is_due(self.step, run.checkpoint.every, last):
-                    self.save()
+            # a validation that was broken off
+            if (
+                self.step
+                and self._validation_is_due()
+                and not self.journal.has_validation(self.step)
+            ):
+                self.validate()
+            steps = iter(self.loader)
+            while self.step < self.run.train.steps:
+                if self.train_step(self._next_batches(steps)) is None:
+                    continue
+                if self._validation_is_due():
+                    self.validate()
+                if self._is_due(self.run.checkpoint.every):
+                    self.save(needed=self.step == self.run.train.steps)
+        except Stopped:
+            if self.step != self._saved_step:
+                self.save(needed=True)
+            self.journal.say(f"asked to stop: step {self.step} is saved")
+            raise SystemExit(REQUEUE_STATUS) from None
         finally:
-            if self.metrics is not None:
-                self.metrics.close()
+            self.journal.close()
 
-    def train_step(self, batches: list[Batch]) -> dict[str, float]:
+    def train_step(self, batches: list[Batch] | None) -> Record | None:
         """One optimizer step over this rank's micro-batches.
 
-        The loss of every rank and micro-batch is divided by the tokens of the whole step, so the
-        step is the same however its rows are spread.
+        Args:
+            batches: What this rank has read; None if it was asked to stop instead.
+
+        Returns:
+            Its record; None if its numbers are bad and its data is passed over.
+
+        Raises:
+            RunError: Its numbers are bad, and the run is to stop.
+            Stopped: A rank was asked to stop.
         """
-        batches = [batch.to(self.ranks.device) for batch in batches]
-        num_labels, num_tokens = summed(
-            [
-                float(sum(count_labels(batch) for batch in batches)),
-                float(sum(batch.tokens.numel() for batch in batches)),
-            ],
-            self.ranks.device,
+        begin = time.perf_counter()
+        batches = batches or []
+        num_labels, num_tokens = self._exchange(
+            float(sum(count_labels(batch) for batch in batches)),
+            float(sum(batch.tokens.numel() for batch in batches)),
         )
-        nll = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
-        auxiliary = torch.zeros_like(nll)
-        # DeepSpeed divides by accumulation steps and ranks; this undoes it
-        scale = len(batches) * self.ranks.world_size / max(num_labels, 1.0)
-        for batch in batches:
-            loss = batch_loss(self.engine, batch)
-            labels = count_labels(batch)
-            nll += loss.nll.detach()
-            auxiliary += loss.auxiliary.detach() * labels
-            self.engine.backward(objective(loss, labels) * scale)
-            learning_rate = self.engine.get_lr()[0]
-            grad_norm = step_engine(self.engine)
-        loss_sum, auxiliary_sum = summed([nll, auxiliary], self.ranks.device)
+        learning_rate = self.engine.get_lr()[0]
+        gradient = compute_gradient(
+            self.engine, batches, num_labels, self.ranks, self.heartbeat, self._data_s
+        )
+        verdict = self.guard.judge(self.step + 1, gradient.loss, gradient.norm)
+        if verdict.reason:
+            self.journal.log_bad_step(self.step + 1, verdict, batches, gradient.losses)
+        self.heartbeat.beat("optimizer")
+        finish_step(self.engine, apply=verdict.applies)
+        self._position = self.loader.state_dict()
+        if not verdict.applies:
+            self._pass_over(verdict)
+            return None
         self.step += 1
         self.tokens += int(num_tokens)
-        mean = loss_sum / max(num_labels, 1.0)
-        if not math.isfinite(mean):
-            raise RunError(
-                f"step {self.step}: the loss is {mean}; expected a finite number. Lower "
-                "optim.learning_rate or raise optim.warmup_steps, and go on with --resume"
-            )
-        return {
+        record = {
             "step": self.step,
             "tokens": self.tokens,
             "step_tokens": int(num_tokens),
-            "loss": mean,
-            "auxiliary_loss": auxiliary_sum / max(num_labels, 1.0),
-            "grad_norm": grad_norm,
+            "loss": gradient.loss,
+            "auxiliary_loss": gradient.auxiliary,
+            "grad_norm": gradient.norm,
             "learning_rate": learning_rate,
+            "tokens_per_s": num_tokens / (self._data_s + time.perf_counter() - begin),
         }
+        self.journal.log_step(record, gradient.rank_seconds)
+        return record
 
-    def validate(self) -> dict[str, float]:
-        """Loss over the whole held-out split, in nats per token."""
+    def validate(self) -> Record:
+        """Loss over the whole held-out split, in nats per token.
+
+        Raises:
+            Stopped: A rank was asked to stop.
+        """
         begin = time.perf_counter()
         run = self.run
         batches = iterate_valid(
@@ -157,48 +202,115 @@ class Trainer:
         )
         autocast = uses_bf16(run, self.ranks.device)
         loss_sum, num_labels = valid_loss(
-            self.engine, batches, self.ranks, collective=True, bf16=autocast
+            self.engine, self._polled(batches), self.ranks, collective=True, bf16=autocast
         )
-        return {
+        record = {
+            "step": self.step,
+            "tokens": self.tokens,
             "valid_loss": loss_sum / max(num_labels, 1.0),
             "valid_seconds": time.perf_counter() - begin,
         }
+        self.journal.log(record)
+        return record
 
-    def save(self) -> Path:
-        """Write a checkpoint of the current step from all ranks."""
+    def save(self, *, needed: bool) -> None:
+        """Write a checkpoint of the current step from all ranks.
+
+        Args:
+            needed: Whether going on without it would lose the work since the one before.
+
+        Raises:
+            CheckpointError: It cannot be written, and is needed or the run is to stop.
+        """
+        self.heartbeat.beat("checkpoint")
         state = {
             "step": self.step,
             "tokens": self.tokens,
-            "data": self.loader.state_dict(),
+            "data": self._position,
+            "guard": self.guard.state_dict(),
             "layout": {
                 "ranks": self.ranks.world_size,
                 "zero_stage": self.run.parallel.zero_stage,
             },
         }
-        return save_checkpoint(self.engine, self.run, self.tokenizer, state, self.ranks)
+        try:
+            save_checkpoint(self.engine, self.run, self.tokenizer, state, self.ranks)
+        except CheckpointError as error:
+            if needed or self.run.checkpoint.on_error == "stop":
+                raise
+            self.journal.say(f"{error}; training goes on")
+        else:
+            self._saved_step = self.step
 
-    def _remaining_steps(self) -> Iterable[list[Batch]]:
-        if self.step >= self.run.train.steps:
+    def _pass_over(self, verdict: Verdict) -> None:
+        """Leave a bad step's data behind; its gradient is gone already."""
+        if verdict.action == "stop":
+            raise bad_step_error(self.step + 1, verdict)
+        if verdict.action != "rollback":
             return
-        for batches in self.loader:
-            yield batches
-            if self.step >= self.run.train.steps:
+        checkpoint = decided_by_rank_0(lambda: find_newest(self.run.train.output))
+        if checkpoint is None:
+            self.journal.say("there is no checkpoint yet to go back to: only the step is skipped")
+            return
+        # the position in the data stays: all that was read since the checkpoint is passed over
+        state = load_engine(self.engine, checkpoint, self.run)
+        self.step, self.tokens = state["step"], state["tokens"]
+        self.guard.rewind(state["guard"])
+        self.journal.rewind(self.step)
+        self._saved_step = self.step
+        self.journal.say(f"back to {checkpoint.name}")
+
+    def _exchange(self, *values: float) -> list[float]:
+        """Sum a few numbers over all ranks, unless one of them was asked to stop.
+
+        Raises:
+            Stopped: On all ranks.
+        """
+        self.heartbeat.beat("exchange")
+        num_stops, *sums = summed([float(self.stop.requested), *values], self.ranks.device)
+        if num_stops:
+            raise Stopped
+        return sums
+
+    def _next_batches(self, steps: Iterator[list[Batch]]) -> list[Batch] | None:
+        self.heartbeat.beat(f"waiting for the data of step {self.step + 1}")
+        begin = time.perf_counter()
+        batches = self.stop.next(steps)
+        self._data_s = time.perf_counter() - begin
+        return batches
+
+    def _polled(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Pass batches on, equally many on all ranks, as long as nobody was asked to stop."""
+        iterator = iter(batches)
+        while True:
+            self.heartbeat.beat("waiting for data of the validation")
+            batch = self.stop.next(iterator)
+            self._exchange()
+            if batch is None:
                 return
+            self.heartbeat.beat("validation")
+            yield batch
 
-    def _log(self, record: dict[str, float]) -> None:
-        if self.metrics is not None:
-            self.metrics.log(record)
+    def _validation_is_due(self) -> bool:
+        return bool(self.run.data.valid) and self._is_due(self.run.train.validate_every)
 
-    def _announce(self, checkpoint: Path | None) -> None:
-        run = self.run
-        origin = "from scratch" if checkpoint is None else f"resumed from {checkpoint}"
-        assert self.metrics is not None
-        self.metrics.say(
-            f"{self.num_parameters:,} parameters, {self.ranks.world_size} ranks on "
-            f"{self.ranks.device.type}, ZeRO {run.parallel.zero_stage}, "
-            f"{run.train.global_batch_size} x {run.data.sequence_length} tokens per step, {origin}"
-        )
+    def _is_due(self, every: int) -> bool:
+        last = self.step == self.run.train.steps
+        return last or (every > 0 and self.step % every == 0)
 
 
-def _is_due(step: int, every: int, last: bool) -> bool:
-    return last or (every > 0 and step % every == 0)
+def _find_start(command: PretrainCommand, num_ranks: int) -> Path | None:
+    """Check the run before anything is written, and find the checkpoint to go on from."""
+    check_run(command.run, num_ranks)
+    return find_start(command.run, resume=command.resume, auto_resume=command.auto_resume)
+
+
+def _announcement(
+    run: RunConfig, ranks: Ranks, num_parameters: int, checkpoint: Path | None
+) -> str:
+    origin = "from scratch" if checkpoint is None else f"resumed from {checkpoint}"
+    return (
+        f"{num_parameters:,} parameters, {ranks.world_size} ranks on {ranks.device.type}, "
+        f"ZeRO {run.parallel.zero_stage}, {run.train.global_batch_size} x "
+        f"{run.data.sequence_length} tokens per step, {origin}"
+    )

@@ -1,0 +1,135 @@
+"""Machines: a check of every rank's at the start, and ranks that are slower than the others."""
+
+import shutil
+import socket
+import statistics
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+import torch
+import torch.distributed as dist
+
+from pretrain.config import HealthConfig
+from pretrain.distributed import Ranks, agreed, gathered_objects
+from pretrain.errors import RunError
+
+STRAGGLER_STEPS = 20
+
+
+class NodeHealth(NamedTuple):
+    """What a rank found on its machine.
+
+    Attributes:
+        free_memory, free_disk: Bytes; the disk is that of the run's directory.
+        clock: Seconds since 1970, taken by all ranks at the same moment.
+        device_problem: What its device did wrong; empty if it computes.
+    """
+
+    rank: int
+    host: str
+    free_memory: int
+    free_disk: int
+    clock: float
+    device_problem: str
+
+
+def check_health(config: HealthConfig, directory: Path, ranks: Ranks) -> list[str]:
+    """Check every rank's machine: memory, disk, clock, device.
+
+    Returns:
+        What was found, the same on all ranks; each finding names its ranks and hosts.
+
+    Raises:
+        RunError: A device does not compute, or something was found and that is to stop the run.
+    """
+    device_problem = _try_device(ranks.device)
+    free_memory, free_disk = psutil.virtual_memory().available, shutil.disk_usage(directory).free
+    # all leave a barrier within milliseconds of one another
+    dist.barrier()
+    health = gathered_objects(
+        NodeHealth(
+            ranks.rank, socket.gethostname(), free_memory, free_disk, time.time(), device_problem
+        )
+    )
+    broken = [f"rank {h.rank} ({h.host}): {h.device_problem}" for h in health if h.device_problem]
+    if broken:
+        raise agreed(RunError("; ".join(broken)))
+    findings = judge_health(config, health)
+    if findings and config.on_finding == "stop":
+        raise agreed(RunError("; ".join(findings) + " (health.on_finding is stop)"))
+    return findings
+
+
+def judge_health(config: HealthConfig, health: Sequence[NodeHealth]) -> list[str]:
+    """Compare with the limits; one finding per kind and machine."""
+    findings = []
+    for host, one in {h.host: h for h in reversed(health)}.items():
+        for name, free, least in (
+            ("memory", one.free_memory, config.min_free_memory_gib),
+            ("disk", one.free_disk, config.min_free_disk_gib),
+        ):
+            if free < least * 2**30:
+                findings.append(
+                    f"{host} (rank {one.rank}): {free / 2**30:.2f} GiB of free {name}; expected "
+                    f"{least:g} (health.min_free_{name}_gib)"
+                )
+    by_clock = sorted(health, key=lambda one: one.clock)
+    first, last = by_clock[0], by_clock[-1]
+    if last.clock - first.clock > config.max_clock_skew_s:
+        findings.append(
+            f"the clock of {last.host} (rank {last.rank}) is {last.clock - first.clock:.1f} s "
+            f"ahead of that of {first.host} (rank {first.rank}); expected at most "
+            f"{config.max_clock_skew_s:g} (health.max_clock_skew_s)"
+        )
+    return sorted(findings)
+
+
+class Stragglers:
+    """Finds ranks that are slower than the others, over the last steps.
+
+    State: each rank's seconds in the last steps, and who was named already.
+    """
+
+    def __init__(self, ratio: float, num_steps: int = STRAGGLER_STEPS):
+        self._ratio = ratio
+        self._steps: deque[Sequence[float]] = deque(maxlen=num_steps)
+        self._named: set[int] = set()
+
+    def add(self, seconds: Sequence[float]) -> str:
+        """Take in a step.
+
+        Args:
+            seconds: By rank, the time that it worked, waits for other ranks left out.
+
+        Returns:
+            Who has become a straggler; empty if nobody has.
+        """
+        self._steps.append(seconds)
+        if len(self._steps) < (self._steps.maxlen or 0):
+            return ""
+        means = [statistics.fmean(column) for column in zip(*self._steps, strict=True)]
+        # the lower one, or the slow one of two ranks would be measured against itself
+        median = statistics.median_low(means)
+        slow = {rank for rank, mean in enumerate(means) if mean > self._ratio * median}
+        new, self._named = slow - self._named, slow
+        return "; ".join(
+            f"rank {rank} is a straggler: {means[rank]:.3f} s of work per step, the median is "
+            f"{median:.3f} s"
+            for rank in sorted(new)
+        )
+
+
+def _try_device(device: torch.device) -> str:
+    """Multiply two small matrices whose product is known; returns what went wrong."""
+    try:
+        ones = torch.ones(64, 64, device=device)
+        product = float((ones @ ones).sum())
+    except RuntimeError as error:
+        return f"{device} does not compute: {error}"
+    if product != 64.0**3:
+        return f"{device} computes wrongly: found {product}; expected {64.0**3}"
+    return ""

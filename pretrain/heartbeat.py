@@ -1,0 +1,64 @@
+"""A rank's sign of life: what it is doing and how far it has come, in a file of its own."""
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+
+def heartbeat_file(directory: Path, rank: int) -> Path:
+    """Where a rank of a run writes its heartbeat."""
+    return directory / "heartbeat" / f"rank-{rank:05d}.json"
+
+
+class Heartbeat:
+    """Progress of this rank. The training loop beats; the watchdog's thread writes it down.
+
+    Attributes:
+        rank: This process.
+        beats: Counts up, equally on all ranks: who has fewer than the others is behind.
+        phase: What has begun with the last beat.
+        step_s: Seconds that this rank worked on the last step, waits for other ranks left out.
+    """
+
+    def __init__(self, directory: Path, rank: int):
+        self.rank = rank
+        self.beats = 0
+        self.phase = "starting"
+        self.step_s = 0.0
+        self._last = time.monotonic()
+        self._file = heartbeat_file(directory, rank)
+
+    def beat(self, phase: str) -> None:
+        """A phase begins."""
+        self.phase = phase
+        self._last = time.monotonic()
+        self.beats += 1
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since the last beat."""
+        return time.monotonic() - self._last
+
+    def write(self) -> None:
+        """Replace the file.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        values: dict[str, Any] = {
+            "rank": self.rank,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "time": time.time(),
+            "beats": self.beats,
+            "phase": self.phase,
+            "idle_s": round(self.idle_s, 3),
+            "step_s": round(self.step_s, 6),
+        }
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._file.with_suffix(".partial")
+        partial.write_text(json.dumps(values), encoding="utf-8")
+        partial.replace(self._file)

@@ -1,0 +1,174 @@
+"""Bad steps are passed over by all ranks together, at every ZeRO stage, as if never read."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from pretrain.config import RunConfig
+from pretrain.jsonl import read_lines
+from pretrain.run_file import load_run
+from tests.conftest import SmallCorpus
+from tests.distributed.ranks import run_ranks
+
+STAGES = (0, 1, 2, 3)
+BAD_WINDOW = 4
+STEPS = 7
+# what the guard is told to do
+CASES = {"nan": {"on_nonfinite": "skip"}, "gradient": {"on_nonfinite": "rollback"}}
+SPIKE = {"on_spike": "rollback", "spike_history": 10, "spike_rise": 0.2}
+
+
+def _spoiled(loader: Any, window: int, spoiled: list[Any]) -> Iterator[Any]:
+    """The loader's steps; remembers what one rank reads first in a window."""
+    for number, batches in enumerate(type(loader).__iter__(loader)):
+        if number == window:
+            spoiled.append(batches[0].documents)
+        yield batches
+
+
+def _spoil(loss: Any, kind: str) -> Any:
+    if kind == "gradient":
+        # a finite loss
+        loss.nll.register_hook(lambda gradient: gradient * math.inf)
+        return loss
+    return loss._replace(nll=loss.nll * (math.nan if kind == "nan" else 3.0))
+
+
+def _train(rank: int, run: RunConfig, window: int, kind: str) -> None:
+    """Train with rank 1's loss or gradient spoiled in one window of the data."""
+    from pretrain.distributed import init_ranks
+    from pretrain.loss import batch_loss
+    from pretrain.trainer import Trainer
+
+    trainer = Trainer(run, init_ranks())
+    spoiled: list[Any] = []
+    steps = _spoiled(trainer.loader, window, spoiled)
+
+    def loss(engine: Any, batch: Any) -> Any:
+        bad = rank == 1 and any(batch.documents is documents for documents in spoiled)
+        value = batch_loss(engine, batch)
+        return _spoil(value, kind) if bad else value
+
+    loader = mock.MagicMock(wraps=trainer.loader)
+    loader.__iter__.return_value = steps
+    trainer.loader = loader
+    with mock.patch("pretrain.step.batch_loss", loss):
+        trainer.train()
+    trainer.engine.destroy()
+
+
+def _train_without(run: RunConfig, windows: set[int]) -> None:
+    """Train on a stream that has no such windows."""
+    from pretrain.distributed import init_ranks
+    from pretrain.trainer import Trainer
+
+    trainer = Trainer(run, init_ranks())
+    for number, batches in enumerate(trainer.loader):
+        if number not in windows:
+            trainer.train_step(batches)
+        if trainer.step == run.train.steps:
+            break
+    trainer.journal.close()
+    trainer.engine.destroy()
+
+
+def _train_all(rank: int, runs: dict[str, RunConfig]) -> None:
+    for name, run in runs.items():
+        kind = name.split("-")[0]
+        if kind == "without":
+            # windows 3 and 4 come after the checkpoint of step 3
+            _train_without(run, {BAD_WINDOW})
+        elif kind == "rewound":
+            _train_without(run, {BAD_WINDOW - 1, BAD_WINDOW})
+        elif kind == "spike":
+            _train(rank, run, 11, kind)
+        elif kind == "spared":
+            _train_without(run, {9, 10, 11})
+        else:
+            _train(rank, run, BAD_WINDOW, kind)
+
+
+@pytest.fixture(scope="module")
+def folder(small_corpus: SmallCorpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directories of all runs: every case at every stage, and its reference."""
+    folder = tmp_path_factory.mktemp("guard")
+    base = load_run(small_corpus.run_file(folder / "run.toml", steps=STEPS, validate_every=0))
+
+    def run(name: str, stage: int, steps: int = STEPS, **guard: object) -> RunConfig:
+        values = base.model_dump()
+        values["train"] |= {"output": folder / name, "steps": steps}
+        values["data"] |= {"num_workers": 0, "valid": ""}
+        values["parallel"] |= {"zero_stage": stage}
+        values["guard"] |= guard
+        return RunConfig.model_validate(values)
+
+    runs = {}
+    for stage in STAGES:
+        for kind, guard in CASES.items():
+            runs[f"{kind}-{stage}"] = run(f"{kind}-{stage}", stage, **guard)
+        for kind in ("without", "rewound"):
+            runs[f"{kind}-{stage}"] = run(f"{kind}-{stage}", stage)
+    runs["spike"] = run("spike", 1, 13, **SPIKE)
+    runs["spared"] = run("spared", 1, 13)
+    run_ranks(_train_all, 2, folder, runs)
+    return folder
+
+
+def _numbers(run: Path) -> list[tuple[float, ...]]:
+    records = read_lines(run / "metrics.jsonl")
+    return [(r["step"], r["loss"], r["grad_norm"], r["learning_rate"]) for r in records]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(("kind", "reference"), [("nan", "without"), ("gradient", "rewound")])
+def test_the_run_goes_on_as_if_the_data_had_not_been_there(
+    kind: str, reference: str, stage: int, folder: Path
+) -> None:
+    found = _numbers(folder / f"{kind}-{stage}")
+    assert [step for step, *_ in found] == list(range(1, STEPS + 1))
+    assert found == _numbers(folder / f"{reference}-{stage}")
+
+
+def test_a_spike_is_rolled_back(folder: Path) -> None:
+    assert _numbers(folder / "spike") == _numbers(folder / "spared")
+    (record,) = read_lines(folder / "spike" / "audit.jsonl")
+    assert (record["step"], record["action"]) == (12, "rollback")
+    assert "expected at most" in record["reason"]
+
+
+def test_the_offending_documents_are_written_down(folder: Path) -> None:
+    (record,) = read_lines(folder / "nan-1" / "audit.jsonl")
+    assert record["step"] == BAD_WINDOW + 1
+    assert (record["reason"], record["action"]) == ("the loss is nan", "skip")
+    # one micro-batch of one rank, of four in the step
+    (batch,) = record["batches"]
+    assert (batch["rank"], batch["number"], batch["loss"]) == (1, 0, None)
+    assert batch["documents"] == _documents(folder)
+
+    (record,) = read_lines(folder / "gradient-1" / "audit.jsonl")
+    assert record["reason"].startswith("the norm of the gradient is")
+    assert [(batch["rank"], batch["number"]) for batch in record["batches"]] == [
+        (0, 0),
+        (0, 1),
+        (1, 0),
+        (1, 1),
+    ]
+
+
+def _documents(folder: Path) -> list[Any]:
+    """What the first row of rank 1 holds in the bad window, read anew."""
+    from data_pipeline.loader import build_train_loader
+
+    run = load_run(folder / "nan-1" / "run.toml")
+    loader = build_train_loader(
+        run.data, global_batch_size=4, micro_batch_size=1, data_rank=1, data_ranks=2
+    )
+    for number, batches in enumerate(loader):
+        if number == BAD_WINDOW:
+            return json.loads(json.dumps(batches[0].documents))
+    raise AssertionError("unreachable: the loader is endless")
