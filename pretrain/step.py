@@ -74,6 +74,11 @@ def compute_gradient(
             engine.step()
     heartbeat.beat("gradient norm")
     own = torch.stack(losses)
-    numbers = [own.sum(), auxiliary, gradient_norm(engine), heartbeat.step_s]
+    numbers: list[float | Tensor] = [
+        own.sum(),
+        auxiliary,
+        gradient_norm(engine),
+        heartbeat.step_s,
+    ]
     nll, extra, norms, seconds = zip(*gathered(numbers, ranks.device), strict=True)
     return Gradient(sum(nll) / divisor, sum(extra) / divisor, norms[0], own.tolist(), list(seconds))
