@@ -1,0 +1,212 @@
+"""`resonance launch`: what is printed, what is submitted, and what is refused."""
+
+import json
+import shlex
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pretrain.cli import main
+from pretrain.errors import RunError
+from pretrain.launch_check import check
+from pretrain.launch_sweep import sweep_runs
+from pretrain.run_file import load_run
+from tests.conftest import SmallCorpus
+
+KUBERNETES = '\n[launch.kubernetes]\nimage = "resonance:1"\nclaim = "data"\n'
+
+
+@pytest.fixture
+def run_file(small_corpus: SmallCorpus, tmp_path: Path) -> Path:
+    return small_corpus.run_file(tmp_path / "run.toml")
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is the whole PATH, and a log of the commands in it that were called."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    for name, answer in {
+        "sbatch": "41",
+        "sinfo": "up",
+        "kubectl": "applied",
+        "scancel": "",
+    }.items():
+        program = folder / name
+        program.write_text(
+            f'#!/bin/sh\necho {name} "$@" >>{shlex.quote(str(folder / "log"))}\necho {answer}\n'
+        )
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    return folder
+
+
+def called(programs: Path) -> list[str]:
+    log = programs / "log"
+    return log.read_text().splitlines() if log.exists() else []
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main([*map(str, arguments)])
+    assert caught.value.code in (1, 2)
+    return capsys.readouterr().err
+
+
+def test_local_prints_torchrun(run_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["launch", "local", str(run_file), "--dry-run"])
+    words = shlex.split(capsys.readouterr().out)
+    assert words[0] == "OMP_NUM_THREADS=1"
+    assert "--nproc-per-node=2" in words
+    assert words[words.index("pretrain") :] == ["pretrain", str(run_file), "--auto-resume"]
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_slurm_prints_and_submits_nothing(
+    run_file: Path, programs: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    main(["launch", "slurm", str(run_file), *options])
+    assert capsys.readouterr().out.startswith("#!/usr/bin/env bash\n#SBATCH --job-name=run\n")
+    assert called(programs) == []
+    assert not (run_file.parent / "run").exists()
+
+
+def test_slurm_submits_a_chain(
+    run_file: Path, programs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["launch", "slurm", str(run_file), "--submit", "--chain", "2"])
+    script = run_file.parent / "run/launch/job.sh"
+    submitted = f"sbatch --parsable --dependency=singleton {script} chain"
+    assert called(programs)[-2:] == [submitted, submitted]
+    assert "submitted 41, 41" in capsys.readouterr().out
+    assert load_run(script.with_name("run.toml")) == load_run(run_file)
+
+
+def test_slurm_submits_nothing_that_the_check_refuses(
+    run_file: Path, programs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_file.write_text(run_file.read_text().replace("processes = 2", "processes = 3"))
+    error = refused(capsys, "launch", "slurm", run_file, "--submit")
+    assert "global_batch_size" in error
+    assert "->" in error
+    assert [
+        line for line in called(programs) if "--test-only" not in line and "sinfo" not in line
+    ] == []
+    assert not (run_file.parent / "run").exists()
+
+
+def test_kubernetes_prints_and_applies(
+    run_file: Path, programs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "image is empty" in refused(capsys, "launch", "kubernetes", run_file)
+    run_file.write_text(run_file.read_text() + KUBERNETES)
+    main(["launch", "kubernetes", str(run_file)])
+    documents = list(yaml.safe_load_all(capsys.readouterr().out))
+    assert [document["kind"] for document in documents] == ["ConfigMap", "Service", "Job"]
+    assert called(programs) == []
+    main(["launch", "kubernetes", str(run_file), "--submit"])
+    assert called(programs)[-1] == "kubectl apply --filename=-"
+    main(["launch", "cancel", str(run_file)])
+    assert called(programs)[-1] == "kubectl delete job/run --ignore-not-found --wait=false"
+
+
+def test_missing_programs_are_named(
+    run_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    assert "sbatch: not found on this machine" in refused(
+        capsys, "launch", "slurm", run_file, "--submit"
+    )
+    run_file.write_text(run_file.read_text() + KUBERNETES)
+    assert "kubectl: not found" in refused(capsys, "launch", "kubernetes", run_file, "--submit")
+
+
+@pytest.mark.parametrize("command", ["status", "logs", "cancel"])
+def test_nothing_submitted(
+    run_file: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    assert "nothing has been submitted" in refused(capsys, "launch", command, run_file)
+
+
+def test_dry_run_and_submit_exclude_each_other(
+    run_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--dry-run", "--submit"]
+    assert "exclude one another" in refused(capsys, "launch", "slurm", run_file, *options)
+
+
+def test_check_reports(
+    run_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main(["launch", "check", str(run_file)])
+    report = capsys.readouterr().out
+    assert "2 ranks share the batch" in report
+    assert "starts from scratch" in report
+    text = run_file.read_text().replace("data/train", "data/nowhere")
+    run_file.write_text(text)
+    error = refused(capsys, "launch", "check", run_file)
+    assert "bad  run" in error
+    assert "resonance data build" in error
+    # a login node without PyTorch
+    monkeypatch.setitem(sys.modules, "torch", None)
+    levels = {finding.subject: finding.level for finding in check(load_run(run_file), "local")}
+    assert levels["disk"] == "warn"
+
+
+def test_check_finds_tokenizer_of_other_shards(
+    run_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = run_file.read_text().splitlines()
+    changed = ['tokenizer = "byte"' if line.startswith("tokenizer") else line for line in lines]
+    run_file.write_text("\n".join(changed))
+    assert "fingerprint" in refused(capsys, "launch", "check", run_file)
+
+
+def test_check_counts_what_elastic_runs_need(run_file: Path) -> None:
+    run_file.write_text(run_file.read_text() + "nodes = 2\nmin_nodes = 1\n")
+    (finding, *_) = check(load_run(run_file), "slurm")
+    assert "4 or 2 ranks share the batch" in finding.text
+
+
+def test_time_is_measured_by_an_earlier_part(run_file: Path) -> None:
+    output = run_file.parent / "run"
+    output.mkdir()
+    record = {"step": 1, "step_tokens": 400, "tokens_per_s": 0.1}
+    (output / "metrics.jsonl").write_text(json.dumps(record) + '\n{"step"')
+    findings = check(load_run(run_file), "slurm")
+    (finding,) = (finding for finding in findings if finding.subject == "time")
+    assert "6 steps of 4000.00 s" in finding.text
+
+
+def test_sweep(run_file: Path) -> None:
+    run = load_run(run_file)
+    runs = sweep_runs(run, ["train.seed=0,1", "optim.learning_rate=1e-3,3e-3"])
+    found = [(one.train.seed, one.optim.learning_rate) for one in runs]
+    assert found == [(0, 1e-3), (0, 3e-3), (1, 1e-3), (1, 3e-3)]
+    assert [one.train.output.name for one in runs] == [f"task-{n:03d}" for n in range(4)]
+    assert sweep_runs(run, ["train.precision=float32,bf16"])[1].train.precision == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("description", "words"),
+    [
+        ("train.seed", "expected KEY=VALUE"),
+        ("train.seed=", "expected KEY=VALUE"),
+        ("train.sede=1", "did you mean"),
+        ("nothing.seed=1", "no key"),
+        ("train.seed=-1", "seed"),
+        ("train.output=a,b", "chosen for each"),
+        ("launch.nodes=1,2", "same for all"),
+        ("train.seed=$(touch pwned)", "seed"),
+    ],
+)
+def test_sweep_refuses(run_file: Path, description: str, words: str) -> None:
+    with pytest.raises(RunError, match=words):
+        sweep_runs(load_run(run_file), [description])
