@@ -136,6 +136,19 @@ def test_near_duplicates() -> None:
     assert reasons == [None, "near-duplicate", "near-duplicate", None, None, None, None]
 
 
+def test_candidates_below_the_threshold_are_kept() -> None:
+    # Similarity 0.4: the index alone would propose about a fifth of the pairs.
+    config = CleaningConfig(near_duplicates=True, near_threshold=0.5, near_ngram=1)
+    finder = DuplicateFinder(config)
+    dropped = 0
+    for pair in range(60):
+        words = [f"p{pair}w{number}" for number in range(100)]
+        for text in (" ".join(words[:70]), " ".join(words[30:])):
+            reason = finder.reason_to_drop(document_hash(text), signature(text, config))
+            dropped += reason is not None
+    assert dropped <= 3
+
+
 def test_signatures_estimate_similarity() -> None:
     config = CleaningConfig(near_permutations=512, near_ngram=1)
     words = [f"w{number}" for number in range(30_000)]
