@@ -13,26 +13,25 @@ class _Command(BaseModel):
     run_file: tyro.conf.Positional[Path] = Field(description="The run, a TOML file.")
 
 
-class LaunchLocalCommand(_Command):
-    """Start every rank of a run on this machine with torchrun."""
-
-    resume: bool = Field(False, description="Go on from the run's newest complete checkpoint.")
-    dry_run: bool = Field(False, description="Print the command instead of running it.")
-
-
-class _ClusterCommand(_Command):
-    dry_run: bool = Field(False, description="Print what would be submitted: also the default.")
-    submit: bool = Field(False, description="Check the run and submit it.")
+class _StartCommand(_Command):
+    dry_run: bool = Field(False, description="Print what would be started.")
+    submit: bool = Field(False, description="Start it.")
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> "_ClusterCommand":
+    def _one_of_two(self) -> "_StartCommand":
         if self.dry_run and self.submit:
             raise ValueError("--dry-run and --submit exclude one another")
         return self
 
 
-class LaunchSlurmCommand(_ClusterCommand):
-    """Render a run as a batch script, and submit it: once, as a chain or as a sweep."""
+class LaunchLocalCommand(_StartCommand):
+    """Start every rank of a run on this machine with torchrun, unless --dry-run is given."""
+
+    resume: bool = Field(False, description="Go on from the run's newest complete checkpoint.")
+
+
+class LaunchSlurmCommand(_StartCommand):
+    """Print a run as a batch script; with --submit, check and submit it."""
 
     chain: int = Field(
         1, ge=1, description="Jobs in a row, for runs longer than the partition's time limit."
@@ -44,8 +43,8 @@ class LaunchSlurmCommand(_ClusterCommand):
     )
 
 
-class LaunchKubernetesCommand(_ClusterCommand):
-    """Render a run as Kubernetes manifests, and apply them."""
+class LaunchKubernetesCommand(_StartCommand):
+    """Print a run as Kubernetes manifests; with --submit, check and apply them."""
 
 
 class LaunchCheckCommand(_Command):

@@ -60,7 +60,7 @@ def stand_in(idle: Cluster, tmp_path: Path) -> Callable[..., Job]:
 
     del idle  # only for its end: nothing of this job runs then
 
-    def write(behaviour: str, **table: object) -> Job:
+    def write(behaviour: str, folder: str = "launch", **table: object) -> Job:
         slurm = {"time_limit": "5", **table.pop("slurm", {})}  # type: ignore[dict-item]
         environment = {"BEHAVIOUR": behaviour, "STAND_IN": str(tmp_path)}
         config = LaunchConfig.model_validate(
@@ -73,7 +73,7 @@ def stand_in(idle: Cluster, tmp_path: Path) -> Callable[..., Job]:
                 **table,
             }
         )
-        directory = PurePosixPath(tmp_path / "launch")
+        directory = PurePosixPath(tmp_path / folder)
         working = PurePosixPath(tmp_path)
         job = Job(config, "trial", directory, working, sys.executable, ["a = 1\n"], directory)
         script = client.write_files(job)

@@ -39,6 +39,7 @@ def wait_for_ranks(job: Job, number: int = 2) -> None:
     wait_for(lambda: count(job, "start") >= number, 90, f"{number} ranks")
 
 
+@pytest.mark.slow
 def test_asked_to_stop_saves_and_is_requeued(stand_in: StandIn, idle: Cluster) -> None:
     job = stand_in("stop")
     (number,) = submit(job)
@@ -127,6 +128,15 @@ def test_chain_goes_on_where_the_first_stopped(stand_in: StandIn, idle: Cluster)
     state = client.status([first])[0]
     assert (state.state, state.status, state.requeues) == ("FAILED", 75, 0)
     assert {line[1] for line in notes(job) if line[2] == "finished"} == {second}
+
+
+def test_path_that_sbatch_and_bash_must_not_read(stand_in: StandIn, tmp_path: Path) -> None:
+    folder = "it's $(touch pwned); `touch pwned` \"x\" #y %j 'z' \\ & ü"
+    job = stand_in("finish", folder, nodes=1)
+    (number,) = submit(job)
+    wait_for_state(number, "COMPLETED")
+    assert "now: done" in (tmp_path / folder / f"trial-{number}.log").read_text()
+    assert not list(tmp_path.rglob("pwned"))
 
 
 def test_cancelled_job_leaves_no_process(stand_in: StandIn, idle: Cluster) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from launch.ledger import read
 from pretrain.launch_check import check
 from pretrain.launch_commands import (
     LaunchCancelCommand,
@@ -59,17 +60,38 @@ def wait_for_end(path: Path, state: str, number: int = 1) -> None:
         raise TimeoutError(f"{error}: {log}") from error
 
 
-def test_two_nodes_train_and_finish(run_file: WriteRun, tmp_path: Path) -> None:
-    path = run_file()
+def losses(output: Path) -> dict[int, float]:
+    """The loss of every step; of a step that was done twice, the last."""
+    lines = (output / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines if line.endswith("}")]
+    return {record["step"]: record["loss"] for record in records if "loss" in record}
+
+
+def test_interrupted_training_equals_undisturbed_training(
+    run_file: WriteRun, idle: Cluster, tmp_path: Path
+) -> None:
+    path = run_file(steps=24, validate_every=0)
     assert "submitted" in submit(path)
     wait_for_end(path, "COMPLETED")
-    records = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
-    steps = [json.loads(line)["step"] for line in records if "tokens_per_s" in line]
-    assert steps == [1, 2, 3, 4, 5, 6]
-    state = json.loads((tmp_path / "run/checkpoints/step-0000006/state.json").read_text())
+    state = json.loads((tmp_path / "run/checkpoints/step-0000024/state.json").read_text())
     assert state["layout"]["ranks"] == 2
     assert "status 0; now: done" in launch_logs(LaunchLogsCommand(run_file=path))
     assert "nothing to cancel" in launch_cancel(LaunchCancelCommand(run_file=path))
+    undisturbed = losses(tmp_path / "run")
+    assert list(undisturbed) == list(range(1, 25))
+
+    output = tmp_path / "again"
+    path = run_file(steps=24, validate_every=0, output=str(output))
+    submit(path)
+    wait_for(lambda: (output / "metrics.jsonl").exists() and 4 in losses(output), 120, "step 4")
+    number = read(output / "launch")[-1].job
+    idle.run("scancel", "--signal=USR1", "--batch", number)
+    wait_for_end(path, "COMPLETED")
+    assert "requeued 1 times" in launch_status(LaunchStatusCommand(run_file=path))
+    log = launch_logs(LaunchLogsCommand(run_file=path, lines=1000))
+    assert "status 75; now: requeue" in log
+    assert "resumed from" in log
+    assert losses(output) == undisturbed
 
 
 def test_sweep_is_one_array(run_file: WriteRun, tmp_path: Path) -> None:
