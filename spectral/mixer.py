@@ -113,40 +113,65 @@ class SpectralMixer(nn.Module):
         Returns:
             (y_BTD, memory after the last token, auxiliary losses if there are gates).
         """
-        T = x_BTD.shape[1]
-        z, gate_BTD = self.in_proj(x_BTD).split([3 * x_BTD.shape[2], x_BTD.shape[2]], dim=-1)
+        D = x_BTD.shape[2]
+        z_BTZ, gate_BTD = self.in_proj(x_BTD).split([3 * D, D], dim=-1)
         with torch.autocast(x_BTD.device.type, enabled=False):
-            z = z.float() if z.dtype in (torch.bfloat16, torch.float16) else z
-            past = None if state is None else state.short_BWD
-            z, short = self.short_conv(z, context.segment_ids_BT, past)
-            q, k, v = z.chunk(3, dim=-1)
-            outputs = []
-            modes: Tensor | GatedState
-            modes = recalled = x_BTD.new_zeros(x_BTD.shape[0], 0)
-            losses = None
-            if self.filter is not None:
-                q_BTI, k_BTI, v_BTI = (i[..., : self.conv_dim] for i in (q, k, v))
-                documents = context.documents.get(min(self.conv_chunk, T))
-                past_modes = None if state is None else state.modes
-                u_BIT = (k_BTI * v_BTI).transpose(1, 2)
-                if isinstance(self.filter, GatedFilter):
-                    y_BIT, modes, losses = self.filter(u_BIT, documents, past_modes, self.carry)
-                else:
-                    y_BIT, end = self.filter(u_BIT, documents, past_modes, self.carry)
-                    modes = end.total()
-                outputs.append(q_BTI * y_BIT.transpose(1, 2))
-            if self.decay_proj is not None:
-                documents = context.documents.get(min(self.recall_chunk, T))
-                past = None if state is None else state.recall_BHKK
-                q, k, v = self._recall_inputs(q, k, v)
-                q, k = (rotate(i, context.cos_TF, context.sin_TF) for i in (q, k))
-                log_decay = F.logsigmoid(self.decay_proj(x_BTD.to(z.dtype)))
-                y, recalled = recall(
-                    q, k, v, log_decay, self.recall_chunk, documents, past, self.carry
-                )
-                outputs.append(y.flatten(-2))
-            y_BTD = self._normalise(torch.cat(outputs, dim=-1))
-        y_BTD = self.out_proj(y_BTD * F.silu(gate_BTD))
+            if z_BTZ.dtype in (torch.bfloat16, torch.float16):
+                # states and phases need float32
+                z_BTZ = z_BTZ.float()
+            log_decay_BTH = self._log_decay(x_BTD.to(z_BTZ.dtype))
+            y_BTD, state, losses = self.mix(z_BTZ, log_decay_BTH, context, state)
+        return self.out_proj(y_BTD * F.silu(gate_BTD)), state, losses
+
+    def mix(
+        self,
+        z_BTZ: Tensor,
+        log_decay_BTH: Tensor | None,
+        context: SequenceContext,
+        state: MixerState | None = None,
+    ) -> tuple[Tensor, MixerState, GateLosses | None]:
+        """All that mixes along the sequence, between the input and the output projection.
+
+        Args:
+            z_BTZ: Projections of q, k and v, Z = 3 D channels.
+            log_decay_BTH: Of the recall heads; None if there are none.
+            context: Positions and documents.
+            state: Memory of the tokens before this sequence (none if None).
+
+        Returns:
+            (y_BTD, normalised by head; memory after the last token; auxiliary losses).
+
+        Cost: O(T D (log C + M)) for convolution heads, O(T D (C + K)) for recall heads.
+        """
+        T = z_BTZ.shape[1]
+        past = None if state is None else state.short_BWD
+        z_BTZ, short = self.short_conv(z_BTZ, context.segment_ids_BT, past)
+        q, k, v = z_BTZ.chunk(3, dim=-1)
+        outputs = []
+        modes: Tensor | GatedState
+        modes = recalled = z_BTZ.new_zeros(z_BTZ.shape[0], 0)
+        losses = None
+        if self.filter is not None:
+            q_BTI, k_BTI, v_BTI = (i[..., : self.conv_dim] for i in (q, k, v))
+            documents = context.documents.get(min(self.conv_chunk, T))
+            past_modes = None if state is None else state.modes
+            u_BIT = (k_BTI * v_BTI).transpose(1, 2)
+            if isinstance(self.filter, GatedFilter):
+                y_BIT, modes, losses = self.filter(u_BIT, documents, past_modes, self.carry)
+            else:
+                y_BIT, end = self.filter(u_BIT, documents, past_modes, self.carry)
+                modes = end.total()
+            outputs.append(q_BTI * y_BIT.transpose(1, 2))
+        if log_decay_BTH is not None:
+            documents = context.documents.get(min(self.recall_chunk, T))
+            past = None if state is None else state.recall_BHKK
+            q, k, v = self._recall_inputs(q, k, v)
+            q, k = (rotate(i, context.cos_TF, context.sin_TF) for i in (q, k))
+            y, recalled = recall(
+                q, k, v, log_decay_BTH, self.recall_chunk, documents, past, self.carry
+            )
+            outputs.append(y.flatten(-2))
+        y_BTD = self._normalise(torch.cat(outputs, dim=-1))
         return y_BTD, MixerState(short, modes, recalled), losses
 
     def step(
@@ -168,14 +193,17 @@ class SpectralMixer(nn.Module):
             else:
                 raise TypeError(f"state: expected this mixer's own, got {type(modes).__name__}")
             outputs.append(q_BI * y_BI)
-        if self.decay_proj is not None:
+        log_decay_BH = self._log_decay(x_BD)
+        if log_decay_BH is not None:
             q, k, v = self._recall_inputs(q, k, v)
             q, k = (rotate(i[:, None], context.cos_TF, context.sin_TF)[:, 0] for i in (q, k))
-            log_decay = F.logsigmoid(self.decay_proj(x_BD))
-            y, recalled = recall_step(q, k, v, log_decay, recalled)
+            y, recalled = recall_step(q, k, v, log_decay_BH, recalled)
             outputs.append(y.flatten(-2))
         y_BD = self._normalise(torch.cat(outputs, dim=-1))
         return self.out_proj(y_BD * F.silu(gate_BD)), MixerState(short, modes, recalled)
+
+    def _log_decay(self, x_D: Tensor) -> Tensor | None:
+        return None if self.decay_proj is None else F.logsigmoid(self.decay_proj(x_D))
 
     def _recall_inputs(self, *qkv: Tensor) -> list[Tensor]:
         q, k, v = (F.silu(i[..., self.conv_dim :]).unflatten(-1, (-1, self.head_dim)) for i in qkv)

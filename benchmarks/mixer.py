@@ -1,0 +1,163 @@
+"""How fast is spectral mixing against attention and against a whole-sequence FFT?
+
+    python benchmarks/mixer.py
+
+Forward and backward, batch 1, D = 512, one thread, the mixing operators of a default layer without
+its projections against attention without its own. Every figure is a ratio of the fastest of several
+interleaved runs; the last column is achieved FLOP/s over a matrix product's in the same run.
+Prints a line per bar and exits with 1 if one falls short.
+"""
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spectral.config import ModelConfig
+from spectral.mixer import SequenceContext, SpectralMixer
+from spectral.rotary import rotary_phases
+
+D, HEAD_DIM = 512, 64
+H = D // HEAD_DIM
+CONFIG = ModelConfig(dim=D, num_heads=H, conv_heads=(H // 2,))
+NAIVE_BARS = {512: 1.67, 1_024: 2.98, 2_048: 6.60}
+FLASH_BARS = {2_048: 1.2, 16_384: 8.0}
+LENGTHS = (512, 1_024, 2_048, 8_192, 16_384, 204_800)
+
+
+def spectral_mixing(T: int) -> Callable[[], None]:
+    """The default layer's mixing, forward and backward."""
+    mixer = SpectralMixer(CONFIG, layer=0)
+    mixer.reset_parameters(D**-0.5, D**-0.5)
+    z = torch.randn(1, T, 3 * D, requires_grad=True)
+    decay = F.logsigmoid(torch.randn(1, T, mixer.num_recall) + 4.0).requires_grad_()
+    context = SequenceContext(0, *rotary_phases(0, T, HEAD_DIM, 1e4, like=z), None, {})
+    grad = torch.randn(1, T, D)
+
+    def run() -> None:
+        mixer.mix(z, decay, context)[0].backward(grad)
+
+    return run
+
+
+def _heads(T: int) -> tuple[list[Tensor], Tensor]:
+    return [torch.randn(1, H, T, HEAD_DIM, requires_grad=True) for _ in range(3)], torch.randn(
+        1, H, T, HEAD_DIM
+    )
+
+
+def naive_attention(T: int) -> Callable[[], None]:
+    """softmax(q k^T) v with the whole matrix."""
+    (q, k, v), grad = _heads(T)
+    mask = torch.full((T, T), float("-inf")).triu(1)
+
+    def run() -> None:
+        scores = q @ k.transpose(-1, -2) / HEAD_DIM**0.5 + mask
+        (scores.softmax(-1) @ v).backward(grad)
+
+    return run
+
+
+def flash_attention(T: int) -> Callable[[], None]:
+    """torch's scaled_dot_product_attention, causal."""
+    (q, k, v), grad = _heads(T)
+    return lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True).backward(grad)
+
+
+def whole_fft(T: int) -> Callable[[], None]:
+    """A causal convolution of all channels by one FFT over the whole sequence."""
+    u, h = (torch.randn(D, T, requires_grad=True) for _ in range(2))
+    grad = torch.randn(D, T)
+
+    def run() -> None:
+        spectrum = torch.fft.rfft(u, n=2 * T) * torch.fft.rfft(h, n=2 * T)
+        torch.fft.irfft(spectrum, n=2 * T)[:, :T].backward(grad)
+
+    return run
+
+
+def convolution_heads(T: int) -> Callable[[], None]:
+    """The same convolution by chunks and carried modes."""
+    from spectral.modes import ModalFilter
+
+    module = ModalFilter(D, CONFIG.num_modes, CONFIG.conv_chunk, CONFIG.max_time_constant)
+    u, grad = torch.randn(1, D, T, requires_grad=True), torch.randn(1, D, T)
+
+    def run() -> None:
+        module(u)[0].backward(grad)
+
+    return run
+
+
+def fastest(*runs: Callable[[], None], seconds: float = 6.0) -> list[float]:
+    """The shortest time of each, by turns, so that a busy neighbour hits all of them."""
+    times: list[list[float]] = [[] for _ in runs]
+    begin = time.perf_counter()
+    while len(times[0]) < 2 or time.perf_counter() - begin < seconds:
+        for run, found in zip(runs, times, strict=True):
+            start = time.perf_counter()
+            run()
+            found.append(time.perf_counter() - start)
+    return [min(found) for found in times]
+
+
+def mixing_flops(T: int) -> float:
+    """Multiplications and additions of one forward and backward pass, by the products' sizes."""
+    C, M, K = CONFIG.conv_chunk, CONFIG.num_modes, HEAD_DIM
+    fft = 2.5 * 2 * C * torch.log2(torch.tensor(2.0 * C)).item() / C
+    convolution = 2 * fft + 8 * M
+    recall = 2 * CONFIG.recall_chunk * 2 + 4 * K
+    return 3.0 * T * (D / 2) * (convolution + recall)
+
+
+def matmul_rate() -> float:
+    """FLOP/s of a large float32 matrix product."""
+    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    (seconds,) = fastest(lambda: torch.mm(a, b), seconds=1.0)
+    return 2 * 1024**3 / seconds
+
+
+def main() -> None:
+    """Print the table and the bars."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    rate, failed, per_token = matmul_rate(), False, {}
+    bars: list[tuple[str, float, float]] = []
+    print(f"{'T':>8}{'us/token':>10}{'naive':>8}{'SDPA':>8}{'whole FFT':>11}{'of matmul':>11}")
+    for T in LENGTHS:
+        rivals = {"naive": naive_attention} if T <= 2_048 else {}
+        rivals |= {"SDPA": flash_attention} if T <= 16_384 else {}
+        ours, *theirs = fastest(spectral_mixing(T), *(make(T) for make in rivals.values()))
+        ratio = {name: seconds / ours for name, seconds in zip(rivals, theirs, strict=True)}
+        chunked, whole = fastest(convolution_heads(T), whole_fft(T))
+        ratio["FFT"] = whole / chunked
+        per_token[T] = ours / T
+        cells = [f"{ratio[n]:.2f}" if n in ratio else "-" for n in ("naive", "SDPA", "FFT")]
+        share = mixing_flops(T) / ours / rate
+        print(
+            f"{T:>8}{ours / T * 1e6:>10.2f}{cells[0]:>8}{cells[1]:>8}{cells[2]:>11}{share:>11.2f}"
+        )
+        for name, table in (("naive", NAIVE_BARS), ("SDPA", FLASH_BARS)):
+            if T in table:
+                bars.append((f"{name} attention / ours at {T}", ratio[name], table[T]))
+        if T >= 8_192:
+            bars.append((f"whole FFT / chunked convolution at {T}", ratio["FFT"], 1.0))
+    flat = per_token[8_192] / per_token[204_800]
+    bars.append(("time per token at 8,192 / at 204,800", flat, 1 / 1.25))
+    for name, figure, bar in bars:
+        holds = figure >= bar
+        failed |= not holds
+        print(
+            f"bar: {name}: {figure:.2f}, at least {bar:.2f}: {'holds' if holds else 'falls short'}"
+        )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"peak memory {peak:.1f} GiB; matrix product {rate / 1e9:.0f} GFLOP/s")
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
