@@ -6,10 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from data_pipeline.build import build
 from data_pipeline.config import BuildConfig, TokenizerTrainConfig
 from data_pipeline.tokenizer_train import train_tokenizer
+
+# How long an example takes says nothing on a machine that others use too.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 WORDS = ("spectral", "mode", "decays", "while", "the", "carried", "state", "rotates", "past")
 
