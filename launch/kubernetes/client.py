@@ -6,7 +6,8 @@ from pathlib import Path
 
 from launch.errors import LaunchError
 from launch.job import Job
-from launch.kubernetes.render import Manifest, dump
+from launch.kubernetes.checks import Manifest
+from launch.kubernetes.render import dump
 from launch.ledger import Submitted, note
 from launch.programs import call
 

@@ -1,13 +1,12 @@
 """The kinds of Kubernetes object that can run the pods."""
 
 from collections.abc import Callable
-from typing import Any
 
 from launch.job import Job
 from launch.kubernetes import pod
+from launch.kubernetes.checks import Manifest
 from launch.torchrun import REQUEUE_STATUS
 
-Manifest = dict[str, Any]
 # Argparse's and our own status for a wrong call: trying again cannot help.
 USAGE_STATUS = 2
 CONTAINER = "ranks"

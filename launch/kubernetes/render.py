@@ -1,17 +1,15 @@
 """The manifests of a run: a pure function of the job, so they are tested without a cluster."""
 
 import re
-from typing import Any
 
 import yaml
 
 from launch.errors import LaunchError
 from launch.job import Job
 from launch.kubernetes import pod
-from launch.kubernetes.checks import problems
+from launch.kubernetes.checks import Manifest, problems
 from launch.kubernetes.kinds import JOBS
 
-Manifest = dict[str, Any]
 MAX_CONFIG_MAP_BYTES = 1_000_000
 # Host names have 63 characters: what operators append to a job's name must fit in.
 LONGEST_NAME = {"job": 52, "jobset": 48, "trainjob": 48, "pytorchjob": 48}

@@ -15,8 +15,16 @@ def directives(job: Job) -> list[str]:
     Raises:
         LaunchError: A path holds a line break, which no #SBATCH line can.
     """
+    slurm = job.config.slurm
+    lines = [f"#SBATCH --{key}={_quoted(key, value)}" for key, value in options(job).items()]
+    lines.append("#SBATCH --requeue" if slurm.max_requeues else "#SBATCH --no-requeue")
+    return [*lines, "#SBATCH --exclusive"] if slurm.exclusive else lines
+
+
+def options(job: Job) -> dict[str, str]:
+    """The options of a job that have a value, as Slurm's commands take them."""
     config, slurm = job.config, job.config.slurm
-    options = {
+    table = {
         "job-name": job.name,
         "nodes": config.nnodes.replace(":", "-"),
         "ntasks-per-node": "1",
@@ -39,10 +47,8 @@ def directives(job: Job) -> list[str]:
     }
     if job.sweep:
         limit = f"%{slurm.array_limit}" if slurm.array_limit else ""
-        options["array"] = f"0-{len(job.run_files) - 1}{limit}"
-    lines = [f"#SBATCH --{key}={_quoted(key, value)}" for key, value in options.items() if value]
-    lines.append("#SBATCH --requeue" if slurm.max_requeues else "#SBATCH --no-requeue")
-    return [*lines, "#SBATCH --exclusive"] if slurm.exclusive else lines
+        table["array"] = f"0-{len(job.run_files) - 1}{limit}"
+    return {key: value for key, value in table.items() if value}
 
 
 def ranks_per_node(config: LaunchConfig) -> int:

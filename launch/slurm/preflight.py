@@ -9,11 +9,13 @@ from launch.errors import LaunchError
 from launch.job import Job
 from launch.programs import call
 from launch.slurm.client import test_only
-from launch.slurm.directives import directives
+from launch.slurm.directives import options
 from launch.slurm.script import batch_script
 from launch.versions import differences, versions
 
 NODE_ANSWER_S = 300
+# What chooses the nodes of a job.
+PLACE = ("partition", "account", "qos", "reservation", "constraint", "exclude")
 
 
 def can_start(job: Job) -> Iterator[str]:
@@ -42,11 +44,10 @@ def versions_agree(job: Job) -> Iterator[str]:
     Raises:
         LaunchError: They differ, or no node answers.
     """
-    wanted = ("--partition", "--account", "--qos", "--reservation", "--constraint", "--exclude")
-    lines = [line.removeprefix("#SBATCH ") for line in directives(job)]
-    options = [line for line in lines if line.partition("=")[0] in wanted]
     nodes = [f"--nodes={job.config.nodes}", "--ntasks-per-node=1", "--time=1"]
-    command = ["srun", *nodes, *options, job.python, "-m", "launch.versions"]
+    table = options(job)
+    place = [f"--{key}={table[key]}" for key in PLACE if key in table]
+    command = ["srun", *nodes, *place, job.python, "-m", "launch.versions"]
     answers = [json.loads(line) for line in call(command, timeout_s=NODE_ANSWER_S).splitlines()]
     found = list(differences(versions(), answers))
     if found:
