@@ -100,8 +100,6 @@ def _body(job: Job) -> Iterator[str]:
     yield f"cd -- {_word(job.working_directory)}"
     for module in slurm.modules:
         yield f"module load {shlex.quote(module)}"
-    for name, value in rank_environment(config).items():
-        yield f"export {name}={shlex.quote(value)}"
     task = '-"$SLURM_ARRAY_TASK_ID"' if job.sweep else ""
     yield f"export {FAILURE_LOG}={_word(failure_log(job))}{task}"
     yield "mode=${1:-single}"
@@ -116,7 +114,8 @@ def _body(job: Job) -> Iterator[str]:
     decide = [job.python, "-m", "launch.slurm.decision", *map(str, limits), *slurm.exclude]
     yield f"decide=({shlex.join(decide)})"
     yield TRAP
-    yield _lines(["srun", *_srun_options(job), *_in_container(job), *_torchrun(job)]) + " &"
+    step = ["srun", *_srun_options(job), *_in_container(job), *_torchrun(job)]
+    yield _lines([*_environment(job), *step]) + " &"
 
 
 def _srun_options(job: Job) -> list[str]:
@@ -142,6 +141,12 @@ def _in_container(job: Job) -> list[str]:
     mounts = [f"--bind={shlex.quote(mount)}" for mount in _mounts(job)]
     workdir = f"--pwd={_word(job.working_directory)}"
     return ["apptainer", "exec", *device, *mounts, workdir, shlex.quote(slurm.image)]
+
+
+def _environment(job: Job) -> list[str]:
+    """Not exported: a variable may have the name of one of this script's own."""
+    table = rank_environment(job.config)
+    return ["env", *(f"{name}={shlex.quote(value)}" for name, value in table.items())]
 
 
 def _mounts(job: Job) -> list[str]:

@@ -43,7 +43,7 @@ VALUES = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs"
 NAMES = st.text(
     st.characters(exclude_characters="/\0", exclude_categories=("Cs",)), min_size=1, max_size=20
 ).filter(lambda name: name.strip(".") and len(name.encode()) < 200)
-# what a rank would see: its arguments and the environment of its run
+# what a rank would see
 SRUN = """\
 #!/bin/sh
 printf '%s\\0' "$@" >"$RECORD/arguments"
@@ -65,7 +65,7 @@ def run_script(script: str, folder: Path) -> tuple[list[str], dict[str, str], st
     for name, text in stand_ins.items():
         (commands / name).write_text(text)
         (commands / name).chmod(0o755)
-    environment = {
+    own = {
         "PATH": f"{commands}:/usr/bin:/bin",
         "RECORD": str(folder),
         "SLURM_JOB_ID": "7",
@@ -73,13 +73,11 @@ def run_script(script: str, folder: Path) -> tuple[list[str], dict[str, str], st
         "SLURM_NNODES": "2",
         "SLURM_CPUS_PER_TASK": "1",
     }
-    subprocess.run(
-        ["bash"], input=script.encode(), env=environment, cwd=folder, check=True, timeout=20
-    )
+    subprocess.run(["bash"], input=script.encode(), env=own, cwd=folder, check=True, timeout=20)
     arguments = (folder / "arguments").read_bytes().decode().split("\0")[:-1]
     pairs = (folder / "environment").read_bytes().decode().split("\0")[:-1]
-    table = dict(pair.split("=", 1) for pair in pairs)
-    return arguments, table, (folder / "directory").read_text()
+    environment = dict(pair.split("=", 1) for pair in pairs)
+    return arguments, environment, (folder / "directory").read_text()
 
 
 def check_survives(value: str, name: str) -> None:
@@ -95,7 +93,7 @@ def check_survives(value: str, name: str) -> None:
         line = re.sub(r"[\x00-\x1f\x7f]", "", value)
         config = LaunchConfig.model_validate(
             {
-                "environment": {"FREE": value},
+                "environment": {"FREE": value, "script": value, "step": value},
                 "slurm": {"modules": [line], "container": "apptainer", "image": line or "x"},
             }
         )
@@ -109,7 +107,7 @@ def check_survives(value: str, name: str) -> None:
             assert re.search(r"[\x00-\x1f\x7f:,]", name)
             return
         arguments, environment, found = run_script(script, folder)
-        assert environment["FREE"] == value
+        assert [environment[name] for name in ("FREE", "script", "step")] == [value] * 3
         assert (folder / "module").read_text() == line
         assert found.removesuffix("\n") == str(working)
         assert (line or "x") in arguments

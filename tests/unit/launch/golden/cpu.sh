@@ -11,7 +11,6 @@
 #SBATCH --requeue
 set -euo pipefail
 cd -- '/shared/my project'
-export OMP_NUM_THREADS=1
 export RESONANCE_FAILURE_LOG=/shared/runs/novels/launch/failures
 mode=${1:-single}
 script=/shared/runs/novels/launch/job.sh
@@ -32,7 +31,9 @@ stop() {
 }
 trap stop USR1 TERM
 
-srun \
+env \
+    OMP_NUM_THREADS=1 \
+    srun \
     --ntasks-per-node=1 \
     --cpus-per-task="$SLURM_CPUS_PER_TASK" \
     --kill-on-bad-exit=0 \

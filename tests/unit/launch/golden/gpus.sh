@@ -22,11 +22,6 @@ set -euo pipefail
 cd -- '/shared/my project'
 module load cuda/12.8
 module load 'it'"'"'s odd'
-export OMP_NUM_THREADS=6
-export GLOO_SOCKET_IFNAME=ib0
-export NCCL_SOCKET_IFNAME=ib0
-export NCCL_DEBUG=INFO
-export GREETING='it'"'"'s $HOME, `id`; "x"'
 export RESONANCE_FAILURE_LOG=/shared/runs/novels/launch/failures
 mode=${1:-single}
 script=/shared/runs/novels/launch/job.sh
@@ -47,7 +42,13 @@ stop() {
 }
 trap stop USR1 TERM
 
-srun \
+env \
+    OMP_NUM_THREADS=6 \
+    GLOO_SOCKET_IFNAME=ib0 \
+    NCCL_SOCKET_IFNAME=ib0 \
+    NCCL_DEBUG=INFO \
+    GREETING='it'"'"'s $HOME, `id`; "x"' \
+    srun \
     --ntasks-per-node=1 \
     --cpus-per-task="$SLURM_CPUS_PER_TASK" \
     --kill-on-bad-exit=0 \

@@ -12,7 +12,6 @@
 #SBATCH --requeue
 set -euo pipefail
 cd -- '/shared/my project'
-export OMP_NUM_THREADS=1
 export RESONANCE_FAILURE_LOG=/shared/runs/novels/launch/failures-"$SLURM_ARRAY_TASK_ID"
 mode=${1:-single}
 script=/shared/runs/novels/launch/job.sh
@@ -33,7 +32,9 @@ stop() {
 }
 trap stop USR1 TERM
 
-srun \
+env \
+    OMP_NUM_THREADS=1 \
+    srun \
     --ntasks-per-node=1 \
     --cpus-per-task="$SLURM_CPUS_PER_TASK" \
     --kill-on-bad-exit=0 \
