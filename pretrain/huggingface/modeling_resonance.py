@@ -14,6 +14,7 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from pretrain.huggingface.configuration_resonance import ResonanceConfig
+from spectral.embedding import TableEmbedding
 from spectral.lm import LMState, SpectralLM
 
 
@@ -62,7 +63,7 @@ class ResonanceForCausalLM(PreTrainedModel, GenerationMixin):
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         """Replace the embedding, and with it the output layer."""
-        self.model.embedding = value
+        self.model.embedding = TableEmbedding.from_pretrained(value.weight, freeze=False)
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
