@@ -6,16 +6,22 @@ from launch.config import LaunchConfig
 from launch.errors import LaunchError
 from launch.job import Job
 
-SAFE = re.compile(r"[A-Za-z0-9_./:=+,@-]")
+SAFE = re.compile(r"[A-Za-z0-9_./:=+,@%-]+")
 
 
 def directives(job: Job) -> list[str]:
-    """Every #SBATCH line of a job, in a fixed order.
+    r"""Every #SBATCH line of a job, in a fixed order.
 
     Raises:
-        LaunchError: A path holds a line break, which no #SBATCH line can.
+        LaunchError: The launch directory holds characters that Slurm cannot take: line breaks, or
+            % and \, which it replaces in the names of logs.
     """
     slurm = job.config.slurm
+    if re.search(r"[%\\]", str(job.directory)):
+        raise LaunchError(
+            f"Slurm cannot write logs below a path with % or \\; found {str(job.directory)!r}: "
+            "choose another train.output"
+        )
     lines = [f"#SBATCH --{key}={_quoted(key, value)}" for key, value in options(job).items()]
     lines.append("#SBATCH --requeue" if slurm.max_requeues else "#SBATCH --no-requeue")
     return [*lines, "#SBATCH --exclusive"] if slurm.exclusive else lines
@@ -41,7 +47,6 @@ def options(job: Job) -> dict[str, str]:
         "exclude": ",".join(slurm.exclude),
         "signal": f"B:USR1@{config.stop_lead_s}",
         "open-mode": "append",
-        # Slurm expands % in log names: no path of ours is in there
         "chdir": str(job.directory),
         "output": "%x-%A_%a.log" if job.sweep else "%x-%j.log",
     }
@@ -63,10 +68,12 @@ def _gpus(config: LaunchConfig) -> str:
 
 
 def _quoted(key: str, value: str) -> str:
-    """Quote as sbatch reads its lines: a backslash takes the next character as it is."""
+    """Quote as sbatch reads its lines: only inside quotes is a space not the end.
+
+    There, a backslash takes the next character as it is.
+    """
     if re.search(r"[\x00-\x1f\x7f]", value):
         raise LaunchError(f"#SBATCH --{key}: expected no control characters, found {value!r}")
-    return "".join(
-        char if SAFE.match(char) or ord(char) > 127 or char == "%" else f"\\{char}"
-        for char in value
-    )
+    if SAFE.fullmatch(value):
+        return value
+    return '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'

@@ -275,7 +275,10 @@ def wait_for_state(job: str, state: str, timeout_s: float = 90) -> JobState:
         last[0] = client.status([job])[0]
         return last[0].state == state
 
-    wait_for(reached, timeout_s, f"job {job} {state}, not {last[0]}")
+    try:
+        wait_for(reached, timeout_s, f"job {job} {state}")
+    except TimeoutError as error:
+        raise TimeoutError(f"{error}: {last[0]}") from None
     return last[0]
 
 

@@ -112,7 +112,3 @@ def test_failure_without_restarts_left(start: Start) -> None:
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "exitcode  : 3" in output
-
-
-def test_finished(start: Start) -> None:
-    assert start(PRELUDE).wait(60) == 0

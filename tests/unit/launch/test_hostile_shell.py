@@ -103,8 +103,8 @@ def check_survives(value: str, name: str) -> None:
         try:
             script = batch_script(job)
         except LaunchError:
-            # refused: control characters in #SBATCH lines, ':' and ',' in a container's mounts
-            assert re.search(r"[\x00-\x1f\x7f:,]", name)
+            # refused: control characters, % and \ by sbatch, ':' and ',' by a container's mounts
+            assert re.search(r"[\x00-\x1f\x7f:,%\\]", name)
             return
         arguments, environment, found = run_script(script, folder)
         assert [environment[name] for name in ("FREE", "script", "step")] == [value] * 3
@@ -134,10 +134,11 @@ def test_any_value_and_path(value: str, name: str) -> None:
 
 
 def parse_directive(line: str) -> str:
-    """The value of an #SBATCH line as sbatch reads it (src/common/slurm_opt.c, _get_argument)."""
+    """The value of an #SBATCH line as sbatch reads it (slurm/src/common/slurm_opt.c)."""
     text = line.removeprefix("#SBATCH ")
     value, quote, index = "", "", 0
-    while index < len(text):
+    # a space ends it even after a backslash, unless quoted
+    while index < len(text) and (quote or text[index] not in " \t\v\f\r"):
         char = text[index]
         if char == "\\":
             index += 1
@@ -146,7 +147,7 @@ def parse_directive(line: str) -> str:
             quote = ""
         elif not quote and char in "\"'":
             quote = char
-        elif not quote and char in " \t\v\f\r#":
+        elif not quote and char == "#":
             return value
         else:
             value += char
@@ -162,7 +163,7 @@ def test_any_path_in_a_directive(name: str) -> None:
     try:
         lines = directives(job)
     except LaunchError:
-        assert re.search(r"[\x00-\x1f\x7f]", name)
+        assert re.search(r"[\x00-\x1f\x7f%\\]", name)
         return
     (line,) = [line for line in lines if "--chdir" in line]
     assert parse_directive(line) == f"--chdir={path}"

@@ -10,8 +10,8 @@
 #SBATCH --partition=gpu
 #SBATCH --account=lab
 #SBATCH --qos=long
-#SBATCH --constraint=a100\&nvlink
-#SBATCH --exclude=n\[3-4\],n9
+#SBATCH --constraint="a100&nvlink"
+#SBATCH --exclude="n[3-4],n9"
 #SBATCH --signal=B:USR1@600
 #SBATCH --open-mode=append
 #SBATCH --chdir=/shared/runs/novels/launch
