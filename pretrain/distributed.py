@@ -1,6 +1,8 @@
 """The ranks of a run: who they are, and decisions that all of them take together."""
 
 import os
+import time
+import uuid
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
@@ -8,6 +10,9 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+# torch exports them without saying so
+from torch.distributed import HashStore, PrefixStore, Store  # type: ignore[attr-defined]
 
 from data_pipeline.errors import DataError
 from pretrain.errors import RunError
@@ -37,6 +42,9 @@ def init_ranks(timeout_s: float = DEFAULT_TIMEOUT_S) -> Ranks:
 
     Args:
         timeout_s: Longest wait of a collective for the other ranks.
+
+    Raises:
+        RunError: The other ranks cannot be reached.
     """
     # DeepSpeed asks for it even where torchrun did not start this process
     local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))
@@ -48,12 +56,48 @@ def init_ranks(timeout_s: float = DEFAULT_TIMEOUT_S) -> Ranks:
     if not dist.is_initialized():
         backend = "cuda:nccl,cpu:gloo" if device.type == "cuda" else "gloo"
         timeout = timedelta(seconds=timeout_s)
-        if "RANK" in os.environ:
-            dist.init_process_group(backend, timeout=timeout)
-        else:
-            store = dist.HashStore()  # type: ignore[attr-defined]  # torch exports it without saying so
-            dist.init_process_group(backend, store=store, rank=0, world_size=1)
+        try:
+            store, rank, world_size = _meet(timeout)
+            dist.init_process_group(
+                backend, store=store, rank=rank, world_size=world_size, timeout=timeout
+            )
+        except (dist.DistError, RuntimeError) as error:
+            name = f"rank {os.environ.get('RANK', '0')}"
+            raise RunError(f"{name}: cannot reach the other ranks: {error}") from error
     return Ranks(dist.get_rank(), dist.get_world_size(), device)
+
+
+def _meet(timeout: timedelta) -> tuple[Store, int, int]:
+    """A store that the ranks of this start share, this rank's number and theirs."""
+    if "RANK" not in os.environ:
+        return HashStore(), 0, 1
+    store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
+    return PrefixStore(_agree_on_prefix(store, rank, world_size), store), rank, world_size
+
+
+def _agree_on_prefix(store: Store, rank: int, world_size: int) -> str:
+    """A name that no earlier start of these ranks has used.
+
+    When torchrun starts ranks again, its store still holds the addresses of processes that are
+    gone, and ranks would connect to them. So each rank asks under a name of its own, and rank 0
+    answers until all that are alive have heard it.
+    """
+    own = uuid.uuid4().hex
+    if rank:
+        store.set(f"question/{rank}", own)
+        prefix = store.get(f"answer/{own}").decode()
+        store.set(f"{prefix}/heard/{rank}", "")
+        return prefix
+    waiting = set(range(1, world_size))
+    while waiting:
+        for other in sorted(waiting):
+            if store.check([f"{own}/heard/{other}"]):
+                waiting.remove(other)
+            elif store.check([f"question/{other}"]):
+                # perhaps of a process that is gone: then it is asked again under another name
+                store.set(f"answer/{store.get(f'question/{other}').decode()}", own)
+        time.sleep(0.01)
+    return own
 
 
 def gathered(values: list[float | Tensor], device: torch.device) -> list[list[float]]:

@@ -1,0 +1,82 @@
+"""A rank of `resonance` with a fault planted in it, for torchrun to start.
+
+    python -m tests.e2e.faulty_rank FAULT RANK ARGUMENTS...
+
+Only that rank has the fault, and only until torchrun starts the ranks again.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+from pretrain import cli
+
+FOREVER_S = 3600.0
+
+
+def _before_call(target: str, number: int, act: Callable[[], None]) -> None:
+    """Do something before the call of that number (from 1) of a function."""
+    module, name = target.rsplit(".", 1)
+    __import__(module)
+    function = getattr(sys.modules[module], name)
+    calls = iter(range(1, 10**9))
+
+    def faulty(*arguments: Any, **options: Any) -> Any:
+        if next(calls) == number:
+            act()
+        return function(*arguments, **options)
+
+    mock.patch(target, faulty).start()
+
+
+def _slow_items(target: str, number: int) -> None:
+    """Let the item of that number (from 1) of an iterator never come."""
+    module, name = target.rsplit(".", 1)
+    __import__(module)
+    make = getattr(sys.modules[module], name)
+
+    def slow(*arguments: Any, **options: Any) -> Iterator[Any]:
+        for count, item in enumerate(make(*arguments, **options), start=1):
+            if count == number:
+                time.sleep(FOREVER_S)
+            yield item
+
+    mock.patch(target, slow).start()
+
+
+def _slow_data() -> None:
+    from data_pipeline.loader import TrainLoader
+
+    read = TrainLoader.__iter__
+
+    def slow(loader: TrainLoader) -> Iterator[Any]:
+        for count, batches in enumerate(read(loader), start=1):
+            if count == 5:
+                time.sleep(FOREVER_S)
+            yield batches
+
+    mock.patch.object(TrainLoader, "__iter__", slow).start()
+
+
+def _lose_key() -> None:
+    raise KeyError("lost")
+
+
+FAULTS: dict[str, Callable[[], None]] = {
+    "none": lambda: None,
+    "slow data": _slow_data,
+    "slow validation": lambda: _slow_items("pretrain.trainer.iterate_valid", 2),
+    "slow start": lambda: _before_call("pretrain.trainer.build_engine", 1, lambda: time.sleep(3)),
+    # two micro-batches per step
+    "hang": lambda: _before_call("pretrain.step.batch_loss", 9, lambda: time.sleep(FOREVER_S)),
+    "error": lambda: _before_call("pretrain.step.batch_loss", 9, _lose_key),
+}
+
+if __name__ == "__main__":
+    fault, rank, *arguments = sys.argv[1:]
+    if os.environ["RANK"] == rank and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        FAULTS[fault]()
+    cli.main(arguments)
