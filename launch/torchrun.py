@@ -7,6 +7,8 @@ from pathlib import PurePath
 # A run's ranks exit with it when they were asked to stop and have saved: put the run back into the
 # queue, and start it again with --auto-resume.
 REQUEUE_STATUS = os.EX_TEMPFAIL
+# And with this one when it is no use to start again: not by torchrun, not by a cluster.
+GIVE_UP_STATUS = os.EX_CONFIG
 # Where `pretrain.elastic` notes which machine's rank failed, when this variable names a file.
 FAILURE_LOG = "RESONANCE_FAILURE_LOG"
 

@@ -1,12 +1,13 @@
 """torchrun for runs that are asked to stop and come back later: every launcher starts this.
 
-It takes torchrun's arguments. Two things differ from torchrun, which on its own kills ranks 30
+It takes torchrun's arguments. Three things differ from torchrun, which on its own kills ranks 30
 seconds after SIGTERM, dies of SIGUSR1 and restarts ranks that have left on request:
 
 - SIGTERM and SIGUSR1 are handed on to the ranks, and then their end is waited for. Whoever sends
   them (Slurm, Kubernetes) sets the time limit.
 - Ranks that then end, or that exit with REQUEUE_STATUS at any time, are not restarted, and this
   process exits with REQUEUE_STATUS unless they finished.
+- Ranks that exit with GIVE_UP_STATUS are not restarted either, and it is this process's status.
 """
 
 import os
@@ -26,7 +27,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, r
 from torch.distributed.launcher import api
 
 from launch import alive
-from launch.torchrun import FAILURE_LOG, REQUEUE_STATUS
+from launch.torchrun import FAILURE_LOG, GIVE_UP_STATUS, REQUEUE_STATUS
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -61,8 +62,9 @@ class StoppableAgent(LocalElasticAgent):
         if result.is_failed():
             statuses = [failure.exitcode for failure in result.failures.values()]
             if self.stopping or REQUEUE_STATUS in statuses:
-                self._remaining_restarts = 0
                 raise SystemExit(REQUEUE_STATUS)
+            if GIVE_UP_STATUS in statuses:
+                raise SystemExit(GIVE_UP_STATUS)
             _note_failure(statuses, worker_group.spec.rdzv_handler.get_run_id())
         return result
 

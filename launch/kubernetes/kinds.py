@@ -5,7 +5,7 @@ from collections.abc import Callable
 from launch.job import Job
 from launch.kubernetes import pod
 from launch.kubernetes.checks import Manifest
-from launch.torchrun import REQUEUE_STATUS
+from launch.torchrun import GIVE_UP_STATUS, REQUEUE_STATUS
 
 # Argparse's and our own status for a wrong call: trying again cannot help.
 USAGE_STATUS = 2
@@ -166,7 +166,7 @@ def _job_spec(job: Job, first_host: str) -> Manifest:
         "backoffLimit": kubernetes.backoff_limit,
         "podFailurePolicy": {
             "rules": [
-                _rule("FailJob", USAGE_STATUS),
+                _rule("FailJob", USAGE_STATUS, GIVE_UP_STATUS),
                 # asked to stop, and saved: a new pod goes on, and nothing is counted
                 _rule("Ignore", REQUEUE_STATUS),
                 {
@@ -179,8 +179,8 @@ def _job_spec(job: Job, first_host: str) -> Manifest:
     }
 
 
-def _rule(action: str, status: int) -> Manifest:
-    codes = {"containerName": CONTAINER, "operator": "In", "values": [status]}
+def _rule(action: str, *statuses: int) -> Manifest:
+    codes = {"containerName": CONTAINER, "operator": "In", "values": list(statuses)}
     return {"action": action, "onExitCodes": codes}
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from launch.torchrun import FAILURE_LOG, REQUEUE_STATUS
+from launch.torchrun import FAILURE_LOG, GIVE_UP_STATUS, REQUEUE_STATUS
 
 # Failures of one attempt within this time have one cause: a dead rank takes its peers along.
 INCIDENT_S = 90.0
@@ -73,7 +73,7 @@ def decide(
     if ending.status == 0:
         return "done"
     # a cancelled job is COMPLETING, a preempted one is requeued by Slurm itself
-    if ending.state != "RUNNING":
+    if ending.state != "RUNNING" or ending.status == GIVE_UP_STATUS:
         return "stop"
     requested = ending.stopped or ending.status == REQUEUE_STATUS
     if not requested:

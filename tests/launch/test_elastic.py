@@ -89,9 +89,10 @@ def test_ranks_that_cannot_save_are_not_started_again(start: Start, tmp_path: Pa
     assert names(tmp_path, "started-*-1") == set()
 
 
-def test_ranks_that_leave_by_themselves(start: Start, tmp_path: Path) -> None:
-    process = start(PRELUDE + "sys.exit(75)", "--max-restarts=3")
-    assert process.wait(60) == 75
+@pytest.mark.parametrize("status", [75, 78])
+def test_ranks_that_leave_by_themselves(start: Start, tmp_path: Path, status: int) -> None:
+    process = start(PRELUDE + f"sys.exit({status})", "--max-restarts=3")
+    assert process.wait(60) == status
     assert names(tmp_path, "started-*-1") == set()
 
 

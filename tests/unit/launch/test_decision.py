@@ -35,6 +35,7 @@ def failure(time: float, host: str, status: int = 1, attempt: str = "7.0") -> Fa
         (end(1, attempts=2), "requeue"),
         (end(1, attempts=3), "stop"),
         (end(75, state="COMPLETING"), "stop"),
+        (end(78, attempts=1), "stop"),
         (end(1, state="CANCELLED", attempts=1), "stop"),
         (end(1, state="UNKNOWN", attempts=1), "stop"),
     ],
