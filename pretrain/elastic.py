@@ -13,6 +13,7 @@ seconds after SIGTERM, dies of SIGUSR1 and restarts ranks that have left on requ
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from typing import Any
 from torch.distributed import run as torchrun
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing.api import SubprocessContext
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
 from torch.distributed.launcher import api
 
@@ -30,6 +32,8 @@ from launch import alive
 from launch.torchrun import FAILURE_LOG, GIVE_UP_STATUS, REQUEUE_STATUS
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+# Ranks save together and then leave on their own: logs are flushed, processes joined.
+LEAVE_S = 120.0
 
 
 class StoppableAgent(LocalElasticAgent):
@@ -47,16 +51,21 @@ class StoppableAgent(LocalElasticAgent):
 
     def _hand_on(self, number: int, _frame: FrameType | None) -> None:
         self.stopping = True
-        if self._pcontext is None:
-            # still waiting for other machines: nothing to save
+        ranks = [process for process in self._processes() if process.poll() is None]
+        if not ranks:
+            # waiting for other machines: nothing to save
             sys.exit(REQUEUE_STATUS)
-        for pid in self._pcontext.pids().values():
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:
-                continue
+        for process in ranks:
+            process.send_signal(number)
+
+    def _processes(self) -> list["subprocess.Popen[bytes]"]:
+        """The ranks of this machine; none before the machines have met."""
+        if not isinstance(self._pcontext, SubprocessContext):
+            return []
+        return [handler.proc for handler in self._pcontext.subprocess_handlers.values()]
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        self._let_ranks_leave()
         result = super()._monitor_workers(worker_group)
         alive.touch()
         if result.is_failed():
@@ -67,6 +76,16 @@ class StoppableAgent(LocalElasticAgent):
                 raise SystemExit(GIVE_UP_STATUS)
             _note_failure(statuses, worker_group.spec.rdzv_handler.get_run_id())
         return result
+
+    def _let_ranks_leave(self) -> None:
+        """Once one rank has left on purpose, wait for the others: torchrun would end them."""
+        processes = self._processes()
+        if not any(process.poll() in (REQUEUE_STATUS, GIVE_UP_STATUS) for process in processes):
+            return
+        end = time.monotonic() + LEAVE_S
+        while any(process.poll() is None for process in processes) and time.monotonic() < end:
+            alive.touch()
+            time.sleep(0.1)
 
 
 def _note_failure(statuses: Sequence[int], attempt: str) -> None:

@@ -22,7 +22,9 @@ SAVE = (
     PRELUDE
     + """
 def save(number, frame):
-    time.sleep(0.5)
+    # a second request is the end, and rank 0 takes longer
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep(2 if rank == "0" else 0.5)
     (here / f"saved-{rank}").touch()
     sys.exit(75)
 for number in (signal.SIGTERM, signal.SIGUSR1):
