@@ -12,7 +12,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 # torch exports them without saying so
-from torch.distributed import HashStore, PrefixStore, Store  # type: ignore[attr-defined]
+from torch.distributed import (  # type: ignore[attr-defined]
+    HashStore,
+    PrefixStore,
+    Store,
+    rendezvous,
+)
 
 from data_pipeline.errors import DataError
 from pretrain.errors import RunError
@@ -71,7 +76,7 @@ def _meet(timeout: timedelta) -> tuple[Store, int, int]:
     """A store that the ranks of this start share, this rank's number and theirs."""
     if "RANK" not in os.environ:
         return HashStore(), 0, 1
-    store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
+    store, rank, world_size = next(rendezvous("env://", timeout=timeout))
     return PrefixStore(_agree_on_prefix(store, rank, world_size), store), rank, world_size
 
 

@@ -77,8 +77,7 @@ def judge_health(config: HealthConfig, health: Sequence[NodeHealth]) -> list[str
                     f"{host} (rank {one.rank}): {free / 2**30:.2f} GiB of free {name}; expected "
                     f"{least:g} (health.min_free_{name}_gib)"
                 )
-    by_clock = sorted(health, key=lambda one: one.clock)
-    first, last = by_clock[0], by_clock[-1]
+    first, last = (choose(health, key=lambda one: one.clock) for choose in (min, max))
     if last.clock - first.clock > config.max_clock_skew_s:
         findings.append(
             f"the clock of {last.host} (rank {last.rank}) is {last.clock - first.clock:.1f} s "

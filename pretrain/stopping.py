@@ -1,14 +1,18 @@
 """Being asked to stop: signals become a flag, which all ranks look at together.
 
-A flag is one rank's own. `Trainer` adds the flags of all ranks up in the exchange that every step
-and every batch of a validation begins with, so that all leave at the same step.
+A flag is one rank's own. In the exchange that every step and every batch of a validation begins
+with, the flags of all ranks are added up, so that all leave at the same place.
 """
 
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
+
+from pretrain.distributed import Ranks, summed
+from pretrain.heartbeat import Heartbeat
 
 T = TypeVar("T")
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -76,3 +80,52 @@ class StopFlag:
         if self._waiting:
             self._waiting = False
             raise _Interrupted
+
+
+class StopPoll:
+    """Where all ranks find out together that one of them was asked to stop.
+
+    Attributes:
+        flag: This rank's.
+        waited_s: How long this rank waited for the data of a step.
+    """
+
+    def __init__(self, flag: StopFlag, ranks: Ranks, heartbeat: Heartbeat):
+        self.flag, self.waited_s = flag, 0.0
+        self._ranks, self._heartbeat = ranks, heartbeat
+
+    def exchange(self, *values: float) -> list[float]:
+        """Sum a few numbers over all ranks, unless one of them was asked to stop.
+
+        Raises:
+            Stopped: On all ranks.
+        """
+        self._heartbeat.beat("exchange")
+        num_stops, *sums = summed([float(self.flag.requested), *values], self._ranks.device)
+        if num_stops:
+            raise Stopped
+        return sums
+
+    def next_step(self, steps: Iterator[T]) -> T | None:
+        """The next step's data; None when asked to stop: the others learn of it in the exchange."""
+        self._heartbeat.beat("waiting for the data of a step")
+        begin = time.perf_counter()
+        data = self.flag.next(steps)
+        self.waited_s = time.perf_counter() - begin
+        return data
+
+    def polled(self, batches: Iterable[T]) -> Iterator[T]:
+        """Pass on batches, equally many on all ranks, as long as nobody was asked to stop.
+
+        Raises:
+            Stopped: On all ranks.
+        """
+        iterator = iter(batches)
+        while True:
+            self._heartbeat.beat("waiting for data of the validation")
+            batch = self.flag.next(iterator)
+            self.exchange()
+            if batch is None:
+                return
+            self._heartbeat.beat("validation")
+            yield batch

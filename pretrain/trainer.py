@@ -2,12 +2,11 @@
 
 Every rank runs it; decisions that change what happens next are taken from numbers that all ranks
 share, so no rank ever waits for another that has gone elsewhere. There are two: does any rank want
-to stop (`_exchange`, at the beginning of every step and of every batch of a validation), and may
+to stop (`StopPoll`, at the beginning of every step and of every batch of a validation), and may
 this gradient be applied (`Guard`, between gradient and optimizer).
 """
 
 import time
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -18,7 +17,7 @@ from launch.torchrun import REQUEUE_STATUS
 from pretrain.checkpoint import load_engine, save_checkpoint
 from pretrain.commands import PretrainCommand
 from pretrain.config import RunConfig
-from pretrain.distributed import DEFAULT_TIMEOUT_S, Ranks, decided_by_rank_0, init_ranks, summed
+from pretrain.distributed import DEFAULT_TIMEOUT_S, Ranks, decided_by_rank_0, init_ranks
 from pretrain.engine import build_engine, finish_step, uses_bf16
 from pretrain.errors import CheckpointError
 from pretrain.failures import failure_of_rank
@@ -30,7 +29,7 @@ from pretrain.loss import count_labels, valid_loss
 from pretrain.metrics import Record
 from pretrain.run_directory import check_run, check_tokenizer, find_newest, find_start
 from pretrain.step import compute_gradient
-from pretrain.stopping import StopFlag, Stopped
+from pretrain.stopping import StopFlag, Stopped, StopPoll
 from pretrain.watchdog import Watchdog
 from spectral.lm import SpectralLM
 
@@ -75,8 +74,8 @@ class Trainer:
         heartbeat: Heartbeat | None = None,
     ):
         self.run, self.ranks = run, ranks
-        self.stop = stop or StopFlag()
         self.heartbeat = heartbeat or Heartbeat(run.train.output, ranks.rank)
+        self.poll = StopPoll(stop or StopFlag(), ranks, self.heartbeat)
         self.step = self.tokens = 0
         self.guard = Guard(run.guard)
         self.loader = build_train_loader(
@@ -100,7 +99,6 @@ class Trainer:
         # what a checkpoint is to hold: before a step that was read but not yet done
         self._position = self.loader.state_dict()
         self._saved_step = self.step
-        self._data_s = 0.0
         self.journal = Journal(run, ranks, self.step, num_parameters)
         self.journal.say(_announcement(run, ranks, num_parameters, checkpoint))
         for finding in check_health(run.health, run.train.output, ranks):
@@ -124,7 +122,7 @@ class Trainer:
                 self.validate()
             steps = iter(self.loader)
             while self.step < self.run.train.steps:
-                if self.train_step(self._next_batches(steps)) is None:
+                if self.train_step(self.poll.next_step(steps)) is None:
                     continue
                 if self._validation_is_due():
                     self.validate()
@@ -153,13 +151,13 @@ class Trainer:
         """
         begin = time.perf_counter()
         batches = batches or []
-        num_labels, num_tokens = self._exchange(
+        num_labels, num_tokens = self.poll.exchange(
             float(sum(count_labels(batch) for batch in batches)),
             float(sum(batch.tokens.numel() for batch in batches)),
         )
         learning_rate = self.engine.get_lr()[0]
         gradient = compute_gradient(
-            self.engine, batches, num_labels, self.ranks, self.heartbeat, self._data_s
+            self.engine, batches, num_labels, self.ranks, self.heartbeat, self.poll.waited_s
         )
         verdict = self.guard.judge(self.step + 1, gradient.loss, gradient.norm)
         if verdict.reason:
@@ -180,7 +178,7 @@ class Trainer:
             "auxiliary_loss": gradient.auxiliary,
             "grad_norm": gradient.norm,
             "learning_rate": learning_rate,
-            "tokens_per_s": num_tokens / (self._data_s + time.perf_counter() - begin),
+            "tokens_per_s": num_tokens / (self.poll.waited_s + time.perf_counter() - begin),
         }
         self.journal.log_step(record, gradient.rank_seconds)
         return record
@@ -202,7 +200,7 @@ class Trainer:
         )
         autocast = uses_bf16(run, self.ranks.device)
         loss_sum, num_labels = valid_loss(
-            self.engine, self._polled(batches), self.ranks, collective=True, bf16=autocast
+            self.engine, self.poll.polled(batches), self.ranks, collective=True, bf16=autocast
         )
         record = {
             "step": self.step,
@@ -259,37 +257,6 @@ class Trainer:
         self.journal.rewind(self.step)
         self._saved_step = self.step
         self.journal.say(f"back to {checkpoint.name}")
-
-    def _exchange(self, *values: float) -> list[float]:
-        """Sum a few numbers over all ranks, unless one of them was asked to stop.
-
-        Raises:
-            Stopped: On all ranks.
-        """
-        self.heartbeat.beat("exchange")
-        num_stops, *sums = summed([float(self.stop.requested), *values], self.ranks.device)
-        if num_stops:
-            raise Stopped
-        return sums
-
-    def _next_batches(self, steps: Iterator[list[Batch]]) -> list[Batch] | None:
-        self.heartbeat.beat(f"waiting for the data of step {self.step + 1}")
-        begin = time.perf_counter()
-        batches = self.stop.next(steps)
-        self._data_s = time.perf_counter() - begin
-        return batches
-
-    def _polled(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Pass batches on, equally many on all ranks, as long as nobody was asked to stop."""
-        iterator = iter(batches)
-        while True:
-            self.heartbeat.beat("waiting for data of the validation")
-            batch = self.stop.next(iterator)
-            self._exchange()
-            if batch is None:
-                return
-            self.heartbeat.beat("validation")
-            yield batch
 
     def _validation_is_due(self) -> bool:
         return bool(self.run.data.valid) and self._is_due(self.run.train.validate_every)

@@ -36,6 +36,7 @@ class Run:
     """
 
     def __init__(self, corpus: SmallCorpus, folder: Path, steps: int = STEPS):
+        folder.mkdir(exist_ok=True)
         self.output = folder / "run"
         self.file = corpus.run_file(folder / "run.toml", steps=steps, output=str(self.output))
         self.log = folder / "log.txt"
@@ -137,7 +138,7 @@ def undisturbed(
 
 PHASES = {
     "slow start": "starting",
-    "slow data": "waiting for the data of step 5",
+    "slow data": "waiting for the data of a step",
     "slow validation": "waiting for data of the validation",
 }
 
