@@ -29,7 +29,10 @@ class ModelConfig(BaseModel):
     num_modes: Positive = Field(
         16, description="Modes (damped sinusoids) of each channel's filter."
     )
-    conv_chunk: Positive = Field(256, description="Tokens per FFT chunk of convolution heads.")
+    conv_chunk: Positive = Field(
+        64,
+        description="Tokens per FFT chunk of convolution heads; without gates, any gives the same.",
+    )
     recall_chunk: Positive = Field(64, description="Tokens per chunk of recall heads.")
     short_conv: Positive = Field(4, description="Taps of the short convolution on q, k and v.")
     embedding: Literal["table", "harmonic"] = Field(

@@ -143,7 +143,7 @@ class ModalFilter(nn.Module):
         C = min(self.chunk, T)
         J = -(-T // C)
         powers_DMt = self.powers(0, C + 1)
-        u_DNC = F.pad(u_BDT, (0, J * C - T)).transpose(0, 1).reshape(D, B * J, C)
+        u_DNC = F.pad(u_BDT, (0, J * C - T)).transpose(0, 1).reshape(D, B * J, C).contiguous()
         y_DNC = fft_conv(u_DNC, self.taps(powers_DMt[..., :C]))
         after_DNC = u_DNC
         if documents is not None:
