@@ -17,7 +17,17 @@ from pathlib import Path
 from launch.slurm import client
 from launch.slurm.states import JobState
 
-PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "scontrol", "ip", "nsenter", "unshare")
+PROGRAMS = (
+    "slurmctld",
+    "slurmd",
+    "munged",
+    "sbatch",
+    "scontrol",
+    "ip",
+    "nsenter",
+    "unshare",
+    "setpriv",
+)
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
 SLURM_CONF = """\
@@ -238,7 +248,8 @@ class Cluster:
     def _spawn(self, name: str, command: list[str]) -> None:
         with (self.root / f"{name}.out").open("ab") as log:
             self.daemons[name] = subprocess.Popen(
-                command,
+                # a test session that is killed takes its daemons along
+                ["setpriv", "--pdeathsig=KILL", *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

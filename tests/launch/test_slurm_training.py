@@ -54,7 +54,7 @@ def wait_for_end(path: Path, state: str, number: int = 1) -> None:
         return launch_status(LaunchStatusCommand(run_file=path)).count(f" {state} ") == number
 
     try:
-        wait_for(reached, 120, f"{number} jobs {state}")
+        wait_for(reached, 240, f"{number} jobs {state}")
     except TimeoutError as error:
         log = launch_logs(LaunchLogsCommand(run_file=path, lines=200))
         raise TimeoutError(f"{error}: {log}") from error
@@ -67,6 +67,7 @@ def losses(output: Path) -> dict[int, float]:
     return {record["step"]: record["loss"] for record in records if "loss" in record}
 
 
+@pytest.mark.timeout(900)
 def test_interrupted_training_equals_undisturbed_training(
     run_file: WriteRun, idle: Cluster, tmp_path: Path
 ) -> None:
