@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Iterable, Iterator
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, TypeVar
 
 from pretrain.distributed import Ranks, summed
@@ -44,12 +44,7 @@ class StopFlag:
         self._before = {number: signal.signal(number, self._ask) for number in STOP_SIGNALS}
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

@@ -90,7 +90,9 @@ class Trainer:
         model = SpectralLM(run.model)
         model.activation_checkpointing = run.train.activation_checkpointing
         num_parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.heartbeat.beat("building the engine")
         self.engine = build_engine(run, model.to(ranks.device), ranks)
+        self.heartbeat.beat("loading a checkpoint")
         if checkpoint is not None:
             state = load_engine(self.engine, checkpoint, run)
             self.step, self.tokens = state["step"], state["tokens"]
@@ -99,6 +101,7 @@ class Trainer:
         # what a checkpoint is to hold: before a step that was read but not yet done
         self._position = self.loader.state_dict()
         self._saved_step = self.step
+        self.heartbeat.beat("opening files")
         self.journal = Journal(run, ranks, self.step, num_parameters)
         self.journal.say(_announcement(run, ranks, num_parameters, checkpoint))
         for finding in check_health(run.health, run.train.output, ranks):

@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from pretrain.config import RunConfig
@@ -50,12 +49,7 @@ class Watchdog(threading.Thread):
         self.start()
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self._closed.set()
         self.join()
         faulthandler.cancel_dump_traceback_later()

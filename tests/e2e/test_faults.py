@@ -137,7 +137,7 @@ def undisturbed(
 
 
 PHASES = {
-    "slow start": "starting",
+    "slow start": "building the engine",
     "slow data": "waiting for the data of a step",
     "slow validation": "waiting for data of the validation",
 }
@@ -229,12 +229,12 @@ def test_a_rank_that_hangs_is_named_and_the_run_goes_on(
     small_corpus: SmallCorpus, tmp_path: Path, undisturbed: list[tuple[Any, ...]]
 ) -> None:
     run = Run(small_corpus, tmp_path)
-    run.start("--health.hang-timeout-s", "20", fault="hang")
+    run.start("--health.hang-timeout-s", "30", fault="hang")
     assert run.end() == 0, run.printed()
     assert run.losses() == undisturbed
     (hang,) = (run.output / "hangs").iterdir()
     report = (hang / "report.txt").read_text()
-    assert report.startswith("no progress for 20 s: rank 1 (")
+    assert report.startswith("no progress for 30 s: rank 1 (")
     assert "in forward pass 1 hangs" in report
     assert report in run.printed()
     assert "faulty_rank.py" in (hang / "rank-00001.txt").read_text()
