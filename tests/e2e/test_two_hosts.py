@@ -1,0 +1,94 @@
+"""Two hosts, as network namespaces joined by a cable: it is cut in the middle of a run."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import SmallCorpus
+from tests.e2e.commands import ENVIRONMENT
+from tests.e2e.test_faults import LIMIT_S, ROOT, Run
+
+HOSTS = {"resonance-a": "10.79.0.1", "resonance-b": "10.79.0.2"}
+HANG_S = 40
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture
+def hosts() -> Iterator[list[str]]:
+    """Two namespaces with one rank's network each."""
+    if shutil.which("ip") is None or shutil.which("nsenter") is None:
+        pytest.skip("no iproute2 and util-linux: ip and nsenter make the hosts")
+    first, second = HOSTS
+    try:
+        for name in HOSTS:
+            _ip("netns", "add", name)
+        _ip(*f"link add eth0 netns {first} type veth peer name eth0 netns {second}".split())
+        for name, address in HOSTS.items():
+            _ip("-n", name, "addr", "add", f"{address}/24", "dev", "eth0")
+            for device in ("lo", "eth0"):
+                _ip("-n", name, "link", "set", device, "up")
+    except subprocess.CalledProcessError as error:
+        for name in HOSTS:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+        pytest.skip(f"no network namespaces: {error.stderr.decode().strip()}")
+    yield list(HOSTS)
+    for name in HOSTS:
+        subprocess.run(["ip", "netns", "del", name], capture_output=True)
+
+
+def _start(run: Run, host: str) -> subprocess.Popen[bytes]:
+    """One rank on a host; two hosts meet again after a failure."""
+    with run.log.open("ab") as log:
+        return subprocess.Popen(
+            [
+                *("nsenter", f"--net=/run/netns/{host}"),
+                *(sys.executable, "-m", "pretrain.elastic"),
+                *("--nnodes=2", "--nproc-per-node=1", "--max-restarts=5"),
+                *("--rdzv-backend=c10d", f"--rdzv-endpoint={HOSTS['resonance-a']}:29511"),
+                *("--rdzv-id=two-hosts", f"--local-addr={HOSTS[host]}"),
+                *("--rdzv-conf", f"is_host={host == 'resonance-a'},join_timeout=100"),
+                *("--module", "pretrain.cli", "pretrain", str(run.file), "--auto-resume"),
+                *("--health.hang-timeout-s", str(HANG_S), "--health.heartbeat-s", "0.1"),
+            ],
+            env=ENVIRONMENT | {"GLOO_SOCKET_IFNAME": "eth0"},
+            cwd=ROOT,
+            stdout=log,
+            stderr=log,
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_cut_link_is_noticed_and_the_run_finishes(
+    hosts: list[str], small_corpus: SmallCorpus, tmp_path: Path
+) -> None:
+    whole, run = (Run(small_corpus, tmp_path / name, steps=60) for name in ("whole", "cut"))
+    whole.start()
+    assert whole.end() == 0, whole.printed()
+    processes = [_start(run, host) for host in hosts]
+    run.process = processes[0]
+    try:
+        run.wait_until(lambda: run.step() >= 4)
+        assert "no progress for" not in run.printed()
+        _ip("-n", hosts[1], "link", "set", "eth0", "down")
+        begin = time.monotonic()
+        run.wait_until(lambda: "no progress for" in run.printed())
+        assert time.monotonic() - begin < 2 * HANG_S
+        assert run.step() < 60, "the cut came after the end and shows nothing"
+        _ip("-n", hosts[1], "link", "set", "eth0", "up")
+        assert [process.wait(LIMIT_S) for process in processes] == [0, 0], run.printed()
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+    assert run.losses() == whole.losses()
