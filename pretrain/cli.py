@@ -110,10 +110,13 @@ def _find_command(arguments: list[str]) -> tuple[str, list[str]]:
 
 def _parse(name: str, command: Command, arguments: list[str]) -> Any:
     default = None
-    if command.arguments is commands.PretrainCommand and arguments:
+    if command.arguments is commands.PretrainCommand and not {"-h", "--help"} & set(arguments[:1]):
+        if not arguments or arguments[0].startswith("-"):
+            found = arguments[0] if arguments else "nothing"
+            print(f"resonance {name}: expected a run file first, found {found}", file=sys.stderr)
+            sys.exit(2)
         run_file = Path(arguments[0])
-        if run_file.suffix == ".toml":
-            default = commands.PretrainCommand(run_file=run_file, run=load_run(run_file))
+        default = commands.PretrainCommand(run_file=run_file, run=load_run(run_file))
     # tyro asks for what has no default; with a run file, the file is the default
     arguments_of = functools.partial(tyro.cli, prog=f"resonance {name}", args=arguments)
     try:

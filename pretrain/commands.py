@@ -32,7 +32,9 @@ class EvaluateCommand(_Command):
     )
     data: str = Field("", description="Split with a manifest; default: the run's own `data.valid`.")
     baselines: bool = Field(
-        True, description="Also fit interpolated n-grams to the run's training data, to compare."
+        True,
+        description="Also fit interpolated n-grams to the run's training data, to compare; holds "
+        "all of its tokens in memory.",
     )
     sequence_length: int = Field(0, ge=0, description="Tokens per window; 0: as in training.")
     batch_size: int = Field(8, ge=1, description="Windows per forward pass.")

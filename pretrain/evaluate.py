@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from data_pipeline.atomic import write_text_atomically
 from data_pipeline.config import DataConfig
 from data_pipeline.loader import iterate_valid
 from data_pipeline.manifest import load_manifest
@@ -20,7 +21,7 @@ from pretrain.distributed import Ranks
 from pretrain.errors import RunError
 from pretrain.loss import valid_loss
 from pretrain.ngram import Ints, NgramModel
-from pretrain.run_directory import tokenizer_path
+from pretrain.run_directory import run_of, tokenizer_path
 
 BASELINES = ("unigram", "bigram", "trigram")
 
@@ -70,7 +71,7 @@ def evaluate(command: EvaluateCommand) -> Evaluation:
     data = command.data or run.data.valid
     if not data:
         raise RunError(f"{checkpoint}/run.toml: data.valid is empty; name a split with --data")
-    manifest = load_manifest(data)
+    manifest = load_manifest(data, run.data.storage)
     tokenizer = load_tokenizer(tokenizer_path(checkpoint))
     if manifest.tokenizer.fingerprint != tokenizer.fingerprint:
         raise RunError(
@@ -79,7 +80,9 @@ def evaluate(command: EvaluateCommand) -> Evaluation:
         )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     length = command.sequence_length or run.data.sequence_length
-    batches = iterate_valid(data, sequence_length=length, micro_batch_size=command.batch_size)
+    batches = iterate_valid(
+        data, sequence_length=length, micro_batch_size=command.batch_size, config=run.data
+    )
     windows = -(-manifest.tokens // length)
     total = -(-windows // command.batch_size)
     progress = tqdm(batches, total=total, desc="evaluate", unit="batch", disable=None)
@@ -87,23 +90,26 @@ def evaluate(command: EvaluateCommand) -> Evaluation:
     losses = {"model": loss / count}
     if command.baselines:
         ngram = NgramModel(
-            (document for dataset in run.data.datasets for document in _documents(dataset.path)),
+            (
+                document
+                for dataset in run.data.datasets
+                for document in _documents(dataset.path, run.data)
+            ),
             manifest.tokenizer.vocab_size,
             max_order=len(BASELINES),
         )
-        sums = ngram.loss(_documents(data))
+        sums = ngram.loss(_documents(data, run.data))
         losses |= {name: total / count for name, total in zip(BASELINES, sums, strict=True)}
     result = Evaluation(str(checkpoint), data, int(count), manifest.text_bytes, losses)
-    target = run.train.output / "evaluation.json"
-    if target.parent.is_dir():
-        target.write_text(json.dumps(asdict(result), indent=1), encoding="utf-8")
+    text = json.dumps(asdict(result), indent=1)
+    write_text_atomically(run_of(checkpoint) / "evaluation.json", text)
     return result
 
 
-def _documents(path: str) -> Iterator[Ints]:
+def _documents(path: str, config: DataConfig) -> Iterator[Ints]:
     """Token ids of every document of a split, in the order of its shards."""
-    manifest = load_manifest(path)
-    reader = ShardReader(path, manifest, DataConfig())
+    manifest = load_manifest(path, config.storage)
+    reader = ShardReader(path, manifest, config)
     for shard, entry in enumerate(manifest.shards):
         for row in range(entry.samples):
             yield np.asarray(reader.tokens(shard, row)).astype(np.int64)

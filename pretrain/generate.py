@@ -11,8 +11,12 @@ from torch import Tensor
 from data_pipeline.tokenizer import load_tokenizer
 from pretrain.checkpoint import load_model
 from pretrain.commands import GenerateCommand
+from pretrain.errors import RunError
 from pretrain.run_directory import tokenizer_path
 from spectral.lm import SpectralLM
+
+# below it, logits divided by it overflow float32
+MIN_TEMPERATURE = 1e-6
 
 
 def generate(command: GenerateCommand) -> str:
@@ -20,10 +24,15 @@ def generate(command: GenerateCommand) -> str:
 
     Raises:
         CheckpointError: The checkpoint is missing or damaged.
+        RunError: The prompt is not UTF-8.
     """
     model, _, checkpoint = load_model(command.checkpoint)
     tokenizer = load_tokenizer(tokenizer_path(checkpoint))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        command.prompt.encode()
+    except UnicodeEncodeError as error:
+        raise RunError(f"--prompt: expected UTF-8 text, found other bytes ({error})") from None
     prompt = [tokenizer.bos_id, *tokenizer.encode(command.prompt)]
     stream = sample_tokens(
         model.to(device),
@@ -56,12 +65,12 @@ def sample_tokens(
     Args:
         model: In evaluation mode.
         tokens_BT: Prompts of equal length, at least one token.
-        temperature: 0 takes the likeliest token.
+        temperature: 0, or next to it, takes the likeliest token.
         top_k: Sample among the k likeliest; 0 for all.
         top_p: Sample among the likeliest that together have this probability.
         generator: Of random numbers.
     """
-    logits_BTV, state = model.prefill(tokens_BT)
+    logits_BTV, state = model.prefill(tokens_BT, num_logits=1)
     logits_BV = logits_BTV[:, -1]
     while True:
         token_B = choose_token(logits_BV, temperature, top_k, top_p, generator)
@@ -77,7 +86,7 @@ def choose_token(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Draw a token [B] from logits; see `sample_tokens`."""
-    if temperature == 0.0:
+    if temperature < MIN_TEMPERATURE:
         return logits_BV.argmax(-1)
     sorted_BV, order_BV = (logits_BV.float() / temperature).sort(dim=-1, descending=True)
     if top_k > 0:

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from pretrain.config import RunConfig
 from pretrain.errors import RunError
 from pretrain.run_directory import list_checkpoints
 from pretrain.run_file import load_run
@@ -39,29 +40,34 @@ class Stage(NamedTuple):
 def stages(recipe: Path) -> list[Stage]:
     """Every stage of the job that a run file describes."""
     run = load_run(recipe)
-    output, tokenizer = run.train.output, Path(run.data.tokenizer)
+    output = run.train.output
+    exported = output / f"huggingface-{run.train.steps}"
     data = Path(run.data.valid).parent
     resume = ["--resume"] if list_checkpoints(output) else []
     return [
-        Stage(
-            "Train a tokenizer",
-            tokenizer,
-            f"tokenizer train --output {tokenizer} --vocab-size {run.model.vocab_size}".split(),
-        ),
+        *_tokenizer_stage(run),
         Stage(
             "Clean, tokenize and write shards",
             data / "report.json",
-            f"data build --tokenizer {tokenizer} --output {data} --num-processes 2".split(),
+            ["data", "build", "--tokenizer", run.data.tokenizer, "--output", str(data)],
         ),
         Stage("Pretrain", None, ["launch", "local", str(recipe), *resume]),
         Stage("Evaluate on the held-out split", None, ["evaluate", str(output)]),
         Stage("Generate a sample", None, ["generate", str(output), "--prompt", PROMPT]),
         Stage(
             "Export to Hugging Face, load back, compare",
-            output / "huggingface",
-            ["checkpoint", "export", str(output), str(output / "huggingface")],
+            exported,
+            ["checkpoint", "export", str(output), str(exported)],
         ),
     ]
+
+
+def _tokenizer_stage(run: RunConfig) -> list[Stage]:
+    if run.data.tokenizer == "byte":
+        return []
+    size = str(run.model.vocab_size)
+    arguments = ["tokenizer", "train", "--output", run.data.tokenizer, "--vocab-size", size]
+    return [Stage("Train a tokenizer", Path(run.data.tokenizer), arguments)]
 
 
 def main() -> None:
@@ -73,7 +79,7 @@ def main() -> None:
     try:
         run = load_run(recipe)
         plan = stages(recipe)
-    except RunError as error:
+    except (RunError, OSError) as error:
         sys.exit(f"main job: {error}")
     seconds = []
     for number, stage in enumerate(plan, start=1):
@@ -96,10 +102,14 @@ def _summary(output: Path, seconds: list[tuple[str, float]]) -> str:
     for name, loss in evaluation["losses"].items():
         bits = loss * evaluation["num_tokens"] / evaluation["num_bytes"] / math.log(2.0)
         lines.append(f"    {name:<10}{loss:8.4f} nats per token {bits:8.4f} bits per byte")
+    losses = evaluation["losses"]
+    beaten = [name for name, loss in losses.items() if losses["model"] < loss]
+    lines.append(f"    below: {', '.join(beaten) or 'none of them'}")
     lines += ["", "Time"]
     lines += [f"    {title:<46}{elapsed:8.1f} s" for title, elapsed in seconds]
     lines += ["", "Written"]
-    for name in ("run.toml", "metrics.jsonl", "loss.png", "evaluation.json", "huggingface"):
+    exported = sorted(path.name for path in output.glob("huggingface-*"))
+    for name in ("run.toml", "metrics.jsonl", "loss.png", "evaluation.json", *exported):
         lines.append(f"    {output / name}")
     lines.append(f"    {list_checkpoints(output)[-1]}")
     return "\n".join(lines)

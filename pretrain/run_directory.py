@@ -33,6 +33,11 @@ def find_checkpoint(path: Path) -> Path:
     return verified(checkpoints[-1])
 
 
+def run_of(checkpoint: Path) -> Path:
+    """The run's directory that a checkpoint lies in; its own folder, if it was taken out of one."""
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint
+
+
 def verified(checkpoint: Path) -> Path:
     """Compare every file with the manifest.
 
@@ -41,15 +46,22 @@ def verified(checkpoint: Path) -> Path:
     """
     try:
         manifest = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{checkpoint}/manifest.json: cannot be read: {error}") from error
-    for name, entry in manifest["files"].items():
+        files = {
+            name: (int(entry["bytes"]), str(entry["sha256"]))
+            for name, entry in manifest["files"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{checkpoint}/manifest.json: expected sizes and hashes of files, found something else "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    for name, (num_bytes, sha256) in files.items():
         file = checkpoint / name
         size = file.stat().st_size if file.is_file() else None
-        if size != entry["bytes"]:
+        if size != num_bytes:
             found = "no file" if size is None else f"{size:,} bytes"
-            raise CheckpointError(f"{file}: found {found}; expected {entry['bytes']:,} bytes")
-        if file_sha256(file) != entry["sha256"]:
+            raise CheckpointError(f"{file}: found {found}; expected {num_bytes:,} bytes")
+        if file_sha256(file) != sha256:
             raise CheckpointError(f"{file}: its SHA-256 differs from the manifest: damaged")
     return checkpoint
 

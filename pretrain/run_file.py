@@ -39,7 +39,7 @@ def _expand_preset(table: dict[str, Any], path: Path) -> None:
     if not isinstance(model, dict) or "preset" not in model:
         return
     name = model.pop("preset")
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise RunError(f"{path}: model.preset is {name!r}; expected one of {', '.join(PRESETS)}")
     table["model"] = PRESETS[name].model.model_dump() | model
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from data_pipeline.loader import Batch
+from data_pipeline.order import hash_integers
 from pretrain.distributed import Ranks, gathered
 from pretrain.engine import gradient_norm
 from pretrain.heartbeat import Heartbeat
@@ -39,6 +40,7 @@ def compute_gradient(
     ranks: Ranks,
     heartbeat: Heartbeat,
     data_s: float,
+    noise: int,
 ) -> Gradient:
     """Forward and backward passes, without the optimizer; a collective.
 
@@ -52,6 +54,8 @@ def compute_gradient(
         ranks: This process among the others.
         heartbeat: Beats with every pass.
         data_s: Seconds that this rank waited for the batches.
+        noise: Seed of this step's random numbers (dropout, Gumbel noise). Each micro-batch gets its
+            own from it, by its place in the whole step: nothing of it needs to be saved.
     """
     # DeepSpeed divides by accumulation steps and ranks; this undoes it
     divisor = max(num_labels, 1.0)
@@ -62,6 +66,7 @@ def compute_gradient(
     for number, batch in enumerate(batches, start=1):
         heartbeat.beat(f"forward pass {number}")
         begin = time.perf_counter()
+        torch.manual_seed(hash_integers(noise, ranks.rank * len(batches) + number))
         labels = count_labels(batch)
         loss = batch_loss(engine, batch.to(ranks.device))
         losses.append(loss.nll.detach().double())

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from data_pipeline.loader import Batch, build_train_loader, iterate_valid
+from data_pipeline.order import hash_integers
 from launch.torchrun import REQUEUE_STATUS
 from pretrain.checkpoint import load_engine, save_checkpoint
 from pretrain.commands import PretrainCommand
@@ -160,7 +161,13 @@ class Trainer:
         )
         learning_rate = self.engine.get_lr()[0]
         gradient = compute_gradient(
-            self.engine, batches, num_labels, self.ranks, self.heartbeat, self.poll.waited_s
+            self.engine,
+            batches,
+            num_labels,
+            self.ranks,
+            self.heartbeat,
+            self.poll.waited_s,
+            noise=hash_integers(self.run.train.seed, self.step),
         )
         verdict = self.guard.judge(self.step + 1, gradient.loss, gradient.norm)
         if verdict.reason:

@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from spectral.gate_parts import GATE_PARTS
+
 Positive = Annotated[int, Field(ge=1)]
 
 
@@ -14,7 +16,9 @@ class ModelConfig(BaseModel):
         ValueError: An unknown key, a value out of range or sizes that do not fit together.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+    )
 
     vocab_size: Positive = Field(4096, description="Rows of the embedding.")
     dim: Positive = Field(256, description="Channels of the residual stream.")
@@ -90,6 +94,15 @@ class ModelConfig(BaseModel):
             raise ValueError(
                 "recall heads rotate pairs of channels: dim / num_heads must be even, "
                 f"got {head_dim}"
+            )
+        if max(self.conv_heads) == 0 and any(getattr(self, name) for name in GATE_PARTS):
+            raise ValueError(
+                "gates act on convolution heads: expected some in conv_heads, got "
+                f"{self.conv_heads} and {[n for n in GATE_PARTS if getattr(self, n)]}"
+            )
+        if self.bin_selection and self.num_modes < 3:
+            raise ValueError(
+                f"num_modes must be at least 3 to select 12% to 45% of them, got {self.num_modes}"
             )
         if self.band_gates and self.num_modes < 4:
             raise ValueError(

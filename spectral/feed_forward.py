@@ -39,7 +39,8 @@ class FrequencyFeedForward(nn.Module):
         self.gated = GatedFeedForward(dim, hidden)
         # (Re, Im) of two filters
         self.filters_2F2 = nn.Parameter(torch.empty(2, dim // 2 + 1, 2))
-        self.blend = nn.Parameter(torch.empty(()))
+        # of one element, not none: DeepSpeed cannot broadcast 0-dimensional parameters
+        self.blend = nn.Parameter(torch.empty(1))
         self.reset_parameters(dim**-0.5, hidden**-0.5)
 
     def reset_parameters(self, std: float, out_std: float) -> None:

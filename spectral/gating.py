@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spectral.config import ModelConfig
+from spectral.gate_parts import GATE_PARTS
 from spectral.selection import BinSelector
 
 NUM_BANDS = 4
@@ -48,14 +49,11 @@ class SpectralGate(nn.Module):
     heads, mixing of magnitudes, a residual, frequency dropout, and the selection of a few bins.
     """
 
-    band_M: Tensor
-
     def __init__(self, config: ModelConfig, num_heads: int, num_bins: int):
         super().__init__()
         H, M = num_heads, num_bins
         self.config_names = [name for name in GATE_PARTS if getattr(config, name)]
         self.frequency_dropout = config.frequency_dropout
-        self.register_buffer("band_M", band_of_bin(M), persistent=False)
         if config.band_gates:
             self.band_magnitude = nn.Linear(H * NUM_BANDS, H * NUM_BANDS)
             self.band_phase = nn.Linear(H * NUM_BANDS, H * NUM_BANDS)
@@ -125,7 +123,7 @@ class SpectralGate(nn.Module):
         gain_RHM = torch.ones_like(feature_RHM)
         if "band_gates" in self.config_names:
             logits_RHK = self._bands(self.band_magnitude, feature_RHM)
-            gain_RHM = gain_RHM * (2.0 * logits_RHK.sigmoid())[..., self.band_M]
+            gain_RHM = gain_RHM * (2.0 * logits_RHK.sigmoid())[..., self._band(feature_RHM)]
         if "cross_head" in self.config_names:
             head_RH = magnitude_RHM.log().mean(-1)
             hidden = F.gelu(self.cross_head_in(F.layer_norm(head_RH, head_RH.shape[-1:])))
@@ -145,7 +143,7 @@ class SpectralGate(nn.Module):
         phase_RHM = torch.zeros_like(feature_RHM)
         if "band_gates" in self.config_names:
             logits_RHK = self._bands(self.band_phase, feature_RHM)
-            phase_RHM = phase_RHM + (math.pi * logits_RHK.tanh())[..., self.band_M]
+            phase_RHM = phase_RHM + (math.pi * logits_RHK.tanh())[..., self._band(feature_RHM)]
         if "phase_functions" in self.config_names:
             M = feature_RHM.shape[-1]
             place_M = torch.arange(M, dtype=feature_RHM.dtype, device=feature_RHM.device) / M
@@ -154,25 +152,16 @@ class SpectralGate(nn.Module):
             phase_RHM = phase_RHM + function_HM
         return phase_RHM
 
+    def _band(self, feature_RHM: Tensor) -> Tensor:
+        # not a buffer: transformers builds models without data and fills in what was saved only
+        return band_of_bin(feature_RHM.shape[-1]).to(feature_RHM.device)
+
     def _bands(self, linear: nn.Linear, feature_RHM: Tensor) -> Tensor:
+        band_M = self._band(feature_RHM)
         band_RHK = torch.stack(
-            [feature_RHM[..., self.band_M == band].mean(-1) for band in range(NUM_BANDS)], dim=-1
+            [feature_RHM[..., band_M == band].mean(-1) for band in range(NUM_BANDS)], dim=-1
         )
         return linear(band_RHK.flatten(-2)).view(band_RHK.shape)
-
-
-GATE_PARTS = (
-    "band_gates",
-    "soft_threshold",
-    "phase_functions",
-    "cross_head",
-    "magnitude_mixing",
-    "gate_residual",
-    "bin_selection",
-    "frequency_dropout",
-    "entropy_weight",
-    "consistency_weight",
-)
 
 
 def uses_gates(config: ModelConfig) -> bool:
@@ -186,7 +175,10 @@ def gate_losses(energy_RHM: Tensor, gate_RHM: Tensor) -> GateLosses:
     carried_RHM = (energy_RHM + EPSILON) / (energy_RHM + EPSILON).sum(-1, keepdim=True)
     read_RHM = energy_RHM * gate_RHM.abs().square() + EPSILON
     read_RHM = read_RHM / read_RHM.sum(-1, keepdim=True)
-    usage_HM = read_RHM.mean(0)
+    # rows that carry nothing, such as first chunks, say nothing about usage
+    carries_RH1 = (energy_RHM.sum(-1, keepdim=True) > 0).to(read_RHM.dtype)
+    usage_HM = (carries_RH1 * read_RHM).sum(0) + EPSILON / M
+    usage_HM = usage_HM / usage_HM.sum(-1, keepdim=True)
     entropy = -(usage_HM * usage_HM.log()).sum(-1).mean() / math.log(max(M, 2))
     consistency = (carried_RHM * (carried_RHM.log() - read_RHM.log())).sum(-1).mean()
     return GateLosses(1.0 - entropy, consistency)

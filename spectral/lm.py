@@ -120,7 +120,7 @@ class SpectralLM(nn.Module):
             logits_BTV or, given labels, the losses.
 
         Raises:
-            ValueError: An empty sequence, token ids out of range or segment ids that go back.
+            ValueError: An empty sequence, segment ids that go back, or half-precision parameters.
         """
         if labels_BT is None:
             return self.prefill(tokens_BT, segment_ids_BT)[0]
@@ -133,17 +133,25 @@ class SpectralLM(nn.Module):
         tokens_BT: Tensor,
         segment_ids_BT: Tensor | None = None,
         state: LMState | None = None,
+        num_logits: int = 0,
     ) -> tuple[Tensor, LMState]:
         """`forward` that goes on from a state and returns the one after the last token.
 
         The first token continues the document in which the state ended.
+
+        Args:
+            tokens_BT: Token ids.
+            segment_ids_BT: As in `forward`.
+            state: What the model remembers of the tokens before; None for none.
+            num_logits: Only the last so many positions' logits; 0 for all. A long prompt's logits
+                fill the memory, and generation needs the last ones only.
 
         Cost: O(T (D^2 + D log C)) time per layer, for chunks of C tokens.
         """
         first = self._tokens_to_chunk_end(state, tokens_BT.shape[1])
         if state is None or first == 0:
             x_BTD, state, _ = self._hidden(tokens_BT, segment_ids_BT, state)
-            return F.linear(x_BTD, self.embedding.table()), state
+            return F.linear(x_BTD[:, -num_logits:], self.embedding.table()), state
         if segment_ids_BT is not None and segment_ids_BT[:, 0].ne(segment_ids_BT[:, -1]).any():
             raise ValueError(
                 "segment_ids: a gated model goes on inside a chunk with one document only, got "
@@ -153,11 +161,11 @@ class SpectralLM(nn.Module):
         for t in range(first):
             logits_BV, state = self.step(tokens_BT[:, t], state)
             logits.append(logits_BV)
-        head_BTV = torch.stack(logits, dim=1)
-        if first == tokens_BT.shape[1]:
-            return head_BTV, state
-        tail_BTV, state = self.prefill(tokens_BT[:, first:], None, state)
-        return torch.cat([head_BTV, tail_BTV], dim=1), state
+        logits_BTV = torch.stack(logits, dim=1)
+        if first < tokens_BT.shape[1]:
+            tail_BTV, state = self.prefill(tokens_BT[:, first:], None, state, num_logits)
+            logits_BTV = torch.cat([logits_BTV, tail_BTV], dim=1)
+        return logits_BTV[:, -num_logits:], state
 
     def _tokens_to_chunk_end(self, state: LMState | None, num_tokens: int) -> int:
         """How many tokens come before gates can look at a chunk's beginning again."""
@@ -173,6 +181,11 @@ class SpectralLM(nn.Module):
         position = 0 if state is None else state.position
         T = tokens_BT.shape[1]
         x_BTD = self.embedding(tokens_BT)
+        if x_BTD.dtype in (torch.bfloat16, torch.float16):
+            raise ValueError(
+                f"parameters: expected float32, got {x_BTD.dtype}: modes need its precision. Load "
+                "the model in float32, and use torch.autocast for matrix products in bfloat16"
+            )
         context = self._context(x_BTD, position, segment_ids_BT)
         states = []
         auxiliary = x_BTD.new_zeros(())

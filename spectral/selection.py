@@ -41,7 +41,8 @@ class BinSelector(nn.Module):
         self.key = nn.Linear(H, QUERY_DIM, bias=False)
         self.head_importance_H = nn.Parameter(torch.empty(H))
         self.share_H = nn.Parameter(torch.empty(H))
-        self.log_temperature = nn.Parameter(torch.empty(()))
+        # of one element, not none: DeepSpeed cannot broadcast 0-dimensional parameters
+        self.log_temperature = nn.Parameter(torch.empty(1))
         self.range_center_H = nn.Parameter(torch.empty(H))
         self.reset_parameters()
 
@@ -95,9 +96,10 @@ class BinSelector(nn.Module):
         return MIN_SHARE + (MAX_SHARE - MIN_SHARE) * self.share_H.sigmoid()
 
     def counts(self) -> Tensor:
-        """Bins that each head keeps: its share of M, at least one, never more than 45%."""
-        most = max(1, math.floor(MAX_SHARE * self.num_bins))
-        return (self.shares() * self.num_bins).round().long().clamp(1, most)
+        """Bins that each head keeps: 12% to 45% of M, which is at least 3."""
+        M = self.num_bins
+        least, most = math.ceil(MIN_SHARE * M), math.floor(MAX_SHARE * M)
+        return (self.shares() * M).round().long().clamp(least, most)
 
     def scores(self, feature_RHM: Tensor) -> Tensor:
         """Importance of each bin before noise and choice: [R, H, M]."""

@@ -34,8 +34,14 @@ class SmallCorpus:
         )
         self.train, self.valid = data / "train", data / "valid"
 
-    def run_file(self, path: Path, **train: object) -> Path:
-        """Write a run of a tiny model on this corpus, with output beside the file."""
+    def run_file(self, path: Path, *, model: str = "", **train: object) -> Path:
+        """Write a run of a tiny model on this corpus, with output beside the file.
+
+        Args:
+            path: The file.
+            model: Further lines of its [model] table.
+            train: Keys of its [train] table.
+        """
         values = {
             "output": str(path.parent / "run"),
             "steps": 6,
@@ -57,6 +63,7 @@ num_modes = 4
 conv_chunk = 32
 recall_chunk = 16
 ffn_dim = 48
+{model}
 
 [data]
 datasets = [{{ path = {json.dumps(str(self.train))} }}]

@@ -39,7 +39,8 @@ def linear_cross_entropy(
     for begin in range(0, x_ND.shape[0], BLOCK):
         x_nD, labels_n = x_ND[begin : begin + BLOCK], labels_N[begin : begin + BLOCK]
         valid_n = labels_n != IGNORE
-        target_n1 = labels_n.clamp(min=0)[:, None]
+        # labels out of range are not hidden: gather refuses them
+        target_n1 = torch.where(valid_n, labels_n, 0)[:, None]
         p_nV = (x_nD @ weight_VD.t()).to(dtype)
         top_n1 = p_nV.amax(-1, keepdim=True)
         picked_n = p_nV.gather(1, target_n1)[:, 0]

@@ -1,14 +1,15 @@
 """The source files that travel with an exported model: copied, with only their imports changed."""
 
 import functools
+import hashlib
 import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 ENTRY = "pretrain.huggingface.modeling_resonance"
 OWN = ("kernels", "spectral", "pretrain")
-# our torch operators, under a name of their own: two versions of Resonance may share a process
-OPERATORS = ("resonance::", "resonance_export::")
+# our torch operators; exported ones are named by their sources: several may share a process
+OPERATORS = "resonance::"
 # the exported configuration has the same attributes, and needs no pydantic
 RENAMED = {
     "spectral.config": "pretrain.huggingface.configuration_resonance",
@@ -33,9 +34,13 @@ def bundled_sources() -> dict[str, str]:
         text = (ROOT / module.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8")
         needed: list[str] = []
         text = _IMPORT.sub(functools.partial(_rewrite, needed), text)
-        sources[f"{name}.py"] = text.replace(*OPERATORS)
+        sources[f"{name}.py"] = text
         pending += needed
-    return sources
+    digest = hashlib.sha256("".join(sources[name] for name in sorted(sources)).encode()).hexdigest()
+    return {
+        name: text.replace(OPERATORS, f"resonance_{digest[:12]}::")
+        for name, text in sources.items()
+    }
 
 
 def _rewrite(needed: list[str], match: re.Match[str]) -> str:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data_pipeline.tokenizer import Tokenizer, load_tokenizer
@@ -24,7 +25,7 @@ from spectral.lm import SpectralLM
 # float32 sums in another order: logits are of the order of 10
 MAX_LOGIT_ERROR = 1e-4
 PROBE_TOKENS = 64
-PROBE_TEXT = 'def main(argv):\n    """Return 0.  Naïve π ≈ 3.14."""\n\treturn 0\n'
+PROBE_TEXT = 'def main(argv):\n    """Return 0.  Naïve π ≈ 3.14. </s>"""\n\treturn 0\n'
 
 
 class Proof(NamedTuple):
@@ -71,6 +72,10 @@ def export(command: ExportCommand) -> ExportReport:
         proof = prove(model, tokenizer, partial)
         (partial / "README.md").write_text(_card(model, checkpoint, proof), encoding="utf-8")
         partial.rename(output)
+    except SafetensorError as error:
+        raise RunError(
+            f"{partial}: cannot be written: {error}; expected room on the disk"
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return ExportReport(output, sum(p.numel() for p in model.parameters()), proof)

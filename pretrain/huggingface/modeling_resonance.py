@@ -75,16 +75,18 @@ class ResonanceForCausalLM(PreTrainedModel, GenerationMixin):
         past_key_values: RecurrentCache | None = None,
         attention_mask: Tensor | None = None,
         use_cache: bool = True,
+        logits_to_keep: int = 1,
         **_: Any,
     ) -> dict[str, Any]:
-        """The tokens that the cache has not seen; the mask matters for the prompt only."""
-        if past_key_values is not None:
-            return {
-                "input_ids": input_ids[:, -1:],
-                "past_key_values": past_key_values,
-                "use_cache": use_cache,
-            }
-        return {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": use_cache}
+        """The tokens that the cache has not seen."""
+        seen = 0 if past_key_values is None else past_key_values.get_seq_length()
+        return {
+            "input_ids": input_ids[:, seen:],
+            "attention_mask": attention_mask,
+            "past_key_values": past_key_values,
+            "use_cache": use_cache,
+            "logits_to_keep": logits_to_keep,
+        }
 
     def forward(
         self,
@@ -101,7 +103,9 @@ class ResonanceForCausalLM(PreTrainedModel, GenerationMixin):
 
         Args:
             input_ids: Tokens [B, T].
-            attention_mask: 0 for padding, on either side; padding is a document of its own.
+            attention_mask: 0 for padding, on either side; padding is a document of its own. May be
+                longer than input_ids, by what the cache has seen. A model with spectral gates sees
+                where its chunks begin, so padding moves its logits (but tells it nothing).
             past_key_values: What came before; then input_ids go on from there.
             labels: The tokens again; shifted here. -100 is ignored.
             use_cache: Whether to return what the model remembers.
@@ -113,8 +117,11 @@ class ResonanceForCausalLM(PreTrainedModel, GenerationMixin):
             logits_BV, state = self.model.step(input_ids[:, 0], state)
             logits = logits_BV[:, None]
         else:
-            logits, state = self.model.prefill(input_ids, _segments(attention_mask), state)
-        logits = logits[:, -logits_to_keep:].float()
+            if attention_mask is not None:
+                attention_mask = attention_mask[:, -input_ids.shape[1] :]
+            keep = logits_to_keep if labels is None else 0
+            logits, state = self.model.prefill(input_ids, _segments(attention_mask), state, keep)
+        logits = logits.float()
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size)

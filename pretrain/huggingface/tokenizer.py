@@ -105,5 +105,7 @@ def _wrap(
         pad_token=pad,
         unk_token=unk,
         clean_up_tokenization_spaces=False,
+        # "</s>" in a text is text, as in training
+        split_special_tokens=True,
         padding_side="left",
     )

@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pretrain.config import RunConfig
+from pretrain.distributed import Ranks
 from pretrain.run_file import load_run
 from tests.conftest import SmallCorpus
 from tests.distributed.ranks import run_ranks
@@ -15,8 +17,19 @@ LAYOUTS = {f"zero{stage}": {"zero_stage": stage} for stage in (0, 1, 2, 3)}
 
 def _train(rank: int, runs: dict[str, RunConfig], folder: Path) -> None:
     """Train every run in this process group and write down what rank 0 saw."""
+    import pretrain.engine
     from pretrain.distributed import init_ranks
     from pretrain.trainer import Trainer
+
+    configure = pretrain.engine.deepspeed_config
+
+    def partition_everything(run: RunConfig, ranks: Ranks) -> dict[str, Any]:
+        """By default, ZeRO-3 leaves parameters as small as these whole on every rank."""
+        config = configure(run, ranks)
+        config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        return config
+
+    pretrain.engine.deepspeed_config = partition_everything
 
     for name, run in runs.items():
         trainer = Trainer(run, init_ranks())

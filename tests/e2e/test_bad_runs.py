@@ -1,4 +1,4 @@
-"""Runs that cannot be: one message that says what, where, found and expected; nothing half-written."""
+"""Runs that cannot be: one message (what, where, found, expected) and nothing half-written."""
 
 import json
 import shutil

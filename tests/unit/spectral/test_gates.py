@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from spectral.config import ModelConfig
-from spectral.gating import GATE_PARTS, NUM_BANDS, SpectralGate, band_of_bin, gate_losses
+from spectral.gate_parts import GATE_PARTS
+from spectral.gating import NUM_BANDS, SpectralGate, band_of_bin, gate_losses
 from spectral.lm import SpectralLM
 from spectral.selection import BinSelector
 from tests.unit.spectral.checks import (
