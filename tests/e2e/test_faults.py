@@ -242,6 +242,7 @@ def test_a_rank_that_hangs_is_named_and_the_run_goes_on(
     assert "faulty_rank.py" not in (hang / "rank-00000.txt").read_text().split("most recent")[1]
 
 
+@pytest.mark.slow
 def test_a_rank_that_fails_says_so_once(
     small_corpus: SmallCorpus, tmp_path: Path, undisturbed: list[tuple[Any, ...]]
 ) -> None:
@@ -294,6 +295,7 @@ def test_a_full_disk_does_not_end_the_run(
     assert run.checkpoints()[-1] == f"step-{STEPS:07d}"
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_run_if_it_is_to(
     small_corpus: SmallCorpus, small_disk: Path, undisturbed: list[tuple[Any, ...]]
 ) -> None:
