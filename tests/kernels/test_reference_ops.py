@@ -1,4 +1,4 @@
-"""The reference ops: against their definitions, their gradients, and torch's own operator checks."""
+"""The reference ops: against their definitions, their gradients, and torch's operator checks."""
 
 import pytest
 import torch
