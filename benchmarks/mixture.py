@@ -52,14 +52,12 @@ def main() -> None:
     for name, conv_heads in MIXTURES.items():
         with tempfile.TemporaryDirectory() as folder:
             records = train(conv_heads, Path(folder) / "run")
-        rates = sorted(record["tokens_per_s"] for record in records if "tokens_per_s" in record)
-        rows.append((name, records[-1]["valid_loss"], rates[len(rates) // 2]))
+        rows.append((name, records[-1]["valid_loss"]))
         print(f"{name}: held-out loss {rows[-1][1]:.4f}", flush=True)
     print(f"{STEPS} steps, peak learning rate {peak:g}; held-out loss in nats per token")
-    fastest = max(rate for _, _, rate in rows)
-    print(f"{'mixture':<24}{'loss':>8}{'speed':>8}")
-    for name, loss, rate in rows:
-        print(f"{name:<24}{loss:>8.4f}{rate / fastest:>8.2f}")
+    print(f"{'mixture':<24}{'loss':>8}")
+    for name, loss in rows:
+        print(f"{name:<24}{loss:>8.4f}")
 
 
 if __name__ == "__main__":
