@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result = work(parsed)
     except USER_ERRORS as error:
         print(f"resonance {name}: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(error.status if isinstance(error, RunError) else 1)
     except KeyboardInterrupt:
         print(f"resonance {name}: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -8,9 +8,11 @@ class RunError(ValueError):
 
     Attributes:
         agreed: Whether all ranks raise it together; then rank 0 alone prints it.
+        status: With which the process exits.
     """
 
     agreed = False
+    status = 1
 
 
 class CheckpointError(RunError):

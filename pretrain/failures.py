@@ -8,6 +8,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from data_pipeline.errors import DataError
+from launch.torchrun import GIVE_UP_STATUS
 from pretrain.distributed import Ranks
 from pretrain.errors import RunError
 from pretrain.heartbeat import Heartbeat
@@ -25,9 +26,12 @@ def failure_of_rank(
     that is none of the user's is told in one line, and its traceback goes into a file.
     """
     if isinstance(error, RunError) and error.agreed:
+        if dist.is_torchelastic_launched():
+            # the same again would fail again: neither torchrun nor a cluster is to start it anew
+            error.status = GIVE_UP_STATUS
         if ranks.rank == 0:
             return error
-        sys.exit(1)
+        sys.exit(error.status)
     name = f"rank {ranks.rank} of {ranks.world_size}"
     if isinstance(error, RunError | DataError | OSError) and not isinstance(error, ConnectionError):
         return error if ranks.world_size == 1 else RunError(f"{name}: {error}")
