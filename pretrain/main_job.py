@@ -76,6 +76,8 @@ def main() -> None:
     parser.add_argument("--recipe", default="stdlib", help="a run file, or a name in recipes/")
     name = parser.parse_args().recipe
     recipe = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
+    if recipe.is_relative_to(Path.cwd()):
+        recipe = recipe.relative_to(Path.cwd())
     try:
         run = load_run(recipe)
         plan = stages(recipe)
