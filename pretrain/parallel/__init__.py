@@ -1,0 +1,1 @@
+"""Layouts: a model over tensor, pipeline, sequence and data ranks."""
