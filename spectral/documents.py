@@ -7,7 +7,6 @@ lie strictly inside a chunk.
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -58,15 +57,18 @@ def check_segment_ids(segment_ids_BT: Tensor, batch: int, length: int) -> None:
         )
 
 
-def chunk_documents(segment_ids_BT: Tensor, chunk: int) -> ChunkDocuments:
+def chunk_documents(
+    segment_ids_BT: Tensor, chunk: int, before_BW: Tensor | None = None
+) -> ChunkDocuments:
     """Find the document borders of every chunk.
 
-    The first token of a sequence counts as the continuation of whatever state comes in. Time past
-    the end of the sequence, in the last chunk, continues the last document.
+    Time past the end of the sequence, in the last chunk, continues the last document.
 
     Args:
         segment_ids_BT: Document number of each token, integers that never fall along a row.
         chunk: Chunk length C in tokens.
+        before_BW: Document numbers of the tokens before; if None, the first token counts as the
+            continuation of whatever state comes in.
 
     Cost: O(B T + E C).
     """
@@ -75,7 +77,8 @@ def chunk_documents(segment_ids_BT: Tensor, chunk: int) -> ChunkDocuments:
     # replicate padding exists for floating point only
     last_B1 = segment_ids_BT[:, -1:].expand(B, J * chunk - T)
     padded_BT = torch.cat([segment_ids_BT, last_B1], dim=1)
-    starts_BT = F.pad(padded_BT[:, 1:] != padded_BT[:, :-1], (1, 0))
+    before_B1 = padded_BT[:, :1] if before_BW is None else before_BW[:, -1:]
+    starts_BT = torch.diff(padded_BT, prepend=before_B1) != 0
     starts_BJC = starts_BT.view(B, J, chunk)
     count_BJC = starts_BJC.cumsum(dim=-1)
     total_BJ1 = count_BJC[..., -1:]

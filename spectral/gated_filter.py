@@ -13,12 +13,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kernels.state_scan.op import state_scan
 from spectral.config import ModelConfig
 from spectral.documents import ChunkDocuments
 from spectral.gating import GateLosses, SpectralGate
-from spectral.modes import Carry, FilterEnd, ModalFilter
+from spectral.modes import FilterEnd, ModalFilter
 from spectral.selection import MAX_SHARE
+from spectral.span import WHOLE, Span
 
 
 class GatedState(NamedTuple):
@@ -60,18 +60,18 @@ class GatedFilter(nn.Module):
         u_BDT: Tensor,
         documents: ChunkDocuments | None = None,
         state: GatedState | None = None,
-        carry: Carry = state_scan,
+        span: Span = WHOLE,
     ) -> tuple[Tensor, GatedState, GateLosses]:
         """Chunked form; see `ModalFilter.forward`. A state must be one at a chunk's beginning."""
         losses = []
 
         def read(carried_NDM: Tensor) -> Tensor:
-            gated_NDM, found = self._read(carried_NDM)
+            gated_NDM, found = self._read(carried_NDM, u_BDT.shape[0], span)
             losses.append(found)
             return gated_NDM
 
         total_BDM = None if state is None else self._total(state)
-        y_BDT, end = self.filter(u_BDT, documents, total_BDM, carry, read)
+        y_BDT, end = self.filter(u_BDT, documents, total_BDM, span, read)
         return y_BDT, self._state(end), losses[0]
 
     def step(self, u_BD: Tensor, state: GatedState, position: int) -> tuple[Tensor, GatedState]:
@@ -94,16 +94,18 @@ class GatedFilter(nn.Module):
         state = GatedState(local_BDM, state.carried_BDM, read_BDK, state.modes_BHK)
         return y_BD + self.filter.skip * u_BD, state
 
-    def _read(self, carried_NDM: Tensor) -> tuple[Tensor, GateLosses]:
+    def _read(
+        self, carried_NDM: Tensor, batch: int, span: Span | None
+    ) -> tuple[Tensor, GateLosses]:
         by_head_NHCM = carried_NDM.unflatten(1, (self.num_heads, -1))
-        gate_NHM, losses = self.gate(by_head_NHCM)
+        gate_NHM, losses = self.gate(by_head_NHCM, batch, span)
         return (by_head_NHCM * gate_NHM[:, :, None]).flatten(1, 2), losses
 
     def _total(self, state: GatedState) -> Tensor:
         return state.local_BDM + self.filter.powers(self.chunk, 1)[..., 0] * state.carried_BDM
 
     def _state(self, end: FilterEnd) -> GatedState:
-        read_BDM, _ = self._read(end.carried_BDM)
+        read_BDM, _ = self._read(end.carried_BDM, end.carried_BDM.shape[0], None)
         read_BDM = read_BDM * end.decay_DM
         M = read_BDM.shape[-1]
         # modes that the gate drops are zero in all channels of a head

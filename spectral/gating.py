@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from spectral.config import ModelConfig
 from spectral.gate_parts import GATE_PARTS
 from spectral.selection import BinSelector
+from spectral.span import WHOLE, Span
 
 NUM_BANDS = 4
 NUM_SINUSOIDS = 4
 EPSILON = 1e-6
+CROSS_HEAD_DROPOUT = 0.1
 
 
 class GateLosses(NamedTuple):
@@ -88,11 +90,16 @@ class SpectralGate(nn.Module):
         if self.selector is not None:
             self.selector.reset_parameters()
 
-    def forward(self, spectrum_RHNM: Tensor) -> tuple[Tensor, GateLosses]:
+    def forward(
+        self, spectrum_RHNM: Tensor, batch: int = 1, span: Span | None = WHOLE
+    ) -> tuple[Tensor, GateLosses]:
         """The gate of a spectrum, and what it costs.
 
         Args:
             spectrum_RHNM: Complex.
+            batch: How many sequences the rows are of.
+            span: Where random numbers come from and losses are summed; without one there is no
+                noise.
 
         Returns:
             (gate_RHM, complex; auxiliary losses).
@@ -103,7 +110,8 @@ class SpectralGate(nn.Module):
         magnitude_RHM = (energy_RHM + EPSILON).sqrt()
         # scale-free features: slow modes gather far more energy than fast ones
         feature_RHM = F.layer_norm(magnitude_RHM.log(), magnitude_RHM.shape[-1:])
-        gain_RHM = self._gain(magnitude_RHM, feature_RHM)
+        noise = span if self.training else None
+        gain_RHM = self._gain(magnitude_RHM, feature_RHM, batch, noise)
         phase_RHM = self._phase(feature_RHM)
         if "gate_residual" in self.config_names:
             # 0.5 at first: half of the spectrum passes whatever the gate says
@@ -112,14 +120,16 @@ class SpectralGate(nn.Module):
         else:
             gate_RHM = torch.polar(gain_RHM, phase_RHM)
         if self.selector is not None:
-            gate_RHM = gate_RHM * self.selector(feature_RHM)
-        if self.frequency_dropout > 0.0 and self.training:
+            gate_RHM = gate_RHM * self.selector(feature_RHM, batch, noise)
+        if self.frequency_dropout > 0.0 and noise is not None:
             # whole bins, real and imaginary part together
-            kept_RHM = torch.rand_like(gain_RHM) >= self.frequency_dropout
+            kept_RHM = noise.uniform(gain_RHM, batch) >= self.frequency_dropout
             gate_RHM = gate_RHM * kept_RHM / (1.0 - self.frequency_dropout)
-        return gate_RHM, gate_losses(energy_RHM, gate_RHM)
+        return gate_RHM, gate_losses(energy_RHM, gate_RHM, span or WHOLE)
 
-    def _gain(self, magnitude_RHM: Tensor, feature_RHM: Tensor) -> Tensor:
+    def _gain(
+        self, magnitude_RHM: Tensor, feature_RHM: Tensor, batch: int, noise: Span | None
+    ) -> Tensor:
         gain_RHM = torch.ones_like(feature_RHM)
         if "band_gates" in self.config_names:
             logits_RHK = self._bands(self.band_magnitude, feature_RHM)
@@ -127,7 +137,9 @@ class SpectralGate(nn.Module):
         if "cross_head" in self.config_names:
             head_RH = magnitude_RHM.log().mean(-1)
             hidden = F.gelu(self.cross_head_in(F.layer_norm(head_RH, head_RH.shape[-1:])))
-            hidden = F.dropout(hidden, 0.1, self.training)
+            if noise is not None:
+                kept = noise.uniform(hidden, batch) >= CROSS_HEAD_DROPOUT
+                hidden = hidden * kept / (1.0 - CROSS_HEAD_DROPOUT)
             gain_RHM = gain_RHM * (1.0 + self.cross_head_out(hidden).tanh())[..., None]
         if "soft_threshold" in self.config_names:
             limit_RH1 = F.softplus(self.threshold_H)[:, None] * magnitude_RHM.mean(-1, keepdim=True)
@@ -169,16 +181,24 @@ def uses_gates(config: ModelConfig) -> bool:
     return any(getattr(config, name) for name in GATE_PARTS)
 
 
-def gate_losses(energy_RHM: Tensor, gate_RHM: Tensor) -> GateLosses:
+def gate_losses(energy_RHM: Tensor, gate_RHM: Tensor, span: Span = WHOLE) -> GateLosses:
     """Auxiliary losses from the energy that is carried and the gate with which it is read."""
-    M = energy_RHM.shape[-1]
+    R, H, M = energy_RHM.shape
     carried_RHM = (energy_RHM + EPSILON) / (energy_RHM + EPSILON).sum(-1, keepdim=True)
     read_RHM = energy_RHM * gate_RHM.abs().square() + EPSILON
     read_RHM = read_RHM / read_RHM.sum(-1, keepdim=True)
     # rows that carry nothing, such as first chunks, say nothing about usage
     carries_RH1 = (energy_RHM.sum(-1, keepdim=True) > 0).to(read_RHM.dtype)
-    usage_HM = (carries_RH1 * read_RHM).sum(0) + EPSILON / M
+    divergence_RH = (carried_RHM * (carried_RHM.log() - read_RHM.log())).sum(-1)
+    sums = torch.cat(
+        [
+            (carries_RH1 * read_RHM).sum(0).flatten(),
+            divergence_RH.mean()[None] * R,
+            carries_RH1.new_full((1,), R),
+        ]
+    )
+    usage, divergence, rows = span.total(sums).split([H * M, 1, 1])
+    usage_HM = usage.view(H, M) + EPSILON / M
     usage_HM = usage_HM / usage_HM.sum(-1, keepdim=True)
     entropy = -(usage_HM * usage_HM.log()).sum(-1).mean() / math.log(max(M, 2))
-    consistency = (carried_RHM * (carried_RHM.log() - read_RHM.log())).sum(-1).mean()
-    return GateLosses(1.0 - entropy, consistency)
+    return GateLosses(1.0 - entropy, (divergence / rows)[0])

@@ -18,6 +18,7 @@ from spectral.feed_forward import FrequencyFeedForward, GatedFeedForward
 from spectral.gating import GateLosses, uses_gates
 from spectral.mixer import MixerState, SequenceContext, SpectralMixer
 from spectral.rotary import rotary_phases
+from spectral.span import WHOLE, Span
 
 
 class LMState(NamedTuple):
@@ -84,6 +85,7 @@ class SpectralLM(nn.Module):
         self.config = config
         # recompute each block in the backward pass instead of keeping its activations
         self.activation_checkpointing = False
+        self.span: Span = WHOLE
         kind = HarmonicEmbedding if config.embedding == "harmonic" else TableEmbedding
         self.embedding = kind(config.vocab_size, config.dim)
         blocks = [Block(config, layer) for layer in range(config.num_layers)]
@@ -178,8 +180,8 @@ class SpectralLM(nn.Module):
     ) -> tuple[Tensor, LMState, Tensor]:
         if tokens_BT.ndim != 2 or tokens_BT.shape[1] == 0:
             raise ValueError(f"tokens: expected [B, T] with T >= 1, got {tuple(tokens_BT.shape)}")
-        position = 0 if state is None else state.position
         T = tokens_BT.shape[1]
+        position = self.span.position(T) if state is None else state.position
         x_BTD = self.embedding(tokens_BT)
         if x_BTD.dtype in (torch.bfloat16, torch.float16):
             raise ValueError(
@@ -227,9 +229,10 @@ class SpectralLM(nn.Module):
         phases = rotary_phases(
             position, T, config.dim // config.num_heads, config.rotary_base, like=x_BTD
         )
-        documents = {}
+        documents, before_BW = {}, None
         if segment_ids_BT is not None:
             check_segment_ids(segment_ids_BT, B, T)
+            before_BW = self.span.before(segment_ids_BT, max(config.short_conv - 1, 1))
             chunks = {min(config.conv_chunk, T), min(config.recall_chunk, T)}
-            documents = {chunk: chunk_documents(segment_ids_BT, chunk) for chunk in chunks}
-        return SequenceContext(position, *phases, segment_ids_BT, documents)
+            documents = {c: chunk_documents(segment_ids_BT, c, before_BW) for c in chunks}
+        return SequenceContext(position, *phases, segment_ids_BT, documents, before_BW)

@@ -11,15 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kernels.state_scan.op import state_scan
 from spectral.config import ModelConfig
 from spectral.documents import ChunkDocuments
 from spectral.gated_filter import GatedFilter, GatedState
 from spectral.gating import GateLosses, uses_gates
-from spectral.modes import Carry, ModalFilter
+from spectral.modes import ModalFilter
 from spectral.recall_heads import recall, recall_step
 from spectral.rotary import rotate
 from spectral.short_conv import ShortConv
+from spectral.span import WHOLE, Span
 
 
 class MixerState(NamedTuple):
@@ -44,6 +44,7 @@ class SequenceContext(NamedTuple):
         cos_TF, sin_TF: Rotary phases of the tokens' positions.
         segment_ids_BT: Document numbers, or None for one document per row.
         documents: Borders by chunk length; empty if segment_ids_BT is None.
+        before_BW: Document numbers of the tokens before; None if they are of the first one.
     """
 
     position: int
@@ -51,6 +52,7 @@ class SequenceContext(NamedTuple):
     sin_TF: Tensor
     segment_ids_BT: Tensor | None
     documents: dict[int, ChunkDocuments]
+    before_BW: Tensor | None = None
 
 
 class SpectralMixer(nn.Module):
@@ -82,7 +84,7 @@ class SpectralMixer(nn.Module):
         self.decay_proj = nn.Linear(D, self.num_recall) if self.num_recall else None
         self.head_norm = nn.Parameter(torch.ones(D))
         self.out_proj = nn.Linear(D, D, bias=False)
-        self.carry: Carry = state_scan
+        self.span: Span = WHOLE
 
     def reset_parameters(self, std: float, out_std: float) -> None:
         """Initialise; recall decays begin at time constants log-spaced from 8 tokens up."""
@@ -113,8 +115,7 @@ class SpectralMixer(nn.Module):
         Returns:
             (y_BTD, memory after the last token, auxiliary losses if there are gates).
         """
-        D = x_BTD.shape[2]
-        z_BTZ, gate_BTD = self.in_proj(x_BTD).split([3 * D, D], dim=-1)
+        z_BTZ, gate_BTD = self._project(x_BTD)
         with torch.autocast(x_BTD.device.type, enabled=False):
             if z_BTZ.dtype in (torch.bfloat16, torch.float16):
                 # states and phases need float32
@@ -144,8 +145,11 @@ class SpectralMixer(nn.Module):
         Cost: O(T D (log C + M)) for convolution heads, O(T D (C + K)) for recall heads.
         """
         T = z_BTZ.shape[1]
-        past = None if state is None else state.short_BWD
-        z_BTZ, short = self.short_conv(z_BTZ, context.segment_ids_BT, past)
+        if state is None:
+            past = self.span.before(z_BTZ, self.short_conv.width - 1)
+        else:
+            past = state.short_BWD
+        z_BTZ, short = self.short_conv(z_BTZ, context.segment_ids_BT, past, context.before_BW)
         q, k, v = z_BTZ.chunk(3, dim=-1)
         outputs = []
         modes: Tensor | GatedState
@@ -157,9 +161,9 @@ class SpectralMixer(nn.Module):
             past_modes = None if state is None else state.modes
             u_BIT = (k_BTI * v_BTI).transpose(1, 2)
             if isinstance(self.filter, GatedFilter):
-                y_BIT, modes, losses = self.filter(u_BIT, documents, past_modes, self.carry)
+                y_BIT, modes, losses = self.filter(u_BIT, documents, past_modes, self.span)
             else:
-                y_BIT, end = self.filter(u_BIT, documents, past_modes, self.carry)
+                y_BIT, end = self.filter(u_BIT, documents, past_modes, self.span)
                 modes = end.total()
             outputs.append(q_BTI * y_BIT.transpose(1, 2))
         if log_decay_BTH is not None:
@@ -168,7 +172,7 @@ class SpectralMixer(nn.Module):
             q, k, v = self._recall_inputs(q, k, v)
             q, k = (rotate(i, context.cos_TF, context.sin_TF) for i in (q, k))
             y, recalled = recall(
-                q, k, v, log_decay_BTH, self.recall_chunk, documents, past, self.carry
+                q, k, v, log_decay_BTH, self.recall_chunk, documents, past, self.span
             )
             outputs.append(y.flatten(-2))
         y_BTD = self._normalise(torch.cat(outputs, dim=-1))
@@ -178,8 +182,7 @@ class SpectralMixer(nn.Module):
         self, x_BD: Tensor, context: SequenceContext, state: MixerState
     ) -> tuple[Tensor, MixerState]:
         """Mix one token in constant time; equal to `forward` on the whole sequence."""
-        D = x_BD.shape[1]
-        z, gate_BD = self.in_proj(x_BD).split([3 * D, D], dim=-1)
+        z, gate_BD = self._project(x_BD)
         z, short = self.short_conv.step(z, state.short_BWD)
         q, k, v = z.chunk(3, dim=-1)
         outputs = []
@@ -201,6 +204,11 @@ class SpectralMixer(nn.Module):
             outputs.append(y.flatten(-2))
         y_BD = self._normalise(torch.cat(outputs, dim=-1))
         return self.out_proj(y_BD * F.silu(gate_BD)), MixerState(short, modes, recalled)
+
+    def _project(self, x_D: Tensor) -> tuple[Tensor, Tensor]:
+        width = self.head_dim * (self.num_conv + self.num_recall)
+        z_Z, gate_D = self.in_proj(x_D).split([3 * width, width], dim=-1)
+        return z_Z, gate_D
 
     def _log_decay(self, x_D: Tensor) -> Tensor | None:
         return None if self.decay_proj is None else F.logsigmoid(self.decay_proj(x_D))

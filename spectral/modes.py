@@ -18,13 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels.fft_conv.op import fft_conv
-from kernels.state_scan.op import state_scan
 from spectral.documents import ChunkDocuments
-
-# (decay_BJN, update_BJNF, initial_BNF) -> (incoming_BJNF, final_BNF): how states reach the chunks
-# that follow. The default stays on this device; sequence parallelism exchanges them.
-Carry = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-
+from spectral.span import WHOLE, Span
 
 # carried states [N, D, M] -> what is read of them, of the same shape
 Gate = Callable[[Tensor], Tensor]
@@ -122,7 +117,7 @@ class ModalFilter(nn.Module):
         u_BDT: Tensor,
         documents: ChunkDocuments | None = None,
         state_BDM: Tensor | None = None,
-        carry: Carry = state_scan,
+        span: Span = WHOLE,
         gate: Gate | None = None,
     ) -> tuple[Tensor, FilterEnd]:
         """Chunked form: every chunk by FFT, everything older through the carried state.
@@ -131,7 +126,7 @@ class ModalFilter(nn.Module):
             u_BDT: Signal.
             documents: Borders in chunks of min(chunk, T) tokens; nothing crosses a border.
             state_BDM: State after the tokens before this sequence (zero if None), complex.
-            carry: How chunk states reach later chunks.
+            span: How states reach later chunks.
             gate: Multiplies the carried states [B * J, D, M] where they are read.
 
         Returns:
@@ -142,28 +137,37 @@ class ModalFilter(nn.Module):
         B, D, T = u_BDT.shape
         C = min(self.chunk, T)
         J = -(-T // C)
+        rest = T - (J - 1) * C
         powers_DMt = self.powers(0, C + 1)
         u_DNC = F.pad(u_BDT, (0, J * C - T)).transpose(0, 1).reshape(D, B * J, C).contiguous()
-        y_DNC = fft_conv(u_DNC, self.taps(powers_DMt[..., :C]))
         after_DNC = u_DNC
         if documents is not None:
-            y_DNC = self._isolate(y_DNC, u_DNC, powers_DMt, documents)
             after_DNC = u_DNC * documents.after_last_BJC.view(B * J, C)
-
         write_DCF = _write_table(powers_DMt[..., :C])
-        update_DNM = _as_complex(after_DNC @ write_DCF)
-        decay_BJDM = powers_DMt[..., C].expand(B, J, -1, -1)
+        update_BJDM = _as_complex(after_DNC @ write_DCF).view(D, B, J, -1).permute(1, 2, 0, 3)
+        decay_JDM = powers_DMt[..., C].expand(J, -1, -1)
+        local_BDM = update_BJDM[:, -1]
+        if rest < C:
+            # the state at the end of the last chunk, which is shorter
+            last_DBr = after_DNC.view(D, B, J, C)[:, :, -1, :rest]
+            local_BDM = _as_complex(last_DBr @ write_DCF[:, C - rest :]).transpose(0, 1)
+            update_BJDM = torch.cat([update_BJDM[:, :-1], local_BDM[:, None]], dim=1)
+            decay_JDM = torch.cat([decay_JDM[:-1], powers_DMt[None, ..., rest]])
+        decay_BJDM = decay_JDM.expand(B, -1, -1, -1)
         if documents is not None:
             decay_BJDM = decay_BJDM * documents.keep_BJ[..., None, None]
         if state_BDM is None:
-            state_BDM = update_DNM.new_zeros(B, D, self.num_modes)
-        update_BJDM = update_DNM.view(D, B, J, -1).permute(1, 2, 0, 3)
-        incoming_BJN1, _ = carry(
+            state_BDM = update_BJDM.new_zeros(B, D, self.num_modes)
+        carried = span.carry(
             decay_BJDM.flatten(2),
             update_BJDM.flatten(2)[..., None],
             state_BDM.flatten(1)[..., None],
         )
 
+        y_DNC = fft_conv(u_DNC, self.taps(powers_DMt[..., :C]))
+        if documents is not None:
+            y_DNC = self._isolate(y_DNC, u_DNC, powers_DMt, documents)
+        incoming_BJN1, _ = carried()
         incoming_NDM = incoming_BJN1.view(B * J, D, -1)
         read_NDM = incoming_NDM if gate is None else gate(incoming_NDM)
         carried_DNC = _as_real(read_NDM.transpose(0, 1)) @ self._read_table(powers_DMt)
@@ -172,9 +176,6 @@ class ModalFilter(nn.Module):
         y_DNC = y_DNC + carried_DNC + self.skip[:, None, None] * u_DNC
         y_BDT = y_DNC.view(D, B, J * C).transpose(0, 1)[..., :T]
 
-        rest = T - (J - 1) * C
-        last_DBr = after_DNC.view(D, B, J, C)[:, :, -1, :rest]
-        local_BDM = _as_complex(last_DBr @ write_DCF[:, C - rest :]).transpose(0, 1)
         last_BDM = incoming_NDM.view(B, J, D, -1)[:, -1]
         if documents is not None:
             last_BDM = last_BDM * documents.keep_BJ[:, -1, None, None]

@@ -16,9 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.state_scan.op import state_scan
 from spectral.documents import ChunkDocuments
-from spectral.modes import Carry
+from spectral.span import WHOLE, Span
 
 
 def recall(
@@ -29,7 +28,7 @@ def recall(
     chunk: int,
     documents: ChunkDocuments | None = None,
     state_BHKV: Tensor | None = None,
-    carry: Carry = state_scan,
+    span: Span = WHOLE,
 ) -> tuple[Tensor, Tensor]:
     """Chunkwise form: matrix products inside a chunk, the carried state for everything older.
 
@@ -41,7 +40,7 @@ def recall(
         chunk: Tokens per chunk; the result does not depend on it.
         documents: Borders in chunks of min(chunk, T) tokens; nothing crosses a border.
         state_BHKV: State after the tokens before this sequence (zero if None).
-        carry: How chunk states reach later chunks.
+        span: How states reach later chunks.
 
     Returns:
         (y_BTHV, the state after the last token [B, H, K, V]).
@@ -56,17 +55,6 @@ def recall(
     q, k, v = (_chunked(x, C, J) for x in (q_BTHK, k_BTHK, v_BTHV))
     total = F.pad(log_decay_BTH, (0, 0, 0, J * C - T)).view(B, J, C, H).transpose(2, 3).cumsum(-1)
 
-    lag_BJHCC = total[..., :, None] - total[..., None, :]
-    seen_CC = torch.ones(C, C, dtype=torch.bool, device=q.device).tril()
-    if documents is None:
-        seen = seen_CC
-    else:
-        segment_BJC = documents.segment_BJC
-        same_BJCC = segment_BJC[..., :, None] == segment_BJC[..., None, :]
-        seen = (same_BJCC & seen_CC)[:, :, None]
-    weight_BJHCC = lag_BJHCC.masked_fill(~seen, float("-inf")).exp()
-    y = ((q @ k.transpose(-1, -2)) * weight_BJHCC) @ v
-
     write_BJHC = (total[..., -1:] - total).exp()
     read_BJHC = total.exp()
     decay_BJH = total[..., -1].exp()
@@ -77,7 +65,19 @@ def recall(
     update = (k * write_BJHC[..., None]).transpose(-1, -2) @ v
     if state_BHKV is None:
         state_BHKV = update.new_zeros(B, H, K, V)
-    incoming, final = carry(decay_BJH, update.flatten(-2), state_BHKV.flatten(-2))
+    carried = span.carry(decay_BJH, update.flatten(-2), state_BHKV.flatten(-2))
+
+    lag_BJHCC = total[..., :, None] - total[..., None, :]
+    seen_CC = torch.ones(C, C, dtype=torch.bool, device=q.device).tril()
+    if documents is None:
+        seen = seen_CC
+    else:
+        segment_BJC = documents.segment_BJC
+        same_BJCC = segment_BJC[..., :, None] == segment_BJC[..., None, :]
+        seen = (same_BJCC & seen_CC)[:, :, None]
+    weight_BJHCC = lag_BJHCC.masked_fill(~seen, float("-inf")).exp()
+    y = ((q @ k.transpose(-1, -2)) * weight_BJHCC) @ v
+    incoming, final = carried()
     y = y + (q * read_BJHC[..., None]) @ incoming.unflatten(-1, (K, V))
     y_BTHV = y.transpose(2, 3).reshape(B, J * C, H, V)[:, :T]
     return y_BTHV, final.unflatten(-1, (K, V))

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spectral.span import Span
+
 MIN_SHARE, MAX_SHARE = 0.12, 0.45
 SCALES = (1, 2, 4, 8)
 NUM_PATTERNS = 16
@@ -65,11 +67,13 @@ class BinSelector(nn.Module):
             self.log_temperature.zero_()
             self.range_center_H.copy_((torch.arange(H) + 0.5) / H)
 
-    def forward(self, feature_RHM: Tensor) -> Tensor:
+    def forward(self, feature_RHM: Tensor, batch: int = 1, noise: Span | None = None) -> Tensor:
         """The mask of each row and head.
 
         Args:
             feature_RHM: Normalised logarithm of the bins' magnitudes.
+            batch: How many sequences the rows are of.
+            noise: Where random numbers come from; none if None.
 
         Returns:
             mask_RHM, real: exactly 0 or 1 in value.
@@ -78,8 +82,8 @@ class BinSelector(nn.Module):
         """
         score_RHM = self.scores(feature_RHM)
         temperature = self.log_temperature.exp()
-        if self.training:
-            uniform = torch.rand_like(score_RHM).clamp_min(1e-9)
+        if noise is not None:
+            uniform = noise.uniform(score_RHM, batch).clamp_min(1e-9)
             score_RHM = score_RHM - temperature * (-uniform.log()).clamp_min(1e-9).log()
         share_H1 = self.shares()[:, None]
         count_H1 = self.counts()[:, None]

@@ -28,15 +28,19 @@ class ShortConv(nn.Module):
             self.taps[0] += 1.0
 
     def forward(
-        self, x_BTD: Tensor, segment_ids_BT: Tensor | None = None, past_BWD: Tensor | None = None
+        self,
+        x_BTD: Tensor,
+        segment_ids_BT: Tensor | None = None,
+        past_BWD: Tensor | None = None,
+        before_BW: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Convolve; taps that reach into another document read zero.
 
         Args:
             x_BTD: Signal.
-            segment_ids_BT: Document number of each token; the past before this sequence belongs
-                to the first document.
+            segment_ids_BT: Document number of each token.
             past_BWD: The W - 1 inputs before this sequence (zeros if None).
+            before_BW: Their document numbers, or more; the first document's if None.
 
         Returns:
             (y_BTD, the last W - 1 inputs, zero where they belong to a document that has ended).
@@ -47,7 +51,9 @@ class ShortConv(nn.Module):
         x_BSD = torch.cat([past_BWD.to(x_BTD.dtype), x_BTD], dim=1)
         if segment_ids_BT is None:
             return short_conv(x_BSD, self.taps), x_BSD[:, T:]
-        segment_BS = torch.cat([segment_ids_BT[:, :1].expand(-1, pad), segment_ids_BT], dim=1)
+        if before_BW is None:
+            before_BW = segment_ids_BT[:, :1].expand(-1, pad)
+        segment_BS = torch.cat([before_BW[:, before_BW.shape[1] - pad :], segment_ids_BT], dim=1)
         # ids never fall along a row, so the tokens of the same document are the latest ones
         same_BTW = segment_BS.unfold(1, self.width, 1)[..., :pad] == segment_ids_BT[..., None]
         same_BW1 = (segment_BS[:, T:] == segment_ids_BT[:, -1:])[..., None]

@@ -10,6 +10,7 @@ from spectral.gate_parts import GATE_PARTS
 from spectral.gating import NUM_BANDS, SpectralGate, band_of_bin, gate_losses
 from spectral.lm import SpectralLM
 from spectral.selection import BinSelector
+from spectral.span import WHOLE
 from tests.unit.spectral.checks import (
     check_causal,
     check_isolated,
@@ -113,7 +114,9 @@ def test_selection_drops_55_to_88_percent_of_the_bins(share: float) -> None:
     with torch.no_grad():
         selector.share_H.fill_(share)
     for training in (False, True):
-        mask = selector.train(training)(torch.randn(5, 2, 100, dtype=torch.float64))
+        mask = selector(
+            torch.randn(5, 2, 100, dtype=torch.float64), noise=WHOLE if training else None
+        )
         assert set(mask.unique().tolist()) == {0.0, 1.0}
         kept = mask.mean(-1)
         assert 0.12 <= kept.min() <= kept.max() <= 0.45
@@ -134,7 +137,7 @@ def test_selection_keeps_the_best_scores_and_explores_only_in_training() -> None
             )
             assert kept.min() > dropped.max()
     assert torch.equal(selector(features), mask)
-    assert not torch.equal(selector.train()(features), mask)
+    assert not torch.equal(selector.train()(features, noise=WHOLE), mask)
 
 
 def test_dropped_modes_are_not_computed_when_decoding() -> None:

@@ -10,7 +10,7 @@ import spectral.modes
 import spectral.recall_heads
 import spectral.short_conv
 from spectral.lm import SpectralLM
-from spectral.mixer import SpectralMixer
+from spectral.span import Carried, Span
 from tests.unit.spectral.checks import (
     check_causal,
     check_isolated,
@@ -36,26 +36,16 @@ def _late_padding(u_DNC: Tensor, h_DC: Tensor) -> Tensor:
     return torch.fft.irfft(spectrum, n=2 * C)[..., 1 : C + 1]
 
 
-def _forgetful(decay: Tensor, update: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:
+def _forgetful(_span: Span, decay: Tensor, update: Tensor, initial: Tensor) -> Carried:
     """A carry that brings nothing to the next chunk."""
     del decay
-    return torch.zeros_like(update), torch.zeros_like(initial)
+    return lambda: (torch.zeros_like(update), torch.zeros_like(initial))
 
 
-def _prophetic(decay: Tensor, update: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:
+def _prophetic(_span: Span, decay: Tensor, update: Tensor, initial: Tensor) -> Carried:
     """A carry that hands every chunk its own end state."""
     del decay
-    return update, initial
-
-
-def _break_carry(monkeypatch: pytest.MonkeyPatch, carry: object) -> None:
-    build = SpectralMixer.__init__
-
-    def broken(self: SpectralMixer, *arguments: object) -> None:
-        build(self, *arguments)  # type: ignore[arg-type]
-        self.carry = carry  # type: ignore[assignment]
-
-    monkeypatch.setattr(SpectralMixer, "__init__", broken)
+    return lambda: (update, initial)
 
 
 @pytest.mark.parametrize("conv_heads", [(4,), (2,)])
@@ -76,7 +66,7 @@ def test_a_convolution_that_leaks_the_future(
 def test_a_broken_carry(
     carry: object, message: str, conv_heads: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _break_carry(monkeypatch, carry)
+    monkeypatch.setattr(Span, "carry", carry)
     with pytest.raises(AssertionError, match=message):
         check_causal(small_model(small_config(conv_heads=conv_heads, num_layers=1)))
 
@@ -87,8 +77,8 @@ def _keep_everything(monkeypatch: pytest.MonkeyPatch) -> None:
 
     find = spectral.lm.chunk_documents
 
-    def broken(segments: Tensor, chunk: int) -> object:
-        found = find(segments, chunk)
+    def broken(segments: Tensor, chunk: int, before: Tensor | None) -> object:
+        found = find(segments, chunk, before)
         return found._replace(
             keep_BJ=torch.ones_like(found.keep_BJ),
             before_first_BJC=torch.ones_like(found.before_first_BJC),
@@ -103,8 +93,8 @@ def _write_everything(monkeypatch: pytest.MonkeyPatch) -> None:
 
     find = spectral.lm.chunk_documents
 
-    def broken(segments: Tensor, chunk: int) -> object:
-        found = find(segments, chunk)
+    def broken(segments: Tensor, chunk: int, before: Tensor | None) -> object:
+        found = find(segments, chunk, before)
         return found._replace(after_last_BJC=torch.ones_like(found.after_last_BJC))
 
     monkeypatch.setattr(spectral.lm, "chunk_documents", broken)
