@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from spectral.config import ModelConfig
 from spectral.gate_parts import GATE_PARTS
+from spectral.heads import ALL_HEADS, Heads
 from spectral.selection import BinSelector
 from spectral.span import WHOLE, Span
 
@@ -73,6 +74,7 @@ class SpectralGate(nn.Module):
         if config.gate_residual:
             self.residual_H = nn.Parameter(torch.zeros(H))
         self.selector = BinSelector(H, M) if config.bin_selection else None
+        self.heads: Heads = ALL_HEADS
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -106,7 +108,7 @@ class SpectralGate(nn.Module):
 
         Cost: O(R H (N M + M (H + M))).
         """
-        energy_RHM = spectrum_RHNM.abs().square().mean(dim=2)
+        energy_RHM = self.heads.gather(spectrum_RHNM.abs().square().mean(dim=2))
         magnitude_RHM = (energy_RHM + EPSILON).sqrt()
         # scale-free features: slow modes gather far more energy than fast ones
         feature_RHM = F.layer_norm(magnitude_RHM.log(), magnitude_RHM.shape[-1:])
@@ -125,7 +127,8 @@ class SpectralGate(nn.Module):
             # whole bins, real and imaginary part together
             kept_RHM = noise.uniform(gain_RHM, batch) >= self.frequency_dropout
             gate_RHM = gate_RHM * kept_RHM / (1.0 - self.frequency_dropout)
-        return gate_RHM, gate_losses(energy_RHM, gate_RHM, span or WHOLE)
+        losses = gate_losses(energy_RHM, gate_RHM, span or WHOLE)
+        return self.heads.own(gate_RHM), GateLosses(*(self.heads.loss(loss) for loss in losses))
 
     def _gain(
         self, magnitude_RHM: Tensor, feature_RHM: Tensor, batch: int, noise: Span | None

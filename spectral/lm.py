@@ -3,6 +3,7 @@
 Shape letters: B batch, T time (tokens), D channels, V vocabulary.
 """
 
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, cast
 
 import torch
@@ -55,6 +56,17 @@ class Block(nn.Module):
         self.feed_forward_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
         kind = FrequencyFeedForward if config.feed_forward == "frequency" else GatedFeedForward
         self.feed_forward = kind(config.dim, config.ffn_dim)
+        # 1 / sqrt(fan-in), and each residual branch smaller by the root of how many there are
+        branches = 2 * config.num_layers
+        self._mixer_std = config.dim**-0.5, (config.dim * branches) ** -0.5
+        self._feed_forward_std = config.dim**-0.5, (config.ffn_dim * branches) ** -0.5
+
+    def reset_parameters(self) -> None:
+        """Initialise everything from the global random state."""
+        self.mixer_norm.reset_parameters()
+        self.mixer.reset_parameters(*self._mixer_std)
+        self.feed_forward_norm.reset_parameters()
+        self.feed_forward.reset_parameters(*self._feed_forward_std)
 
     def forward(
         self, x_BTD: Tensor, context: SequenceContext, state: MixerState | None = None
@@ -86,6 +98,8 @@ class SpectralLM(nn.Module):
         # recompute each block in the backward pass instead of keeping its activations
         self.activation_checkpointing = False
         self.span: Span = WHOLE
+        # (x_ND, table_VD, labels_N) -> summed loss
+        self.cross_entropy: Callable[..., Tensor] = linear_cross_entropy
         kind = HarmonicEmbedding if config.embedding == "harmonic" else TableEmbedding
         self.embedding = kind(config.vocab_size, config.dim)
         blocks = [Block(config, layer) for layer in range(config.num_layers)]
@@ -95,14 +109,15 @@ class SpectralLM(nn.Module):
 
     def reset_parameters(self) -> None:
         """Initialise everything from the global random state: the same seed, the same model."""
-        config = self.config
-        self.embedding.reset_parameters()
-        # 1 / sqrt(fan-in), and each residual branch smaller by the root of how many there are
-        std, branches = config.dim**-0.5, 2 * config.num_layers
-        for module in self.modules():
-            if isinstance(module, Block):
-                module.mixer.reset_parameters(std, (config.dim * branches) ** -0.5)
-                module.feed_forward.reset_parameters(std, (config.ffn_dim * branches) ** -0.5)
+        for _, part in self.parts():
+            part.reset_parameters()  # type: ignore[operator]
+
+    def parts(self) -> Iterator[tuple[str, nn.Module]]:
+        """Embedding, blocks and last norm by name, in the order in which they are initialised."""
+        yield "embedding", self.embedding
+        for layer, block in enumerate(self.blocks):
+            yield f"blocks.{layer}", block
+        yield "final_norm", self.final_norm
 
     def forward(
         self,
@@ -127,7 +142,7 @@ class SpectralLM(nn.Module):
         if labels_BT is None:
             return self.prefill(tokens_BT, segment_ids_BT)[0]
         x_BTD, _, auxiliary = self._hidden(tokens_BT, segment_ids_BT, None)
-        nll = linear_cross_entropy(x_BTD.flatten(0, 1), self.embedding.table(), labels_BT.flatten())
+        nll = self.cross_entropy(x_BTD.flatten(0, 1), self.embedding.table(), labels_BT.flatten())
         return LMLoss(nll, auxiliary)
 
     def prefill(
