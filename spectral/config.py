@@ -1,10 +1,11 @@
 """The `[model]` table of a run file: a spectral language model's parts (imports no torch)."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from spectral.gate_parts import GATE_PARTS
+from spectral.wavelet_bank import filter_bank
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -29,6 +30,36 @@ class ModelConfig(BaseModel):
         min_length=1,
         description="Convolution heads of each layer, repeated over the layers; the remaining "
         "heads are recall heads. '2' mixes both in every layer of 4 heads, '4 0' alternates.",
+    )
+    mixers: tuple[Literal["heads", "fft", "wavelet"], ...] = Field(
+        ("heads",),
+        min_length=1,
+        description="Mixer of each layer, repeated over the layers: convolution and recall heads, "
+        "the hierarchical FFT or wavelets.",
+    )
+    causal: bool = Field(
+        True, description="Whether a token sees only those before it. False makes an encoder."
+    )
+    fft_chunk: Positive = Field(
+        8_192, description="New tokens per frame of the hierarchical FFT; part of the model."
+    )
+    fft_direct: Positive = Field(
+        16_384, description="Longest sequence that an encoder's FFT takes in one frame."
+    )
+    fft_overlap: float = Field(
+        0.125, gt=0.0, le=0.5, description="Tokens that frames share, as a share of fft_chunk."
+    )
+    fusion_dim: int = Field(
+        4,
+        ge=2,
+        description="Numbers per head and band by which chunks of the FFT find one another.",
+    )
+    wavelet: str = Field("db4", description="Family of wavelets, by its name in PyWavelets.")
+    wavelet_levels: Positive = Field(3, description="Levels of wavelet analysis.")
+    wavelet_bank: tuple[float, ...] = Field(
+        (),
+        description="The family's filters (analysis low, high, synthesis low, high), as many "
+        "numbers each; looked up by name if left out.",
     )
     num_modes: Positive = Field(
         16, description="Modes (damped sinusoids) of each channel's filter."
@@ -78,6 +109,15 @@ class ModelConfig(BaseModel):
     rotary_base: float = Field(10_000.0, gt=1.0, description="Base of the rotary frequencies.")
     norm_eps: float = Field(1e-6, gt=0.0, description="Added to the mean square in RMSNorm.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _look_up_wavelet(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "wavelet" in values.get("mixers", ()):
+            name = values.get("wavelet", cls.model_fields["wavelet"].default)
+            if not values.get("wavelet_bank") and isinstance(name, str):
+                return values | {"wavelet_bank": filter_bank(name)}
+        return values
+
     @model_validator(mode="after")
     def _sizes_fit(self) -> "ModelConfig":
         if self.dim % self.num_heads:
@@ -95,7 +135,14 @@ class ModelConfig(BaseModel):
                 "recall heads rotate pairs of channels: dim / num_heads must be even, "
                 f"got {head_dim}"
             )
-        if max(self.conv_heads) == 0 and any(getattr(self, name) for name in GATE_PARTS):
+        if len(self.wavelet_bank) % 4:
+            raise ValueError(
+                f"wavelet_bank must hold four filters of one length, got {len(self.wavelet_bank)} "
+                "numbers"
+            )
+        only_heads = set(self.mixers) == {"heads"}
+        gates = any(getattr(self, name) for name in GATE_PARTS)
+        if only_heads and max(self.conv_heads) == 0 and gates:
             raise ValueError(
                 "gates act on convolution heads: expected some in conv_heads, got "
                 f"{self.conv_heads} and {[n for n in GATE_PARTS if getattr(self, n)]}"

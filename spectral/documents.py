@@ -10,6 +10,22 @@ import torch
 from torch import Tensor
 
 
+class ChunkBorders(NamedTuple):
+    """Where documents begin in chunks; the fields of `ChunkDocuments` that masks are made of.
+
+    Attributes:
+        starts_BJC: True at a document's first token.
+        count_BJC: How many documents began in the chunk, up to and including each token.
+    """
+
+    segment_BJC: Tensor
+    starts_BJC: Tensor
+    count_BJC: Tensor
+    before_first_BJC: Tensor
+    after_last_BJC: Tensor
+    keep_BJ: Tensor
+
+
 class ChunkDocuments(NamedTuple):
     """Document borders of a batch, cut into chunks.
 
@@ -57,6 +73,29 @@ def check_segment_ids(segment_ids_BT: Tensor, batch: int, length: int) -> None:
         )
 
 
+def chunk_borders(
+    segment_ids_BT: Tensor, chunk: int, before_BW: Tensor | None = None
+) -> ChunkBorders:
+    """Cut document numbers into chunks; see `chunk_documents`. Cost: O(B T), no synchronisation."""
+    B, T = segment_ids_BT.shape
+    J = -(-T // chunk)
+    # replicate padding exists for floating point only
+    last_B1 = segment_ids_BT[:, -1:].expand(B, J * chunk - T)
+    padded_BT = torch.cat([segment_ids_BT, last_B1], dim=1)
+    before_B1 = padded_BT[:, :1] if before_BW is None else before_BW[:, -1:]
+    starts_BJC = (torch.diff(padded_BT, prepend=before_B1) != 0).view(B, J, chunk)
+    count_BJC = starts_BJC.cumsum(dim=-1)
+    total_BJ1 = count_BJC[..., -1:]
+    return ChunkBorders(
+        segment_BJC=padded_BT.view(B, J, chunk),
+        starts_BJC=starts_BJC,
+        count_BJC=count_BJC,
+        before_first_BJC=count_BJC == 0,
+        after_last_BJC=count_BJC == total_BJ1,
+        keep_BJ=total_BJ1[..., 0] == 0,
+    )
+
+
 def chunk_documents(
     segment_ids_BT: Tensor, chunk: int, before_BW: Tensor | None = None
 ) -> ChunkDocuments:
@@ -72,18 +111,8 @@ def chunk_documents(
 
     Cost: O(B T + E C).
     """
-    B, T = segment_ids_BT.shape
-    J = -(-T // chunk)
-    # replicate padding exists for floating point only
-    last_B1 = segment_ids_BT[:, -1:].expand(B, J * chunk - T)
-    padded_BT = torch.cat([segment_ids_BT, last_B1], dim=1)
-    before_B1 = padded_BT[:, :1] if before_BW is None else before_BW[:, -1:]
-    starts_BT = torch.diff(padded_BT, prepend=before_B1) != 0
-    starts_BJC = starts_BT.view(B, J, chunk)
-    count_BJC = starts_BJC.cumsum(dim=-1)
-    total_BJ1 = count_BJC[..., -1:]
-
-    count_NC, starts_NC = count_BJC.flatten(0, 1), starts_BJC.flatten(0, 1)
+    borders = chunk_borders(segment_ids_BT, chunk, before_BW)
+    count_NC, starts_NC = (i.flatten(0, 1) for i in (borders.count_BJC, borders.starts_BJC))
     row_E, start_E = starts_NC.nonzero(as_tuple=True)
     inside = start_E > 0
     row_E, start_E = row_E[inside], start_E[inside]
@@ -92,10 +121,10 @@ def chunk_documents(
     past_EC = time_C - (chunk - start_E[:, None])
     reach_EC = count_NC[row_E] == nth_E1
     return ChunkDocuments(
-        segment_BJC=padded_BT.view(B, J, chunk),
-        before_first_BJC=count_BJC == 0,
-        after_last_BJC=count_BJC == total_BJ1,
-        keep_BJ=total_BJ1[..., 0] == 0,
+        segment_BJC=borders.segment_BJC,
+        before_first_BJC=borders.before_first_BJC,
+        after_last_BJC=borders.after_last_BJC,
+        keep_BJ=borders.keep_BJ,
         row_E=row_E,
         past_index_EC=past_EC.clamp(min=0),
         past_EC=past_EC >= 0,

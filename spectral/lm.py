@@ -17,7 +17,8 @@ from spectral.documents import check_segment_ids, chunk_documents
 from spectral.embedding import HarmonicEmbedding, TableEmbedding
 from spectral.feed_forward import FrequencyFeedForward, GatedFeedForward
 from spectral.gating import GateLosses, uses_gates
-from spectral.mixer import MixerState, SequenceContext, SpectralMixer
+from spectral.mixer import SequenceContext
+from spectral.mixers import State, build_mixer
 from spectral.rotary import rotary_phases
 from spectral.span import WHOLE, Span
 
@@ -31,7 +32,7 @@ class LMState(NamedTuple):
     """
 
     position: int
-    layers: tuple[MixerState, ...]
+    layers: tuple[State, ...]
 
 
 class LMLoss(NamedTuple):
@@ -52,7 +53,7 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
         self.mixer_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
-        self.mixer = SpectralMixer(config, layer)
+        self.mixer = build_mixer(config, layer)
         self.feed_forward_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
         kind = FrequencyFeedForward if config.feed_forward == "frequency" else GatedFeedForward
         self.feed_forward = kind(config.dim, config.ffn_dim)
@@ -69,16 +70,14 @@ class Block(nn.Module):
         self.feed_forward.reset_parameters(*self._feed_forward_std)
 
     def forward(
-        self, x_BTD: Tensor, context: SequenceContext, state: MixerState | None = None
-    ) -> tuple[Tensor, MixerState, GateLosses | None]:
+        self, x_BTD: Tensor, context: SequenceContext, state: State | None = None
+    ) -> tuple[Tensor, State, GateLosses | None]:
         """Whole sequence; returns the output, the memory after it, and auxiliary losses."""
         y_BTD, state, losses = self.mixer(self.mixer_norm(x_BTD), context, state)
         x_BTD = x_BTD + y_BTD
         return x_BTD + self.feed_forward(self.feed_forward_norm(x_BTD)), state, losses
 
-    def step(
-        self, x_BD: Tensor, context: SequenceContext, state: MixerState
-    ) -> tuple[Tensor, MixerState]:
+    def step(self, x_BD: Tensor, context: SequenceContext, state: State) -> tuple[Tensor, State]:
         """One token; equal to `forward` on the whole sequence."""
         y_BD, state = self.mixer.step(self.mixer_norm(x_BD), context, state)
         x_BD = x_BD + y_BD

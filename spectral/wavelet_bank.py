@@ -1,0 +1,23 @@
+"""Filters of wavelet families, from PyWavelets (imports no torch).
+
+They are looked up once, when a configuration is made, and are part of it from then on: an exported
+model needs no PyWavelets.
+"""
+
+
+def filter_bank(name: str) -> tuple[float, ...]:
+    """Analysis low and high pass, synthesis low and high pass of a family, end to end.
+
+    Raises:
+        ValueError: PyWavelets has no discrete wavelet of that name.
+    """
+    # imported here: machines that only launch runs have no numpy
+    import pywt
+
+    families = pywt.wavelist(kind="discrete")
+    if name not in families:
+        raise ValueError(
+            f"wavelet must be a discrete family of PyWavelets such as haar, db4, sym5 or bior2.2, "
+            f"got {name!r}"
+        )
+    return tuple(float(tap) for filters in pywt.Wavelet(name).filter_bank for tap in filters)
