@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from data_pipeline.config import DataConfig
 from launch.config import LaunchConfig
+from pretrain.parallel.config import ParallelConfig
 from spectral.config import ModelConfig
 
 Positive = Annotated[int, Field(ge=1)]
@@ -49,16 +50,6 @@ class TrainConfig(_Table):
     validate_every: int = Field(100, ge=0, description="Steps between validations; 0 for never.")
     wandb: Literal["auto", "disabled"] = Field(
         "auto", description="Weights & Biases; auto logs offline when there is no WANDB_API_KEY."
-    )
-
-
-class ParallelConfig(_Table):
-    """The `[parallel]` table: how a model is laid out over ranks."""
-
-    zero_stage: Literal[0, 1, 2, 3] = Field(
-        1,
-        description="DeepSpeed ZeRO: what data-parallel ranks shard (1 optimizer states, "
-        "2 gradients too, 3 parameters too).",
     )
 
 

@@ -13,16 +13,19 @@ from torch.optim.lr_scheduler import LambdaLR
 from pretrain.config import OptimConfig, RunConfig
 from pretrain.distributed import Ranks
 from pretrain.errors import RunError
-from pretrain.run_directory import check_batch
+from pretrain.parallel.config import ParallelConfig
+from pretrain.parallel.layout import check_layout
+from pretrain.parallel.mesh import Mesh, ModelParallelUnit
+from pretrain.parallel.placement import is_split
 
 
-def build_engine(run: RunConfig, model: nn.Module, ranks: Ranks) -> Any:
-    """Wrap a model for training: `engine(...)`, `engine.backward(loss)`, `engine.step()`.
+def build_engine(run: RunConfig, model: nn.Module, ranks: Ranks, mesh: Mesh) -> Any:
+    """Wrap a rank's part of a model for training: forward, `engine.backward(loss)`, `step()`.
 
     Raises:
-        RunError: The batch does not divide over the ranks.
+        RunError: The layout is impossible.
     """
-    check_batch(run, ranks.world_size)
+    check_layout(run, ranks.world_size)
     optimizer = torch.optim.AdamW(
         parameter_groups(model, run.optim.weight_decay),
         lr=run.optim.learning_rate,
@@ -43,8 +46,9 @@ def build_engine(run: RunConfig, model: nn.Module, ranks: Ranks) -> Any:
         model=model,
         optimizer=optimizer,
         lr_scheduler=scheduler,
+        mpu=ModelParallelUnit(mesh) if mesh.tensor.size > 1 else None,
         dist_init_required=False,
-        config=deepspeed_config(run, ranks),
+        config=deepspeed_config(run, ranks, mesh),
     )
     from pretrain.checkpoint_engine import KeepingCheckpointEngine
 
@@ -54,7 +58,7 @@ def build_engine(run: RunConfig, model: nn.Module, ranks: Ranks) -> Any:
     return engine
 
 
-def deepspeed_config(run: RunConfig, ranks: Ranks) -> dict[str, Any]:
+def deepspeed_config(run: RunConfig, ranks: Ranks, mesh: Mesh) -> dict[str, Any]:
     """The DeepSpeed configuration of a run.
 
     bf16 is autocast: parameters, optimizer and modes stay float32, because eight bits of mantissa
@@ -62,14 +66,28 @@ def deepspeed_config(run: RunConfig, ranks: Ranks) -> dict[str, Any]:
     """
     micro, batch = run.train.micro_batch_size, run.train.global_batch_size
     return {
-        "train_batch_size": batch,
+        # to DeepSpeed, each span of a sequence is a row of its own
+        "train_batch_size": batch * mesh.sequence.size,
         "train_micro_batch_size_per_gpu": micro,
-        "gradient_accumulation_steps": batch // (micro * ranks.world_size),
+        "gradient_accumulation_steps": batch // (micro * mesh.data.size),
         "gradient_clipping": run.optim.clip_norm,
-        "zero_optimization": {"stage": run.parallel.zero_stage},
+        "zero_optimization": _zero(run.parallel),
         "torch_autocast": {"enabled": uses_bf16(run, ranks.device), "dtype": "bfloat16"},
         "steps_per_print": 2**31,
+        # torch's AdamW works on states that are offloaded to the CPU, too
+        "zero_force_ds_cpu_optimizer": False,
     }
+
+
+def _zero(parallel: ParallelConfig) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": parallel.zero_stage}
+    for key, device in (
+        ("offload_optimizer", parallel.offload_optimizer),
+        ("offload_param", parallel.offload_parameters),
+    ):
+        if device != "none":
+            zero[key] = {"device": device, "nvme_path": str(parallel.nvme_path)}
+    return zero
 
 
 def gradient_norm(engine: Any) -> float:
@@ -79,14 +97,28 @@ def gradient_norm(engine: Any) -> float:
     """
     stage = engine.zero_optimization_stage()
     if stage == 0:
-        gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
-        return float(torch.nn.utils.get_total_norm(gradients))
+        return _whole_norm(engine)
     optimizer = engine.optimizer
     if stage < 3:
         return float(optimizer.scaled_global_norm()) / optimizer.loss_scale
     from deepspeed.runtime.utils import combine_grad_norm_groups
 
     return float(combine_grad_norm_groups(optimizer._get_norm_groups())) / optimizer.loss_scale
+
+
+def _whole_norm(engine: Any) -> float:
+    mpu, parameters = engine.mpu, engine.module.parameters()
+    # what every tensor rank has counts on the first one alone
+    counted = [
+        parameter.grad
+        for parameter in parameters
+        if parameter.grad is not None
+        and (mpu is None or mpu.get_model_parallel_rank() == 0 or is_split(parameter))
+    ]
+    square = torch.nn.utils.get_total_norm(counted).square()
+    if mpu is not None:
+        torch.distributed.all_reduce(square, group=mpu.get_model_parallel_group())
+    return float(square.sqrt())
 
 
 def finish_step(engine: Any, *, apply: bool) -> None:
@@ -135,7 +167,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     decayed = {
         id(module.weight)
         for module in model.modules()
-        if isinstance(module, nn.Linear | nn.Embedding)
+        if getattr(module, "weight_decays", isinstance(module, nn.Linear | nn.Embedding))
     }
     parameters = list(model.parameters())
     return [

@@ -17,7 +17,6 @@ from data_pipeline.shard_reader import ShardReader
 from data_pipeline.tokenizer import load_tokenizer
 from pretrain.checkpoint import load_model
 from pretrain.commands import EvaluateCommand
-from pretrain.distributed import Ranks
 from pretrain.errors import RunError
 from pretrain.loss import valid_loss
 from pretrain.ngram import Ints, NgramModel
@@ -86,7 +85,7 @@ def evaluate(command: EvaluateCommand) -> Evaluation:
     windows = -(-manifest.tokens // length)
     total = -(-windows // command.batch_size)
     progress = tqdm(batches, total=total, desc="evaluate", unit="batch", disable=None)
-    loss, count = valid_loss(model.to(device), progress, Ranks(0, 1, device), collective=False)
+    loss, count = valid_loss(model.to(device), progress, device)
     losses = {"model": loss / count}
     if command.baselines:
         ngram = NgramModel(

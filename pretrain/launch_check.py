@@ -25,7 +25,8 @@ from pretrain.config import RunConfig
 from pretrain.errors import RunError
 from pretrain.launch_commands import LaunchCheckCommand
 from pretrain.launch_jobs import job_of
-from pretrain.run_directory import check_batch, check_run, find_start, list_checkpoints
+from pretrain.parallel.layout import check_layout
+from pretrain.run_directory import check_run, find_start, list_checkpoints
 from pretrain.run_file import load_run
 
 # float32: the export, the engine's copy, the optimizer's copy and AdamW's two moments.
@@ -103,7 +104,7 @@ def _data(run: RunConfig, ranks: Sequence[int]) -> Finding:
     try:
         check_run(run, ranks[0])
         for fewer in ranks[1:]:
-            check_batch(run, fewer)
+            check_layout(run, fewer)
     except (RunError, DataError, OSError) as error:
         remedy = "change the run file, or build the data: `resonance data build`"
         return Finding("bad", "run", str(error), remedy)
@@ -115,7 +116,7 @@ def _data(run: RunConfig, ranks: Sequence[int]) -> Finding:
 def _batch(run: RunConfig, ranks: Sequence[int]) -> Finding:
     try:
         for number in ranks:
-            check_batch(run, number)
+            check_layout(run, number)
     except RunError as error:
         return Finding("bad", "run", str(error), "change the run file")
     text = f"{_joined(ranks)} ranks share the batch; the claim is not visible from here"

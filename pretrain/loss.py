@@ -8,7 +8,6 @@ from torch import Tensor
 
 from data_pipeline.loader import Batch
 from kernels.linear_cross_entropy.reference import IGNORE
-from pretrain.distributed import Ranks, summed
 from spectral.lm import LMLoss
 
 
@@ -29,27 +28,23 @@ def objective(loss: LMLoss, num_labels: int) -> Tensor:
 
 @torch.no_grad()
 def valid_loss(
-    model: Any, batches: Iterable[Batch], ranks: Ranks, *, collective: bool, bf16: bool = False
+    model: Any, batches: Iterable[Batch], device: torch.device, *, bf16: bool = False
 ) -> tuple[float, float]:
-    """Sum of the loss over a held-out split and the number of tokens predicted.
+    """Sum of the loss over this rank's part of a held-out split, and the tokens predicted.
 
     Args:
         model: A model or an engine around one; left in the mode in which it was.
-        batches: This rank's part of the split.
-        ranks: This process among the others.
-        collective: Whether all ranks take part, and the sums are over all of them.
+        batches: The part.
+        device: Where the model is.
         bf16: Whether matrix products run in bfloat16, as in training.
     """
     was_training = model.training
     model.eval()
-    loss = torch.zeros((), dtype=torch.float64, device=ranks.device)
+    loss = torch.zeros((), dtype=torch.float64, device=device)
     num_labels = 0
-    with torch.autocast(ranks.device.type, torch.bfloat16, enabled=bf16):
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         for batch in batches:
-            loss += batch_loss(model, batch.to(ranks.device)).nll
+            loss += batch_loss(model, batch.to(device)).nll
             num_labels += count_labels(batch)
     model.train(was_training)
-    if collective:
-        total, count = summed([loss, float(num_labels)], ranks.device)
-        return total, count
     return float(loss), float(num_labels)

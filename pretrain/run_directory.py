@@ -9,6 +9,7 @@ from data_pipeline.manifest import load_manifest
 from data_pipeline.tokenizer import load_tokenizer
 from pretrain.config import RunConfig
 from pretrain.errors import CheckpointError, RunError
+from pretrain.parallel.layout import check_layout
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
@@ -108,32 +109,15 @@ def check_run(run: RunConfig, num_ranks: int) -> None:
     """Find, before any rank starts, what would stop all of them.
 
     Raises:
-        RunError: The batch does not divide over the ranks, or the tokenizer is another one.
+        RunError: The layout is impossible, or the tokenizer is another one.
         DataError: A dataset is missing or unreadable.
     """
-    check_batch(run, num_ranks)
+    check_layout(run, num_ranks)
     if not run.data.datasets:
         raise RunError('data.datasets is empty; expected for example [{ path = "data/train" }]')
     for path in [*(dataset.path for dataset in run.data.datasets), run.data.valid]:
         if path:
             check_tokenizer(run, load_manifest(path, run.data.storage).tokenizer.fingerprint)
-
-
-def check_batch(run: RunConfig, num_ranks: int) -> None:
-    """Refuse a global batch that the ranks cannot share equally.
-
-    Raises:
-        RunError: Names the nearest sizes that work.
-    """
-    batch, micro = run.train.global_batch_size, run.train.micro_batch_size
-    unit = micro * num_ranks
-    if batch % unit:
-        below, above = batch // unit * unit, (batch // unit + 1) * unit
-        near = f"{below} or {above}" if below else str(above)
-        raise RunError(
-            f"train.global_batch_size is {batch}; expected a multiple of train.micro_batch_size x "
-            f"ranks = {micro} x {num_ranks}, for example {near}"
-        )
 
 
 def check_tokenizer(run: RunConfig, fingerprint: str) -> Path | None:

@@ -13,6 +13,7 @@ from pretrain.distributed import Ranks, gathered
 from pretrain.engine import gradient_norm
 from pretrain.heartbeat import Heartbeat
 from pretrain.loss import batch_loss, count_labels, objective
+from pretrain.parallel.mesh import Mesh
 
 
 class Gradient(NamedTuple):
@@ -38,6 +39,7 @@ def compute_gradient(
     batches: Sequence[Batch],
     num_labels: float,
     ranks: Ranks,
+    mesh: Mesh,
     heartbeat: Heartbeat,
     data_s: float,
     noise: int,
@@ -52,21 +54,22 @@ def compute_gradient(
         batches: This rank's micro-batches.
         num_labels: Tokens that are predicted in the step, on all ranks.
         ranks: This process among the others.
+        mesh: Its place in the layout.
         heartbeat: Beats with every pass.
         data_s: Seconds that this rank waited for the batches.
         noise: Seed of this step's random numbers (dropout, Gumbel noise). Each micro-batch gets its
             own from it, by its place in the whole step: nothing of it needs to be saved.
     """
-    # DeepSpeed divides by accumulation steps and ranks; this undoes it
+    # DeepSpeed divides by accumulation steps and the ranks that it shards over; this undoes it
     divisor = max(num_labels, 1.0)
-    scale = len(batches) * ranks.world_size / divisor
+    scale = len(batches) * mesh.zero.size / divisor
     losses: list[Tensor] = []
     auxiliary = torch.zeros((), dtype=torch.float64, device=ranks.device)
     heartbeat.step_s = data_s
     for number, batch in enumerate(batches, start=1):
         heartbeat.beat(f"forward pass {number}")
         begin = time.perf_counter()
-        torch.manual_seed(hash_integers(noise, ranks.rank * len(batches) + number))
+        torch.manual_seed(hash_integers(noise, mesh.data.rank * len(batches) + number))
         labels = count_labels(batch)
         loss = batch_loss(engine, batch.to(ranks.device))
         losses.append(loss.nll.detach().double())
@@ -80,8 +83,8 @@ def compute_gradient(
     heartbeat.beat("gradient norm")
     own = torch.stack(losses)
     numbers: list[float | Tensor] = [
-        own.sum(),
-        auxiliary,
+        own.sum() * mesh.counts,
+        auxiliary * mesh.counts,
         gradient_norm(engine),
         heartbeat.step_s,
     ]

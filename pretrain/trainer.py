@@ -9,7 +9,6 @@ this gradient be applied (`Guard`, between gradient and optimizer).
 import time
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 
 from data_pipeline.loader import Batch, build_train_loader, iterate_valid
@@ -18,7 +17,13 @@ from launch.torchrun import REQUEUE_STATUS
 from pretrain.checkpoint import load_engine, save_checkpoint
 from pretrain.commands import PretrainCommand
 from pretrain.config import RunConfig
-from pretrain.distributed import DEFAULT_TIMEOUT_S, Ranks, decided_by_rank_0, init_ranks
+from pretrain.distributed import (
+    DEFAULT_TIMEOUT_S,
+    Ranks,
+    decided_by_rank_0,
+    init_ranks,
+    summed,
+)
 from pretrain.engine import build_engine, finish_step, uses_bf16
 from pretrain.errors import CheckpointError
 from pretrain.failures import failure_of_rank
@@ -28,11 +33,14 @@ from pretrain.heartbeat import Heartbeat
 from pretrain.journal import Journal
 from pretrain.loss import count_labels, valid_loss
 from pretrain.metrics import Record
+from pretrain.parallel.layout import check_layout
+from pretrain.parallel.mesh import build_mesh
+from pretrain.parallel.parallelize import build_model, empty_model
+from pretrain.parallel.sequence import own_span
 from pretrain.run_directory import check_run, check_tokenizer, find_newest, find_start
 from pretrain.step import compute_gradient
 from pretrain.stopping import StopFlag, Stopped, StopPoll
 from pretrain.watchdog import Watchdog
-from spectral.lm import SpectralLM
 
 
 def pretrain(command: PretrainCommand) -> None:
@@ -79,20 +87,20 @@ class Trainer:
         self.poll = StopPoll(stop or StopFlag(), ranks, self.heartbeat)
         self.step = self.tokens = 0
         self.guard = Guard(run.guard)
+        check_layout(run, ranks.world_size)
+        self.mesh = build_mesh(run.parallel, ranks)
         self.loader = build_train_loader(
             run.data,
             global_batch_size=run.train.global_batch_size,
             micro_batch_size=run.train.micro_batch_size,
-            data_rank=ranks.rank,
-            data_ranks=ranks.world_size,
+            data_rank=self.mesh.data.rank,
+            data_ranks=self.mesh.data.size,
         )
         self.tokenizer = check_tokenizer(run, self.loader.tokenizer_fingerprint)
-        torch.manual_seed(run.train.seed)
-        model = SpectralLM(run.model)
-        model.activation_checkpointing = run.train.activation_checkpointing
-        num_parameters = sum(parameter.numel() for parameter in model.parameters())
+        num_parameters = sum(p.numel() for p in empty_model(run.model).parameters())
         self.heartbeat.beat("building the engine")
-        self.engine = build_engine(run, model.to(ranks.device), ranks)
+        model = build_model(run, self.mesh).to(ranks.device)
+        self.engine = build_engine(run, model, ranks, self.mesh)
         self.heartbeat.beat("loading a checkpoint")
         if checkpoint is not None:
             state = load_engine(self.engine, checkpoint, run)
@@ -154,10 +162,10 @@ class Trainer:
             Stopped: A rank was asked to stop.
         """
         begin = time.perf_counter()
-        batches = batches or []
+        batches = [own_span(batch, self.mesh.sequence) for batch in batches or []]
         num_labels, num_tokens = self.poll.exchange(
-            float(sum(count_labels(batch) for batch in batches)),
-            float(sum(batch.tokens.numel() for batch in batches)),
+            float(sum(count_labels(batch) for batch in batches) * self.mesh.counts),
+            float(sum(batch.tokens.numel() for batch in batches) * self.mesh.counts),
         )
         learning_rate = self.engine.get_lr()[0]
         gradient = compute_gradient(
@@ -165,6 +173,7 @@ class Trainer:
             batches,
             num_labels,
             self.ranks,
+            self.mesh,
             self.heartbeat,
             self.poll.waited_s,
             noise=hash_integers(self.run.train.seed, self.step),
@@ -205,12 +214,15 @@ class Trainer:
             run.data.valid,
             sequence_length=run.data.sequence_length,
             micro_batch_size=run.train.micro_batch_size,
-            data_rank=self.ranks.rank,
-            data_ranks=self.ranks.world_size,
+            data_rank=self.mesh.data.rank,
+            data_ranks=self.mesh.data.size,
         )
-        autocast = uses_bf16(run, self.ranks.device)
+        own = (own_span(batch, self.mesh.sequence) for batch in self.poll.polled(batches))
         loss_sum, num_labels = valid_loss(
-            self.engine, self.poll.polled(batches), self.ranks, collective=True, bf16=autocast
+            self.engine, own, self.ranks.device, bf16=uses_bf16(run, self.ranks.device)
+        )
+        loss_sum, num_labels = summed(
+            [loss_sum * self.mesh.counts, num_labels * self.mesh.counts], self.ranks.device
         )
         record = {
             "step": self.step,

@@ -16,23 +16,37 @@ class Placement(NamedTuple):
         dim: The dimension that is split; None if this rank holds all of it.
         ranges: What this rank holds along `dim`, (start, stop) in the order in which its rows lie
             here: a projection that makes q, k and v has one range for each.
+        padding: Rows after them that are of no whole parameter: a vocabulary that does not divide
+            has some.
     """
 
     name: str
     shape: tuple[int, ...]
     dim: int | None = None
     ranges: tuple[tuple[int, int], ...] = ()
+    padding: int = 0
 
     def part_of(self, whole: Tensor) -> Tensor:
         """This rank's part of the whole parameter."""
         if self.dim is None:
             return whole
-        return torch.cat([whole.narrow(self.dim, a, b - a) for a, b in self.ranges], self.dim)
+        pieces = [whole.narrow(self.dim, a, b - a) for a, b in self.ranges]
+        if self.padding:
+            shape = list(whole.shape)
+            shape[self.dim] = self.padding
+            pieces.append(whole.new_zeros(shape))
+        return torch.cat(pieces, self.dim)
 
 
 def place(parameter: nn.Parameter, placement: Placement) -> None:
-    """Note on a parameter which part of which whole it is."""
+    """Note on a parameter which part of which whole it is, for us and for DeepSpeed's norms."""
     parameter.placement = placement  # type: ignore[attr-defined]
+    parameter.model_parallel = placement.dim is not None  # type: ignore[attr-defined]
+
+
+def is_split(parameter: nn.Parameter) -> bool:
+    """Whether tensor ranks hold different parts of it."""
+    return getattr(parameter, "model_parallel", False)
 
 
 def placements(model: nn.Module) -> Iterator[tuple[Placement, nn.Parameter]]:

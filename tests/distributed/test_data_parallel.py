@@ -8,6 +8,7 @@ import pytest
 
 from pretrain.config import RunConfig
 from pretrain.distributed import Ranks
+from pretrain.parallel.mesh import Mesh
 from pretrain.run_file import load_run
 from tests.conftest import SmallCorpus
 from tests.distributed.ranks import run_ranks
@@ -23,9 +24,9 @@ def _train(rank: int, runs: dict[str, RunConfig], folder: Path) -> None:
 
     configure = pretrain.engine.deepspeed_config
 
-    def partition_everything(run: RunConfig, ranks: Ranks) -> dict[str, Any]:
+    def partition_everything(run: RunConfig, ranks: Ranks, mesh: Mesh) -> dict[str, Any]:
         """By default, ZeRO-3 leaves parameters as small as these whole on every rank."""
-        config = configure(run, ranks)
+        config = configure(run, ranks, mesh)
         config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
         return config
 

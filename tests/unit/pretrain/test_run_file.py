@@ -6,7 +6,7 @@ import pytest
 
 from pretrain.config import RunConfig
 from pretrain.errors import RunError
-from pretrain.run_directory import check_batch
+from pretrain.parallel.layout import check_layout
 from pretrain.run_file import dump_run, load_run
 from spectral.presets import PRESETS
 
@@ -59,5 +59,5 @@ def test_a_missing_run_file_is_named(tmp_path: Path) -> None:
 
 def test_a_batch_that_does_not_divide_names_the_nearest_that_do() -> None:
     with pytest.raises(RunError, match=r"is 8; expected .* = 4 x 3, for example 12"):
-        check_batch(RunConfig(), 3)
-    check_batch(RunConfig(), 2)
+        check_layout(RunConfig(), 3)
+    check_layout(RunConfig(), 2)

@@ -1,0 +1,69 @@
+"""Collectives that gradients pass through."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pretrain.parallel.mesh import Axis
+
+
+def all_reduce(x: Tensor, axis: Axis) -> Tensor:
+    """The sum over an axis, in a tensor of its own. Not differentiable."""
+    total = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total, group=axis.group)
+    return total
+
+
+def summed_over(part: Tensor, axis: Axis) -> Tensor:
+    """The sum over an axis, differentiably: every rank's loss may depend on it."""
+    total: Tensor = _Sum.apply(part, axis)
+    return total
+
+
+def gathered_along(part: Tensor, dim: int, axis: Axis) -> Tensor:
+    """All ranks' parts one after the other; the gradient of a part is summed over ranks."""
+    whole: Tensor = _Gather.apply(part, dim, axis)
+    return whole
+
+
+def shifted(x: Tensor, axis: Axis, step: int) -> Tensor:
+    """What the rank `step` places before this one has; zeros where there is none."""
+    received = torch.zeros_like(x, memory_format=torch.contiguous_format)
+    operations = []
+    for peer, operation, tensor in (
+        (axis.rank + step, dist.isend, x.contiguous()),
+        (axis.rank - step, dist.irecv, received),
+    ):
+        if 0 <= peer < axis.size:
+            operations.append(dist.P2POp(operation, tensor, group=axis.group, group_peer=peer))
+    for work in dist.batch_isend_irecv(operations):
+        work.wait()
+    return received
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, part: Tensor, axis: Axis) -> Tensor:
+        ctx.axis = axis
+        return all_reduce(part, axis)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return all_reduce(grad, ctx.axis), None
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, part: Tensor, dim: int, axis: Axis) -> Tensor:
+        ctx.dim, ctx.axis = dim, axis
+        own = part.contiguous()
+        parts = [torch.empty_like(own) for _ in range(axis.size)]
+        dist.all_gather(parts, own, group=axis.group)
+        return torch.cat(parts, dim)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        own = all_reduce(grad, ctx.axis).chunk(ctx.axis.size, ctx.dim)[ctx.axis.rank]
+        return own.contiguous(), None, None

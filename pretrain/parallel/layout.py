@@ -1,0 +1,147 @@
+"""Is a layout possible? Found out from the run alone, before any process (imports no torch)."""
+
+from collections.abc import Iterator
+
+from pretrain.config import RunConfig
+from pretrain.errors import RunError
+from spectral.gate_parts import GATE_PARTS
+
+
+def check_layout(run: RunConfig, num_ranks: int) -> None:
+    """Refuse a layout that the run's model, sequences or batch do not allow.
+
+    Args:
+        run: The run.
+        num_ranks: Processes that it is started with.
+
+    Raises:
+        RunError: Names the keys, what was found and the nearest values that work.
+    """
+    for problem in _problems(run, num_ranks):
+        raise RunError(problem)
+
+
+def data_ranks(run: RunConfig, num_ranks: int) -> int:
+    """Ranks that read different data, in a layout that is possible."""
+    return num_ranks // run.parallel.model_ranks
+
+
+def _problems(run: RunConfig, num_ranks: int) -> Iterator[str]:
+    yield from _ranks(run, num_ranks)
+    yield from _tensor(run)
+    yield from _sequence(run)
+    yield from _pipeline(run)
+    yield from _zero(run)
+    yield from _batch(run, data_ranks(run, num_ranks))
+
+
+def _ranks(run: RunConfig, num_ranks: int) -> Iterator[str]:
+    parallel = run.parallel
+    needed, axes = parallel.model_ranks, "parallel.tensor x parallel.pipeline x parallel.sequence"
+    if num_ranks % needed:
+        yield (
+            f"{axes} = {parallel.tensor} x {parallel.pipeline} x {parallel.sequence} = {needed} "
+            f"does not divide the run's {num_ranks} ranks; expected a number of ranks like "
+            f"{_near(num_ranks, needed)}"
+        )
+    elif parallel.data and parallel.data * needed != num_ranks:
+        yield (
+            f"parallel.data is {parallel.data} and {axes} is {needed}: that needs "
+            f"{parallel.data * needed} ranks, found {num_ranks}; expected parallel.data = "
+            f"{num_ranks // needed}, or 0"
+        )
+
+
+def _tensor(run: RunConfig) -> Iterator[str]:
+    size, model = run.parallel.tensor, run.model
+    works = _divisors(model.num_heads, *model.conv_heads)
+    for conv in model.conv_heads:
+        for kind, heads in (("convolution", conv), ("recall", model.num_heads - conv)):
+            if heads % size:
+                yield (
+                    f"parallel.tensor is {size}, which does not divide the {heads} {kind} heads "
+                    f"of a layer (model.num_heads {model.num_heads}, model.conv_heads "
+                    f"{model.conv_heads}); expected one of {works}"
+                )
+    if model.ffn_dim % size:
+        yield (
+            f"parallel.tensor is {size}, which does not divide model.ffn_dim {model.ffn_dim}; "
+            f"expected model.ffn_dim {_near(model.ffn_dim, size)}"
+        )
+
+
+def _sequence(run: RunConfig) -> Iterator[str]:
+    size, length, model = run.parallel.sequence, run.data.sequence_length, run.model
+    if size == 1:
+        return
+    if length % size:
+        yield (
+            f"parallel.sequence is {size}, which does not divide data.sequence_length {length}; "
+            f"expected data.sequence_length {_near(length, size)}"
+        )
+    span = length // size
+    if span < model.short_conv - 1:
+        yield (
+            f"parallel.sequence is {size}: a span has {span} tokens, fewer than the "
+            f"{model.short_conv - 1} that model.short_conv {model.short_conv} looks back on; "
+            f"expected at most {max(1, length // max(1, model.short_conv - 1))} sequence ranks"
+        )
+    if any(getattr(model, name) for name in GATE_PARTS) and span % model.conv_chunk:
+        yield (
+            f"parallel.sequence is {size}: a span has {span} tokens, and gates need whole chunks "
+            f"of model.conv_chunk {model.conv_chunk} in it; expected data.sequence_length "
+            f"{_near(length, size * model.conv_chunk)}"
+        )
+
+
+def _pipeline(run: RunConfig) -> Iterator[str]:
+    stages, parallel = run.parallel.pipeline, run.parallel
+    if stages == 1:
+        return
+    if stages > run.model.num_layers:
+        yield (
+            f"parallel.pipeline is {stages}, more than model.num_layers {run.model.num_layers}; "
+            f"expected at most {run.model.num_layers}"
+        )
+    if parallel.zero_stage != 1:
+        yield (
+            f"parallel.zero_stage is {parallel.zero_stage} with parallel.pipeline {stages}; "
+            "expected zero_stage 1: DeepSpeed's pipelines keep gradients whole for all "
+            "micro-batches, and clip without ZeRO by the first stage's norm alone"
+        )
+
+
+def _zero(run: RunConfig) -> Iterator[str]:
+    parallel = run.parallel
+    if parallel.offload_parameters != "none" and parallel.zero_stage != 3:
+        yield (
+            f"parallel.offload_parameters is {parallel.offload_parameters!r} with zero_stage "
+            f"{parallel.zero_stage}; expected zero_stage 3, or 'none'"
+        )
+    if parallel.offload_optimizer == "cpu" and parallel.zero_stage == 0:
+        yield "parallel.offload_optimizer is 'cpu' with zero_stage 0; expected zero_stage 1, 2 or 3"
+    if parallel.offload_optimizer == "nvme" and parallel.zero_stage != 3:
+        yield (
+            f"parallel.offload_optimizer is 'nvme' with zero_stage {parallel.zero_stage}; "
+            "expected zero_stage 3: DeepSpeed swaps to disk in no other"
+        )
+
+
+def _batch(run: RunConfig, ranks: int) -> Iterator[str]:
+    batch, micro = run.train.global_batch_size, run.train.micro_batch_size
+    if batch % (micro * ranks):
+        yield (
+            f"train.global_batch_size is {batch}; expected a multiple of train.micro_batch_size x "
+            f"ranks with different data = {micro} x {ranks}, for example "
+            f"{_near(batch, micro * ranks)}"
+        )
+
+
+def _near(found: int, unit: int) -> str:
+    """The multiples of `unit` next to a number that is none."""
+    below, above = found // unit * unit, (found // unit + 1) * unit
+    return f"{below} or {above}" if below else str(above)
+
+
+def _divisors(*numbers: int) -> list[int]:
+    return [d for d in range(1, max(numbers) + 1) if not any(number % d for number in numbers)]

@@ -1,0 +1,116 @@
+"""The ranks of a run, arranged along four axes: tensor, sequence, data, pipeline.
+
+Neighbouring ranks differ in the tensor axis first, in the pipeline axis last, as in Megatron-core.
+Data is the same along the tensor and pipeline axes; along the sequence axis it is cut into spans.
+ZeRO shards over data and sequence ranks together: to it, a span is one more micro-batch.
+"""
+
+from typing import NamedTuple
+
+import torch.distributed as dist
+
+from pretrain.distributed import Ranks
+from pretrain.parallel.config import ParallelConfig
+
+
+class Axis(NamedTuple):
+    """This rank's place along one axis of the mesh.
+
+    Attributes:
+        size: Ranks along it.
+        rank: This one among them.
+        group: They; None is all ranks of the run, or this one alone if the size is 1.
+    """
+
+    size: int
+    rank: int
+    group: dist.ProcessGroup | None
+
+
+class Mesh(NamedTuple):
+    """Where a rank stands. `zero` is the data and the sequence axis together."""
+
+    tensor: Axis
+    sequence: Axis
+    data: Axis
+    pipeline: Axis
+    zero: Axis
+
+    @property
+    def counts(self) -> bool:
+        """Whether a sum over all ranks must include this one's tokens: once for each token."""
+        return self.tensor.rank == 0 and self.pipeline.rank == self.pipeline.size - 1
+
+
+def build_mesh(config: ParallelConfig, ranks: Ranks) -> Mesh:
+    """Make the process groups of a layout, by Megatron-core; a collective.
+
+    A layout of data ranks alone needs no groups, and does without Megatron-core's import.
+
+    Args:
+        config: Of a run that was checked against the number of ranks.
+        ranks: This process among the others.
+    """
+    if config.model_ranks == 1:
+        alone = Axis(1, 0, None)
+        everyone = Axis(ranks.world_size, ranks.rank, None)
+        return Mesh(tensor=alone, sequence=alone, data=everyone, pipeline=alone, zero=everyone)
+    from megatron.core import parallel_state
+
+    parallel_state.destroy_model_parallel()
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=config.tensor,
+        pipeline_model_parallel_size=config.pipeline,
+        context_parallel_size=config.sequence,
+        create_gloo_process_groups=False,
+    )
+    return Mesh(
+        tensor=_axis(parallel_state.get_tensor_model_parallel_group()),
+        sequence=_axis(parallel_state.get_context_parallel_group()),
+        data=_axis(parallel_state.get_data_parallel_group()),
+        pipeline=_axis(parallel_state.get_pipeline_model_parallel_group()),
+        zero=_axis(parallel_state.get_data_parallel_group(with_context_parallel=True)),
+    )
+
+
+def _axis(group: dist.ProcessGroup) -> Axis:
+    return Axis(dist.get_world_size(group), dist.get_rank(group), group)
+
+
+class ModelParallelUnit:
+    """What DeepSpeed asks of an `mpu`: the groups over which it shards and takes norms.
+
+    It has no sequence methods on purpose: with them, ZeRO-3 shards over data ranks alone and its
+    gradients come out wrong. The loss is scaled so that the mean over `zero` is the gradient.
+    """
+
+    def __init__(self, mesh: Mesh):
+        self._zero, self._tensor = mesh.zero, mesh.tensor
+
+    def get_data_parallel_group(self) -> dist.ProcessGroup | None:
+        """Ranks that hold the same part of the model."""
+        return self._zero.group
+
+    def get_data_parallel_world_size(self) -> int:
+        """How many they are."""
+        return self._zero.size
+
+    def get_data_parallel_rank(self) -> int:
+        """This one among them."""
+        return self._zero.rank
+
+    def get_model_parallel_group(self) -> dist.ProcessGroup | None:
+        """Ranks that hold the other parts of the same layers."""
+        return self._tensor.group
+
+    def get_model_parallel_world_size(self) -> int:
+        """How many they are."""
+        return self._tensor.size
+
+    def get_model_parallel_rank(self) -> int:
+        """This one among them."""
+        return self._tensor.rank
+
+    get_tensor_model_parallel_group = get_model_parallel_group
+    get_tensor_model_parallel_world_size = get_model_parallel_world_size
+    get_tensor_model_parallel_rank = get_model_parallel_rank

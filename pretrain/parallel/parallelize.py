@@ -1,0 +1,78 @@
+"""From a run and a mesh to this rank's part of the model.
+
+One ordered procedure: every part of the whole model is made and initialised in turn, from one
+random state, as on one device; tensor parallelism cuts it, or it is left to another stage; then the
+layers learn of their span. At no time is there more than one whole part beside what this rank
+keeps.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from pretrain.config import RunConfig
+from pretrain.parallel.mesh import Mesh
+from pretrain.parallel.placement import Placement, place
+from spectral.config import ModelConfig
+from spectral.lm import Block, SpectralLM
+
+
+def build_model(run: RunConfig, mesh: Mesh) -> SpectralLM:
+    """This rank's part of a model that is not split into stages, initialised, on the CPU."""
+    model = empty_model(run.model)
+    for name, part in initialised_parts(model, run.train.seed):
+        found = split_part(part, name, mesh)
+        if found is not part:
+            setattr(model, name, found)
+    model.activation_checkpointing = run.train.activation_checkpointing
+    join_ranks(model, mesh)
+    return model
+
+
+def empty_model(config: ModelConfig) -> SpectralLM:
+    """The whole model without data."""
+    with torch.device("meta"):
+        return SpectralLM(config)
+
+
+def initialised_parts(model: SpectralLM, seed: int) -> Iterator[tuple[str, nn.Module]]:
+    """Give one part after the other its data: each seed makes one model, whatever the layout."""
+    torch.manual_seed(seed)
+    for name, part in model.parts():
+        part.to_empty(device="cpu")
+        part.reset_parameters()  # type: ignore[operator]
+        for key, parameter in part.named_parameters():
+            place(parameter, Placement(f"{name}.{key}", tuple(parameter.shape)))
+        yield name, part
+
+
+def split_part(part: nn.Module, name: str, mesh: Mesh) -> nn.Module:
+    """This tensor rank's piece of a part: the part itself, changed, or another in its place."""
+    if mesh.tensor.size == 1 or name == "final_norm":
+        return part
+    if isinstance(part, Block):
+        from pretrain.parallel.tensor import split_block
+
+        split_block(part, name, mesh.tensor)
+        return part
+    from pretrain.parallel.vocabulary import split_embedding
+
+    # what is built here draws numbers of its own, which other layouts do not
+    with torch.random.fork_rng(devices=[]):
+        return split_embedding(part, name, mesh.tensor)  # type: ignore[arg-type]
+
+
+def join_ranks(model: SpectralLM, mesh: Mesh) -> None:
+    """Hand the layers what reaches the tokens and the vocabulary of other ranks."""
+    if mesh.sequence.size > 1:
+        from pretrain.parallel.sequence import RankSpan
+
+        model.span = RankSpan(mesh.sequence)
+        for module in model.modules():
+            if isinstance(module, Block):
+                module.mixer.span = model.span
+    if mesh.tensor.size > 1:
+        from pretrain.parallel.vocabulary import VocabParallelLoss
+
+        model.cross_entropy = VocabParallelLoss(mesh.tensor, model.config.vocab_size)

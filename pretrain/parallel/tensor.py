@@ -1,0 +1,213 @@
+"""Tensor parallelism: the ranks of a group share every layer.
+
+Heads are dealt out: a rank has its share of the convolution heads and of the recall heads with all
+their channels, modes and norms. Gates look at all heads, so every rank computes them for all heads
+from the gathered energies, H x M numbers per chunk: fewer bytes than splitting their networks would
+cost, and random numbers are the same in every layout. Linear layers and the vocabulary are split as
+in Megatron-LM (Shoeybi et al. 2019, arXiv 1909.08053), by Megatron-core's modules.
+
+Shape letters: D channels, R rows, H heads, M modes.
+"""
+
+from typing import Any
+
+from megatron.core.model_parallel_config import ModelParallelConfig
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.tensor_parallel.mappings import copy_to_tensor_model_parallel_region
+from torch import Tensor, nn
+
+from pretrain.parallel.collectives import all_reduce, gathered_along
+from pretrain.parallel.mesh import Axis
+from pretrain.parallel.placement import Placement, place
+from spectral.feed_forward import FrequencyFeedForward, GatedFeedForward
+from spectral.gated_filter import GatedFilter
+from spectral.gating import SpectralGate
+from spectral.heads import Heads
+from spectral.lm import Block
+from spectral.mixer import SpectralMixer
+from spectral.modes import ModalFilter
+
+Ranges = tuple[tuple[int, int], ...]
+
+
+def split_block(block: Block, name: str, axis: Axis) -> None:
+    """Turn a whole block into this rank's part of it, in place.
+
+    Args:
+        block: On the CPU, initialised.
+        name: Of the block in the whole model.
+        axis: The tensor axis; it divides the heads and the hidden channels.
+    """
+    Splitter(axis, name).block(block)
+
+
+class Splitter:
+    """Cuts the parameters of one part of a model, and notes where each piece comes from."""
+
+    def __init__(self, axis: Axis, name: str):
+        self.axis, self.name = axis, name
+        self.config = ModelParallelConfig(
+            tensor_model_parallel_size=axis.size,
+            use_cpu_initialization=True,
+            perform_initialization=False,
+        )
+
+    def share(self, total: int, start: int = 0) -> tuple[int, int]:
+        """This rank's (begin, end) of `total` things that begin at `start`."""
+        own = total // self.axis.size
+        return start + self.axis.rank * own, start + (self.axis.rank + 1) * own
+
+    def cut(self, module: nn.Module, key: str, name: str, dim: int, ranges: Ranges) -> None:
+        """Replace a parameter by the given ranges of it."""
+        whole: Tensor = getattr(module, key)
+        placement = Placement(f"{self.name}.{name}.{key}", tuple(whole.shape), dim, ranges)
+        part = nn.Parameter(placement.part_of(whole.detach()).clone())
+        place(part, placement)
+        setattr(module, key, part)
+
+    def block(self, block: Block) -> None:
+        """Mixer and feed-forward."""
+        self.mixer(block.mixer)
+        feed_forward, name = block.feed_forward, "feed_forward"
+        if isinstance(feed_forward, FrequencyFeedForward):
+            # its spectral path runs over all features, on every rank alike
+            feed_forward, name = feed_forward.gated, "feed_forward.gated"
+        self.feed_forward(feed_forward, name)
+
+    def mixer(self, mixer: SpectralMixer) -> None:
+        """Heads, and the projections of their channels."""
+        D, conv = mixer.head_norm.shape[0], mixer.conv_dim
+        own = tuple(r for r in (self.share(conv), self.share(D - conv, conv)) if r[0] < r[1])
+        packed = [tuple((a + i * D, b + i * D) for i in range(n) for a, b in own) for n in (3, 4)]
+        mixer.in_proj = self.column(mixer.in_proj, "mixer.in_proj", packed[1], reduce=False)
+        mixer.out_proj = self.row(mixer.out_proj, "mixer.out_proj", own)
+        self.cut(mixer.short_conv, "taps", "mixer.short_conv", 1, packed[0])
+        whole_norm = Placement(f"{self.name}.mixer.head_norm", (D,), 0, own)
+        mixer.head_norm = nn.Parameter(whole_norm.part_of(mixer.head_norm.detach()).clone())
+        place(mixer.head_norm, whole_norm)
+        if mixer.decay_proj is not None:
+            recall = (self.share(mixer.num_recall),)
+            mixer.decay_proj = self.column(
+                mixer.decay_proj, "mixer.decay_proj", recall, reduce=False
+            )
+        if isinstance(mixer.filter, GatedFilter):
+            self.modes(mixer.filter.filter, "mixer.filter.filter")
+            mixer.filter.num_heads //= self.axis.size
+            self.gate(mixer.filter.gate)
+        elif mixer.filter is not None:
+            self.modes(mixer.filter, "mixer.filter")
+        mixer.num_conv //= self.axis.size
+        mixer.num_recall //= self.axis.size
+        mixer.conv_dim //= self.axis.size
+        # one reduction of the input's gradient for both projections
+        mixer.register_forward_pre_hook(self._enter)
+
+    def modes(self, modes: ModalFilter, name: str) -> None:
+        """The filters of this rank's channels."""
+        own = (self.share(modes.num_channels),)
+        for key in ("log_decay", "frequency", "residue", "skip"):
+            self.cut(modes, key, name, 0, own)
+        modes.num_channels //= self.axis.size
+
+    def gate(self, gate: SpectralGate) -> None:
+        """Whole on every rank; its gradient is what all ranks' heads have to say."""
+        gate.heads = RankHeads(self.axis)
+        for parameter in gate.parameters():
+            parameter.register_hook(lambda grad: all_reduce(grad, self.axis))
+
+    def feed_forward(self, feed_forward: GatedFeedForward, name: str) -> None:
+        """Hidden channels."""
+        hidden = feed_forward.down_proj.in_features
+        begin, end = self.share(hidden)
+        feed_forward.gate_up_proj = self.column(
+            feed_forward.gate_up_proj,
+            f"{name}.gate_up_proj",
+            ((begin, end), (hidden + begin, hidden + end)),
+            reduce=True,
+        )
+        feed_forward.down_proj = self.row(
+            feed_forward.down_proj, f"{name}.down_proj", ((begin, end),)
+        )
+
+    def column(self, linear: nn.Linear, name: str, ranges: Ranges, *, reduce: bool) -> "Column":
+        """The given outputs of a linear layer; `reduce`: sum its input's gradient over ranks."""
+        found = Column(
+            linear.in_features,
+            linear.out_features,
+            config=self.config,
+            init_method=_keep,
+            bias=linear.bias is not None,
+            gather_output=False,
+            disable_grad_reduce=not reduce,
+            tp_group=self.axis.group,
+        )
+        found.weight, found.bias = linear.weight, linear.bias
+        self.cut(found, "weight", name, 0, ranges)
+        if found.bias is not None:
+            self.cut(found, "bias", name, 0, ranges)
+        return found
+
+    def row(self, linear: nn.Linear, name: str, ranges: Ranges) -> "Row":
+        """The given inputs of a linear layer; its output is summed over ranks."""
+        found = Row(
+            linear.in_features,
+            linear.out_features,
+            config=self.config,
+            init_method=_keep,
+            bias=False,
+            input_is_parallel=True,
+            skip_bias_add=False,
+            tp_group=self.axis.group,
+        )
+        found.weight = linear.weight
+        self.cut(found, "weight", name, 1, ranges)
+        return found
+
+    def _enter(self, _module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (copy_to_tensor_model_parallel_region(inputs[0], self.axis.group), *inputs[1:])
+
+
+class Column(ColumnParallelLinear):
+    """A linear layer of which this rank has some outputs."""
+
+    weight_decays = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., this rank's outputs]."""
+        output: Tensor = super().forward(x)[0]
+        return output
+
+
+class Row(RowParallelLinear):
+    """A linear layer of which this rank has some inputs."""
+
+    weight_decays = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., this rank's inputs] -> [..., D], the same on every rank."""
+        output: Tensor = super().forward(x)[0]
+        return output
+
+
+class RankHeads(Heads):
+    """This rank's heads; others have as many."""
+
+    def __init__(self, axis: Axis):
+        self.axis = axis
+
+    def gather(self, energy_RHM: Tensor) -> Tensor:
+        """The energies of all heads; their gradient is summed over ranks."""
+        return gathered_along(energy_RHM, 1, self.axis)
+
+    def own(self, gate_RHM: Tensor) -> Tensor:
+        """This rank's heads of the gate."""
+        return gate_RHM.chunk(self.axis.size, dim=1)[self.axis.rank]
+
+    def loss(self, value: Tensor) -> Tensor:
+        """The loss itself, with this rank's share of its gradient: shares are summed."""
+        share = value / self.axis.size
+        return share + (value - share).detach()
+
+
+def _keep(weight: Tensor) -> Tensor:
+    return weight

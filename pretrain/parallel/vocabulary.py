@@ -1,0 +1,118 @@
+"""The vocabulary split over tensor ranks: embedding, output layer and loss.
+
+A vocabulary that does not divide is padded: rows that are no token, whose logits do not count.
+
+Shape letters: N tokens, D channels, V vocabulary, U rows of this rank.
+"""
+
+import torch
+import torch.nn.functional as F
+from megatron.core.model_parallel_config import ModelParallelConfig
+from megatron.core.tensor_parallel.cross_entropy import vocab_parallel_cross_entropy
+from megatron.core.tensor_parallel.layers import VocabParallelEmbedding
+from megatron.core.tensor_parallel.mappings import (
+    copy_to_tensor_model_parallel_region,
+    reduce_from_tensor_model_parallel_region,
+)
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from kernels.linear_cross_entropy.reference import BLOCK, IGNORE
+from pretrain.parallel.mesh import Axis
+from pretrain.parallel.placement import Placement, place
+from spectral.embedding import HarmonicEmbedding, TableEmbedding
+
+
+def split_embedding(
+    embedding: TableEmbedding | HarmonicEmbedding, name: str, axis: Axis
+) -> "VocabParallelTable | VocabParallelHarmonic":
+    """This rank's rows of an embedding, which stays the output layer too."""
+    found: VocabParallelTable | VocabParallelHarmonic
+    if isinstance(embedding, TableEmbedding):
+        found = VocabParallelTable(embedding, axis)
+    else:
+        found = VocabParallelHarmonic(embedding, axis)
+    for key, whole in embedding.named_parameters():
+        vocab, rows = whole.shape[0], _rows(whole.shape[0], axis)
+        begin = min(axis.rank * rows, vocab)
+        placement = Placement(
+            f"{name}.{key}",
+            tuple(whole.shape),
+            0,
+            ((begin, min(begin + rows, vocab)),),
+            padding=rows - (min(begin + rows, vocab) - begin),
+        )
+        part = nn.Parameter(placement.part_of(whole.detach()).clone())
+        place(part, placement)
+        setattr(found, key, part)
+    return found
+
+
+def _rows(vocab: int, axis: Axis) -> int:
+    return -(-vocab // axis.size)
+
+
+class VocabParallelTable(VocabParallelEmbedding):
+    """One free vector per token of this rank's."""
+
+    weight_decays = True
+
+    def __init__(self, embedding: TableEmbedding, axis: Axis):
+        super().__init__(
+            _rows(embedding.num_embeddings, axis) * axis.size,
+            embedding.embedding_dim,
+            init_method=lambda weight: weight,
+            config=ModelParallelConfig(use_cpu_initialization=True, perform_initialization=False),
+            tp_group=axis.group,
+        )
+
+    def table(self) -> Tensor:
+        """This rank's vectors [U, D]."""
+        weight: Tensor = self.weight
+        return weight
+
+
+class VocabParallelHarmonic(HarmonicEmbedding):
+    """Sums of sinusoids for this rank's tokens."""
+
+    def __init__(self, embedding: HarmonicEmbedding, axis: Axis):
+        super().__init__(_rows(embedding.amplitude.shape[0], axis), embedding.dim)
+        self.axis = axis
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Vectors of token ids: [...] -> [..., D], the same on every rank."""
+        rows = self.amplitude.shape[0]
+        local = tokens - self.axis.rank * rows
+        here = (local >= 0) & (local < rows)
+        vectors = super().forward(torch.where(here, local, 0)) * here[..., None]
+        return reduce_from_tensor_model_parallel_region(vectors, self.axis.group)
+
+
+class VocabParallelLoss:
+    """`linear_cross_entropy` over a vocabulary that is split; a block of tokens at a time."""
+
+    def __init__(self, axis: Axis, vocab_size: int):
+        self.axis, self.vocab_size = axis, vocab_size
+
+    def __call__(self, x_ND: Tensor, weight_UD: Tensor, labels_N: Tensor) -> Tensor:
+        """Sum of the negative log-likelihoods in nats.
+
+        The logits of a block are made again in the backward pass: at most BLOCK * U of them exist.
+        """
+        x_ND = copy_to_tensor_model_parallel_region(x_ND, self.axis.group)
+        losses = [
+            checkpoint(self._block, x_nD, weight_UD, labels_n, use_reentrant=False)
+            for x_nD, labels_n in zip(x_ND.split(BLOCK), labels_N.split(BLOCK), strict=True)
+        ]
+        return torch.stack(losses).sum()
+
+    def _block(self, x_nD: Tensor, weight_UD: Tensor, labels_n: Tensor) -> Tensor:
+        logits_nU = F.linear(x_nD, weight_UD)
+        rows = weight_UD.shape[0]
+        row_U = self.axis.rank * rows + torch.arange(rows, device=logits_nU.device)
+        logits_nU = logits_nU.masked_fill(row_U >= self.vocab_size, float("-inf"))
+        valid_n = labels_n != IGNORE
+        nll_n = vocab_parallel_cross_entropy(
+            logits_nU[:, None], torch.where(valid_n, labels_n, 0)[:, None]
+        )[:, 0]
+        return torch.where(valid_n, nll_n, 0.0).sum()
