@@ -92,7 +92,7 @@ class _Exchange:
         numbers = _as_real(own)
         self.gathered = numbers.new_empty(self.axis.size, *numbers.shape)
         self.work = dist.all_gather_into_tensor(
-            self.gathered, numbers, group=self.axis.group, async_op=True
+            self.gathered.flatten(0, 1), numbers, group=self.axis.group, async_op=True
         )
 
     def end(self) -> Tensor:
@@ -103,7 +103,7 @@ class _Exchange:
         numbers = _as_real(grads)
         self.gradient = numbers.new_empty(numbers.shape[1:])
         self.work = dist.reduce_scatter_tensor(
-            self.gradient, numbers.contiguous(), group=self.axis.group, async_op=True
+            self.gradient, numbers.flatten(0, 1), group=self.axis.group, async_op=True
         )
 
     def end_backward(self) -> Tensor:
