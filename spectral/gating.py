@@ -61,30 +61,30 @@ class SpectralGate(nn.Module):
             self.band_magnitude = nn.Linear(H * NUM_BANDS, H * NUM_BANDS)
             self.band_phase = nn.Linear(H * NUM_BANDS, H * NUM_BANDS)
         if config.soft_threshold:
-            # softplus(-4) = 0.018 of a head's mean magnitude
-            self.threshold_H = nn.Parameter(torch.full((H,), -4.0))
+            self.threshold_H = nn.Parameter(torch.empty(H))
         if config.phase_functions:
-            self.phase_amplitude_HS = nn.Parameter(torch.zeros(H, NUM_SINUSOIDS))
-            self.phase_frequency_HS = nn.Parameter(torch.ones(H, NUM_SINUSOIDS))
+            self.phase_amplitude_HS = nn.Parameter(torch.empty(H, NUM_SINUSOIDS))
+            self.phase_frequency_HS = nn.Parameter(torch.empty(H, NUM_SINUSOIDS))
         if config.cross_head:
             self.cross_head_in = nn.Linear(H, 2 * H)
             self.cross_head_out = nn.Linear(2 * H, H)
         if config.magnitude_mixing:
-            self.mixing_HMM = nn.Parameter(torch.zeros(H, M, M))
+            self.mixing_HMM = nn.Parameter(torch.empty(H, M, M))
         if config.gate_residual:
-            self.residual_H = nn.Parameter(torch.zeros(H))
+            self.residual_H = nn.Parameter(torch.empty(H))
         self.selector = BinSelector(H, M) if config.bin_selection else None
         self.heads: Heads = ALL_HEADS
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Begin as the identity, except that sinusoids begin at 1, 2, 3, 4 periods."""
-        for name, parameter in self.named_parameters(recurse=True):
-            if name.startswith(("band_", "cross_head_out")):
-                nn.init.zeros_(parameter)
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+        if "soft_threshold" in self.config_names:
+            # softplus(-4) = 0.018 of a head's mean magnitude
+            nn.init.constant_(self.threshold_H, -4.0)
         if "cross_head" in self.config_names:
             nn.init.normal_(self.cross_head_in.weight, std=self.cross_head_in.in_features**-0.5)
-            nn.init.zeros_(self.cross_head_in.bias)
         if "phase_functions" in self.config_names:
             periods_S = torch.arange(1.0, NUM_SINUSOIDS + 1.0)
             with torch.no_grad():

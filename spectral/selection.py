@@ -53,6 +53,8 @@ class BinSelector(nn.Module):
         H = self.head_importance_H.shape[0]
         with torch.no_grad():
             for module in self.modules():
+                if isinstance(module, nn.LayerNorm):
+                    module.reset_parameters()
                 if isinstance(module, nn.Linear):
                     module.weight.normal_(std=module.in_features**-0.5)
                     if module.bias is not None:
