@@ -36,10 +36,11 @@ def spectral_mixing(T: int) -> Callable[[], None]:
     z = torch.randn(1, T, 3 * D, requires_grad=True)
     decay = F.logsigmoid(torch.randn(1, T, mixer.num_recall) + 4.0).requires_grad_()
     context = SequenceContext(0, *rotary_phases(0, T, HEAD_DIM, 1e4, like=z), None, {})
+    gate = torch.randn(1, T, D, requires_grad=True)
     grad = torch.randn(1, T, D)
 
     def run() -> None:
-        mixer.mix(z, decay, context)[0].backward(grad)
+        mixer.normalise(mixer.mix(z, decay, context)[0], gate).backward(grad)
 
     return run
 

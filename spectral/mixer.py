@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kernels.norm_gate.op import norm_gate
 from spectral.config import ModelConfig
 from spectral.documents import ChunkDocuments
 from spectral.gated_filter import GatedFilter, GatedState
@@ -122,7 +123,7 @@ class SpectralMixer(nn.Module):
                 z_BTZ = z_BTZ.float()
             log_decay_BTH = self._log_decay(x_BTD.to(z_BTZ.dtype))
             y_BTD, state, losses = self.mix(z_BTZ, log_decay_BTH, context, state)
-        return self.out_proj(y_BTD * F.silu(gate_BTD)), state, losses
+        return self.out_proj(self.normalise(y_BTD, gate_BTD)), state, losses
 
     def mix(
         self,
@@ -140,7 +141,7 @@ class SpectralMixer(nn.Module):
             state: Memory of the tokens before this sequence (none if None).
 
         Returns:
-            (y_BTD, normalised by head; memory after the last token; auxiliary losses).
+            (y_BTD, to be normalised; memory after the last token; auxiliary losses).
 
         Cost: O(T D (log C + M)) for convolution heads, O(T D (C + K)) for recall heads.
         """
@@ -150,13 +151,14 @@ class SpectralMixer(nn.Module):
         else:
             past = state.short_BWD
         z_BTZ, short = self.short_conv(z_BTZ, context.segment_ids_BT, past, context.before_BW)
-        q, k, v = z_BTZ.chunk(3, dim=-1)
+        # one split: its gradient is one concatenation
+        widths = [self.conv_dim, z_BTZ.shape[-1] // 3 - self.conv_dim]
+        q_BTI, q_BTR, k_BTI, k_BTR, v_BTI, v_BTR = z_BTZ.split(3 * widths, dim=-1)
         outputs = []
         modes: Tensor | GatedState
         modes = recalled = z_BTZ.new_zeros(z_BTZ.shape[0], 0)
         losses = None
         if self.filter is not None:
-            q_BTI, k_BTI, v_BTI = (i[..., : self.conv_dim] for i in (q, k, v))
             documents = context.documents.get(min(self.conv_chunk, T))
             past_modes = None if state is None else state.modes
             u_BIT = (k_BTI * v_BTI).transpose(1, 2)
@@ -169,14 +171,13 @@ class SpectralMixer(nn.Module):
         if log_decay_BTH is not None:
             documents = context.documents.get(min(self.recall_chunk, T))
             past = None if state is None else state.recall_BHKK
-            q, k, v = self._recall_inputs(q, k, v)
+            q, k, v = self._recall_inputs(q_BTR, k_BTR, v_BTR)
             q, k = (rotate(i, context.cos_TF, context.sin_TF) for i in (q, k))
             y, recalled = recall(
                 q, k, v, log_decay_BTH, self.recall_chunk, documents, past, self.span
             )
             outputs.append(y.flatten(-2))
-        y_BTD = self._normalise(torch.cat(outputs, dim=-1))
-        return y_BTD, MixerState(short, modes, recalled), losses
+        return torch.cat(outputs, dim=-1), MixerState(short, modes, recalled), losses
 
     def step(
         self, x_BD: Tensor, context: SequenceContext, state: MixerState
@@ -198,12 +199,17 @@ class SpectralMixer(nn.Module):
             outputs.append(q_BI * y_BI)
         log_decay_BH = self._log_decay(x_BD)
         if log_decay_BH is not None:
-            q, k, v = self._recall_inputs(q, k, v)
+            q, k, v = self._recall_inputs(*(i[..., self.conv_dim :] for i in (q, k, v)))
             q, k = (rotate(i[:, None], context.cos_TF, context.sin_TF)[:, 0] for i in (q, k))
             y, recalled = recall_step(q, k, v, log_decay_BH, recalled)
             outputs.append(y.flatten(-2))
-        y_BD = self._normalise(torch.cat(outputs, dim=-1))
-        return self.out_proj(y_BD * F.silu(gate_BD)), MixerState(short, modes, recalled)
+        y_BD = self.normalise(torch.cat(outputs, dim=-1), gate_BD)
+        return self.out_proj(y_BD), MixerState(short, modes, recalled)
+
+    def normalise(self, y_D: Tensor, gate_D: Tensor) -> Tensor:
+        """What was mixed, normalised by head and gated by silu."""
+        heads = self.num_conv + self.num_recall
+        return norm_gate(y_D, gate_D, self.head_norm, heads, self.norm_eps)
 
     def _project(self, x_D: Tensor) -> tuple[Tensor, Tensor]:
         width = self.head_dim * (self.num_conv + self.num_recall)
@@ -214,9 +220,5 @@ class SpectralMixer(nn.Module):
         return None if self.decay_proj is None else F.logsigmoid(self.decay_proj(x_D))
 
     def _recall_inputs(self, *qkv: Tensor) -> list[Tensor]:
-        q, k, v = (F.silu(i[..., self.conv_dim :]).unflatten(-1, (-1, self.head_dim)) for i in qkv)
+        q, k, v = (F.silu(i).unflatten(-1, (-1, self.head_dim)) for i in qkv)
         return [F.normalize(q, dim=-1), F.normalize(k, dim=-1), v]
-
-    def _normalise(self, y_D: Tensor) -> Tensor:
-        heads = y_D.unflatten(-1, (-1, self.head_dim))
-        return F.rms_norm(heads, (self.head_dim,), eps=self.norm_eps).flatten(-2) * self.head_norm

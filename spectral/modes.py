@@ -17,7 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kernels.document_reset.op import document_reset
 from kernels.fft_conv.op import fft_conv
+from kernels.modes.op import modal_read, modal_state
+from kernels.modes.reference import ModePowers, mode_powers
 from spectral.documents import ChunkDocuments
 from spectral.span import WHOLE, Span
 
@@ -84,9 +87,7 @@ class ModalFilter(nn.Module):
         radian), so exponents are evaluated in float64 at about 2 sqrt(length) times and the table
         is their outer product in the parameters' precision: relative error about 1e-7 for any t.
         """
-        exponent_DM1 = torch.complex(-self.log_decay.double().exp(), self.frequency.double())[
-            ..., None
-        ]
+        exponent_DM1 = self.log_lambda()[..., None]
         block = 1 << (max(length - 1, 1).bit_length() + 1) // 2
         time = torch.arange(0, max(block, length), device=exponent_DM1.device, dtype=torch.float64)
         fine_DMt = torch.exp(exponent_DM1 * time[:block])
@@ -94,6 +95,10 @@ class ModalFilter(nn.Module):
         dtype = torch.complex128 if self.residue.dtype == torch.float64 else torch.complex64
         table = coarse_DMs.to(dtype)[..., :, None] * fine_DMt.to(dtype)[..., None, :]
         return table.flatten(-2)[..., :length]
+
+    def log_lambda(self) -> Tensor:
+        """log lambda_m of every channel: complex128 [D, M], since phases grow long."""
+        return torch.complex(-self.log_decay.double().exp(), self.frequency.double())
 
     def amplitudes(self) -> Tensor:
         """a_m of every channel: complex [D, M]."""
@@ -138,21 +143,24 @@ class ModalFilter(nn.Module):
         C = min(self.chunk, T)
         J = -(-T // C)
         rest = T - (J - 1) * C
-        powers_DMt = self.powers(0, C + 1)
+        log_lambda_DM, residue_DM = self.log_lambda(), self.amplitudes()
+        powers = mode_powers(log_lambda_DM, C, residue_DM.dtype)
         u_DNC = F.pad(u_BDT, (0, J * C - T)).transpose(0, 1).reshape(D, B * J, C).contiguous()
-        after_DNC = u_DNC
+        before_NC = after_NC = None
         if documents is not None:
-            after_DNC = u_DNC * documents.after_last_BJC.view(B * J, C)
-        write_DCF = _write_table(powers_DMt[..., :C])
-        update_BJDM = _as_complex(after_DNC @ write_DCF).view(D, B, J, -1).permute(1, 2, 0, 3)
-        decay_JDM = powers_DMt[..., C].expand(J, -1, -1)
-        local_BDM = update_BJDM[:, -1]
+            before_NC = documents.before_first_BJC.view(B * J, C)
+            after_NC = documents.after_last_BJC.view(B * J, C)
+        update_BJDM = modal_state(u_DNC, powers, after_NC).view(D, B, J, -1).permute(1, 2, 0, 3)
+        decay_JDM = (C * log_lambda_DM).exp().to(residue_DM.dtype).expand(J, -1, -1)
+        local_BDM, decay_DM = update_BJDM[:, -1], decay_JDM[-1]
         if rest < C:
             # the state at the end of the last chunk, which is shorter
-            last_DBr = after_DNC.view(D, B, J, C)[:, :, -1, :rest]
-            local_BDM = _as_complex(last_DBr @ write_DCF[:, C - rest :]).transpose(0, 1)
+            last_DBr = u_DNC.view(D, B, J, C)[:, :, -1, :rest]
+            after_Br = None if after_NC is None else after_NC.view(B, J, C)[:, -1, :rest]
+            local_BDM = modal_state(last_DBr, powers, after_Br).transpose(0, 1)
+            decay_DM = (rest * log_lambda_DM).exp().to(residue_DM.dtype)
             update_BJDM = torch.cat([update_BJDM[:, :-1], local_BDM[:, None]], dim=1)
-            decay_JDM = torch.cat([decay_JDM[:-1], powers_DMt[None, ..., rest]])
+            decay_JDM = torch.cat([decay_JDM[:-1], decay_DM[None]])
         decay_BJDM = decay_JDM.expand(B, -1, -1, -1)
         if documents is not None:
             decay_BJDM = decay_BJDM * documents.keep_BJ[..., None, None]
@@ -164,22 +172,23 @@ class ModalFilter(nn.Module):
             state_BDM.flatten(1)[..., None],
         )
 
-        y_DNC = fft_conv(u_DNC, self.taps(powers_DMt[..., :C]))
+        # a mode is read at once in its own chunk, and one token later in the next
+        scale_DM = residue_DM * log_lambda_DM.exp().to(residue_DM.dtype)
+        skip_D1C = F.pad(self.skip[:, None, None], (0, C - 1))
+        h_D1C = modal_read(residue_DM[:, None], powers, skip_D1C)
+        y_DNC = fft_conv(u_DNC, h_D1C[:, 0])
         if documents is not None:
-            y_DNC = self._isolate(y_DNC, u_DNC, powers_DMt, documents)
+            y_DNC = self._isolate(y_DNC, u_DNC, scale_DM, powers, documents)
         incoming_BJN1, _ = carried()
         incoming_NDM = incoming_BJN1.view(B * J, D, -1)
         read_NDM = incoming_NDM if gate is None else gate(incoming_NDM)
-        carried_DNC = _as_real(read_NDM.transpose(0, 1)) @ self._read_table(powers_DMt)
-        if documents is not None:
-            carried_DNC = carried_DNC * documents.before_first_BJC.view(B * J, C)
-        y_DNC = y_DNC + carried_DNC + self.skip[:, None, None] * u_DNC
+        y_DNC = modal_read((scale_DM * read_NDM).transpose(0, 1), powers, y_DNC, before_NC)
         y_BDT = y_DNC.view(D, B, J * C).transpose(0, 1)[..., :T]
 
         last_BDM = incoming_NDM.view(B, J, D, -1)[:, -1]
         if documents is not None:
             last_BDM = last_BDM * documents.keep_BJ[:, -1, None, None]
-        return y_BDT, FilterEnd(local_BDM, last_BDM, powers_DMt[..., rest])
+        return y_BDT, FilterEnd(local_BDM, last_BDM, decay_DM)
 
     def step(self, u_BD: Tensor, state_BDM: Tensor) -> tuple[Tensor, Tensor]:
         """Recurrent form: one token. Constant time and memory: O(B D M)."""
@@ -187,35 +196,15 @@ class ModalFilter(nn.Module):
         y_BD = (self.amplitudes() * state_BDM).sum(-1).real
         return y_BD + self.skip * u_BD, state_BDM
 
-    def _read_table(self, powers_DMt: Tensor) -> Tensor:
-        # Re(a lambda^(t+1) s) as a real product: rows (Re, -Im) of a lambda^(t+1)
-        read_DMC = self.amplitudes()[..., None] * powers_DMt[..., 1:]
-        return torch.stack([read_DMC.real, -read_DMC.imag], dim=2).flatten(1, 2)
-
     def _isolate(
-        self, y_DNC: Tensor, u_DNC: Tensor, powers_DMt: Tensor, documents: ChunkDocuments
+        self,
+        y_DNC: Tensor,
+        u_DNC: Tensor,
+        scale_DM: Tensor,
+        powers: ModePowers,
+        documents: ChunkDocuments,
     ) -> Tensor:
         """Take from each document what the chunk's FFT let in from the documents before it."""
-        D, E = u_DNC.shape[0], documents.row_E.shape[0]
-        if E == 0:
-            return y_DNC
-        C = u_DNC.shape[-1]
-        past_DEC = u_DNC[:, documents.row_E].gather(-1, documents.past_index_EC.expand(D, E, C))
-        past_DEC = past_DEC * documents.past_EC
-        past_DEM = _as_complex(past_DEC @ _write_table(powers_DMt[..., :C]))
-        leak_DEC = _as_real(past_DEM) @ self._read_table(powers_DMt)
-        leak_DEC = leak_DEC.gather(-1, documents.lag_index_EC.expand(D, E, C)) * documents.reach_EC
-        return y_DNC.index_add(1, documents.row_E, leak_DEC, alpha=-1)
-
-
-def _write_table(powers_DMC: Tensor) -> Tensor:
-    # sum over t of lambda^(C-1-t) u_t as a real product: columns (Re, Im) of each mode
-    return torch.view_as_real(powers_DMC.flip(-1)).movedim(1, 2).flatten(2)
-
-
-def _as_complex(pairs_F: Tensor) -> Tensor:
-    return torch.view_as_complex(pairs_F.unflatten(-1, (-1, 2)).contiguous())
-
-
-def _as_real(modes_M: Tensor) -> Tensor:
-    return torch.view_as_real(modes_M).flatten(-2)
+        start_E = documents.past_EC.sum(-1)
+        stop_E = start_E + documents.reach_EC.sum(-1)
+        return document_reset(y_DNC, u_DNC, scale_DM, powers, documents.row_E, start_E, stop_E)

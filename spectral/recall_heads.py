@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.recall.op import recall_local, recall_read, recall_state
 from spectral.documents import ChunkDocuments
 from spectral.span import WHOLE, Span
 
@@ -53,33 +54,27 @@ def recall(
     J = -(-T // C)
     # time past the end neither writes (k = 0) nor decays (log 1 = 0): the final state is exact
     q, k, v = (_chunked(x, C, J) for x in (q_BTHK, k_BTHK, v_BTHV))
-    total = F.pad(log_decay_BTH, (0, 0, 0, J * C - T)).view(B, J, C, H).transpose(2, 3).cumsum(-1)
+    log_decay_BTH = F.pad(log_decay_BTH, (0, 0, 0, J * C - T))
+    total = log_decay_BTH.view(B, J, C, H).transpose(2, 3).cumsum(-1).flatten(0, 1)
 
-    write_BJHC = (total[..., -1:] - total).exp()
-    read_BJHC = total.exp()
-    decay_BJH = total[..., -1].exp()
+    write_NHC = (total[..., -1:] - total).exp()
+    read_NHC = total.exp()
+    decay_BJH = total[..., -1].exp().view(B, J, H)
+    segment_NC = None
     if documents is not None:
-        write_BJHC = write_BJHC * documents.after_last_BJC[:, :, None]
-        read_BJHC = read_BJHC * documents.before_first_BJC[:, :, None]
+        segment_NC = documents.segment_BJC.flatten(0, 1)
+        write_NHC = write_NHC * documents.after_last_BJC.flatten(0, 1)[:, None]
+        read_NHC = read_NHC * documents.before_first_BJC.flatten(0, 1)[:, None]
         decay_BJH = decay_BJH * documents.keep_BJ[..., None]
-    update = (k * write_BJHC[..., None]).transpose(-1, -2) @ v
+    update = recall_state(k, v, write_NHC)
     if state_BHKV is None:
         state_BHKV = update.new_zeros(B, H, K, V)
-    carried = span.carry(decay_BJH, update.flatten(-2), state_BHKV.flatten(-2))
+    carried = span.carry(decay_BJH, update.view(B, J, H, K * V), state_BHKV.flatten(-2))
 
-    lag_BJHCC = total[..., :, None] - total[..., None, :]
-    seen_CC = torch.ones(C, C, dtype=torch.bool, device=q.device).tril()
-    if documents is None:
-        seen = seen_CC
-    else:
-        segment_BJC = documents.segment_BJC
-        same_BJCC = segment_BJC[..., :, None] == segment_BJC[..., None, :]
-        seen = (same_BJCC & seen_CC)[:, :, None]
-    weight_BJHCC = lag_BJHCC.masked_fill(~seen, float("-inf")).exp()
-    y = ((q @ k.transpose(-1, -2)) * weight_BJHCC) @ v
+    y = recall_local(q, k, v, total, segment_NC)
     incoming, final = carried()
-    y = y + (q * read_BJHC[..., None]) @ incoming.unflatten(-1, (K, V))
-    y_BTHV = y.transpose(2, 3).reshape(B, J * C, H, V)[:, :T]
+    y = recall_read(q, read_NHC, incoming.view(B * J, H, K, V), y)
+    y_BTHV = y.transpose(1, 2).reshape(B, J * C, H, V)[:, :T]
     return y_BTHV, final.unflatten(-1, (K, V))
 
 
@@ -93,5 +88,8 @@ def recall_step(
 
 
 def _chunked(x_BTHK: Tensor, C: int, J: int) -> Tensor:
+    """Chunks of a head, contiguous: [B * J, H, C, K]."""
     B, T, H, K = x_BTHK.shape
-    return F.pad(x_BTHK, (0, 0, 0, 0, 0, J * C - T)).view(B, J, C, H, K).transpose(2, 3)
+    if J * C > T:
+        x_BTHK = F.pad(x_BTHK, (0, 0, 0, 0, 0, J * C - T))
+    return x_BTHK.reshape(B * J, C, H, K).transpose(1, 2).contiguous()

@@ -22,12 +22,15 @@ def state_scan(
 
     Cost: O(B J N F), J sequential steps; J is T / C, so 25 for 204,800 tokens in chunks of 8,192.
     """
-    incoming = torch.empty_like(update_BJNF)
-    state = initial_BNF
-    for j in range(update_BJNF.shape[1]):
-        incoming[:, j] = state
-        state = torch.addcmul(update_BJNF[:, j], decay_BJN[:, j, :, None], state)
-    return incoming, state.clone()
+    B, J, N, F = update_BJNF.shape
+    # every state is written where the next step and the caller read it
+    states = update_BJNF.new_empty(B, J + 1, N, F)
+    views = states.unbind(1)
+    views[0].copy_(initial_BNF)
+    steps = zip(decay_BJN[..., None].unbind(1), update_BJNF.unbind(1), strict=True)
+    for j, (decay_BN1, update_BNF) in enumerate(steps):
+        torch.addcmul(update_BNF, decay_BN1, views[j], out=views[j + 1])
+    return states[:, :J].contiguous(), states[:, J].clone()
 
 
 def state_scan_backward(
@@ -44,11 +47,10 @@ def state_scan_backward(
     Returns:
         (ddecay_BJN, dupdate_BJNF, dinitial_BNF), by PyTorch's convention for complex numbers.
     """
-    dupdate = torch.empty_like(incoming_BJNF)
-    conj_decay_BJN = decay_BJN.conj()
-    grad = grad_final_BNF
-    for j in reversed(range(incoming_BJNF.shape[1])):
-        dupdate[:, j] = grad
-        grad = torch.addcmul(grad_incoming_BJNF[:, j], conj_decay_BJN[:, j, :, None], grad)
+    conj_decay_BJN = decay_BJN.conj_physical()
+    reverse, dinitial = state_scan(
+        conj_decay_BJN.flip(1), grad_incoming_BJNF.flip(1), grad_final_BNF
+    )
+    dupdate = reverse.flip(1)
     ddecay = (dupdate * incoming_BJNF.conj()).sum(dim=-1)
-    return ddecay, dupdate, grad.clone()
+    return ddecay, dupdate, dinitial

@@ -133,7 +133,7 @@ def test_a_broken_reset(
 
 def test_a_recall_mask_that_includes_the_future(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_model(small_config(conv_heads=(0,)))
-    monkeypatch.setattr(Tensor, "masked_fill", lambda weights, *_: weights)
+    monkeypatch.setattr(Tensor, "masked_fill_", lambda weights, *_: weights)
     with pytest.raises(AssertionError, match="a logit sees the future"):
         check_causal(model)
 

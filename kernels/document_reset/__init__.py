@@ -1,0 +1,1 @@
+"""What a chunk let in from documents that have ended, taken away."""

@@ -1,0 +1,166 @@
+"""End state of every chunk and read-out of a state: the two products of signals and modes.
+
+    s_n = Σ_t λ^(C-1-t) u_n[t]          y_n[t] = Re Σ_m s_nm λ_m^t
+
+Shape letters: D channel, N rows (batch times chunks), C time inside a chunk, M modes, R = 2 M real
+and imaginary parts, f and s the fine and coarse parts of a time t = s * len(f) + f.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class ModePowers(NamedTuple):
+    """Powers of every mode, as two short tables whose products are all of them.
+
+    Attributes:
+        log_lambda_DM: Logarithm of λ, complex128; all gradients go to it.
+        fine_DfM: λ^0 ... λ^(f-1), complex, constants to autograd.
+        coarse_DsM: λ^0, λ^f, λ^2f ..., complex, constants to autograd.
+    """
+
+    log_lambda_DM: Tensor
+    fine_DfM: Tensor
+    coarse_DsM: Tensor
+
+
+@torch.no_grad()
+def _doubled(base_DM: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """base^0 ... base^(length-1) for a power of two, and base^length."""
+    table_DtM = torch.ones_like(base_DM)[:, None]
+    while table_DtM.shape[1] < length:
+        table_DtM = torch.cat([table_DtM, table_DtM * base_DM[:, None]], dim=1)
+        base_DM = base_DM * base_DM
+    return table_DtM, base_DM
+
+
+def mode_powers(log_lambda_DM: Tensor, length: int, dtype: torch.dtype) -> ModePowers:
+    """Tables for all exponents below `length`.
+
+    Made by repeated squaring in complex128, since long phases lose their precision in float32;
+    their products in `dtype` are off by its rounding, whatever the exponent.
+
+    Args:
+        log_lambda_DM: Complex128.
+        length: Largest chunk that will use them, in tokens.
+        dtype: Complex type of the tables.
+
+    Cost: O(D M sqrt(length)).
+    """
+    bits = max(length - 1, 0).bit_length()
+    fine_DfM, step_DM = _doubled(log_lambda_DM.detach().exp(), 1 << (bits + 1) // 2)
+    coarse_DsM, _ = _doubled(step_DM, 1 << bits // 2)
+    return ModePowers(log_lambda_DM, fine_DfM.to(dtype), coarse_DsM.to(dtype))
+
+
+def _ascending(fine_DfM: Tensor, coarse_DsM: Tensor, C: int) -> Tensor:
+    """Real and imaginary parts of λ^t, t = 0 ... C - 1, interleaved: [D, C, R]."""
+    table_DsfM = coarse_DsM[:, :, None] * fine_DfM[:, None]
+    return torch.view_as_real(table_DsfM).flatten(3).flatten(1, 2)[:, :C]
+
+
+def _descending(fine_DfM: Tensor, coarse_DsM: Tensor, C: int) -> Tensor:
+    """Real and imaginary parts of λ^(C-1-t): [D, C, R]."""
+    length = fine_DfM.shape[1] * coarse_DsM.shape[1]
+    return _ascending(fine_DfM.flip(1), coarse_DsM.flip(1), length)[:, length - C :]
+
+
+def _pairs(modes_DNM: Tensor) -> Tensor:
+    return torch.view_as_real(modes_DNM).flatten(-2)
+
+
+def _complex(pairs_DNR: Tensor) -> Tensor:
+    return torch.view_as_complex(pairs_DNR.unflatten(-1, (-1, 2)))
+
+
+def _work(signal: Tensor, like: Tensor) -> Tensor:
+    return signal.to(like.real.dtype)
+
+
+def modal_state(u_DNC: Tensor, fine_DfM: Tensor, coarse_DsM: Tensor, mask: Tensor | None) -> Tensor:
+    """The state that every chunk leaves when it begins from zero.
+
+    Args:
+        u_DNC: Signal in chunks, any floating dtype.
+        fine_DfM: Of `ModePowers`.
+        coarse_DsM: Of `ModePowers`.
+        mask: True [N, C] where the signal is written; everywhere if None.
+
+    Returns:
+        state_DNM, complex, in the precision of the tables.
+
+    Cost: 4 D N C M FLOPs; a table of 2 D C M reals as scratch.
+    """
+    u_DNC = _work(u_DNC, fine_DfM)
+    if mask is not None:
+        u_DNC = u_DNC * mask
+    return _complex(torch.bmm(u_DNC, _descending(fine_DfM, coarse_DsM, u_DNC.shape[-1])))
+
+
+def modal_state_backward(
+    grad_DNM: Tensor, u_DNC: Tensor, fine_DfM: Tensor, coarse_DsM: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Gradients of `modal_state`: (du_DNC, dlog_lambda_DM in complex128)."""
+    C = u_DNC.shape[-1]
+    table_DCR = _descending(fine_DfM, coarse_DsM, C)
+    du_DNC = torch.bmm(_pairs(grad_DNM), table_DCR.mT)
+    work_DNC = _work(u_DNC, fine_DfM)
+    if mask is not None:
+        du_DNC *= mask
+        work_DNC = work_DNC * mask
+    weighted_DNM = _complex(torch.bmm(work_DNC, _by_time(table_DCR, ascending=False)))
+    dlog_DM = (grad_DNM * weighted_DNM.conj()).sum(1)
+    return du_DNC.to(u_DNC.dtype), dlog_DM.to(torch.complex128)
+
+
+def modal_read(
+    state_DNM: Tensor,
+    fine_DfM: Tensor,
+    coarse_DsM: Tensor,
+    rest_DNC: Tensor,
+    mask: Tensor | None,
+) -> Tensor:
+    """Read states as they decay through a chunk, and add that to what the chunk already has.
+
+    Args:
+        state_DNM: Complex, times whatever it is read with.
+        fine_DfM: Of `ModePowers`.
+        coarse_DsM: Of `ModePowers`.
+        rest_DNC: What the read-out is added to.
+        mask: True [N, C] where the state is read; everywhere if None.
+
+    Returns:
+        rest + Re Σ_m state_m λ_m^t: [D, N, C] in the dtype of `rest`.
+
+    Cost: 4 D N C M FLOPs; a table of 2 D C M reals as scratch.
+    """
+    table_DRC = _ascending(fine_DfM, coarse_DsM, rest_DNC.shape[-1]).mT
+    # Re(s λ^t) = Re s Re λ^t - Im s Im λ^t
+    pairs_DNR = _pairs(state_DNM.conj_physical())
+    if mask is None:
+        return torch.baddbmm(_work(rest_DNC, fine_DfM), pairs_DNR, table_DRC).to(rest_DNC.dtype)
+    read_DNC = torch.bmm(pairs_DNR, table_DRC).mul_(mask)
+    return read_DNC.add_(rest_DNC).to(rest_DNC.dtype)
+
+
+def modal_read_backward(
+    grad_DNC: Tensor, state_DNM: Tensor, fine_DfM: Tensor, coarse_DsM: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Gradients of `modal_read`: (dstate_DNM, dlog_lambda_DM in complex128)."""
+    grad_DNC = _work(grad_DNC, fine_DfM)
+    if mask is not None:
+        grad_DNC = grad_DNC * mask
+    table_DCR = _ascending(fine_DfM, coarse_DsM, grad_DNC.shape[-1])
+    dstate_DNM = _complex(torch.bmm(grad_DNC, table_DCR)).conj_physical()
+    weighted_DNM = _complex(torch.bmm(grad_DNC, _by_time(table_DCR, ascending=True)))
+    dlog_DM = (state_DNM * weighted_DNM).sum(1).conj_physical()
+    return dstate_DNM, dlog_DM.to(torch.complex128)
+
+
+def _by_time(table_DCR: Tensor, *, ascending: bool) -> Tensor:
+    """t λ^t in place of λ^t: the derivative with respect to log λ."""
+    C = table_DCR.shape[1]
+    time_C = torch.arange(C, dtype=table_DCR.dtype, device=table_DCR.device)
+    return table_DCR.mul_((time_C if ascending else time_C.flip(0))[:, None])

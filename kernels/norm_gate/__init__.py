@@ -1,0 +1,1 @@
+"""RMSNorm per head and the gate that follows it, in one pass."""

@@ -1,0 +1,1 @@
+"""Chunk products of recall heads: modes that are written and read by content."""

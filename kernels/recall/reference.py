@@ -1,0 +1,148 @@
+"""Products inside the chunks of recall heads: what is written, read, and read of the same chunk.
+
+    S = Σ_t w_t k_t v_tᵀ      y_t = w_t Sᵀ q_t      y_t = Σ_(s <= t) e^(l_t - l_s) (q_t · k_s) v_s
+
+Shape letters: N rows (batch times chunks), H head, C time inside a chunk, K key channels, V value
+channels, X = N H pairs, x as many of them as fit into a processor's cache.
+
+Source: the chunkwise form of gated linear attention (Yang et al. 2024, arXiv 2312.06635).
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+# bytes of a block's largest temporary: several of them stay in a second-level cache
+BLOCK_BYTES = 1 << 18
+
+
+def recall_state(k_NHCK: Tensor, v_NHCV: Tensor, weight_NHC: Tensor) -> Tensor:
+    """The state that every chunk writes: [N, H, K, V] in the dtype of the weights.
+
+    Args:
+        k_NHCK: Keys, any floating dtype.
+        v_NHCV: Values.
+        weight_NHC: How much of each token is left at the chunk's end, float32 or wider.
+
+    Cost: 2 N H C K V FLOPs.
+    """
+    return (k_NHCK * weight_NHC[..., None]).mT @ v_NHCV.to(weight_NHC.dtype)
+
+
+def recall_state_backward(
+    grad_NHKV: Tensor, k_NHCK: Tensor, v_NHCV: Tensor, weight_NHC: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `recall_state`: (dk, dv, dweight)."""
+    dk_NHCK, dweight_NHC = _read_gradients(v_NHCV, grad_NHKV, k_NHCK, weight_NHC)
+    dv_NHCV = (k_NHCK.to(grad_NHKV.dtype) @ grad_NHKV).mul_(weight_NHC[..., None])
+    return dk_NHCK, dv_NHCV.to(v_NHCV.dtype), dweight_NHC
+
+
+def recall_read(
+    q_NHCK: Tensor, weight_NHC: Tensor, state_NHKV: Tensor, rest_NHCV: Tensor
+) -> Tensor:
+    """What the state before each chunk is read as, added to what the chunk already has.
+
+    Args:
+        q_NHCK: Queries.
+        weight_NHC: What is left of the state at each token, float32 or wider.
+        state_NHKV: State before each chunk, in the dtype of the weights.
+        rest_NHCV: What the read-out is added to.
+
+    Returns:
+        y_NHCV in the dtype of `rest`.
+
+    Cost: 2 N H C K V FLOPs.
+    """
+    y_NHCV = (q_NHCK.to(state_NHKV.dtype) @ state_NHKV).mul_(weight_NHC[..., None])
+    return y_NHCV.add_(rest_NHCV).to(rest_NHCV.dtype)
+
+
+def recall_read_backward(
+    grad_NHCV: Tensor, q_NHCK: Tensor, weight_NHC: Tensor, state_NHKV: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `recall_read`: (dq, dweight, dstate); the one of `rest` is the incoming one."""
+    dq_NHCK, dweight_NHC = _read_gradients(grad_NHCV, state_NHKV, q_NHCK, weight_NHC)
+    return dq_NHCK, dweight_NHC, recall_state(q_NHCK, grad_NHCV, weight_NHC)
+
+
+def _read_gradients(
+    v_NHCV: Tensor, state_NHKV: Tensor, k_NHCK: Tensor, weight_NHC: Tensor
+) -> tuple[Tensor, Tensor]:
+    # of Σ w_t k_tᵀ S v_t: with respect to k and to w
+    dk_NHCK = v_NHCV.to(state_NHKV.dtype) @ state_NHKV.mT
+    dweight_NHC = torch.linalg.vecdot(dk_NHCK, k_NHCK.to(dk_NHCK.dtype))
+    return dk_NHCK.mul_(weight_NHC[..., None]).to(k_NHCK.dtype), dweight_NHC
+
+
+def recall_local(
+    q_NHCK: Tensor, k_NHCK: Tensor, v_NHCV: Tensor, total_NHC: Tensor, segment_NC: Tensor | None
+) -> Tensor:
+    """What each token reads of its own chunk: itself and what came before it.
+
+    Args:
+        q_NHCK: Queries.
+        k_NHCK: Keys.
+        v_NHCV: Values.
+        total_NHC: Sum of the logarithms of the decays from the chunk's beginning to each token,
+            float32 or wider.
+        segment_NC: Document numbers: no document reads another; None for one document.
+
+    Returns:
+        y_NHCV in the dtype of v.
+
+    Cost: 2 N H C^2 (K + V) FLOPs; the [C, C] matrices of a few rows are all that ever exists.
+    """
+    y_NHCV = torch.empty_like(v_NHCV, memory_format=torch.contiguous_format)
+    for rows in _blocks(total_NHC):
+        weight = _weights(total_NHC[rows], None if segment_NC is None else segment_NC[rows])
+        q, k, v = (x[rows].to(weight.dtype) for x in (q_NHCK, k_NHCK, v_NHCV))
+        y_NHCV[rows] = weight.mul_(q @ k.mT) @ v
+    return y_NHCV
+
+
+def recall_local_backward(
+    grad_NHCV: Tensor,
+    q_NHCK: Tensor,
+    k_NHCK: Tensor,
+    v_NHCV: Tensor,
+    total_NHC: Tensor,
+    segment_NC: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of `recall_local`: (dq, dk, dv, dtotal). The products are computed again."""
+    dq, dk, dv = (
+        torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q_NHCK, k_NHCK, v_NHCV)
+    )
+    dtotal = torch.empty_like(total_NHC, memory_format=torch.contiguous_format)
+    for rows in _blocks(total_NHC):
+        inputs = (q_NHCK, k_NHCK, v_NHCV, grad_NHCV)
+        q, k, v, grad = (x[rows].to(total_NHC.dtype) for x in inputs)
+        weight = _weights(total_NHC[rows], None if segment_NC is None else segment_NC[rows])
+        product = q @ k.mT
+        dproduct = (grad @ v.mT).mul_(weight)
+        dv[rows] = weight.mul_(product).mT @ grad
+        dq[rows] = dproduct @ k
+        dk[rows] = dproduct.mT @ q
+        # of a product's weight e^(l_t - l_s): l_t gains what l_s loses
+        dlag = product.mul_(dproduct)
+        dtotal[rows] = dlag.sum(-1) - dlag.sum(-2)
+    return dq, dk, dv, dtotal
+
+
+def _blocks(total_NHC: Tensor) -> Iterator[slice]:
+    N, H, C = total_NHC.shape
+    size = max(1, BLOCK_BYTES // (total_NHC.element_size() * H * C * C))
+    # a GPU has no use for small blocks
+    size = size if total_NHC.device.type == "cpu" else N
+    return (slice(begin, begin + size) for begin in range(0, N, size))
+
+
+def _weights(total_xHC: Tensor, segment_xC: Tensor | None) -> Tensor:
+    """e^(l_t - l_s) where s <= t and both belong to one document, else 0: [x, H, C, C]."""
+    C = total_xHC.shape[-1]
+    hidden = torch.ones(C, C, dtype=torch.bool, device=total_xHC.device).triu_(1)
+    if segment_xC is not None:
+        hidden = (hidden | (segment_xC[:, :, None] != segment_xC[:, None]))[:, None]
+    lag_xHCC = total_xHC[..., :, None] - total_xHC[..., None, :]
+    return lag_xHCC.masked_fill_(hidden, float("-inf")).exp_()

@@ -1,0 +1,1 @@
+"""Complex spectral gate: magnitude, soft threshold, band and phase."""
