@@ -9,6 +9,7 @@ Shape letters: R rows (batch times chunks), H head, N channels of a head, M bins
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -205,3 +206,13 @@ def gate_losses(energy_RHM: Tensor, gate_RHM: Tensor, span: Span = WHOLE) -> Gat
     usage_HM = usage_HM / usage_HM.sum(-1, keepdim=True)
     entropy = -(usage_HM * usage_HM.log()).sum(-1).mean() / math.log(max(M, 2))
     return GateLosses(1.0 - entropy, (divergence / rows)[0])
+
+
+def mean_losses(parts: Sequence[tuple[GateLosses | None, float]]) -> GateLosses | None:
+    """Weighted mean of the losses of several gates; None if there are no gates."""
+    found = [(losses, weight) for losses, weight in parts if losses is not None]
+    if not found:
+        return None
+    total = sum(weight for _, weight in found)
+    scaled = [[loss * (weight / total) for loss in losses] for losses, weight in found]
+    return GateLosses(*(torch.stack(column).sum(0) for column in zip(*scaled, strict=True)))

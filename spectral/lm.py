@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kernels.linear_cross_entropy.op import linear_cross_entropy
+from spectral.checks import check_finite, check_tokens, check_vocabulary
 from spectral.config import ModelConfig
 from spectral.documents import check_segment_ids, chunk_documents
 from spectral.embedding import HarmonicEmbedding, TableEmbedding
@@ -136,11 +137,13 @@ class SpectralLM(nn.Module):
             logits_BTV or, given labels, the losses.
 
         Raises:
-            ValueError: An empty sequence, segment ids that go back, or half-precision parameters.
+            ValueError: An empty sequence, segment ids that go back, or half-precision parameters;
+                outside of training, whose guard looks at losses, also ids without an embedding
+                and embeddings that are not finite.
         """
-        if labels_BT is None:
-            return self.prefill(tokens_BT, segment_ids_BT)[0]
         x_BTD, _, auxiliary = self._hidden(tokens_BT, segment_ids_BT, None)
+        if labels_BT is None:
+            return F.linear(x_BTD, self.embedding.table())
         nll = self.cross_entropy(x_BTD.flatten(0, 1), self.embedding.table(), labels_BT.flatten())
         return LMLoss(nll, auxiliary)
 
@@ -162,8 +165,12 @@ class SpectralLM(nn.Module):
             num_logits: Only the last so many positions' logits; 0 for all. A long prompt's logits
                 fill the memory, and generation needs the last ones only.
 
+        Raises:
+            ValueError: As `forward`; or the model is bidirectional.
+
         Cost: O(T (D^2 + D log C)) time per layer, for chunks of C tokens.
         """
+        self._check_causal()
         first = self._tokens_to_chunk_end(state, tokens_BT.shape[1])
         if state is None or first == 0:
             x_BTD, state, _ = self._hidden(tokens_BT, segment_ids_BT, state)
@@ -192,11 +199,10 @@ class SpectralLM(nn.Module):
     def _hidden(
         self, tokens_BT: Tensor, segment_ids_BT: Tensor | None, state: LMState | None
     ) -> tuple[Tensor, LMState, Tensor]:
-        if tokens_BT.ndim != 2 or tokens_BT.shape[1] == 0:
-            raise ValueError(f"tokens: expected [B, T] with T >= 1, got {tuple(tokens_BT.shape)}")
+        check_tokens(tokens_BT, 2)
         T = tokens_BT.shape[1]
         position = self.span.position(T) if state is None else state.position
-        x_BTD = self.embedding(tokens_BT)
+        x_BTD = self._embed(tokens_BT)
         if x_BTD.dtype in (torch.bfloat16, torch.float16):
             raise ValueError(
                 f"parameters: expected float32, got {x_BTD.dtype}: modes need its precision. Load "
@@ -227,7 +233,9 @@ class SpectralLM(nn.Module):
         Returns:
             (logits_BV for the token after it, the new state).
         """
-        x_BD = self.embedding(tokens_B)
+        self._check_causal()
+        check_tokens(tokens_B, 1)
+        x_BD = self._embed(tokens_B)
         context = self._context(x_BD[:, None], state.position, None)
         states = []
         for layer, block in enumerate(self.blocks):
@@ -235,6 +243,22 @@ class SpectralLM(nn.Module):
             states.append(after)
         logits_BV = F.linear(self.final_norm(x_BD), self.embedding.table())
         return logits_BV, LMState(state.position + 1, tuple(states))
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        if self.training:
+            return self.embedding(tokens)
+        # each of these waits for the device
+        check_vocabulary(tokens, self.config.vocab_size)
+        x_D = self.embedding(tokens)
+        check_finite(x_D, "embedding")
+        return x_D
+
+    def _check_causal(self) -> None:
+        if not self.config.causal:
+            raise ValueError(
+                "causal: expected true to decode or to keep a state, got false: a bidirectional "
+                "model sees all tokens at once"
+            )
 
     def _context(
         self, x_BTD: Tensor, position: int, segment_ids_BT: Tensor | None
