@@ -245,9 +245,9 @@ class SpectralLM(nn.Module):
         return logits_BV, LMState(state.position + 1, tuple(states))
 
     def _embed(self, tokens: Tensor) -> Tensor:
-        if self.training:
+        # each of the checks waits for the device, and would split a compiled graph
+        if self.training or torch.compiler.is_compiling():
             return self.embedding(tokens)
-        # each of these waits for the device
         check_vocabulary(tokens, self.config.vocab_size)
         x_D = self.embedding(tokens)
         check_finite(x_D, "embedding")
