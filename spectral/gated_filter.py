@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from kernels.spectral_gate.op import gate_spectrum
 from spectral.config import ModelConfig
 from spectral.documents import ChunkDocuments
 from spectral.gating import GateLosses, SpectralGate
@@ -99,7 +100,7 @@ class GatedFilter(nn.Module):
     ) -> tuple[Tensor, GateLosses]:
         by_head_NHCM = carried_NDM.unflatten(1, (self.num_heads, -1))
         gate_NHM, losses = self.gate(by_head_NHCM, batch, span)
-        return (by_head_NHCM * gate_NHM[:, :, None]).flatten(1, 2), losses
+        return gate_spectrum(by_head_NHCM, gate_NHM).flatten(1, 2), losses
 
     def _total(self, state: GatedState) -> Tensor:
         return state.local_BDM + self.filter.powers(self.chunk, 1)[..., 0] * state.carried_BDM

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kernels.spectral_gate.op import gate_values, spectral_energy
+from kernels.spectral_gate.reference import GateParts
 from spectral.config import ModelConfig
 from spectral.gate_parts import GATE_PARTS
 from spectral.heads import ALL_HEADS, Heads
@@ -109,25 +111,27 @@ class SpectralGate(nn.Module):
 
         Cost: O(R H (N M + M (H + M))).
         """
-        energy_RHM = self.heads.gather(spectrum_RHNM.abs().square().mean(dim=2))
+        energy_RHM = self.heads.gather(spectral_energy(spectrum_RHNM))
         magnitude_RHM = (energy_RHM + EPSILON).sqrt()
         # scale-free features: slow modes gather far more energy than fast ones
         feature_RHM = F.layer_norm(magnitude_RHM.log(), magnitude_RHM.shape[-1:])
         noise = span if self.training else None
         gain_RHM = self._gain(magnitude_RHM, feature_RHM, batch, noise)
-        phase_RHM = self._phase(feature_RHM)
-        if "gate_residual" in self.config_names:
-            # 0.5 at first: half of the spectrum passes whatever the gate says
-            rest_H1 = self.residual_H.sigmoid()[:, None]
-            gate_RHM = torch.polar((1.0 - rest_H1) * gain_RHM, phase_RHM) + rest_H1
-        else:
-            gate_RHM = torch.polar(gain_RHM, phase_RHM)
+        keep_RHM = torch.ones_like(magnitude_RHM)
         if self.selector is not None:
-            gate_RHM = gate_RHM * self.selector(feature_RHM, batch, noise)
+            keep_RHM = self.selector(feature_RHM, batch, noise)
         if self.frequency_dropout > 0.0 and noise is not None:
             # whole bins, real and imaginary part together
             kept_RHM = noise.uniform(gain_RHM, batch) >= self.frequency_dropout
-            gate_RHM = gate_RHM * kept_RHM / (1.0 - self.frequency_dropout)
+            keep_RHM = keep_RHM * kept_RHM / (1.0 - self.frequency_dropout)
+        phase_RHM, limit_RH = self._phase(feature_RHM), self._limit(magnitude_RHM)
+        rest_H = magnitude_RHM.new_zeros(magnitude_RHM.shape[1])
+        if "gate_residual" in self.config_names:
+            # 0.5 at first: half of the spectrum passes whatever the gate says
+            rest_H = self.residual_H.sigmoid()
+        gate_RHM = gate_values(
+            GateParts(magnitude_RHM, gain_RHM, phase_RHM, limit_RH, rest_H, keep_RHM)
+        )
         losses = gate_losses(energy_RHM, gate_RHM, span or WHOLE)
         return self.heads.own(gate_RHM), GateLosses(*(self.heads.loss(loss) for loss in losses))
 
@@ -145,15 +149,17 @@ class SpectralGate(nn.Module):
                 kept = noise.uniform(hidden, batch) >= CROSS_HEAD_DROPOUT
                 hidden = hidden * kept / (1.0 - CROSS_HEAD_DROPOUT)
             gain_RHM = gain_RHM * (1.0 + self.cross_head_out(hidden).tanh())[..., None]
-        if "soft_threshold" in self.config_names:
-            limit_RH1 = F.softplus(self.threshold_H)[:, None] * magnitude_RHM.mean(-1, keepdim=True)
-            gain_RHM = gain_RHM * F.relu(1.0 - limit_RH1 / magnitude_RHM)
         if "magnitude_mixing" in self.config_names:
             # magnitudes are mixed among bins, phases are not: order is not lost
             mixed_RHM = torch.einsum("rhm,hmk->rhk", magnitude_RHM, self.mixing_HMM.tanh())
             share_RHM = mixed_RHM / magnitude_RHM.sum(-1, keepdim=True)
             gain_RHM = gain_RHM * F.softplus(share_RHM) / math.log(2.0)
         return gain_RHM
+
+    def _limit(self, magnitude_RHM: Tensor) -> Tensor:
+        if "soft_threshold" in self.config_names:
+            return F.softplus(self.threshold_H) * magnitude_RHM.mean(-1)
+        return torch.zeros_like(magnitude_RHM[..., 0])
 
     def _phase(self, feature_RHM: Tensor) -> Tensor:
         phase_RHM = torch.zeros_like(feature_RHM)

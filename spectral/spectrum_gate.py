@@ -6,6 +6,7 @@ Shape letters: B batch, J chunks, H head, N channels of a head, K bins, M groups
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kernels.spectral_gate.op import gate_spectrum
 from spectral.config import ModelConfig
 from spectral.gating import GateLosses, SpectralGate, uses_gates
 from spectral.span import Span
@@ -34,7 +35,8 @@ class SpectrumGate(nn.Module):
         by_group_RHNM = padded.unflatten(-1, (-1, size)).transpose(-1, -2).flatten(2, 3)
         gate_RHM, losses = self.gate(by_group_RHNM, B, span)
         gate_RHK = gate_RHM.repeat_interleave(size, dim=-1)[..., :K]
-        return spectrum_BJHNK * gate_RHK.unflatten(0, (B, J))[..., None, :], losses
+        read_RHNK = gate_spectrum(spectrum_BJHNK.flatten(0, 1), gate_RHK)
+        return read_RHNK.unflatten(0, (B, J)), losses
 
 
 def build_gate(config: ModelConfig) -> SpectrumGate | None:

@@ -1,4 +1,4 @@
-"""Complex spectral gate: a spectrum's energy, and the gate that multiplies it.
+"""Complex spectral gate: a spectrum's energy, the gate made of it, and what the gate lets pass.
 
     gate = keep ((1 - rest) gain relu(1 - limit / magnitude) e^(i phase) + rest)
 
@@ -42,57 +42,44 @@ def spectral_energy_backward(grad_RHM: Tensor, spectrum_RHNM: Tensor) -> Tensor:
     return spectrum_RHNM * (grad_RHM * (2.0 / spectrum_RHNM.shape[2]))[:, :, None]
 
 
-def _gate(parts: GateParts) -> tuple[Tensor, Tensor, Tensor]:
-    magnitude_RHM, gain_RHM, phase_RHM, limit_RH, rest_H, keep_RHM = parts
-    pass_RHM = torch.relu(1.0 - limit_RH[..., None] / magnitude_RHM)
-    turn_RHM = torch.polar(torch.ones_like(phase_RHM), phase_RHM)
+def _pass_and_turn(parts: GateParts) -> tuple[Tensor, Tensor]:
+    """Share that the soft threshold lets pass, and e^(i phase)."""
+    pass_RHM = torch.relu(1.0 - parts.limit_RH[..., None] / parts.magnitude_RHM)
+    return pass_RHM, torch.polar(torch.ones_like(parts.phase_RHM), parts.phase_RHM)
+
+
+def gate_values(
+    magnitude_RHM: Tensor,
+    gain_RHM: Tensor,
+    phase_RHM: Tensor,
+    limit_RH: Tensor,
+    rest_H: Tensor,
+    keep_RHM: Tensor,
+) -> Tensor:
+    """The complex gate_RHM of its parts; arguments as in `GateParts`."""
+    parts = GateParts(magnitude_RHM, gain_RHM, phase_RHM, limit_RH, rest_H, keep_RHM)
+    pass_RHM, turn_RHM = _pass_and_turn(parts)
     rest_H1 = rest_H[:, None]
-    gate_RHM = keep_RHM * ((1.0 - rest_H1) * gain_RHM * pass_RHM * turn_RHM + rest_H1)
-    return gate_RHM, pass_RHM, turn_RHM
+    return keep_RHM * ((1.0 - rest_H1) * gain_RHM * pass_RHM * turn_RHM + rest_H1)
 
 
-def spectral_gate(
-    spectrum_RHNM: Tensor,
+def gate_values_backward(
+    grad_RHM: Tensor,
     magnitude_RHM: Tensor,
     gain_RHM: Tensor,
     phase_RHM: Tensor,
     limit_RH: Tensor,
     rest_H: Tensor,
     keep_RHM: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Make the gate and multiply the spectrum with it; arguments as in `GateParts`.
-
-    Returns:
-        (spectrum times gate [R, H, N, M], gate_RHM), complex.
-
-    Cost: the spectrum is read once and written once; all else is N times smaller.
-    """
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of `gate_values` with respect to the six parts, in order."""
     parts = GateParts(magnitude_RHM, gain_RHM, phase_RHM, limit_RH, rest_H, keep_RHM)
-    gate_RHM, _, _ = _gate(parts)
-    return spectrum_RHNM * gate_RHM[:, :, None], gate_RHM
-
-
-def spectral_gate_backward(
-    grad_RHNM: Tensor,
-    grad_gate_RHM: Tensor,
-    spectrum_RHNM: Tensor,
-    magnitude_RHM: Tensor,
-    gain_RHM: Tensor,
-    phase_RHM: Tensor,
-    limit_RH: Tensor,
-    rest_H: Tensor,
-    keep_RHM: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of `spectral_gate` with respect to the spectrum and the six parts, in order."""
-    parts = GateParts(magnitude_RHM, gain_RHM, phase_RHM, limit_RH, rest_H, keep_RHM)
-    gate_RHM, pass_RHM, turn_RHM = _gate(parts)
-    dspectrum_RHNM = grad_RHNM * gate_RHM.conj()[:, :, None]
-    dgate_RHM = grad_gate_RHM + (spectrum_RHNM.conj() * grad_RHNM).sum(2)
+    pass_RHM, turn_RHM = _pass_and_turn(parts)
     rest_H1 = rest_H[:, None]
     amplitude_RHM = gain_RHM * pass_RHM
-    along_RHM = dgate_RHM.conj() * turn_RHM
-    dkeep_RHM = (1.0 - rest_H1) * amplitude_RHM * along_RHM.real + rest_H1 * dgate_RHM.real
-    drest_H = (keep_RHM * (dgate_RHM.real - amplitude_RHM * along_RHM.real)).sum((0, 2))
+    along_RHM = grad_RHM.conj() * turn_RHM
+    dkeep_RHM = (1.0 - rest_H1) * amplitude_RHM * along_RHM.real + rest_H1 * grad_RHM.real
+    drest_H = (keep_RHM * (grad_RHM.real - amplitude_RHM * along_RHM.real)).sum((0, 2))
     share_RHM = keep_RHM * (1.0 - rest_H1)
     dphase_RHM = -share_RHM * amplitude_RHM * along_RHM.imag
     damplitude_RHM = share_RHM * along_RHM.real
@@ -100,13 +87,17 @@ def spectral_gate_backward(
     dpass_RHM = damplitude_RHM * gain_RHM * (pass_RHM > 0)
     dlimit_RH = -(dpass_RHM / magnitude_RHM).sum(-1)
     dmagnitude_RHM = dpass_RHM * limit_RH[..., None] / magnitude_RHM.square()
-    dgain_RHM = damplitude_RHM * pass_RHM
-    return (
-        dspectrum_RHNM,
-        dmagnitude_RHM,
-        dgain_RHM,
-        dphase_RHM,
-        dlimit_RH,
-        drest_H,
-        dkeep_RHM,
-    )
+    return dmagnitude_RHM, damplitude_RHM * pass_RHM, dphase_RHM, dlimit_RH, drest_H, dkeep_RHM
+
+
+def gate_spectrum(spectrum_RHNM: Tensor, gate_RHM: Tensor) -> Tensor:
+    """The spectrum times the gate of its head and bin. It is read once and written once."""
+    return spectrum_RHNM * gate_RHM[:, :, None]
+
+
+def gate_spectrum_backward(
+    grad_RHNM: Tensor, spectrum_RHNM: Tensor, gate_RHM: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of `gate_spectrum`: (dspectrum_RHNM, dgate_RHM)."""
+    dgate_RHM = (spectrum_RHNM.conj() * grad_RHNM).sum(2)
+    return grad_RHNM * gate_RHM.conj()[:, :, None], dgate_RHM

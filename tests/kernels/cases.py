@@ -11,7 +11,7 @@ from kernels.modes.op import modal_read, modal_state
 from kernels.modes.reference import mode_powers
 from kernels.norm_gate.op import norm_gate
 from kernels.recall.op import recall_local, recall_read, recall_state
-from kernels.spectral_gate.op import spectral_energy, spectral_gate
+from kernels.spectral_gate.op import gate_spectrum, gate_values, spectral_energy
 from kernels.spectral_gate.reference import GateParts
 
 # (function, its differentiable arguments, arguments of the operator itself)
@@ -91,10 +91,9 @@ def _spectral_energy() -> Case:
     return spectral_energy, arguments, arguments
 
 
-def _spectral_gate() -> Case:
+def _gate_values() -> Case:
     R, H, M = 2, 3, 5
     arguments = (
-        complex_randn(R, H, 4, M),
         (torch.rand(R, H, M, dtype=torch.float64) + 0.3).requires_grad_(),
         randn(R, H, M),
         randn(R, H, M),
@@ -102,11 +101,18 @@ def _spectral_gate() -> Case:
         torch.rand(H, dtype=torch.float64).requires_grad_(),
         randn(R, H, M),
     )
-    return lambda s, *parts: spectral_gate(s, GateParts(*parts)), arguments, arguments
+    return lambda *parts: gate_values(GateParts(*parts)), arguments, arguments
+
+
+def _gate_spectrum() -> Case:
+    arguments = (complex_randn(2, 3, 4, 5), complex_randn(2, 3, 5))
+    return gate_spectrum, arguments, arguments
 
 
 CASES: dict[str, Callable[[], Case]] = {
     "document_reset": _document_reset,
+    "gate_spectrum": _gate_spectrum,
+    "gate_values": _gate_values,
     "modal_read": _modal_read,
     "modal_state": _modal_state,
     "norm_gate": _norm_gate,
@@ -114,5 +120,4 @@ CASES: dict[str, Callable[[], Case]] = {
     "recall_read": _recall_read,
     "recall_state": _recall_state,
     "spectral_energy": _spectral_energy,
-    "spectral_gate": _spectral_gate,
 }
