@@ -52,7 +52,8 @@ class Span:
 
     def uniform(self, like_R: Tensor, batch: int) -> Tensor:  # noqa: ARG002
         """Random numbers in [0, 1) of that shape for chunks' rows: the same in every layout."""
-        return torch.rand_like(like_R)
+        # not rand_like: it draws in the order in which a tensor happens to lie in memory
+        return torch.rand(like_R.shape, dtype=like_R.dtype, device=like_R.device)
 
 
 WHOLE = Span()

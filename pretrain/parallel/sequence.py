@@ -91,7 +91,7 @@ class _Exchange:
         self.shape, self.dtype = own.shape, own.dtype
         numbers = _as_real(own)
         self.gathered = numbers.new_empty(self.axis.size, *numbers.shape)
-        self.work = dist.all_gather_into_tensor(
+        self.work = dist.all_gather_single(
             self.gathered.flatten(0, 1), numbers, group=self.axis.group, async_op=True
         )
 
@@ -102,7 +102,7 @@ class _Exchange:
     def begin_backward(self, grads: Tensor) -> None:
         numbers = _as_real(grads)
         self.gradient = numbers.new_empty(numbers.shape[1:])
-        self.work = dist.reduce_scatter_tensor(
+        self.work = dist.reduce_scatter_single(
             self.gradient, numbers.flatten(0, 1), group=self.axis.group, async_op=True
         )
 

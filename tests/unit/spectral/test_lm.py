@@ -100,3 +100,18 @@ def test_impossible_sequences_are_refused() -> None:
         model(some_tokens(1, 3), torch.tensor([[0, 1, 0]]))
     with pytest.raises(ValueError, match=r"expected shape \(1, 3\), got \(1, 2\)"):
         model(some_tokens(1, 3), torch.tensor([[0, 1]]))
+
+
+@pytest.mark.parametrize("mixers", [("heads",), ("fft",), ("wavelet",)])
+def test_every_parameter_is_initialised_whatever_its_memory_held(mixers: tuple[str, ...]) -> None:
+    config = small_config(**FEATURES, mixers=mixers, embedding="harmonic", feed_forward="frequency")
+    model = SpectralLM(config)
+    torch.manual_seed(1)
+    model.reset_parameters()
+    expected = {name: value.clone() for name, value in model.state_dict().items()}
+    for value in model.state_dict().values():
+        value.fill_(float("nan"))
+    torch.manual_seed(1)
+    model.reset_parameters()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, expected[name]), name

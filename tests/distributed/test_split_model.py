@@ -1,0 +1,115 @@
+"""A model split over tensor or sequence ranks: its loss and every gradient, as on one device."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pretrain.config import RunConfig
+from spectral.config import ModelConfig
+from tests.distributed.features import EVERYTHING, GATES, config
+from tests.distributed.ranks import run_ranks
+
+T = 64
+CASES: dict[str, dict[str, object]] = {
+    "plain": {},
+    "convolution": {"conv_heads": (4,)},
+    "recall": {"conv_heads": (0,)},
+    "alternating": {"conv_heads": (4, 0)},
+    "everything": EVERYTHING,
+    "fft": {"mixers": ("fft",)},
+    "wavelet": {"mixers": ("wavelet",)},
+    **{name: {name: value} for name, value in GATES.items()},
+}
+
+
+def _batch(vocab: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Two rows: one document, and short ones of which several lie across or at span borders."""
+    torch.manual_seed(5)
+    tokens = torch.randint(vocab, (2, T))
+    labels = torch.randint(vocab, (2, T)).where(torch.rand(2, T) > 0.1, -100)
+    segments = torch.zeros(2, T, dtype=torch.long)
+    for start in (3, 15, 16, 31, 32, 33, 47, 60):
+        segments[1, start:] += 1
+    return tokens, segments, labels
+
+
+def _compare(rank: int, layout: dict[str, int], names: list[str]) -> None:
+    """On every rank, the whole model beside this rank's part."""
+    from pretrain.distributed import init_ranks
+    from pretrain.parallel.mesh import build_mesh
+
+    run = RunConfig.model_validate({"parallel": layout})
+    mesh = build_mesh(run.parallel, init_ranks())
+    problems = []
+    for name in names:
+        run = RunConfig.model_validate(
+            {"parallel": layout, "model": config(**CASES[name]).model_dump()}
+        )
+        loss, expected = _gradients(run.model_copy(update={"parallel": RunConfig().parallel}), None)
+        found_loss, found = _gradients(run, mesh)
+        if found_loss != pytest.approx(loss, rel=1e-5):
+            problems.append(f"{name}: loss {found_loss} for {loss}")
+        for key, (placement, gradient) in found.items():
+            whole = expected[key][1]
+            part = placement.part_of(whole)
+            error = (gradient - part).norm() / (part.norm() + 1e-6 * whole.norm() + 1e-9)
+            if not error < 1e-4:
+                problems.append(f"{name}: gradient of {key} is off by {error:.1e}")
+    assert not problems, f"rank {rank}: {problems}"
+
+
+def _gradients(run: RunConfig, mesh: Any) -> tuple[float, dict[str, Any]]:
+    """Loss of the whole batch, and each parameter's gradient summed over spans."""
+    import torch.distributed as dist
+
+    from data_pipeline.loader import Batch
+    from pretrain.loss import batch_loss, count_labels, objective
+    from pretrain.parallel.mesh import Axis, Mesh
+    from pretrain.parallel.parallelize import build_model
+    from pretrain.parallel.placement import placements
+    from pretrain.parallel.sequence import own_span
+
+    alone = Axis(1, 0, None)
+    mesh = mesh or Mesh(alone, alone, alone, alone, alone)
+    model = build_model(run, mesh).double()
+    _shake(model)
+    tokens, segments, labels = _batch(run.model.vocab_size)
+    batch = own_span(Batch(tokens, labels, segments, ()), mesh.sequence)
+    torch.manual_seed(7)
+    losses = batch_loss(model, batch)
+    loss = objective(losses, count_labels(batch))
+    loss.backward()
+    total = loss.detach()
+    if mesh.sequence.size > 1:
+        dist.all_reduce(total, group=mesh.sequence.group)
+        for parameter in model.parameters():
+            dist.all_reduce(parameter.grad, group=mesh.sequence.group)
+    return float(total), {p.name: (p, parameter.grad) for p, parameter in placements(model)}
+
+
+def _shake(model: torch.nn.Module) -> None:
+    """Gates begin as the identity: move every parameter, the same way in every layout."""
+    from pretrain.parallel.placement import placements
+
+    for placement, parameter in placements(model):
+        generator = torch.Generator().manual_seed(sum(map(ord, placement.name)))
+        noise = 0.1 * torch.randn(placement.shape, generator=generator)
+        with torch.no_grad():
+            parameter += placement.part_of(noise)
+
+
+@pytest.mark.parametrize("layout", [{"tensor": 2}, {"sequence": 2}], ids=["tensor", "sequence"])
+def test_two_ranks_compute_what_one_does(layout: dict[str, int], tmp_path: Path) -> None:
+    run_ranks(_compare, 2, tmp_path, layout, list(CASES))
+
+
+@pytest.mark.parametrize("layout", [{"sequence": 4}, {"tensor": 2, "sequence": 2}])
+def test_four_ranks_compute_what_one_does(layout: dict[str, int], tmp_path: Path) -> None:
+    run_ranks(_compare, 4, tmp_path, layout, ["plain", "everything"])
+
+
+def test_the_configurations_are_what_they_say() -> None:
+    assert config(**EVERYTHING) != ModelConfig()
