@@ -1,7 +1,7 @@
 """Tensor parallelism: the ranks of a group share every layer.
 
-Heads are dealt out: a rank has its share of the convolution heads and of the recall heads with all
-their channels, modes and norms. Gates look at all heads, so every rank computes them for all heads
+Heads are dealt out: a rank has its share of the heads of each kind with all their channels, modes and
+norms. Gates look at all heads, so every rank computes them for all heads
 from the gathered energies, H x M numbers per chunk: fewer bytes than splitting their networks would
 cost, and random numbers are the same in every layout. Linear layers and the vocabulary are split as
 in Megatron-LM (Shoeybi et al. 2019, arXiv 1909.08053), by Megatron-core's modules.
@@ -20,12 +20,15 @@ from pretrain.parallel.collectives import all_reduce, gathered_along
 from pretrain.parallel.mesh import Axis
 from pretrain.parallel.placement import Placement, place
 from spectral.feed_forward import FrequencyFeedForward, GatedFeedForward
+from spectral.frames import Frames
+from spectral.fusion import ChunkFusion
 from spectral.gated_filter import GatedFilter
 from spectral.gating import SpectralGate
 from spectral.heads import Heads
 from spectral.lm import Block
 from spectral.mixer import SpectralMixer
 from spectral.modes import ModalFilter
+from spectral.projected import ProjectedMixer
 
 Ranges = tuple[tuple[int, int], ...]
 
@@ -74,46 +77,50 @@ class Splitter:
             feed_forward, name = feed_forward.gated, "feed_forward.gated"
         self.feed_forward(feed_forward, name)
 
-    def mixer(self, mixer: SpectralMixer) -> None:
-        """Heads, and the projections of their channels."""
-        D, conv = mixer.head_norm.shape[0], mixer.conv_dim
-        own = tuple(r for r in (self.share(conv), self.share(D - conv, conv)) if r[0] < r[1])
+    def mixer(self, mixer: SpectralMixer | ProjectedMixer) -> None:
+        """Heads, the projections of their channels, and what is inside."""
+        D = mixer.head_norm.shape[0]
+        own: Ranges = (self.share(D),)
+        if isinstance(mixer, SpectralMixer):
+            conv = mixer.conv_dim
+            own = tuple(r for r in (self.share(conv), self.share(D - conv, conv)) if r[0] < r[1])
+            if mixer.decay_proj is not None:
+                recall = (self.share(mixer.num_recall),)
+                mixer.decay_proj = self.column(
+                    mixer.decay_proj, "mixer.decay_proj", recall, reduce=False
+                )
+            mixer.num_conv //= self.axis.size
+            mixer.num_recall //= self.axis.size
+            mixer.conv_dim //= self.axis.size
+        else:
+            mixer.num_heads //= self.axis.size
         packed = [tuple((a + i * D, b + i * D) for i in range(n) for a, b in own) for n in (3, 4)]
         mixer.in_proj = self.column(mixer.in_proj, "mixer.in_proj", packed[1], reduce=False)
         mixer.out_proj = self.row(mixer.out_proj, "mixer.out_proj", own)
         self.cut(mixer.short_conv, "taps", "mixer.short_conv", 1, packed[0])
-        whole_norm = Placement(f"{self.name}.mixer.head_norm", (D,), 0, own)
-        mixer.head_norm = nn.Parameter(whole_norm.part_of(mixer.head_norm.detach()).clone())
-        place(mixer.head_norm, whole_norm)
-        if mixer.decay_proj is not None:
-            recall = (self.share(mixer.num_recall),)
-            mixer.decay_proj = self.column(
-                mixer.decay_proj, "mixer.decay_proj", recall, reduce=False
-            )
-        if isinstance(mixer.filter, GatedFilter):
-            self.modes(mixer.filter.filter, "mixer.filter.filter")
-            mixer.filter.num_heads //= self.axis.size
-            self.gate(mixer.filter.gate)
-        elif mixer.filter is not None:
-            self.modes(mixer.filter, "mixer.filter")
-        mixer.num_conv //= self.axis.size
-        mixer.num_recall //= self.axis.size
-        mixer.conv_dim //= self.axis.size
-        # one reduction of the input's gradient for both projections
+        self.cut(mixer, "head_norm", "mixer", 0, own)
+        for name, module in mixer.named_modules(prefix="mixer"):
+            self.inside(module, name)
+        # one reduction of the input's gradient for all projections
         mixer.register_forward_pre_hook(self._enter)
 
-    def modes(self, modes: ModalFilter, name: str) -> None:
-        """The filters of this rank's channels."""
-        own = (self.share(modes.num_channels),)
-        for key in ("log_decay", "frequency", "residue", "skip"):
-            self.cut(modes, key, name, 0, own)
-        modes.num_channels //= self.axis.size
-
-    def gate(self, gate: SpectralGate) -> None:
-        """Whole on every rank; its gradient is what all ranks' heads have to say."""
-        gate.heads = RankHeads(self.axis)
-        for parameter in gate.parameters():
-            parameter.register_hook(lambda grad: all_reduce(grad, self.axis))
+    def inside(self, module: nn.Module, name: str) -> None:
+        """The table of what else is split, by the kind of module."""
+        if isinstance(module, ModalFilter):
+            for key in ("log_decay", "frequency", "residue", "skip"):
+                self.cut(module, key, name, 0, (self.share(module.num_channels),))
+            module.num_channels //= self.axis.size
+        elif isinstance(module, GatedFilter):
+            module.num_heads //= self.axis.size
+        elif isinstance(module, ChunkFusion):
+            for key in ("query_key", "band_scale_HG", "log_decay_H"):
+                self.cut(module, key, name, 0, (self.share(len(getattr(module, key))),))
+        elif isinstance(module, SpectralGate | Frames):
+            # whole on every rank; their gradient is what all ranks' heads have to say
+            for parameter in module.parameters():
+                parameter.register_hook(lambda grad: all_reduce(grad, self.axis))
+            if isinstance(module, SpectralGate):
+                module.heads = RankHeads(self.axis)
 
     def feed_forward(self, feed_forward: GatedFeedForward, name: str) -> None:
         """Hidden channels."""

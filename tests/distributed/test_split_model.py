@@ -20,6 +20,7 @@ CASES: dict[str, dict[str, object]] = {
     "alternating": {"conv_heads": (4, 0)},
     "everything": EVERYTHING,
     "fft": {"mixers": ("fft",)},
+    "gated fft": GATES | {"mixers": ("fft",)},
     "wavelet": {"mixers": ("wavelet",)},
     **{name: {name: value} for name, value in GATES.items()},
 }
