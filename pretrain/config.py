@@ -58,6 +58,18 @@ class CheckpointConfig(_Table):
 
     every: int = Field(100, ge=0, description="Steps between checkpoints; 0: only the last step.")
     keep_last: Positive = Field(2, description="Complete checkpoints to keep.")
+    keep_every: int = Field(
+        0, ge=0, description="Also keep those at multiples of so many steps; 0: none."
+    )
+    asynchronous: bool = Field(
+        True,
+        description="Write while training goes on: it waits for a copy to host memory only.",
+    )
+    remote: str = Field(
+        "",
+        description="Where complete checkpoints are also copied to, for example "
+        "s3://bucket/run; a run without local checkpoints goes on from there.",
+    )
     on_error: Literal["continue", "stop"] = Field(
         "continue",
         description="When one cannot be written (full disk): train on, or stop. The last one of a "

@@ -50,11 +50,6 @@ def build_engine(run: RunConfig, model: nn.Module, ranks: Ranks, mesh: Mesh) -> 
         dist_init_required=False,
         config=deepspeed_config(run, ranks, mesh),
     )
-    from pretrain.checkpoint_engine import KeepingCheckpointEngine
-
-    engine.checkpoint_engine = KeepingCheckpointEngine(engine._config)
-    # it would copy scripts into every checkpoint, and raise on one rank if the disk is full
-    engine._copy_recovery_script = lambda _path: None
     return engine
 
 

@@ -15,7 +15,7 @@ from data_pipeline.loader import iterate_valid
 from data_pipeline.manifest import load_manifest
 from data_pipeline.shard_reader import ShardReader
 from data_pipeline.tokenizer import load_tokenizer
-from pretrain.checkpoint import load_model
+from pretrain.checkpoint.loading import load_model
 from pretrain.commands import EvaluateCommand
 from pretrain.errors import RunError
 from pretrain.loss import valid_loss

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from data_pipeline.tokenizer import load_tokenizer
-from pretrain.checkpoint import load_model
+from pretrain.checkpoint.loading import load_model
 from pretrain.commands import GenerateCommand
 from pretrain.errors import RunError
 from pretrain.run_directory import tokenizer_path

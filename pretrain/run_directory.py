@@ -1,13 +1,12 @@
 """What is in a run's directory, and whether it may be used (imports no torch)."""
 
-import hashlib
-import json
 import sys
 from pathlib import Path
 
 from data_pipeline.manifest import load_manifest
 from data_pipeline.tokenizer import load_tokenizer
-from pretrain.config import RunConfig
+from pretrain.checkpoint.manifest import MANIFEST, verified
+from pretrain.config import CheckpointConfig, RunConfig
 from pretrain.errors import CheckpointError, RunError
 from pretrain.parallel.layout import check_layout
 
@@ -17,13 +16,32 @@ def list_checkpoints(directory: Path) -> list[Path]:
     return sorted((directory / "checkpoints").glob("step-*"))
 
 
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint of a run's directory was taken."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def expired(checkpoints: list[Path], config: CheckpointConfig) -> list[Path]:
+    """Those that are neither among the last `keep_last` nor at a multiple of `keep_every` steps.
+
+    Args:
+        checkpoints: Complete ones, oldest first.
+        config: Says which to keep.
+    """
+    return [
+        path
+        for path in checkpoints[: -config.keep_last]
+        if not (config.keep_every and step_of(path) % config.keep_every == 0)
+    ]
+
+
 def find_checkpoint(path: Path) -> Path:
     """The checkpoint that a path means: itself, or a run's newest one; verified.
 
     Raises:
         CheckpointError: There is none, or a file is missing, cut short or changed.
     """
-    if (path / "manifest.json").is_file() and (path / "model.safetensors").exists():
+    if (path / MANIFEST).is_file() and (path / "state.json").exists():
         return verified(path)
     checkpoints = list_checkpoints(path)
     if not checkpoints:
@@ -37,34 +55,6 @@ def find_checkpoint(path: Path) -> Path:
 def run_of(checkpoint: Path) -> Path:
     """The run's directory that a checkpoint lies in; its own folder, if it was taken out of one."""
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint
-
-
-def verified(checkpoint: Path) -> Path:
-    """Compare every file with the manifest.
-
-    Raises:
-        CheckpointError: Names the first file that differs.
-    """
-    try:
-        manifest = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))
-        files = {
-            name: (int(entry["bytes"]), str(entry["sha256"]))
-            for name, entry in manifest["files"].items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{checkpoint}/manifest.json: expected sizes and hashes of files, found something else "
-            f"({type(error).__name__}: {error})"
-        ) from error
-    for name, (num_bytes, sha256) in files.items():
-        file = checkpoint / name
-        size = file.stat().st_size if file.is_file() else None
-        if size != num_bytes:
-            found = "no file" if size is None else f"{size:,} bytes"
-            raise CheckpointError(f"{file}: found {found}; expected {num_bytes:,} bytes")
-        if file_sha256(file) != sha256:
-            raise CheckpointError(f"{file}: its SHA-256 differs from the manifest: damaged")
-    return checkpoint
 
 
 def find_newest(output: Path) -> Path | None:
@@ -150,9 +140,3 @@ def tokenizer_path(checkpoint: Path) -> str:
         if (checkpoint / name).exists():
             return str(checkpoint / name)
     return "byte"
-
-
-def file_sha256(file: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -14,7 +14,8 @@ import torch.distributed as dist
 from data_pipeline.loader import Batch, build_train_loader, iterate_valid
 from data_pipeline.order import hash_integers
 from launch.torchrun import REQUEUE_STATUS
-from pretrain.checkpoint import load_engine, save_checkpoint
+from pretrain.checkpoint.loading import load_engine
+from pretrain.checkpoint.saving import Saver
 from pretrain.commands import PretrainCommand
 from pretrain.config import RunConfig
 from pretrain.distributed import (
@@ -101,6 +102,7 @@ class Trainer:
         self.heartbeat.beat("building the engine")
         model = build_model(run, self.mesh).to(ranks.device)
         self.engine = build_engine(run, model, ranks, self.mesh)
+        self.saver = Saver(run, self.tokenizer, ranks)
         self.heartbeat.beat("loading a checkpoint")
         if checkpoint is not None:
             state = load_engine(self.engine, checkpoint, run)
@@ -141,6 +143,7 @@ class Trainer:
                 if self._is_due(self.run.checkpoint.every):
                     self.save(needed=self.step == self.run.train.steps)
         except Stopped:
+            self.finish_save()
             if self.step != self._saved_step:
                 self.save(needed=True)
             self.journal.say(f"asked to stop: step {self.step} is saved")
@@ -163,10 +166,13 @@ class Trainer:
         """
         begin = time.perf_counter()
         batches = [own_span(batch, self.mesh.sequence) for batch in batches or []]
-        num_labels, num_tokens = self.poll.exchange(
+        num_labels, num_tokens, num_failed = self.poll.exchange(
             float(sum(count_labels(batch) for batch in batches) * self.mesh.counts),
             float(sum(batch.tokens.numel() for batch in batches) * self.mesh.counts),
+            float(self.saver.has_failed),
         )
+        if num_failed:
+            self.finish_save()
         learning_rate = self.engine.get_lr()[0]
         gradient = compute_gradient(
             self.engine,
@@ -234,40 +240,44 @@ class Trainer:
         return record
 
     def save(self, *, needed: bool) -> None:
-        """Write a checkpoint of the current step from all ranks.
+        """Begin a checkpoint of the current step on all ranks; one before it is finished first.
 
         Args:
-            needed: Whether going on without it would lose the work since the one before.
+            needed: Whether going on without it would lose work; then it is waited for.
 
         Raises:
-            CheckpointError: It cannot be written, and is needed or the run is to stop.
+            CheckpointError: One of them cannot be written, and is needed or the run is to stop.
         """
+        self.finish_save()
         self.heartbeat.beat("checkpoint")
         state = {
             "step": self.step,
             "tokens": self.tokens,
             "data": self._position,
             "guard": self.guard.state_dict(),
-            "layout": {
-                "ranks": self.ranks.world_size,
-                "zero_stage": self.run.parallel.zero_stage,
-            },
         }
+        self.saver.begin(self.engine, state)
+        if needed:
+            self.finish_save(needed=True)
+
+    def finish_save(self, *, needed: bool = False) -> None:
+        """Wait for the checkpoint that is being written, if there is one; see `save`."""
+        self.heartbeat.beat("waiting for a checkpoint")
         try:
-            save_checkpoint(self.engine, self.run, self.tokenizer, state, self.ranks)
+            self._saved_step = self.saver.wait() or self._saved_step
         except CheckpointError as error:
             if needed or self.run.checkpoint.on_error == "stop":
                 raise
             self.journal.say(f"{error}; training goes on")
-        else:
-            self._saved_step = self.step
 
     def _pass_over(self, verdict: Verdict) -> None:
         """Leave a bad step's data behind; its gradient is gone already."""
         if verdict.action == "stop":
+            self.finish_save()
             raise bad_step_error(self.step + 1, verdict)
         if verdict.action != "rollback":
             return
+        self.finish_save()
         checkpoint = decided_by_rank_0(lambda: find_newest(self.run.train.output))
         if checkpoint is None:
             self.journal.say("there is no checkpoint yet to go back to: only the step is skipped")

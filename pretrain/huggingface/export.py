@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data_pipeline.tokenizer import Tokenizer, load_tokenizer
-from pretrain.checkpoint import load_model
+from pretrain.checkpoint.loading import load_model
 from pretrain.commands import ExportCommand
 from pretrain.errors import RunError
 from pretrain.generate import sample_tokens

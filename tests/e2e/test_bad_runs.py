@@ -46,7 +46,7 @@ def _cut_short(file: Path) -> None:
 def test_a_damaged_checkpoint_is_refused_by_name(
     damage: Callable[[Path], None], message: str, finished: Path, tmp_path: Path
 ) -> None:
-    file = _copy(finished, tmp_path) / "model.safetensors"
+    file = _copy(finished, tmp_path) / "tensors" / "__0_0.distcp"
     damage(file)
     printed = resonance("generate", tmp_path / "run", status=1)
     assert message in printed

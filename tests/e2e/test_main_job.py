@@ -86,7 +86,7 @@ def test_a_run_leaves_what_it_promises(trained: Path) -> None:
     assert {
         "run.toml",
         "loss.png",
-        *(f"{checkpoint}/{name}" for name in ("model.safetensors", "manifest.json", "run.toml")),
+        *(f"{checkpoint}/{name}" for name in ("tensors/index.json", "manifest.json", "run.toml")),
     } <= files_below(trained)
 
 
@@ -95,7 +95,7 @@ def test_evaluate_reports_the_model_beside_its_baselines(trained: Path) -> None:
     losses = json.loads((trained / "evaluation.json").read_text())["losses"]
     assert list(losses) == ["model", "unigram", "bigram", "trigram"]
     records = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
-    # the loss that training saw, now by one process from safetensors
+    # the loss that training saw, now by one process
     assert losses["model"] == pytest.approx(records[-1]["valid_loss"], rel=1e-5)
     assert f"{losses['bigram']:.4f}" in printed
 
@@ -114,7 +114,7 @@ def test_exported_folder_loads_with_torch_and_transformers_alone(
     import torch
 
     from data_pipeline.tokenizer import load_tokenizer
-    from pretrain.checkpoint import load_model
+    from pretrain.checkpoint.loading import load_model
     from pretrain.generate import sample_tokens
 
     output = tmp_path / "exported"

@@ -1,0 +1,1 @@
+"""Checkpoints that any layout can read: written by all ranks, whole or absent, verified."""

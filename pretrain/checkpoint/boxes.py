@@ -1,0 +1,105 @@
+"""Where the elements that a rank holds lie in a whole parameter: boxes.
+
+ZeRO flattens parameters and cuts them anywhere; tensor parallelism cuts them along a dimension. A
+range of a flattened tensor is a handful of boxes (half a row, whole rows, half a row), and boxes
+are what torch.distributed.checkpoint stores and reads back under another cut.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from torch import Tensor
+
+from pretrain.parallel.placement import Placement
+
+
+class Box(NamedTuple):
+    """A part of a tensor: its first element and its extent in every dimension."""
+
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+
+class Piece(NamedTuple):
+    """A box of a whole parameter and its values.
+
+    Attributes:
+        box: Where it lies.
+        values: Of the box's sizes; may be a view of what it was cut from.
+    """
+
+    box: Box
+    values: Tensor
+
+
+def flat_boxes(shape: tuple[int, ...], start: int, stop: int) -> Iterator[Box]:
+    """Cut the elements [start, stop) of a row-major tensor into boxes, in their order.
+
+    Cost: at most 2 * dimensions - 1 boxes.
+    """
+    if start >= stop:
+        return
+    if len(shape) <= 1:
+        yield Box((start,) * len(shape), (stop - start,) * len(shape))
+        return
+    row_shape = shape[1:]
+    row = math.prod(row_shape)
+    first, last = -(-start // row), stop // row
+    if first > last:
+        # inside one row
+        yield from _in_row(last, row_shape, start - last * row, stop - last * row)
+        return
+    yield from _in_row(first - 1, row_shape, start - (first - 1) * row, row * (start % row > 0))
+    if last > first:
+        yield Box((first, *(0 for _ in row_shape)), (last - first, *row_shape))
+    yield from _in_row(last, row_shape, 0, stop - last * row)
+
+
+def _in_row(index: int, row_shape: tuple[int, ...], start: int, stop: int) -> Iterator[Box]:
+    for box in flat_boxes(row_shape, start, stop):
+        yield Box((index, *box.offsets), (1, *box.sizes))
+
+
+def held_shape(placement: Placement) -> tuple[int, ...]:
+    """Shape of a rank's part of a parameter."""
+    if placement.dim is None:
+        return placement.shape
+    held = sum(stop - start for start, stop in placement.ranges) + placement.padding
+    return (*placement.shape[: placement.dim], held, *placement.shape[placement.dim + 1 :])
+
+
+def pieces(flat: Tensor, placement: Placement, start: int) -> Iterator[Piece]:
+    """What a stretch of a rank's flattened part of a parameter is of the whole parameter.
+
+    Args:
+        flat: The elements from `start` on, one-dimensional.
+        placement: Which part of which parameter the rank holds.
+        start: First element, counted in the rank's flattened part.
+
+    Returns:
+        Pieces that are views of `flat`: what is written into them arrives there. Padding is in
+        none of them.
+    """
+    at = 0
+    for box in flat_boxes(held_shape(placement), start, start + flat.numel()):
+        size = math.prod(box.sizes)
+        yield from _in_whole(box, flat[at : at + size].view(box.sizes), placement)
+        at += size
+
+
+def _in_whole(box: Box, values: Tensor, placement: Placement) -> Iterator[Piece]:
+    """Move a box from a rank's part to the whole parameter: one piece per range that it meets."""
+    dim = placement.dim
+    if dim is None:
+        yield Piece(box, values)
+        return
+    begin, position = box.offsets[dim], 0
+    for start, stop in placement.ranges:
+        low = max(begin, position)
+        high = min(begin + box.sizes[dim], position + stop - start)
+        if low < high:
+            part = values.narrow(dim, low - begin, high - low)
+            moved = (*box.offsets[:dim], start + low - position, *box.offsets[dim + 1 :])
+            yield Piece(Box(moved, tuple(part.shape)), part)
+        position += stop - start

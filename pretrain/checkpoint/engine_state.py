@@ -1,0 +1,168 @@
+"""What of each parameter and its optimizer state a rank holds in a DeepSpeed engine.
+
+| ZeRO | a rank holds |
+| --- | --- |
+| 0 | everything |
+| 1, 2 | a stretch of all parameters of a group, laid end to end |
+| 3 | an equal stretch of every parameter, the last ones padded |
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from pretrain.parallel.placement import Placement, placements
+
+VALUE = "value"
+KINDS = (VALUE, "exp_avg", "exp_avg_sq")
+
+
+class Fragment(NamedTuple):
+    """A stretch of a rank's part of a parameter, flattened, and of its optimizer state.
+
+    Attributes:
+        placement: Which part of which whole parameter the rank holds.
+        start, numel: The stretch.
+        replica: The lowest of the ranks that hold that part together; others may hold it too.
+        state: The optimizer's state of what the stretch lies in; has `step`.
+        get: Float32 values of a kind; perhaps the engine's own memory.
+        put: Replace the values of a kind.
+    """
+
+    placement: Placement
+    start: int
+    numel: int
+    replica: int
+    state: dict[str, Tensor]
+    get: Callable[[str], Tensor]
+    put: Callable[[str, Tensor], None]
+
+
+def fragments(engine: Any) -> Iterator[Fragment]:
+    """All that this rank holds; optimizer states that do not exist yet are made, as zeros."""
+    stage = engine.zero_optimization_stage()
+    find = _whole if stage == 0 else _flat if stage < 3 else _partitioned
+    return find(engine.optimizer, engine.module)
+
+
+def finish_puts(engine: Any) -> None:
+    """Let the parameters that the model computes with follow; a collective, after all `put`s."""
+    stage, optimizer = engine.zero_optimization_stage(), engine.optimizer
+    if stage in (1, 2):
+        optimizer.update_lp_params()
+    if stage == 3:
+        for group in range(len(optimizer.fp32_partitioned_groups_flat)):
+            optimizer._reassign_or_swap_out_partitioned_parameters(group)
+        # small parameters are kept whole on every rank
+        if optimizer.persistent_parameters:
+            optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
+
+
+def _ensure_state(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:
+    """AdamW's state of a tensor, as AdamW itself would begin it."""
+    state: dict[str, Tensor] = optimizer.state[parameter]
+    if not state:
+        state["step"] = torch.tensor(0.0)
+        for kind in KINDS[1:]:
+            state[kind] = torch.zeros_like(parameter)
+    return state
+
+
+def _whole(optimizer: Any, module: nn.Module) -> Iterator[Fragment]:
+    def access(parameter: nn.Parameter, placement: Placement) -> Fragment:
+        state = _ensure_state(optimizer, parameter)
+
+        def get(kind: str) -> Tensor:
+            return (parameter.detach() if kind == VALUE else state[kind]).view(-1)
+
+        def put(kind: str, values: Tensor) -> None:
+            get(kind).copy_(values)
+
+        return Fragment(placement, 0, parameter.numel(), dist.get_rank(), state, get, put)
+
+    for placement, parameter in placements(module):
+        yield access(parameter, placement)
+
+
+def _flat(optimizer: Any, module: nn.Module) -> Iterator[Fragment]:
+    states = [
+        _ensure_state(optimizer.optimizer, flat)
+        for flat in optimizer.single_partition_of_fp32_groups
+    ]
+    replicas = [_lowest_rank(group) for group in optimizer.real_dp_process_group]
+
+    def access(mapping: Any, placement: Placement) -> Fragment:
+        group, address = mapping.param_group_index, mapping.lp_fragment_address
+        begin = mapping.get_hp_fragment_address().start
+
+        def get(kind: str) -> Tensor:
+            if kind == VALUE:
+                return mapping.get_hp_fragment().detach()
+            # DeepSpeed's own link to the states misses all groups but the first
+            return states[group][kind][begin : begin + address.numel]
+
+        def put(kind: str, values: Tensor) -> None:
+            get(kind).copy_(values)
+
+        return Fragment(
+            placement, address.start, address.numel, replicas[group], states[group], get, put
+        )
+
+    for placement, parameter in placements(module):
+        if parameter._hp_mapping is not None:  # type: ignore[attr-defined]
+            yield access(parameter._hp_mapping, placement)  # type: ignore[attr-defined]
+
+
+def _partitioned(optimizer: Any, module: nn.Module) -> Iterator[Fragment]:
+    # DeepSpeed is imported late: it takes seconds
+    from deepspeed.utils import (
+        safe_get_local_fp32_param,
+        safe_get_local_optimizer_state,
+        safe_set_local_fp32_param,
+        safe_set_local_optimizer_state,
+    )
+
+    states = [
+        _ensure_state(optimizer.optimizer, flat) for flat in optimizer.fp32_partitioned_groups_flat
+    ]
+
+    def access(parameter: Any, placement: Placement) -> Fragment:
+        size = parameter.ds_tensor.ds_numel
+        start = dist.get_rank(parameter.ds_process_group) * size
+        numel = min(max(parameter.ds_numel - start, 0), size)
+        group, _, _ = optimizer.grad_position[optimizer.get_param_id(parameter)]
+
+        def padded(kind: str) -> Tensor:
+            if kind == VALUE:
+                return safe_get_local_fp32_param(parameter).detach()
+            return safe_get_local_optimizer_state(parameter, kind).detach()
+
+        def put(kind: str, values: Tensor) -> None:
+            partition = padded(kind).clone()
+            partition[:numel] = values
+            if kind == VALUE:
+                safe_set_local_fp32_param(parameter, partition)
+            else:
+                safe_set_local_optimizer_state(parameter, partition, kind)
+
+        return Fragment(
+            placement,
+            start,
+            numel,
+            _lowest_rank(parameter.ds_process_group),
+            states[group],
+            lambda kind: padded(kind)[:numel],
+            put,
+        )
+
+    for placement, parameter in placements(module):
+        if math.prod(placement.shape):
+            yield access(parameter, placement)
+
+
+def _lowest_rank(group: dist.ProcessGroup) -> int:
+    return min(dist.get_process_group_ranks(group))

@@ -1,0 +1,96 @@
+"""Loading: into a training engine of any layout, or as a model of its own."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pretrain.checkpoint.boxes import Box, Piece
+from pretrain.checkpoint.certificate import check_certificate
+from pretrain.checkpoint.saving import TENSORS
+from pretrain.checkpoint.shards import load_shards
+from pretrain.checkpoint.storage import Shard, read_pieces, stored_shapes
+from pretrain.config import RunConfig
+from pretrain.distributed import agreed, gathered_objects
+from pretrain.errors import CheckpointError
+from pretrain.run_directory import find_checkpoint
+from pretrain.run_file import load_run
+from spectral.lm import SpectralLM
+
+
+def load_engine(engine: Any, checkpoint: Path, run: RunConfig) -> dict[str, Any]:
+    """Put a verified checkpoint into an engine, whatever layout wrote it; a collective.
+
+    Parameters, optimizer and schedule; returns the state, for the rest.
+
+    Raises:
+        CheckpointError: It is of another model, cannot be read, or this layout does not compute
+            what its certificate says; on all ranks together.
+    """
+    check_same_model(checkpoint, run)
+    problems = [""]
+
+    def read(wanted: dict[str, Shard]) -> None:
+        problem = ""
+        try:
+            read_pieces(checkpoint / TENSORS, wanted)
+        except CheckpointError as error:
+            problem = str(error)
+        problems[:] = [text for text in gathered_objects(problem) if text]
+        if problems:
+            raise agreed(CheckpointError(problems[0]))
+
+    load_shards(engine, read)
+    check_certificate(engine.module, checkpoint, run)
+    state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    _load_schedule(engine, int(state["schedule"]["steps"]))
+    return state
+
+
+def _load_schedule(engine: Any, steps: int) -> None:
+    """Let the learning rate be that of a step; every rate is a pure function of it."""
+    scheduler = engine.lr_scheduler
+    scheduler.last_epoch, scheduler._step_count = steps, steps + 1
+    rates = [
+        base * factor(steps)
+        for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    ]
+    scheduler._last_lr = rates
+    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    engine.global_steps = steps
+
+
+def check_same_model(checkpoint: Path, run: RunConfig) -> None:
+    """Refuse a checkpoint of another architecture.
+
+    Raises:
+        CheckpointError: Names the first key that differs.
+    """
+    saved = load_run(checkpoint / "run.toml")
+    if saved.model != run.model:
+        ours, theirs = run.model.model_dump(), saved.model.model_dump()
+        key = next(key for key in ours if ours[key] != theirs[key])
+        raise CheckpointError(
+            f"{checkpoint}: another model: model.{key} is {theirs[key]} there, {ours[key]} here"
+        )
+
+
+def load_model(path: Path) -> tuple[SpectralLM, RunConfig, Path]:
+    """Model, run and directory of a checkpoint, in one process, without DeepSpeed.
+
+    Raises:
+        CheckpointError: There is none, it is damaged, or its parameters do not fit its run.
+    """
+    checkpoint = find_checkpoint(path)
+    run = load_run(checkpoint / "run.toml")
+    model = SpectralLM(run.model)
+    parameters = {f"value/{name}": value.detach() for name, value in model.state_dict().items()}
+    stored = {name for name in stored_shapes(checkpoint / TENSORS) if name.startswith("value/")}
+    if extra := sorted(stored - set(parameters)):
+        raise CheckpointError(f"{checkpoint}: does not fit its run.toml: unexpected {extra[0]}")
+    wanted = {
+        name: Shard(tuple(value.shape), [Piece(Box((0,) * value.ndim, tuple(value.shape)), value)])
+        for name, value in parameters.items()
+    }
+    read_pieces(checkpoint / TENSORS, wanted)
+    return model.eval(), run, checkpoint

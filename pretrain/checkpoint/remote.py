@@ -1,0 +1,87 @@
+"""Checkpoints in an object store: uploaded whole, the manifest last; fetched and verified."""
+
+import functools
+import shutil
+from pathlib import Path
+
+from data_pipeline.config import StorageConfig
+from data_pipeline.errors import DataError, MissingFileError
+from data_pipeline.storage import filesystem, join, read_bytes, with_retries
+from pretrain.checkpoint.manifest import MANIFEST, damage, publish, read_manifest, sweep
+from pretrain.config import CheckpointConfig
+from pretrain.errors import CheckpointError
+from pretrain.run_directory import expired
+
+
+def upload(checkpoint: Path, remote: str, config: StorageConfig) -> None:
+    """Copy a complete checkpoint; until its manifest is there it counts for nothing.
+
+    Raises:
+        DataError: The store cannot be written.
+    """
+    system = filesystem(remote, config)
+    folder = join(remote, checkpoint.name)
+    names = read_manifest((checkpoint / MANIFEST).read_bytes(), checkpoint / MANIFEST)
+    for name in (*names, MANIFEST):
+        target = join(folder, name)
+        put = functools.partial(system.put_file, str(checkpoint / name), target)
+        with_retries(target, config, put)
+
+
+def remote_checkpoints(remote: str, config: StorageConfig) -> list[str]:
+    """URLs of the complete checkpoints of a store, oldest first.
+
+    Raises:
+        DataError: The store cannot be read.
+    """
+    system = filesystem(remote, config)
+    pattern = join(remote, f"step-*/{MANIFEST}")
+    found = with_retries(remote, config, lambda: system.glob(pattern))
+    return [join(remote, Path(name).parent.name) for name in sorted(found)]
+
+
+def prune_remote(config: CheckpointConfig, storage: StorageConfig) -> None:
+    """Delete what is not to be kept, manifests first.
+
+    Raises:
+        DataError: The store cannot be changed.
+    """
+    system = filesystem(config.remote, storage)
+    urls = remote_checkpoints(config.remote, storage)
+    for old in expired([Path(Path(url).name) for url in urls], config):
+        folder = join(config.remote, old.name)
+        manifest = join(folder, MANIFEST)
+        with_retries(manifest, storage, functools.partial(system.rm_file, manifest))
+        with_retries(folder, storage, functools.partial(system.rm, folder, recursive=True))
+
+
+def fetch(url: str, root: Path, config: StorageConfig) -> Path:
+    """Copy a checkpoint from a store into a folder, verified.
+
+    Raises:
+        CheckpointError: It is missing, unreadable, damaged, or its manifest leads elsewhere.
+    """
+    final = root / url.rstrip("/").rsplit("/", 1)[-1]
+    partial = root / f".{final.name}.partial"
+    try:
+        system = filesystem(url, config)
+        manifest = read_bytes(join(url, MANIFEST), config)
+        files = read_manifest(manifest, join(url, MANIFEST))
+        root.mkdir(parents=True, exist_ok=True)
+        sweep(root)
+        for name, entry in files.items():
+            target, source = partial / name, join(url, name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            get = functools.partial(system.get_file, source, str(target))
+            with_retries(source, config, get)
+            if problem := damage(target, entry):
+                raise CheckpointError(f"{url}: {problem}")
+        (partial / MANIFEST).write_bytes(manifest)
+        publish(partial, final)
+    except MissingFileError as error:
+        raise CheckpointError(f"{url}: no checkpoint: {error}") from error
+    except (DataError, OSError) as error:
+        raise CheckpointError(f"{url}: cannot be fetched: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return final
