@@ -6,7 +6,7 @@ Source: the two directions and shared projections of Caduceus (Schiff et al. 202
 2403.03234).
 """
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from spectral.config import ModelConfig
 from spectral.documents import chunk_documents
@@ -46,11 +46,10 @@ class _ReverseMixer(SpectralMixer):
 
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__(config, layer)
-        del self.in_proj, self.out_proj, self.decay_proj
+        del self.in_proj, self.out_proj, self.decay_proj, self.head_norm
 
     def reset_parameters(self, std: float, out_std: float) -> None:
         del std, out_std
-        nn.init.ones_(self.head_norm)
         self.short_conv.reset_parameters()
         if self.filter is not None:
             self.filter.reset_parameters()

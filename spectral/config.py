@@ -135,10 +135,10 @@ class ModelConfig(BaseModel):
                 "recall heads rotate pairs of channels: dim / num_heads must be even, "
                 f"got {head_dim}"
             )
-        if len(self.wavelet_bank) % 4:
+        if len(self.wavelet_bank) % 8:
             raise ValueError(
-                f"wavelet_bank must hold four filters of one length, got {len(self.wavelet_bank)} "
-                "numbers"
+                "wavelet_bank must hold four filters of one even length, got "
+                f"{len(self.wavelet_bank)} numbers"
             )
         only_heads = set(self.mixers) == {"heads"}
         gates = any(getattr(self, name) for name in GATE_PARTS)

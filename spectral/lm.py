@@ -171,6 +171,7 @@ class SpectralLM(nn.Module):
         Cost: O(T (D^2 + D log C)) time per layer, for chunks of C tokens.
         """
         self._check_causal()
+        check_tokens(tokens_BT, 2)
         first = self._tokens_to_chunk_end(state, tokens_BT.shape[1])
         if state is None or first == 0:
             x_BTD, state, _ = self._hidden(tokens_BT, segment_ids_BT, state)

@@ -6,9 +6,9 @@ Shape letters: B batch, T time (tokens), D channels, W taps.
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kernels.norm_gate.op import norm_gate
 from spectral.config import ModelConfig
 from spectral.gating import GateLosses
 from spectral.mixer import SequenceContext
@@ -75,12 +75,15 @@ class ProjectedMixer(nn.Module):
                 # spectra need float32
                 z_BTZ = z_BTZ.float()
             y_BTD, state, losses = self.mix(z_BTZ, context, state)
-        return self.out_proj(y_BTD * F.silu(gate_BTD)), state, losses
+        return self.out_proj(self.normalise(y_BTD, gate_BTD)), state, losses
 
     def mix(
         self, z_BTZ: Tensor, context: SequenceContext, state: ProjectedState | None = None
     ) -> tuple[Tensor, ProjectedState, GateLosses | None]:
-        """All that mixes along the sequence, from projections of q, k and v (Z = 3 D)."""
+        """All that mixes along the sequence, from projections of q, k and v (Z = 3 D).
+
+        What it returns is still to be normalised.
+        """
         if state is None:
             past = self.span.before(z_BTZ, self.short_conv.width - 1)
         else:
@@ -89,7 +92,7 @@ class ProjectedMixer(nn.Module):
         q_BTD, k_BTD, v_BTD = z_BTZ.chunk(3, dim=-1)
         inner = None if state is None else state.inner
         y_BTD, inner, losses = self.convolve(k_BTD * v_BTD, context, inner)
-        return self._normalise(q_BTD * y_BTD), ProjectedState(short, inner), losses
+        return q_BTD * y_BTD, ProjectedState(short, inner), losses
 
     def step(
         self, x_BD: Tensor, context: SequenceContext, state: ProjectedState
@@ -100,9 +103,8 @@ class ProjectedMixer(nn.Module):
         z_BZ, short = self.short_conv.step(z_BZ, state.short_BWD)
         q_BD, k_BD, v_BD = z_BZ.chunk(3, dim=-1)
         y_BD, inner = self.convolve_step(k_BD * v_BD, context, state.inner)
-        y_BD = self._normalise(q_BD * y_BD)
-        return self.out_proj(y_BD * F.silu(gate_BD)), ProjectedState(short, inner)
+        return self.out_proj(self.normalise(q_BD * y_BD, gate_BD)), ProjectedState(short, inner)
 
-    def _normalise(self, y_D: Tensor) -> Tensor:
-        heads = y_D.unflatten(-1, (-1, self.head_dim))
-        return F.rms_norm(heads, (self.head_dim,), eps=self.norm_eps).flatten(-2) * self.head_norm
+    def normalise(self, y_D: Tensor, gate_D: Tensor) -> Tensor:
+        """What was mixed, normalised by head and gated by silu."""
+        return norm_gate(y_D, gate_D, self.head_norm, self.num_heads, self.norm_eps)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from pretrain.parallel.collectives import all_reduce, gathered_along
 from pretrain.parallel.mesh import Axis
 from pretrain.parallel.placement import Placement, place
+from spectral.bidirectional import BidirectionalMixer
 from spectral.feed_forward import FrequencyFeedForward, GatedFeedForward
 from spectral.frames import Frames
 from spectral.fusion import ChunkFusion
@@ -70,6 +71,13 @@ class Splitter:
 
     def block(self, block: Block) -> None:
         """Mixer and feed-forward."""
+        if isinstance(block.mixer, BidirectionalMixer) or not isinstance(
+            block.mixer, SpectralMixer
+        ):
+            raise ValueError(
+                "tensor parallelism: expected causal mixers of heads, got "
+                f"{type(block.mixer).__name__}"
+            )
         self.mixer(block.mixer)
         feed_forward, name = block.feed_forward, "feed_forward"
         if isinstance(feed_forward, FrequencyFeedForward):

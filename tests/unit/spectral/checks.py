@@ -83,6 +83,17 @@ def check_isolated(model: SpectralLM) -> None:
     assert torch.equal(influence_TT > limit, same_TT.tril()), "a logit does not see its document"
 
 
+def check_bidirectional(model: SpectralLM, segments_BT: Tensor | None) -> None:
+    """Every logit depends on every token of its document, and on no other."""
+    influence_TT = influence(model, segments_BT)
+    limit = 1e-6 * influence_TT.max()
+    same_TT = torch.ones(T, T, dtype=torch.bool)
+    if segments_BT is not None:
+        same_TT = segments_BT == segments_BT.T
+    assert (influence_TT * ~same_TT).max() <= limit, "a logit sees another document"
+    assert torch.equal(influence_TT > limit, same_TT), "a logit does not see its document"
+
+
 def check_recurrent(model: SpectralLM, length: int = T) -> None:
     """One token at a time gives the logits of the whole sequence."""
     tokens = some_tokens(2, length)

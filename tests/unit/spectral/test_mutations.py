@@ -6,12 +6,19 @@ import pytest
 import torch
 from torch import Tensor
 
+import spectral.bidirectional
+import spectral.fft_mixer
 import spectral.modes
 import spectral.recall_heads
 import spectral.short_conv
+import spectral.wavelet_mixer
+from spectral.fft_mixer import FFTMixer
+from spectral.fusion import ChunkFusion
 from spectral.lm import SpectralLM
 from spectral.span import Carried, Span
 from tests.unit.spectral.checks import (
+    SEGMENTS,
+    check_bidirectional,
     check_causal,
     check_isolated,
     check_recurrent,
@@ -150,3 +157,118 @@ def test_a_decay_that_the_recurrent_form_forgets(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("check", [check_causal, check_isolated, check_recurrent])
 def test_every_check_is_green_without_a_break(check: Check) -> None:
     check(small_model(small_config()))
+
+
+def _same_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Queries, shared tokens and tails of the chunk itself, where the one before is meant."""
+    monkeypatch.setattr(FFTMixer, "_from_before", lambda _self, values, _initial: values)
+
+
+def _later_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fused spectra that hold the chunk that reads them."""
+    read = ChunkFusion.read
+    monkeypatch.setattr(
+        ChunkFusion, "read", lambda self, state, *rest: read(self, state.roll(-1, dims=1), *rest)
+    )
+
+
+def _centred_wavelets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Filters around a token, as wavelet libraries have them."""
+    levels = spectral.wavelet_mixer.causal_levels
+    monkeypatch.setattr(
+        spectral.wavelet_mixer,
+        "causal_levels",
+        lambda *given: [level.roll(-1, dims=-1) for level in levels(*given)],
+    )
+
+
+@pytest.mark.parametrize(
+    ("breaks", "mixer"),
+    [(_same_chunk, "fft"), (_later_state, "fft"), (_centred_wavelets, "wavelet")],
+)
+def test_a_far_reader_that_sees_the_future(
+    breaks: Callable[[pytest.MonkeyPatch], None], mixer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breaks(monkeypatch)
+    with pytest.raises(AssertionError, match="a logit sees the future"):
+        check_causal(small_model(small_config(mixers=(mixer,), fft_chunk=4)))
+
+
+def _break_borders(monkeypatch: pytest.MonkeyPatch, **broken: object) -> None:
+    find = spectral.fft_mixer.chunk_borders
+
+    def change(*given: object) -> object:
+        found = find(*given)  # type: ignore[arg-type]
+        return found._replace(**{name: torch.ones_like(getattr(found, name)) for name in broken})
+
+    monkeypatch.setattr(spectral.fft_mixer, "chunk_borders", change)
+
+
+@pytest.mark.parametrize("name", ["keep_BJ", "before_first_BJC", "after_last_BJC"])
+def test_a_broken_reset_of_the_fft(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _break_borders(monkeypatch, **{name: True})
+    with pytest.raises(AssertionError, match="sees another document"):
+        check_isolated(small_model(small_config(mixers=("fft",), fft_chunk=4)))
+
+
+def test_wavelets_across_borders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        spectral.wavelet_mixer, "_ages", lambda segments: torch.full_like(segments, 1_000)
+    )
+    with pytest.raises(AssertionError, match="sees another document"):
+        check_isolated(small_model(small_config(mixers=("wavelet",))))
+
+
+@pytest.mark.parametrize("module", ["fft_encoder", "wavelet_mixer"])
+def test_an_encoder_that_does_not_split_documents(
+    module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixer = "fft" if module == "fft_encoder" else "wavelet"
+    monkeypatch.setattr(
+        f"spectral.{module}.per_document", lambda convolve, u, _segments: convolve(u)
+    )
+    with pytest.raises(AssertionError, match="sees another document"):
+        check_bidirectional(small_model(small_config(mixers=(mixer,), causal=False)), SEGMENTS)
+
+
+def test_an_encoder_whose_second_direction_keeps_the_borders_of_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(spectral.bidirectional, "_reversed", lambda context: context)
+    with pytest.raises(AssertionError, match="sees another document"):
+        check_bidirectional(small_model(small_config(causal=False)), SEGMENTS)
+
+
+def _phases_from_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decoder that forgets how many chunks there were: spectra turn by too little."""
+    turns = spectral.fft_mixer.turns
+    monkeypatch.setattr(
+        spectral.fft_mixer,
+        "turns",
+        lambda first, *rest, like: turns(min(first, 1), *rest, like=like),
+    )
+
+
+def _late_taps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recurrent wavelets one token late."""
+    taps = spectral.wavelet_mixer.causal_filters
+    monkeypatch.setattr(
+        spectral.wavelet_mixer,
+        "causal_filters",
+        lambda *given: [[0.0, *row[:-1]] for row in taps(*given)],
+    )
+
+
+@pytest.mark.parametrize(("breaks", "mixer"), [(_phases_from_zero, "fft"), (_late_taps, "wavelet")])
+def test_a_broken_decoder(
+    breaks: Callable[[pytest.MonkeyPatch], None], mixer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breaks(monkeypatch)
+    with pytest.raises(AssertionError):
+        check_recurrent(small_model(small_config(mixers=(mixer,), fft_chunk=4)))
+
+
+@pytest.mark.parametrize("mixer", ["fft", "wavelet"])
+def test_the_checks_of_other_mixers_are_green_without_a_break(mixer: str) -> None:
+    for check in (check_causal, check_isolated, check_recurrent):
+        check(small_model(small_config(mixers=(mixer,), fft_chunk=4)))

@@ -7,24 +7,50 @@ import torch
 
 from spectral.config import ModelConfig
 from spectral.lm import SpectralLM
+from tests.unit.spectral.test_gates import SETTINGS
 
 VOCAB, BATCH, LENGTH, STEPS, LAST = 32, 8, 64, 500, 100
 
 
-@pytest.mark.parametrize("conv_heads", [(4,), (0,), (2,)])
-def test_no_variant_learns_to_predict_noise(conv_heads: tuple[int, ...]) -> None:
+GATES = SETTINGS["everything"]
+HEADS: dict[str, dict[str, object]] = {
+    "convolution": {"conv_heads": (4,)},
+    "recall": {"conv_heads": (0,)},
+    "mixed": {"conv_heads": (2,)},
+}
+ALONE: dict[str, dict[str, object]] = {
+    "fft": {"mixers": ("fft",)},
+    "wavelet": {"mixers": ("wavelet",)},
+    "gates": {**GATES},
+}
+TOGETHER = {"mixers": ("fft", "wavelet"), "feed_forward": "frequency", **GATES}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *(pytest.param(changes, id=name) for name, changes in HEADS.items()),
+        *(
+            pytest.param(changes, id=name, marks=pytest.mark.slow)
+            for name, changes in ALONE.items()
+        ),
+        pytest.param(TOGETHER, id="together"),
+    ],
+)
+def test_no_variant_learns_to_predict_noise(changes: dict[str, object]) -> None:
     torch.manual_seed(0)
-    config = ModelConfig(
-        vocab_size=VOCAB,
-        dim=32,
-        num_layers=2,
-        num_heads=4,
-        conv_heads=conv_heads,
-        num_modes=4,
-        conv_chunk=16,
-        recall_chunk=16,
-        ffn_dim=48,
-    )
+    values: dict[str, object] = {
+        "vocab_size": VOCAB,
+        "dim": 32,
+        "num_layers": 2,
+        "num_heads": 4,
+        "num_modes": 4,
+        "conv_chunk": 16,
+        "recall_chunk": 16,
+        "fft_chunk": 16,
+        "ffn_dim": 48,
+    }
+    config = ModelConfig.model_validate(values | changes)
     model = SpectralLM(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []

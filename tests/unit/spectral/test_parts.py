@@ -66,7 +66,15 @@ def test_a_byte_model_needs_no_tokenizer_file() -> None:
     assert model(ids).shape == (1, 7, 259)
 
 
-@pytest.mark.parametrize("changes", [{}, {"num_modes": 8, "band_gates": True, "cross_head": True}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"num_modes": 8, "band_gates": True, "cross_head": True},
+        {"mixers": ("fft", "wavelet"), "fft_chunk": 8},
+        {"mixers": ("fft", "wavelet", "heads"), "fft_direct": 16, "fft_chunk": 8, "causal": False},
+    ],
+)
 @pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
 @pytest.mark.filterwarnings("ignore:.*does not support code generation for complex:UserWarning")
