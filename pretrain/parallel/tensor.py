@@ -71,12 +71,9 @@ class Splitter:
 
     def block(self, block: Block) -> None:
         """Mixer and feed-forward."""
-        if isinstance(block.mixer, BidirectionalMixer) or not isinstance(
-            block.mixer, SpectralMixer
-        ):
+        if isinstance(block.mixer, BidirectionalMixer):
             raise ValueError(
-                "tensor parallelism: expected causal mixers of heads, got "
-                f"{type(block.mixer).__name__}"
+                "tensor parallelism: expected causal heads, got a bidirectional model's"
             )
         self.mixer(block.mixer)
         feed_forward, name = block.feed_forward, "feed_forward"
