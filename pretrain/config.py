@@ -44,8 +44,16 @@ class TrainConfig(_Table):
     precision: Literal["auto", "float32", "bf16"] = Field(
         "auto", description="bf16 runs matrix products in bfloat16; auto does where a GPU has it."
     )
-    activation_checkpointing: bool = Field(
-        False, description="Recompute each block in the backward pass instead of keeping it."
+    activation_checkpointing: Literal["none", "selective", "full"] = Field(
+        "none",
+        description="What the backward pass recomputes instead of keeping it: feed-forwards, or "
+        "whole blocks.",
+    )
+    activation_checkpoint_every: Positive = Field(
+        1, description="Only in every n-th block from the first on."
+    )
+    activation_offload: bool = Field(
+        False, description="Keep the inputs of what is recomputed in the CPU's memory."
     )
     validate_every: int = Field(100, ge=0, description="Steps between validations; 0 for never.")
     wandb: Literal["auto", "disabled"] = Field(

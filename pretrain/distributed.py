@@ -58,6 +58,8 @@ def init_ranks(timeout_s: float = DEFAULT_TIMEOUT_S) -> Ranks:
         device = torch.device("cuda", local_rank)
     else:
         device = torch.device("cpu")
+        # DeepSpeed would look for other devices, and say that it found none
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if not dist.is_initialized():
         backend = "cuda:nccl,cpu:gloo" if device.type == "cuda" else "gloo"
         timeout = timedelta(seconds=timeout_s)

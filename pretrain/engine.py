@@ -1,9 +1,6 @@
 """The DeepSpeed engine of a run: optimizer, schedule, precision and ZeRO stage."""
 
-import logging
 import math
-import os
-import warnings
 from typing import Any
 
 import torch
@@ -11,6 +8,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from pretrain.config import OptimConfig, RunConfig
+from pretrain.deepspeed_start import start_deepspeed
 from pretrain.distributed import Ranks
 from pretrain.errors import RunError
 from pretrain.parallel.config import ParallelConfig
@@ -33,20 +31,12 @@ def build_engine(run: RunConfig, model: nn.Module, ranks: Ranks, mesh: Mesh) -> 
         eps=run.optim.epsilon,
     )
     scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(step, run))
-    if ranks.device.type == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
-
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    # torch's own rename, in calls that DeepSpeed makes
-    warnings.filterwarnings("ignore", message=".*_tensor. is deprecated", category=FutureWarning)
-    # Without this, DeepSpeed compiles a shared-memory extension for minutes on a CPU.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    engine, *_ = deepspeed.initialize(
+    engine, *_ = start_deepspeed().initialize(
         model=model,
         optimizer=optimizer,
         lr_scheduler=scheduler,
-        mpu=ModelParallelUnit(mesh) if mesh.tensor.size > 1 else None,
+        # a pipeline brings its own
+        mpu=ModelParallelUnit(mesh) if mesh.tensor.size > 1 == mesh.pipeline.size else None,
         dist_init_required=False,
         config=deepspeed_config(run, ranks, mesh),
     )
@@ -116,13 +106,23 @@ def _whole_norm(engine: Any) -> float:
     return float(square.sqrt())
 
 
+def evaluator(engine: Any) -> Any:
+    """What computes losses of held-out batches: the engine itself, or its stages together."""
+    if not hasattr(engine, "eval_batch"):
+        return engine
+    from pretrain.parallel.pipeline import PipelineEvaluator
+
+    return PipelineEvaluator(engine)
+
+
 def finish_step(engine: Any, *, apply: bool) -> None:
     """Apply the accumulated gradient, or throw it away and leave everything as it was.
 
     Parameters, optimizer and schedule do not move when it is thrown away.
     """
+    apply_gradient = getattr(engine, "_exec_optimizer_step", engine.step)
     if apply:
-        engine.step()
+        apply_gradient()
         return
     stage = engine.zero_optimization_stage()
     if stage == 0:
@@ -135,7 +135,7 @@ def finish_step(engine: Any, *, apply: bool) -> None:
     name, answer = ("scaled_global_norm", norm) if stage < 3 else ("_get_norm_groups", [norm])
     setattr(engine.optimizer, name, lambda: answer)
     try:
-        engine.step()
+        apply_gradient()
     finally:
         delattr(engine.optimizer, name)
 

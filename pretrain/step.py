@@ -14,6 +14,7 @@ from pretrain.engine import gradient_norm
 from pretrain.heartbeat import Heartbeat
 from pretrain.loss import batch_loss, count_labels, objective
 from pretrain.parallel.mesh import Mesh
+from spectral.lm import LMLoss
 
 
 class Gradient(NamedTuple):
@@ -23,7 +24,7 @@ class Gradient(NamedTuple):
         loss: Mean over the tokens of all ranks.
         auxiliary: Losses that are added to it, likewise.
         norm: Of the whole gradient, before clipping.
-        losses: Sums over tokens of this rank's micro-batches.
+        losses: Sums over tokens of this rank's micro-batches; none before a pipeline's last stage.
         rank_seconds: By rank, the time for data and forward passes.
     """
 
@@ -63,30 +64,70 @@ def compute_gradient(
     # DeepSpeed divides by accumulation steps and the ranks that it shards over; this undoes it
     divisor = max(num_labels, 1.0)
     scale = len(batches) * mesh.zero.size / divisor
-    losses: list[Tensor] = []
-    auxiliary = torch.zeros((), dtype=torch.float64, device=ranks.device)
+    first = mesh.data.rank * len(batches) + 1
+    seeds = [hash_integers(noise, first + number) for number in range(len(batches))]
     heartbeat.step_s = data_s
-    for number, batch in enumerate(batches, start=1):
-        heartbeat.beat(f"forward pass {number}")
-        begin = time.perf_counter()
-        torch.manual_seed(hash_integers(noise, mesh.data.rank * len(batches) + number))
-        labels = count_labels(batch)
-        loss = batch_loss(engine, batch.to(ranks.device))
-        losses.append(loss.nll.detach().double())
-        auxiliary += loss.auxiliary.detach() * labels
-        # backward passes are left out: ranks wait for one another in them
-        heartbeat.step_s += time.perf_counter() - begin
-        heartbeat.beat(f"backward pass {number}")
-        engine.backward(objective(loss, labels) * scale)
-        if number < len(batches):
-            engine.step()
+    passes = _pipelined_passes if mesh.pipeline.size > 1 else _passes
+    losses = passes(engine, batches, seeds, scale, ranks, heartbeat)
+    labels = [count_labels(batch) for batch in batches]
+    zero = torch.zeros((), dtype=torch.float64, device=ranks.device)
+    nll = sum((loss.nll for loss in losses), start=zero)
+    auxiliary = sum(
+        (loss.auxiliary * count for loss, count in zip(losses, labels, strict=False)), start=zero
+    )
     heartbeat.beat("gradient norm")
-    own = torch.stack(losses)
     numbers: list[float | Tensor] = [
-        own.sum() * mesh.counts,
+        nll * mesh.counts,
         auxiliary * mesh.counts,
         gradient_norm(engine),
         heartbeat.step_s,
     ]
-    nll, extra, norms, seconds = zip(*gathered(numbers, ranks.device), strict=True)
-    return Gradient(sum(nll) / divisor, sum(extra) / divisor, norms[0], own.tolist(), list(seconds))
+    nlls, extras, norms, seconds = zip(*gathered(numbers, ranks.device), strict=True)
+    return Gradient(
+        sum(nlls) / divisor,
+        sum(extras) / divisor,
+        norms[0],
+        [float(loss.nll) for loss in losses],
+        list(seconds),
+    )
+
+
+def _passes(
+    engine: Any,
+    batches: Sequence[Batch],
+    seeds: Sequence[int],
+    scale: float,
+    ranks: Ranks,
+    heartbeat: Heartbeat,
+) -> list[LMLoss]:
+    """One micro-batch after the other."""
+    losses = []
+    for number, (batch, seed) in enumerate(zip(batches, seeds, strict=True), start=1):
+        heartbeat.beat(f"forward pass {number}")
+        begin = time.perf_counter()
+        engine.module.noise.seed = seed
+        loss = batch_loss(engine, batch.to(ranks.device))
+        losses.append(LMLoss(loss.nll.detach(), loss.auxiliary.detach()))
+        # backward passes are left out: ranks wait for one another in them
+        heartbeat.step_s += time.perf_counter() - begin
+        heartbeat.beat(f"backward pass {number}")
+        engine.backward(objective(loss, count_labels(batch)) * scale)
+        if number < len(batches):
+            engine.step()
+    return losses
+
+
+def _pipelined_passes(
+    engine: Any,
+    batches: Sequence[Batch],
+    seeds: Sequence[int],
+    scale: float,
+    ranks: Ranks,
+    heartbeat: Heartbeat,
+) -> list[LMLoss]:
+    """All micro-batches on their way through the stages; losses on the last stage only."""
+    from pretrain.parallel.pipeline import accumulate_gradient
+
+    heartbeat.beat("passes through the pipeline")
+    on_device = [batch.to(ranks.device) for batch in batches]
+    return accumulate_gradient(engine, on_device, seeds, scale)

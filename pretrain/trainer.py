@@ -25,7 +25,7 @@ from pretrain.distributed import (
     init_ranks,
     summed,
 )
-from pretrain.engine import build_engine, finish_step, uses_bf16
+from pretrain.engine import build_engine, evaluator, finish_step, uses_bf16
 from pretrain.errors import CheckpointError
 from pretrain.failures import failure_of_rank
 from pretrain.guard import Guard, Verdict, bad_step_error
@@ -100,8 +100,9 @@ class Trainer:
         self.tokenizer = check_tokenizer(run, self.loader.tokenizer_fingerprint)
         num_parameters = sum(p.numel() for p in empty_model(run.model).parameters())
         self.heartbeat.beat("building the engine")
-        model = build_model(run, self.mesh).to(ranks.device)
-        self.engine = build_engine(run, model, ranks, self.mesh)
+        self.engine = build_engine(
+            run, build_model(run, self.mesh).to(ranks.device), ranks, self.mesh
+        )
         self.saver = Saver(run, self.tokenizer, ranks)
         self.heartbeat.beat("loading a checkpoint")
         if checkpoint is not None:
@@ -225,7 +226,7 @@ class Trainer:
         )
         own = (own_span(batch, self.mesh.sequence) for batch in self.poll.polled(batches))
         loss_sum, num_labels = valid_loss(
-            self.engine, own, self.ranks.device, bf16=uses_bf16(run, self.ranks.device)
+            evaluator(self.engine), own, self.ranks.device, bf16=uses_bf16(run, self.ranks.device)
         )
         loss_sum, num_labels = summed(
             [loss_sum * self.mesh.counts, num_labels * self.mesh.counts], self.ranks.device

@@ -209,6 +209,27 @@ class SpectralLM(nn.Module):
                 f"parameters: expected float32, got {x_BTD.dtype}: modes need its precision. Load "
                 "the model in float32, and use torch.autocast for matrix products in bfloat16"
             )
+        x_BTD, states, auxiliary = self.run_blocks(x_BTD, position, segment_ids_BT, state)
+        return self.final_norm(x_BTD), LMState(position + T, states), auxiliary
+
+    def run_blocks(
+        self,
+        x_BTD: Tensor,
+        position: int,
+        segment_ids_BT: Tensor | None,
+        state: LMState | None = None,
+    ) -> tuple[Tensor, tuple[State, ...], Tensor]:
+        """The blocks that this model has, one after the other.
+
+        Args:
+            x_BTD: Their input.
+            position: Tokens before it.
+            segment_ids_BT: As in `forward`.
+            state: What the model remembers of them; None for none.
+
+        Returns:
+            (x_BTD, the blocks' states after the last token, weighted auxiliary losses).
+        """
         context = self._context(x_BTD, position, segment_ids_BT)
         states = []
         auxiliary = x_BTD.new_zeros(())
@@ -222,7 +243,7 @@ class SpectralLM(nn.Module):
             if losses is not None:
                 auxiliary = auxiliary + self.config.entropy_weight * losses.entropy
                 auxiliary = auxiliary + self.config.consistency_weight * losses.consistency
-        return self.final_norm(x_BTD), LMState(position + T, tuple(states)), auxiliary
+        return x_BTD, tuple(states), auxiliary
 
     def step(self, tokens_B: Tensor, state: LMState) -> tuple[Tensor, LMState]:
         """One token of the recurrent form.

@@ -13,20 +13,24 @@ from torch import nn
 
 from pretrain.config import RunConfig
 from pretrain.parallel.mesh import Mesh
+from pretrain.parallel.noise import Noise
 from pretrain.parallel.placement import Placement, place
 from spectral.config import ModelConfig
 from spectral.lm import Block, SpectralLM
 
 
-def build_model(run: RunConfig, mesh: Mesh) -> SpectralLM:
-    """This rank's part of a model that is not split into stages, initialised, on the CPU."""
+def build_model(run: RunConfig, mesh: Mesh) -> nn.Module:
+    """This rank's part of a run's model, initialised, on the CPU: a `SpectralLM` or a stage."""
+    if mesh.pipeline.size > 1:
+        from pretrain.parallel.pipeline import PipelinedLM
+
+        return PipelinedLM(run, mesh)
     model = empty_model(run.model)
     for name, part in initialised_parts(model, run.train.seed):
         found = split_part(part, name, mesh)
         if found is not part:
             setattr(model, name, found)
-    model.activation_checkpointing = run.train.activation_checkpointing
-    join_ranks(model, mesh)
+    finish_model(model, run, mesh)
     return model
 
 
@@ -63,16 +67,29 @@ def split_part(part: nn.Module, name: str, mesh: Mesh) -> nn.Module:
         return split_embedding(part, name, mesh.tensor)  # type: ignore[arg-type]
 
 
-def join_ranks(model: SpectralLM, mesh: Mesh) -> None:
-    """Hand the layers what reaches the tokens and the vocabulary of other ranks."""
+def finish_model(model: SpectralLM, run: RunConfig, mesh: Mesh, first_layer: int = 0) -> None:
+    """Hand the layers what reaches other ranks, seeds for their noise, and what saves memory.
+
+    Args:
+        model: With the parts that this rank has.
+        run: The run.
+        mesh: Where this rank stands.
+        first_layer: Number of its first block in the whole model.
+    """
     if mesh.sequence.size > 1:
         from pretrain.parallel.sequence import RankSpan
 
         model.span = RankSpan(mesh.sequence)
-        for module in model.modules():
-            if isinstance(module, Block):
-                module.mixer.span = model.span
     if mesh.tensor.size > 1:
         from pretrain.parallel.vocabulary import VocabParallelLoss
 
         model.cross_entropy = VocabParallelLoss(mesh.tensor, model.config.vocab_size)
+    noise = Noise()
+    model.noise = noise  # type: ignore[assignment]
+    for layer, block in enumerate(model.blocks, start=first_layer):
+        block.mixer.span = model.span  # type: ignore[union-attr]
+        noise.attach(block, layer)
+    if run.train.activation_checkpointing != "none":
+        from pretrain.parallel.activations import checkpoint_activations
+
+        checkpoint_activations(model.blocks, run.train)

@@ -1,0 +1,57 @@
+"""Activation checkpointing: recompute in the backward pass what would fill the memory.
+
+By fairscale's `checkpoint_wrapper`, which also moves the kept inputs to the CPU: DeepSpeed's own
+needs CUDA for that, torch's has no such option.
+"""
+
+from typing import cast
+
+from fairscale.nn.checkpoint import checkpoint_wrapper
+from torch import Tensor, nn
+
+from pretrain.config import TrainConfig
+from spectral.gating import GateLosses
+from spectral.lm import Block
+from spectral.mixer import SequenceContext
+from spectral.mixers import State
+
+
+def checkpoint_activations(blocks: nn.ModuleList, config: TrainConfig) -> None:
+    """Wrap blocks, or their feed-forwards, in place."""
+    kind, offload = config.activation_checkpointing, config.activation_offload
+    for index in range(0, len(blocks), config.activation_checkpoint_every):
+        block = cast(Block, blocks[index])
+        if kind == "full":
+            blocks[index] = CheckpointedBlock(block, offload=offload)
+        elif kind == "selective":
+            block.feed_forward = checkpoint_wrapper(block.feed_forward, offload_to_cpu=offload)
+
+
+class CheckpointedBlock(nn.Module):
+    """A block of which only the input is kept. Training only: it remembers no state."""
+
+    def __init__(self, block: Block, *, offload: bool):
+        super().__init__()
+        self.flat = checkpoint_wrapper(_FlatBlock(block), offload_to_cpu=offload)
+
+    def forward(
+        self, x_BTD: Tensor, context: SequenceContext, state: State | None = None
+    ) -> tuple[Tensor, None, GateLosses | None]:
+        """As `Block.forward`, without a state."""
+        if state is not None:
+            raise ValueError("a model that recomputes its activations goes on from no state")
+        outputs = self.flat(x_BTD, context)
+        losses = GateLosses(*outputs[1:]) if len(outputs) > 1 else None
+        return outputs[0], None, losses
+
+
+class _FlatBlock(nn.Module):
+    """The wrapper lets gradients through tensors only, not through tuples of them."""
+
+    def __init__(self, block: Block):
+        super().__init__()
+        self.block = block
+
+    def forward(self, x_BTD: Tensor, context: SequenceContext) -> tuple[Tensor, ...]:
+        y_BTD, _, losses = self.block(x_BTD, context)
+        return (y_BTD,) if losses is None else (y_BTD, *losses)
