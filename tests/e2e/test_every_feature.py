@@ -28,15 +28,22 @@ feed_forward = "frequency"
 """
 
 
-@pytest.fixture(scope="module", params=["plain", "everything"])
+MIXERS = """
+mixers = ["fft", "wavelet", "heads"]
+fft_chunk = 16
+band_gates = true
+"""
+MODELS = {"plain": "", "everything": EVERYTHING, "mixers": MIXERS}
+
+
+@pytest.fixture(scope="module", params=MODELS)
 def trained(
     request: pytest.FixtureRequest,
     small_corpus: SmallCorpus,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     folder = tmp_path_factory.mktemp(request.param)
-    model = EVERYTHING if request.param == "everything" else ""
-    run_file = small_corpus.run_file(folder / "run.toml", model=model, steps=6)
+    run_file = small_corpus.run_file(folder / "run.toml", model=MODELS[request.param], steps=6)
     resonance("launch", "local", run_file)
     return folder / "run"
 
