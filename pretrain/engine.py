@@ -58,6 +58,8 @@ def deepspeed_config(run: RunConfig, ranks: Ranks, mesh: Mesh) -> dict[str, Any]
         "gradient_clipping": run.optim.clip_norm,
         "zero_optimization": _zero(run.parallel),
         "torch_autocast": {"enabled": uses_bf16(run, ranks.device), "dtype": "bfloat16"},
+        # what goes between stages is no matrix that tensor ranks could share evenly
+        "pipeline": {"pipe_partitioned": False, "grad_partitioned": False},
         "steps_per_print": 2**31,
         # torch's AdamW works on states that are offloaded to the CPU, too
         "zero_force_ds_cpu_optimizer": False,
