@@ -5,18 +5,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels.dispatch import check_tensors, run
 from kernels.fft_conv.reference import fft_conv as fft_conv_reference
 from kernels.fft_conv.reference import fft_conv_backward as fft_conv_backward_reference
 
 
 @torch.library.custom_op("resonance::fft_conv", mutates_args=())
 def _fft_conv(u_DNC: Tensor, h_DC: Tensor) -> Tensor:
-    return fft_conv_reference(u_DNC, h_DC)
+    return run(fft_conv_reference, u_DNC, h_DC)
 
 
 @torch.library.custom_op("resonance::fft_conv_backward", mutates_args=())
 def _fft_conv_backward(grad_DNC: Tensor, u_DNC: Tensor, h_DC: Tensor) -> tuple[Tensor, Tensor]:
-    return fft_conv_backward_reference(grad_DNC, u_DNC, h_DC)
+    return run(fft_conv_backward_reference, grad_DNC, u_DNC, h_DC)
 
 
 @_fft_conv.register_fake
@@ -51,4 +52,5 @@ def fft_conv(u_DNC: Tensor, h_DC: Tensor) -> Tensor:
             "fft_conv: expected a signal [D, N, C] and a filter [D, C], "
             f"got {tuple(u_DNC.shape)} and {tuple(h_DC.shape)}"
         )
+    check_tensors("fft_conv", u_DNC, signal=u_DNC, filter=h_DC)
     return _fft_conv(u_DNC, h_DC)

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels.dispatch import check_tensors, run
 from kernels.linear_cross_entropy.reference import (
     linear_cross_entropy as linear_cross_entropy_reference,
 )
@@ -14,7 +15,7 @@ from kernels.linear_cross_entropy.reference import (
 def _linear_cross_entropy(
     x: Tensor, weight: Tensor, labels: Tensor, with_grad: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return linear_cross_entropy_reference(x, weight, labels, with_grad)
+    return run(linear_cross_entropy_reference, x, weight, labels, with_grad)
 
 
 @_linear_cross_entropy.register_fake
@@ -51,5 +52,6 @@ def linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, labels_N: Tensor) -> T
             "linear_cross_entropy: expected x [N, D], weight [V, D] and labels [N], got "
             f"{tuple(x_ND.shape)}, {tuple(weight_VD.shape)}, {tuple(labels_N.shape)}"
         )
+    check_tensors("linear_cross_entropy", x_ND, x=x_ND, weight=weight_VD, labels=labels_N)
     with_grad = torch.is_grad_enabled() and (x_ND.requires_grad or weight_VD.requires_grad)
     return _linear_cross_entropy(x_ND, weight_VD, labels_N, with_grad)[0]

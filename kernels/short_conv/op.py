@@ -5,20 +5,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels.dispatch import check_tensors, run
 from kernels.short_conv.reference import short_conv as short_conv_reference
 from kernels.short_conv.reference import short_conv_backward as short_conv_backward_reference
 
 
 @torch.library.custom_op("resonance::short_conv", mutates_args=())
 def _short_conv(x: Tensor, taps: Tensor, reach: Tensor | None) -> Tensor:
-    return short_conv_reference(x, taps, reach)
+    return run(short_conv_reference, x, taps, reach)
 
 
 @torch.library.custom_op("resonance::short_conv_backward", mutates_args=())
 def _short_conv_backward(
     grad: Tensor, x: Tensor, taps: Tensor, reach: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    return short_conv_backward_reference(grad, x, taps, reach)
+    return run(short_conv_backward_reference, grad, x, taps, reach)
 
 
 @_short_conv.register_fake
@@ -59,4 +60,5 @@ def short_conv(x_BSD: Tensor, taps_WD: Tensor, reach_BT: Tensor | None = None) -
         raise ValueError(
             f"short_conv: expected reach {(B, S - W + 1)}, got {tuple(reach_BT.shape)}"
         )
+    check_tensors("short_conv", x_BSD, signal=x_BSD, taps=taps_WD, reach=reach_BT)
     return _short_conv(x_BSD, taps_WD, reach_BT)

@@ -5,20 +5,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels.dispatch import check_tensors, run
 from kernels.state_scan.reference import state_scan as state_scan_reference
 from kernels.state_scan.reference import state_scan_backward as state_scan_backward_reference
 
 
 @torch.library.custom_op("resonance::state_scan", mutates_args=())
 def _state_scan(decay: Tensor, update: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:
-    return state_scan_reference(decay, update, initial)
+    return run(state_scan_reference, decay, update, initial)
 
 
 @torch.library.custom_op("resonance::state_scan_backward", mutates_args=())
 def _state_scan_backward(
     grad_incoming: Tensor, grad_final: Tensor, decay: Tensor, incoming: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return state_scan_backward_reference(grad_incoming, grad_final, decay, incoming)
+    return run(state_scan_backward_reference, grad_incoming, grad_final, decay, incoming)
 
 
 @_state_scan.register_fake
@@ -68,4 +69,5 @@ def state_scan(
             "state_scan: decay, update and initial must share one dtype, got "
             f"{decay_BJN.dtype}, {update_BJNF.dtype}, {initial_BNF.dtype}"
         )
+    check_tensors("state_scan", update_BJNF, decay=decay_BJN, initial=initial_BNF)
     return _state_scan(decay_BJN, update_BJNF, initial_BNF)

@@ -1,0 +1,248 @@
+"""Every Triton kernel, interpreted on the CPU, against its reference in float64.
+
+Run by `test_lanes.py` in a process of its own with TRITON_INTERPRET=1: an access out of bounds ends
+the process. Uninitialised memory is NaN, so what a kernel does not write is seen.
+"""
+
+import importlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import triton.language as tl
+from torch import Tensor
+from triton.runtime import interpreter
+
+from kernels.dispatch import NotServedError
+from kernels.modes.reference import mode_powers
+
+# relative, in norm
+BARS = {torch.float32: 5e-7, torch.float16: 1e-3, torch.bfloat16: 4e-3}
+DTYPES = sorted(BARS, key=str)
+
+
+def _round_to_bfloat16() -> None:
+    """The interpreter truncates float32 to bfloat16; a GPU rounds to nearest, ties to even."""
+    convert = interpreter._convert_float
+
+    def rounding(values: Any, source: Any, target: Any, mode: Any) -> Any:
+        if source != tl.float32 or target != tl.bfloat16:
+            return convert(values, source, target, mode)
+        bits = np.ascontiguousarray(values).view(np.uint32).astype(np.uint64)
+        rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+        rounded[np.isnan(values)] = 0x7FC0
+        return rounded
+
+    interpreter._convert_float = rounding
+
+
+_round_to_bfloat16()
+
+
+@pytest.fixture(autouse=True)
+def _poisoned_memory() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.manual_seed(0)
+    assert torch.empty(1).isnan()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def check(op: str, name: str, *arguments: Any) -> None:
+    """A kernel's outputs, and that they are as near to the float64 reference as their dtype asks.
+
+    The bar is the one of the coarsest dtype among the arguments.
+    """
+    kernel, reference = (
+        getattr(importlib.import_module(f"kernels.{op}.{kind}"), name)
+        for kind in ("triton", "reference")
+    )
+    dtypes = {a.dtype for a in arguments if isinstance(a, Tensor)}
+    bar = max(BARS.get(dtype, BARS[torch.float32]) for dtype in dtypes)
+    found, exact = kernel(*arguments), reference(*(_wide(a) for a in arguments))
+    if isinstance(found, Tensor):
+        found, exact = (found,), (exact,)
+    for number, (ours, theirs) in enumerate(zip(found, exact, strict=True)):
+        assert ours.shape == theirs.shape
+        # a gradient that is exactly zero has no relative error
+        error = (_wide(ours) - theirs).norm() / (theirs.norm() if theirs.any() else 1.0)
+        assert error <= bar, f"{name}, output {number}: {error:.1e}, at most {bar:.0e}"
+
+
+def _wide(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    if value.is_complex():
+        return value.to(torch.complex128)
+    return value.double() if value.is_floating_point() else value
+
+
+def _strided(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Normal, and not contiguous."""
+    return torch.randn(*shape[:-2], shape[-1], shape[-2]).to(dtype).mT
+
+
+def _powers(D: int, M: int, C: int) -> tuple[Tensor, Tensor]:
+    alpha, omega = torch.rand(2, D, M, dtype=torch.float64)
+    powers = mode_powers(torch.complex(-0.1 * alpha, 3.0 * omega), C, torch.complex64)
+    return powers.fine_DfM, powers.coarse_DsM
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("N", "C"),
+    [(1, 1), (3, 7), (1, 64), (5, 100), (2, 513), (1, 1024), (9, 1024)]
+    + [pytest.param(2, C, marks=pytest.mark.slow) for C in (512, 2048, 3000, 4096, 8192)],
+)
+def test_fft_conv(N: int, C: int, dtype: torch.dtype) -> None:
+    u, grad = (_strided(2, N, C, dtype=dtype) for _ in range(2))
+    h = (torch.randn(2, C) / C**0.5).to(dtype)
+    check("fft_conv", "fft_conv", u, h)
+    check("fft_conv", "fft_conv_backward", grad, u, h)
+
+
+def test_fft_conv_serves_no_longer_chunks() -> None:
+    from kernels.fft_conv.triton import fft_conv
+
+    with pytest.raises(NotServedError, match="at most 8192 tokens, got 8193"):
+        fft_conv(torch.ones(1, 1, 8193), torch.ones(1, 8193))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("N", "C", "M"), [(1, 1, 1), (3, 65, 5), (70, 64, 16)])
+def test_modes(N: int, C: int, M: int, masked: bool, dtype: torch.dtype) -> None:
+    tables, u = _powers(2, M, C), _strided(2, N, C, dtype=dtype)
+    state = torch.randn(2, M, N, dtype=torch.complex64).mT
+    mask = (torch.rand(N, C) > 0.4).index_fill(1, torch.tensor([0]), True) if masked else None
+    check("modes", "modal_state", u, *tables, mask)
+    check("modes", "modal_state_backward", state, u, *tables, mask)
+    check("modes", "modal_read", state, *tables, u, mask)
+    check("modes", "modal_read_backward", u, state, *tables, mask)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_document_reset(dtype: torch.dtype) -> None:
+    D, N, C, M = 2, 4, 67, 5
+    borders = tuple(torch.tensor(i) for i in ([0, 0, 2], [2, 66, 65], [66, 67, 67]))
+    y, u, grad = (_strided(D, N, C, dtype=dtype) for _ in range(3))
+    scale = torch.randn(D, M, dtype=torch.complex64)
+    check("document_reset", "document_reset", y, u, scale, *_powers(D, M, C), *borders)
+    check("document_reset", "document_reset_backward", grad, u, scale, *_powers(D, M, C), *borders)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("N", "H", "C", "K", "V"), [(1, 1, 1, 1, 2), (2, 3, 7, 6, 5), (2, 2, 70, 16, 33)]
+)
+def test_recall(N: int, H: int, C: int, K: int, V: int, dtype: torch.dtype) -> None:
+    q, k = (_strided(N, H, C, K, dtype=dtype) for _ in range(2))
+    v, grad = (_strided(N, H, C, V, dtype=dtype) for _ in range(2))
+    weight, state = torch.rand(N, C, H).mT, _strided(N, H, K, V)
+    check("recall", "recall_state", k, v, weight)
+    check("recall", "recall_state_backward", state, k, v, weight)
+    check("recall", "recall_read", q, weight, state, v)
+    check("recall", "recall_read_backward", grad, q, weight, state)
+    total = (-0.3 * torch.rand(N, H, C)).cumsum(-1)
+    for segment in (None, (torch.rand(N, C) < 0.1).cumsum(1)):
+        check("recall", "recall_local", q, k, v, total, segment)
+        check("recall", "recall_local_backward", grad, q, k, v, total, segment)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("R", "H", "K"), [(1, 1, 5), (3, 5, 24), (700, 2, 64)])
+def test_norm_gate(R: int, H: int, K: int, dtype: torch.dtype) -> None:
+    grad, x, gate = (_strided(R, H * K, dtype=dtype) for _ in range(3))
+    scale = torch.randn(H * K)
+    check("norm_gate", "norm_gate", x, gate, scale, H, 1e-6)
+    inverse = x.float().unflatten(-1, (H, K)).square().mean(-1).add(1e-6).rsqrt()
+    check("norm_gate", "norm_gate_backward", grad, x, gate, scale, inverse)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("B", "T", "D", "W"), [(1, 1, 1, 4), (2, 130, 7, 3), (1, 64, 65, 1)])
+def test_short_conv(B: int, T: int, D: int, W: int, dtype: torch.dtype) -> None:
+    x, grad = _strided(B, T + W - 1, D, dtype=dtype), _strided(B, T, D, dtype=dtype)
+    taps = _strided(W, D, dtype=dtype)
+    for reach in (None, torch.randint(0, W + 1, (B, T))):
+        check("short_conv", "short_conv", x, taps, reach)
+        check("short_conv", "short_conv_backward", grad, x, taps, reach)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
+@pytest.mark.parametrize(("B", "J", "N", "F"), [(1, 1, 1, 1), (2, 5, 3, 7), (1, 3, 300, 1)])
+def test_state_scan(B: int, J: int, N: int, F: int, dtype: torch.dtype) -> None:
+    decay = torch.randn(B, N, J, dtype=dtype).mT / 2
+    update, grad = (torch.randn(B, J, F, N, dtype=dtype).mT for _ in range(2))
+    initial, last = (torch.randn(B, F, N, dtype=dtype).mT for _ in range(2))
+    check("state_scan", "state_scan", decay, update, initial)
+    check("state_scan", "state_scan_backward", grad, last, decay, update)
+
+
+@pytest.mark.parametrize(("R", "H", "N", "M"), [(1, 1, 1, 3), (3, 2, 33, 7), (2, 1, 4, 70)])
+def test_spectral_gate(R: int, H: int, N: int, M: int) -> None:
+    spectrum, grad = (torch.randn(R, H, M, N, dtype=torch.complex64).mT for _ in range(2))
+    gate = torch.randn(R, H, M, dtype=torch.complex64)
+    check("spectral_gate", "spectral_energy", spectrum)
+    check("spectral_gate", "spectral_energy_backward", gate.real, spectrum)
+    check("spectral_gate", "gate_spectrum", spectrum, gate)
+    check("spectral_gate", "gate_spectrum_backward", grad, spectrum, gate)
+    magnitude = _strided(R, H, M).abs() + 0.4
+    rest = (_strided(R, H, M), _strided(R, H, M), torch.full((R, H), 0.5), torch.rand(H) + 0.1)
+    parts = (magnitude, *rest, _strided(R, H, M))
+    check("spectral_gate", "gate_values", *parts)
+    check("spectral_gate", "gate_values_backward", gate, *parts)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("N", "D", "V"), [(1, 8, 5), (9, 4, 9), (3, 8, 4100)])
+def test_linear_cross_entropy(
+    N: int, D: int, V: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # several blocks, the last one incomplete
+    monkeypatch.setattr("kernels.linear_cross_entropy.triton.BLOCK", 4)
+    x, weight = _strided(N, D, dtype=dtype), _strided(V, D, dtype=dtype)
+    labels = torch.randint(0, V, (N,))
+    labels[1:3] = -100
+    check("linear_cross_entropy", "linear_cross_entropy", x, weight, labels, True)
+
+
+def test_the_operators_take_the_kernels_when_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The switch sends CPU tensors to the interpreter, and autograd through the kernels."""
+    from kernels.fft_conv import triton as kernels
+    from kernels.fft_conv.op import fft_conv
+
+    calls = []
+    launch = kernels.fft_conv
+    u, h = (torch.randn(s, requires_grad=True) for s in ((1, 2, 8), (1, 8)))
+    monkeypatch.setattr(kernels, "fft_conv", lambda *a: calls.append(1) or launch(*a))
+    for choice, expected in (("reference", 0), ("triton", 1), ("auto", 1)):
+        monkeypatch.setenv("RESONANCE_KERNELS", choice)
+        fft_conv(u, h).sum().backward()
+        assert len(calls) == expected
+
+
+def test_a_chunk_without_kernel_falls_back_with_one_warning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from kernels.fft_conv.op import fft_conv
+
+    monkeypatch.setenv("RESONANCE_KERNELS", "triton")
+    u, h = torch.randn(1, 1, 9000), torch.randn(1, 9000)
+    with pytest.warns(RuntimeWarning, match="at most 8192 tokens, got 9000; the reference"):
+        y = fft_conv(u, h)
+    # warnings are errors here: a second one would end the test
+    torch.testing.assert_close(fft_conv(u, h), y)
+
+
+def test_mutations_of_a_kernel_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lane's own check fails when a table is slightly wrong."""
+    from kernels.fft_conv import monarch
+
+    right: Callable[..., tuple[Tensor, ...]] = monarch.tables
+    monkeypatch.setattr(monarch, "tables", lambda *a: tuple(t * (1 + 1e-5) for t in right(*a)))
+    with pytest.raises(AssertionError, match="at most 5e-07"):
+        check("fft_conv", "fft_conv", torch.randn(1, 1, 1024), torch.randn(1, 1024))
