@@ -19,6 +19,8 @@ def start_deepspeed() -> Any:
     warnings.filterwarnings("ignore", message=".*_tensor. is deprecated", category=FutureWarning)
     # Without this, DeepSpeed compiles a shared-memory extension for minutes on a CPU.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # it keeps the layout of an earlier engine of this process
+    deepspeed.utils.groups.mpu = None
     deepspeed.init_distributed(
         dist_backend="nccl" if torch.cuda.is_available() else "gloo",
         auto_mpi_discovery=False,
