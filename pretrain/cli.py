@@ -45,6 +45,13 @@ COMMANDS = {
     "evaluate": Command(commands.EvaluateCommand, "pretrain.evaluate", "evaluate"),
     "generate": Command(commands.GenerateCommand, "pretrain.generate", "generate"),
     "checkpoint export": Command(commands.ExportCommand, "pretrain.huggingface.export", "export"),
+    "checkpoint verify": Command(
+        commands.VerifyCheckpointCommand, "pretrain.checkpoint.doctor", "verify"
+    ),
+    "checkpoint inspect": Command(commands.InspectCommand, "pretrain.checkpoint.doctor", "inspect"),
+    "checkpoint fetch": Command(
+        commands.FetchCommand, "pretrain.checkpoint.remote", "fetch_command"
+    ),
     "launch local": Command(
         launch_commands.LaunchLocalCommand, "pretrain.launching", "launch_local"
     ),

@@ -6,6 +6,7 @@ from typing import Annotated
 import tyro
 from pydantic import BaseModel, ConfigDict, Field
 
+from data_pipeline.config import StorageConfig
 from pretrain.config import RunConfig
 
 
@@ -63,6 +64,32 @@ class ExportCommand(_Command):
         description="A run's directory or one checkpoint."
     )
     output: tyro.conf.Positional[Path] = Field(description="The folder to write; must not exist.")
+
+
+class VerifyCheckpointCommand(_Command):
+    """Check a checkpoint: hashes, missing shards, shapes, state, and what its model computes."""
+
+    checkpoint: tyro.conf.Positional[Path] = Field(
+        description="A run's directory or one checkpoint."
+    )
+
+
+class InspectCommand(_Command):
+    """Print what is in a checkpoint, as a tree."""
+
+    checkpoint: tyro.conf.Positional[Path] = Field(
+        description="A run's directory or one checkpoint."
+    )
+
+
+class FetchCommand(_Command):
+    """Copy a checkpoint from an object store, and verify it."""
+
+    url: tyro.conf.Positional[str] = Field(
+        description="A checkpoint, or a folder of them: then the newest. For example s3://..."
+    )
+    output: tyro.conf.Positional[Path] = Field(description="The folder to put it into.")
+    storage: StorageConfig = Field(StorageConfig(), description="How to reach it.")
 
 
 class DoctorCommand(_Command):

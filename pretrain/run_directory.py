@@ -82,11 +82,22 @@ def find_start(run: RunConfig, *, resume: bool, auto_resume: bool = False) -> Pa
         RunError: There is nothing to resume, or a fresh run would mix with an earlier one.
     """
     output = run.train.output
+    existing = list_checkpoints(output)
+    if run.checkpoint.remote and not existing:
+        # they need more imports, which only some runs need
+        from pretrain.checkpoint.remote import fetch_newest, newest_remote
+
+        if resume or auto_resume:
+            fetch_newest(run)
+        elif found := newest_remote(run.checkpoint.remote, run.data.storage):
+            raise RunError(
+                f"checkpoint.remote already holds {found}; expected no checkpoints there. Give "
+                "--resume to go on, or another checkpoint.remote"
+            )
     if auto_resume:
         return find_newest(output)
     if resume:
         return find_checkpoint(output)
-    existing = list_checkpoints(output)
     if existing:
         raise RunError(
             f"train.output {output} already holds {existing[-1].name}; expected an empty "

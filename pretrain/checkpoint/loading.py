@@ -8,7 +8,7 @@ from pretrain.checkpoint.boxes import Box, Piece
 from pretrain.checkpoint.certificate import check_certificate
 from pretrain.checkpoint.saving import TENSORS
 from pretrain.checkpoint.shards import load_shards
-from pretrain.checkpoint.storage import Shard, read_pieces, stored_shapes
+from pretrain.checkpoint.storage import Shard, read_pieces, stored_pieces
 from pretrain.config import RunConfig
 from pretrain.distributed import agreed, gathered_objects
 from pretrain.errors import CheckpointError
@@ -85,7 +85,7 @@ def load_model(path: Path) -> tuple[SpectralLM, RunConfig, Path]:
     run = load_run(checkpoint / "run.toml")
     model = SpectralLM(run.model)
     parameters = {f"value/{name}": value.detach() for name, value in model.state_dict().items()}
-    stored = {name for name in stored_shapes(checkpoint / TENSORS) if name.startswith("value/")}
+    stored = {name for name in stored_pieces(checkpoint / TENSORS) if name.startswith("value/")}
     if extra := sorted(stored - set(parameters)):
         raise CheckpointError(f"{checkpoint}: does not fit its run.toml: unexpected {extra[0]}")
     wanted = {

@@ -8,7 +8,8 @@ from data_pipeline.config import StorageConfig
 from data_pipeline.errors import DataError, MissingFileError
 from data_pipeline.storage import filesystem, join, read_bytes, with_retries
 from pretrain.checkpoint.manifest import MANIFEST, damage, publish, read_manifest, sweep
-from pretrain.config import CheckpointConfig
+from pretrain.commands import FetchCommand
+from pretrain.config import CheckpointConfig, RunConfig
 from pretrain.errors import CheckpointError
 from pretrain.run_directory import expired
 
@@ -55,12 +56,54 @@ def prune_remote(config: CheckpointConfig, storage: StorageConfig) -> None:
         with_retries(folder, storage, functools.partial(system.rm, folder, recursive=True))
 
 
+def fetch_command(command: FetchCommand) -> str:
+    """`resonance checkpoint fetch`.
+
+    Raises:
+        CheckpointError: See `fetch`.
+    """
+    return str(fetch(command.url, command.output, command.storage))
+
+
+def fetch_newest(run: RunConfig) -> Path | None:
+    """Copy the newest checkpoint of a run's store into its directory, if there is any.
+
+    Raises:
+        CheckpointError: See `fetch`.
+    """
+    remote, storage = run.checkpoint.remote, run.data.storage
+    newest = newest_remote(remote, storage)
+    return fetch(newest, run.train.output / "checkpoints", storage) if newest else None
+
+
+def newest_remote(remote: str, config: StorageConfig) -> str:
+    """URL of the newest complete checkpoint of a store; empty if there is none.
+
+    Raises:
+        CheckpointError: The store cannot be read.
+    """
+    try:
+        return next(reversed(remote_checkpoints(remote, config)), "")
+    except DataError as error:
+        raise CheckpointError(f"{remote}: cannot be read: {error}") from error
+
+
 def fetch(url: str, root: Path, config: StorageConfig) -> Path:
     """Copy a checkpoint from a store into a folder, verified.
+
+    Args:
+        url: Of a checkpoint, or of a folder of them: then the newest.
+        root: Where to put it, under its name.
+        config: How to reach the store.
 
     Raises:
         CheckpointError: It is missing, unreadable, damaged, or its manifest leads elsewhere.
     """
+    if not url.rstrip("/").rsplit("/", 1)[-1].startswith("step-"):
+        found = newest_remote(url, config)
+        if not found:
+            raise CheckpointError(f"{url}: no checkpoint; expected step-*/{MANIFEST}")
+        url = found
     final = root / url.rstrip("/").rsplit("/", 1)[-1]
     partial = root / f".{final.name}.partial"
     try:

@@ -7,8 +7,9 @@ tensors are read with `weights_only=True`.
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
@@ -203,25 +204,26 @@ def read_pieces(folder: Path, wanted: Mapping[str, Shard]) -> None:
     reader.set_up_storage_reader(metadata, is_coordinator=True)
     try:
         reader.read_data(LoadPlan(items), _PieceLoadPlanner(wanted)).wait()
-    except (OSError, RuntimeError, EOFError, AssertionError) as error:
-        raise CheckpointError(f"{folder}: cannot be read: {error}") from error
+    except (OSError, RuntimeError, EOFError, AssertionError, UnpicklingError) as error:
+        first = str(error).partition("\n")[0]
+        raise CheckpointError(f"{folder}: cannot be read: {first}") from error
 
 
-def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of all tensors of a folder.
+def stored_pieces(folder: Path) -> dict[str, tuple[tuple[int, ...], int]]:
+    """Shape of every tensor of a folder, and the number of its pieces.
 
     Raises:
         CheckpointError: There is no index.
     """
     metadata = JsonIndexReader(folder).read_metadata()
     return {
-        name: tuple(tensor.size)
+        name: (tuple(tensor.size), len(tensor.chunks))
         for name, tensor in metadata.state_dict_metadata.items()
         if isinstance(tensor, TensorStorageMetadata)
     }
 
 
-def missing_elements(folder: Path) -> Iterable[str]:
+def missing_elements(folder: Path) -> Iterator[str]:
     """What is wrong with the pieces of a folder's tensors: one line per finding.
 
     Raises:

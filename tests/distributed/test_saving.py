@@ -1,0 +1,87 @@
+"""Saving against kills, full disks and writers that fail in the background."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pretrain.run_directory import list_checkpoints
+from pretrain.run_file import load_run
+from tests.conftest import SmallCorpus
+from tests.distributed.ranks import run_ranks
+from tests.e2e.commands import ENVIRONMENT
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("rounds", [10, pytest.param(50, marks=pytest.mark.slow)])
+def test_a_kill_while_saving_loses_nothing(
+    rounds: int, small_corpus: SmallCorpus, tmp_path: Path
+) -> None:
+    run_file = small_corpus.run_file(tmp_path / "run.toml", micro_batch_size=4)
+    run_file.write_text(run_file.read_text() + "\n[parallel]\nzero_stage = 0\n")
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.distributed.killed_saver", str(run_file), str(rounds)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=ENVIRONMENT,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    hit = re.search(rf"(\d+) of {rounds} kills hit", result.stdout)
+    assert hit, result.stdout
+    assert int(hit[1]) >= rounds / 4, "too few kills fell into a save to show anything"
+
+
+def _train_with_a_failing_writer(rank: int, run_file: Path, on_error: str) -> None:
+    """Rank 1's file cannot be written at step 3; what happened is written down."""
+    import pretrain.checkpoint.saving as saving
+    from pretrain.config import RunConfig
+    from pretrain.distributed import init_ranks
+    from pretrain.errors import CheckpointError
+    from pretrain.trainer import Trainer
+
+    class Failing(saving.JsonIndexWriter):
+        def write_data(self, *arguments: Any) -> Any:
+            if rank == 1 and "step-0000003" in str(self.path):
+                raise OSError(28, "No space left on device")
+            return super().write_data(*arguments)
+
+    saving.JsonIndexWriter = Failing  # type: ignore[misc]
+    values = load_run(run_file).model_dump()
+    values["checkpoint"] |= {"on_error": on_error}
+    values["data"] |= {"num_workers": 0, "valid": ""}
+    run = RunConfig.model_validate(values)
+    trainer = Trainer(run, init_ranks())
+    try:
+        trainer.train()
+        outcome = "trained"
+    except CheckpointError as error:
+        outcome = f"agreed: {error.agreed}; step {trainer.step}; {error}"
+    trainer.engine.destroy()
+    (run.train.output / f"outcome-{rank}.json").write_text(json.dumps(outcome))
+
+
+@pytest.mark.parametrize("on_error", ["continue", "stop"])
+def test_a_writer_that_fails_is_heard_by_all_ranks_at_the_next_step(
+    on_error: str, small_corpus: SmallCorpus, tmp_path: Path
+) -> None:
+    run_file = small_corpus.run_file(tmp_path / "run.toml", steps=6)
+    run_ranks(_train_with_a_failing_writer, 2, tmp_path, run_file, on_error)
+    outcomes = [json.loads(p.read_text()) for p in sorted((tmp_path / "run").glob("outcome-*"))]
+    left = [path.name for path in list_checkpoints(tmp_path / "run")]
+    assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
+    if on_error == "continue":
+        assert outcomes == ["trained"] * 2
+        assert left == ["step-0000006"]
+        return
+    assert left == []
+    for outcome in outcomes:
+        # a small checkpoint may fail before or after the step that follows it has begun
+        assert re.match(r"agreed: True; step [3-6]; ", outcome), outcome
+        assert "rank 1 could not write it: [Errno 28] No space left on device" in outcome
+        assert "earlier checkpoints are untouched" in outcome

@@ -1,0 +1,170 @@
+"""`resonance checkpoint verify`, `inspect` and `fetch`, on checkpoints that were tampered with."""
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from pretrain.checkpoint.manifest import MANIFEST, seal
+from tests.conftest import SmallCorpus
+from tests.e2e.commands import ENVIRONMENT, files_below, resonance
+
+
+@pytest.fixture(scope="module")
+def finished(small_corpus: SmallCorpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a finished run of two ranks."""
+    run_file = small_corpus.run_file(tmp_path_factory.mktemp("finished") / "run.toml", steps=3)
+    resonance("launch", "local", run_file)
+    return run_file.parent / "run" / "checkpoints" / "step-0000003"
+
+
+@pytest.fixture
+def checkpoint(finished: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(finished, tmp_path / "step-0000003"))
+
+
+def _reseal(checkpoint: Path) -> None:
+    """Make the hashes right again, as whoever tampers would."""
+    (checkpoint / MANIFEST).unlink()
+    seal(checkpoint, {})
+
+
+def test_a_sound_checkpoint(checkpoint: Path) -> None:
+    assert "sound: every file has its SHA-256, 37,508 parameters" in resonance(
+        "checkpoint", "verify", checkpoint
+    )
+    printed = resonance("checkpoint", "inspect", checkpoint)
+    assert "step  3" in printed
+    assert "in_proj" in printed
+    assert "[128, 32]  4,096 in 2 pieces" in printed
+
+
+def _other_step(checkpoint: Path) -> None:
+    state = json.loads((checkpoint / "state.json").read_text())
+    state["schedule"]["steps"] = 2
+    state["data"]["step"] = 1
+    (checkpoint / "state.json").write_text(json.dumps(state))
+
+
+def _lost_piece(checkpoint: Path) -> None:
+    index = json.loads((checkpoint / "tensors" / "index.json").read_text())
+    del index["value/blocks.0.mixer.in_proj.weight"]["pieces"][0]
+    (checkpoint / "tensors" / "index.json").write_text(json.dumps(index))
+
+
+def _lost_shard(checkpoint: Path) -> None:
+    (checkpoint / "tensors" / "__1_0.distcp").unlink()
+
+
+def _other_model(checkpoint: Path) -> None:
+    run = (checkpoint / "run.toml").read_text()
+    (checkpoint / "run.toml").write_text(run.replace("ffn_dim = 48", "ffn_dim = 64"))
+
+
+def _other_values(checkpoint: Path) -> None:
+    """A byte of a parameter, in the middle of its file."""
+    shard = checkpoint / "tensors" / "__0_0.distcp"
+    index = json.loads((checkpoint / "tensors" / "index.json").read_text())
+    for _, _, file, offset, length in index["value/embedding.weight"]["pieces"]:
+        shard = checkpoint / "tensors" / file
+        data = bytearray(shard.read_bytes())
+        # the exponent of a number in the middle
+        at = offset + (length // 8) * 4 + 3
+        data[at] ^= 2
+        shard.write_bytes(data)
+
+
+class _Evil:
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str, ...]]:
+        return os.mkdir, (os.environ["EVIL_FOLDER"],)
+
+
+def _pickled_code(checkpoint: Path) -> None:
+    index_file = checkpoint / "tensors" / "index.json"
+    index = json.loads(index_file.read_text())
+    entry = index["value/final_norm.weight"]["pieces"][0]
+    data = pickle.dumps(_Evil(), protocol=2)
+    (checkpoint / "tensors" / "evil.distcp").write_bytes(data)
+    entry[2:] = ["evil.distcp", 0, len(data)]
+    index_file.write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+    ("tamper", "message"),
+    [
+        (_other_step, "the schedule is at 2; expected step 3; state.json: 1 steps of data were"),
+        (_lost_piece, "value/blocks.0.mixer.in_proj.weight: its pieces have"),
+        (_lost_shard, "__1_0.distcp: no such shard"),
+        (_other_model, "expected (128, 32)"),
+        (_other_values, "does not compute what the checkpoint's did: "),
+        (_pickled_code, "cannot be read"),
+    ],
+)
+def test_tampering_is_found_behind_right_hashes(
+    tamper: Callable[[Path], None],
+    message: str,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("EVIL_FOLDER", str(tmp_path / "evil"))
+    tamper(checkpoint)
+    assert "resonance checkpoint verify: " in resonance(
+        "checkpoint", "verify", checkpoint, status=1
+    )
+    _reseal(checkpoint)
+    printed = resonance("checkpoint", "verify", checkpoint, status=1)
+    assert message in printed
+    assert "Traceback" not in printed
+    assert not (tmp_path / "evil").exists()
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An empty bucket's endpoint."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+        monkeypatch.setitem(ENVIRONMENT, name, value)
+    endpoint = f"http://{host}:{port}"
+    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="runs")
+    yield endpoint
+    server.stop()
+
+
+def test_a_run_goes_on_from_a_bucket_on_another_machine(
+    bucket: str, small_corpus: SmallCorpus, tmp_path: Path
+) -> None:
+    remote = ["--checkpoint.remote", "s3://runs/one", "--data.storage.endpoint-url", bucket]
+    run_file = small_corpus.run_file(tmp_path / "run.toml", steps=3)
+    command = ["pretrain", run_file, *remote]
+    run = tmp_path / "run"
+    resonance(*command)
+    shutil.rmtree(run)
+    again = resonance(*command, status=1)
+    assert "checkpoint.remote already holds s3://runs/one/step-0000003" in again
+    printed = resonance(*command, "--resume", "--train.steps", "6")
+    assert f"resumed from {run / 'checkpoints' / 'step-0000003'}" in printed
+    resonance(
+        "checkpoint", "fetch", "s3://runs/one", tmp_path / "got", "--storage.endpoint-url", bucket
+    )
+    newest = run / "checkpoints" / "step-0000006"
+    assert files_below(tmp_path / "got") == {f"step-0000006/{f}" for f in files_below(newest)}
+
