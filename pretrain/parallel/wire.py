@@ -1,0 +1,60 @@
+"""What goes over the wire: every collective of this process, counted where torch issues it."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class WireCount(TorchDispatchMode):
+    """A context in which the bytes that this rank sends are added up by collective.
+
+    A gather counts what this rank gives, a reduction what it hands in, an all-to-all all that it
+    deals out, however the backend moves them on.
+
+    Attributes:
+        calls: How often each was issued.
+        bytes: What was sent.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+        self.bytes: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Count an operation if it is a collective, and run it."""
+        if func.namespace == "c10d":
+            name = func._schema.name.split("::")[1].strip("_")
+            sent = _SENT.get(name)
+            if sent is not None:
+                self.calls[name] += 1
+                tensors = (x for x in tree_leaves(args[sent]) if isinstance(x, Tensor))
+                self.bytes[name] += sum(x.numel() * x.element_size() for x in tensors)
+        return func(*args, **(kwargs or {}))
+
+    @property
+    def total(self) -> int:
+        """Bytes of all collectives together."""
+        return sum(self.bytes.values())
+
+
+# which argument of each c10d operation this rank gives away; those that are missing give nothing
+_SENT = {
+    "allgather": 1,
+    "_allgather_base": 1,
+    "allgather_base": 1,
+    "allreduce": 0,
+    "reduce": 0,
+    "broadcast": 0,
+    "reduce_scatter": 1,
+    "reduce_scatter_base": 1,
+    "alltoall_base": 1,
+    "alltoall": 1,
+    "send": 0,
+}

@@ -1,0 +1,192 @@
+"""Every layout gives the same training: losses, gradients and parameters as on one rank."""
+
+import itertools
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from pretrain.config import RunConfig
+from pretrain.parallel.placement import Placement
+from pretrain.run_file import load_run
+from tests.conftest import SmallCorpus
+from tests.distributed.features import EVERYTHING
+from tests.distributed.ranks import run_ranks
+
+STEPS = 10
+MODELS: dict[str, dict[str, object]] = {"plain": {}, "everything": EVERYTHING}
+
+
+class Layout(NamedTuple):
+    """Ranks along each axis, ZeRO stage, rows of a micro-batch, and what is recomputed."""
+
+    tensor: int = 1
+    pipeline: int = 1
+    sequence: int = 1
+    data: int = 1
+    zero: int = 1
+    micro: int = 1
+    recompute: str = "none"
+    offload: bool = False
+
+    @property
+    def ranks(self) -> int:
+        return self.tensor * self.pipeline * self.sequence * self.data
+
+    @property
+    def name(self) -> str:
+        return "-".join(f"{key}_{value}" for key, value in self._asdict().items())
+
+
+# every pair of values occurs
+PRUNED = [
+    Layout(data=2, zero=0, micro=2),
+    Layout(data=2, zero=3, recompute="full"),
+    Layout(sequence=2, zero=1, micro=2, recompute="selective", offload=True),
+    Layout(sequence=2, zero=3),
+    Layout(tensor=2, zero=2, micro=2, recompute="full", offload=True),
+    Layout(tensor=2, zero=0, recompute="selective"),
+    Layout(pipeline=2, micro=2, recompute="full"),
+    Layout(tensor=2, data=2, zero=3, recompute="selective"),
+    Layout(tensor=2, sequence=2, zero=2),
+    Layout(pipeline=2, data=2, micro=2),
+    Layout(pipeline=2, tensor=2, recompute="full", offload=True),
+    Layout(pipeline=2, sequence=2),
+    Layout(sequence=2, data=2, zero=2, micro=2, recompute="full"),
+    Layout(sequence=4, zero=0),
+]
+
+
+def _whole_matrix() -> list[Layout]:
+    sizes = [s for s in itertools.product((1, 2), repeat=4) if math.prod(s) in (2, 4)]
+    rest = itertools.product(range(4), (1, 2), ("none", "selective", "full"))
+    layouts = [Layout(*s, *r) for s, r in itertools.product(sizes, rest)]
+    return [x for x in layouts if x.pipeline == 1 or x.zero == 1]
+
+
+def _train(rank: int, runs: dict[str, RunConfig], folder: Path) -> None:
+    """Train every run in this process group; every rank writes down what it ended with."""
+    import pretrain.engine
+    from pretrain.distributed import init_ranks
+    from pretrain.trainer import Trainer
+
+    configure = pretrain.engine.deepspeed_config
+
+    def partition_everything(*arguments: Any) -> dict[str, Any]:
+        """By default, ZeRO-3 leaves parameters as small as these whole on every rank."""
+        config = configure(*arguments)
+        config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        return config
+
+    pretrain.engine.deepspeed_config = partition_everything
+    for name, run in runs.items():
+        trainer = Trainer(run, init_ranks())
+        records = []
+        for batches in trainer.loader:
+            records.append(trainer.train_step(batches))
+            if trainer.step == run.train.steps:
+                break
+        valid = trainer.validate()["valid_loss"]
+        torch.save((records, valid, _pieces(trainer.engine)), folder / f"{name}-{rank}.pt")
+        trainer.engine.destroy()
+
+
+def _pieces(engine: Any) -> dict[str, tuple[Placement, Tensor]]:
+    """This rank's parameters and what they are of the whole ones."""
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    from pretrain.parallel.placement import placements
+
+    pieces = {}
+    for placement, parameter in placements(engine.module):
+        value = parameter.detach()
+        if engine.zero_optimization_stage():
+            value = safe_get_full_fp32_param(parameter)
+        pieces[placement.name] = tuple(placement), value.clone()
+    return pieces
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("layouts")
+
+
+def _run(corpus: SmallCorpus, folder: Path, layout: Layout, model: dict[str, object]) -> RunConfig:
+    values = load_run(corpus.run_file(folder / "run.toml")).model_dump()
+    values["model"] |= {"vocab_size": 513, "num_modes": 8, "conv_chunk": 16} | model
+    values["data"] |= {"num_workers": 0, "sequence_length": 128}
+    # AdamW's own 1e-8 would blow rounding errors of gradients near zero up to whole steps
+    values["optim"] |= {"epsilon": 1e-4}
+    values["train"] |= {
+        "output": folder / layout.name,
+        "steps": STEPS,
+        "micro_batch_size": layout.micro,
+        "activation_checkpointing": layout.recompute,
+        "activation_offload": layout.offload,
+    }
+    axes = layout._asdict()
+    values["parallel"] |= {k: axes[k] for k in ("tensor", "pipeline", "sequence", "data")}
+    values["parallel"]["zero_stage"] = layout.zero
+    return RunConfig.model_validate(values)
+
+
+def _check(layouts: list[Layout], model: str, corpus: SmallCorpus, folder: Path) -> None:
+    # noise is drawn, and gates' losses are means, by micro-batch; without gates, any is the same
+    alone = {x: Layout(micro=x.micro if model == "everything" else 4) for x in layouts}
+    needed = [*{x for x in alone.values() if not _result(folder, model, x, 0).exists()}, *layouts]
+    for ranks in sorted({layout.ranks for layout in needed}):
+        meeting = folder / f"{model}-{ranks}-{len(list(folder.iterdir()))}"
+        meeting.mkdir()
+        some = [layout for layout in needed if layout.ranks == ranks]
+        runs = {f"{model}-{x.name}": _run(corpus, folder, x, MODELS[model]) for x in some}
+        run_ranks(_train, ranks, meeting, runs, folder)
+    problems = []
+    for layout, one in alone.items():
+        expected = torch.load(_result(folder, model, one, 0), weights_only=False)
+        for rank in range(layout.ranks):
+            found = torch.load(_result(folder, model, layout, rank), weights_only=False)
+            problems += [f"{layout} rank {rank}: {p}" for p in _differences(found, expected)]
+    assert not problems, "\n".join(problems)
+
+
+def _result(folder: Path, model: str, layout: Layout, rank: int) -> Path:
+    return folder / f"{model}-{layout.name}-{rank}.pt"
+
+
+def _differences(found: Any, expected: Any) -> list[str]:
+    (records, valid, pieces), (expected_records, expected_valid, wholes) = found, expected
+    problems = []
+    for step, (record, wanted) in enumerate(zip(records, expected_records, strict=True)):
+        for key, rel in (("loss", 1e-5), ("auxiliary_loss", 1e-5)):
+            if record[key] != pytest.approx(wanted[key], rel=rel, abs=1e-9):
+                problems.append(f"{key} of step {step}: {record[key]} for {wanted[key]}")
+    # Adam hides a wrong scale of the gradient; its norm does not. At the first step only are
+    # parameters equal: Adam divides rounding errors by tiny second moments.
+    norm, wanted_norm = records[0]["grad_norm"], expected_records[0]["grad_norm"]
+    if norm != pytest.approx(wanted_norm, rel=1e-4):
+        problems.append(f"norm of the first gradient: {norm} for {wanted_norm}")
+    if valid != pytest.approx(expected_valid, rel=1e-5):
+        problems.append(f"validation: {valid} for {expected_valid}")
+    for name, (placement, piece) in pieces.items():
+        whole = wholes[name][1]
+        error = float((piece - Placement(*placement).part_of(whole)).norm() / whole.norm())
+        if not error < 1e-4:
+            problems.append(f"{name} after {STEPS} steps is off by {error:.1e}")
+    return problems
+
+
+def test_layouts_equal_one_rank(small_corpus: SmallCorpus, folder: Path) -> None:
+    _check(PRUNED, "plain", small_corpus, folder)
+
+
+def test_layouts_equal_one_rank_with_every_feature(small_corpus: SmallCorpus, folder: Path) -> None:
+    _check([x for x in PRUNED if x.ranks == 4 and x.micro == 1], "everything", small_corpus, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+def test_every_layout_equals_one_rank(model: str, small_corpus: SmallCorpus, folder: Path) -> None:
+    _check([x for x in _whole_matrix() if x not in PRUNED], model, small_corpus, folder)
