@@ -1,0 +1,115 @@
+"""The two models that are compared, with equal numbers of parameters.
+
+Shape letters: B batch, T time (tokens), V vocabulary.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from spectral.config import ModelConfig
+from spectral.lm import SpectralLM
+
+
+class Size(NamedTuple):
+    """A size of model: 'small' is about 1.5M non-embedding parameters, 'large' about 6M."""
+
+    dim: int
+    num_layers: int
+    num_heads: int
+    ffn_dim: int
+
+
+SIZES = {
+    "mini": Size(32, 2, 2, 64),
+    "mqar": Size(64, 2, 2, 128),
+    "small": Size(128, 6, 4, 400),
+    "large": Size(256, 7, 4, 672),
+}
+
+
+class Spectral(nn.Module):
+    """A `SpectralLM` behind the benchmark's interface."""
+
+    def __init__(self, size: Size, vocab_size: int, length: int, changes: dict[str, object]):
+        super().__init__()
+        values: dict[str, object] = {
+            "vocab_size": vocab_size,
+            "dim": size.dim,
+            "num_layers": size.num_layers,
+            "num_heads": size.num_heads,
+            "conv_heads": (size.num_heads // 2,),
+            "ffn_dim": size.ffn_dim,
+            "max_time_constant": float(length),
+        }
+        self.model = SpectralLM(ModelConfig.model_validate(values | changes))
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        """Logits [B, T, V]."""
+        logits: Tensor = self.model(tokens_BT)
+        return logits
+
+    def loss(self, tokens_BT: Tensor, labels_BT: Tensor) -> Tensor:
+        """What training minimises: mean loss of the labels that count, and auxiliary losses."""
+        found = self.model(tokens_BT, labels_BT=labels_BT)
+        return found.nll / (labels_BT >= 0).sum() + found.auxiliary
+
+
+class Transformer(nn.Module):
+    """transformers' Llama: RoPE, SwiGLU, RMSNorm, scaled_dot_product_attention, tied embeddings."""
+
+    def __init__(self, size: Size, vocab_size: int, length: int, num_parameters: int):
+        super().__init__()
+        per_layer = num_parameters / size.num_layers - 4 * size.dim**2
+        config = LlamaConfig(
+            vocab_size=vocab_size,
+            hidden_size=size.dim,
+            intermediate_size=round(per_layer / (3 * size.dim)),
+            num_hidden_layers=size.num_layers,
+            num_attention_heads=size.num_heads,
+            max_position_embeddings=length,
+            tie_word_embeddings=True,
+            use_cache=False,
+            attn_implementation="sdpa",
+        )
+        self.model = LlamaForCausalLM(config)
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        """Logits [B, T, V]."""
+        logits: Tensor = self.model(tokens_BT).logits
+        return logits
+
+    def loss(self, tokens_BT: Tensor, labels_BT: Tensor) -> Tensor:
+        """Mean loss of the labels that count."""
+        return F.cross_entropy(self(tokens_BT).flatten(0, 1), labels_BT.flatten())
+
+
+def non_embedding(model: nn.Module) -> int:
+    """Parameters without the embedding, which is the output layer too."""
+    return sum(p.numel() for name, p in model.named_parameters() if "embed" not in name)
+
+
+def build(
+    kind: str, size: str, vocab_size: int, length: int, changes: dict[str, object], seed: int
+) -> Spectral | Transformer:
+    """A model of a kind ('spectral' or 'transformer'), initialised from the seed.
+
+    Raises:
+        ValueError: The two kinds would differ by more than 2% of their parameters.
+    """
+    torch.manual_seed(seed)
+    spectral = Spectral(SIZES[size], vocab_size, length, changes)
+    if kind == "spectral":
+        return spectral
+    expected = non_embedding(spectral)
+    torch.manual_seed(seed)
+    transformer = Transformer(SIZES[size], vocab_size, length, expected)
+    found = non_embedding(transformer)
+    if abs(found / expected - 1.0) > 0.02:
+        raise ValueError(
+            f"transformer of size {size}: expected {expected} parameters within 2%, got {found}"
+        )
+    return transformer

@@ -1,0 +1,121 @@
+"""What the quality benchmark trains: pure functions from a budget to runs.
+
+A later stage may depend on what an earlier one found: learning rates are chosen by a sweep.
+"""
+
+from typing import Any, NamedTuple
+
+KINDS = ("spectral", "transformer")
+
+
+class Budget(NamedTuple):
+    """How long everything may take. `full` is about five hours on two cores."""
+
+    megabytes: float
+    batch: int
+    length: int
+    small: str
+    large: str
+    steps: int
+    large_steps: int
+    ablation_steps: int
+    recall_steps: int
+    recall_batch: int
+    rates: tuple[float, ...]
+    recall_rates: tuple[float, ...]
+    seeds: tuple[int, ...]
+
+
+BUDGETS = {
+    "full": Budget(
+        *(30.0, 8, 512, "small", "large", 700, 500, 350, 3_000, 64),
+        *((1e-3, 2e-3, 4e-3), (1e-3, 3e-3), (0, 1, 2)),
+    ),
+    "smoke": Budget(*(0.2, 2, 64, "mini", "mini", 4, 3, 3, 4, 4), *((1e-3, 3e-3), (1e-3,), (0, 1))),
+}
+RECALL_SETTINGS = ((64, 4), (128, 8))
+
+# one change each of the default model; None changes the code, not the configuration
+ABLATIONS: dict[str, dict[str, Any] | None] = {
+    "default": {},
+    "B1 band gates": {"band_gates": True},
+    "B2 soft thresholds": {"soft_threshold": True},
+    "B3 phase functions": {"phase_functions": True},
+    "B4 cross-head network": {"cross_head": True},
+    "B5 entropy loss 0.01": {"entropy_weight": 0.01},
+    "B6 frequency dropout 0.1": {"frequency_dropout": 0.1},
+    "B7 spectral residual, with B1": {"band_gates": True, "gate_residual": True},
+    "B8 magnitude mixing": {"magnitude_mixing": True},
+    "B10 consistency loss 0.1": {"consistency_weight": 0.1},
+    "C adaptive selection": {"bin_selection": True},
+    "A1-A4 FFT in every other layer": {"mixers": ("heads", "fft"), "fft_chunk": 128},
+    "A5 wavelets in every other layer": {"mixers": ("heads", "wavelet")},
+    "D2 no rotary phases": None,
+    "D3 frequency feed-forward": {"feed_forward": "frequency"},
+    "D5 harmonic embedding": {"embedding": "harmonic"},
+    "convolution heads only": {"conv_heads": (4,)},
+    "recall heads only": {"conv_heads": (0,)},
+    "layers by turns": {"conv_heads": (4, 0)},
+}
+
+
+class Run(NamedTuple):
+    """One training run; its name is the name of its result."""
+
+    name: str
+    task: str
+    kind: str
+    size: str
+    steps: int
+    rate: float
+    seed: int
+    changes: dict[str, Any]
+    rotary: bool = True
+
+
+def sweep(budget: Budget, corpus: str) -> list[Run]:
+    """Every learning rate for both kinds, with the first seed."""
+    return [
+        Run(f"{corpus}-{kind}-lr{rate:g}-seed{budget.seeds[0]}", corpus, kind, budget.small,
+            budget.steps, rate, budget.seeds[0], {})
+        for kind in KINDS
+        for rate in budget.rates
+    ]  # fmt: skip
+
+
+def repeats(budget: Budget, corpus: str, rates: dict[str, float]) -> list[Run]:
+    """The other seeds at each kind's best rate, and the large size at half of it."""
+    runs = []
+    for kind in KINDS:
+        for seed in budget.seeds[1:]:
+            name = f"{corpus}-{kind}-lr{rates[kind]:g}-seed{seed}"
+            runs.append(Run(name, corpus, kind, budget.small, budget.steps, rates[kind], seed, {}))
+        # larger models take smaller steps
+        rate, seed = rates[kind] / 2, budget.seeds[0]
+        name = f"{corpus}-{kind}-large-lr{rate:g}-seed{seed}"
+        runs.append(Run(name, corpus, kind, budget.large, budget.large_steps, rate, seed, {}))
+    return runs
+
+
+def ablations(budget: Budget, corpus: str, rate: float) -> list[Run]:
+    """Every feature by itself, at the default model's best rate."""
+    runs = []
+    for label, changes in ABLATIONS.items():
+        slug = label.lower().replace(" ", "-").replace(",", "")
+        if budget.small == "mini" and changes and "conv_heads" in changes:
+            changes = {"conv_heads": tuple(heads // 2 for heads in changes["conv_heads"])}
+        runs.append(
+            Run(f"ablation-{slug}", corpus, "spectral", budget.small, budget.ablation_steps, rate,
+                budget.seeds[0], changes or {}, rotary=changes is not None)
+        )  # fmt: skip
+    return runs
+
+
+def recall(budget: Budget, length: int, num_pairs: int) -> list[Run]:
+    """Multi-query associative recall: both kinds, every rate."""
+    return [
+        Run(f"mqar-{length}-{num_pairs}-{kind}-lr{rate:g}", f"mqar-{length}-{num_pairs}", kind,
+            "mqar", budget.recall_steps, rate, budget.seeds[0], {})
+        for kind in KINDS
+        for rate in budget.recall_rates
+    ]  # fmt: skip

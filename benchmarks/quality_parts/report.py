@@ -1,0 +1,120 @@
+"""From results to a table and a plot: reads the JSON files only, so it can be made again."""
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+from quality_parts.plan import ABLATIONS, KINDS, RECALL_SETTINGS, Budget
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+Results = dict[str, dict[str, Any]]
+
+
+def table(
+    results: Results, corpora: list[str], budget: Budget, best: dict[str, dict[str, float]]
+) -> str:
+    """Markdown: losses with the spread over seeds, recall, ablations, and the bars."""
+    some = next(iter(results.values()))
+    lines = [
+        f"Commit {some['commit']}; {some['machine']}. Validation loss in nats per token.",
+        "",
+        "| corpus | size | model | parameters | loss | recalled | other tokens | ms per step |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    bars = []
+    for corpus in corpora:
+        for size in (
+            (budget.small, budget.large) if budget.large != budget.small else (budget.small,)
+        ):
+            means = {}
+            for kind in KINDS:
+                runs = _final(results, corpus, kind, size, best)
+                if not runs:
+                    continue
+                means[kind] = statistics.mean(run["valid_loss"] for run in runs)
+                cells = [_mean_and_spread([run[key] for run in runs]) for key in
+                         ("valid_loss", "recalled_loss", "other_loss")]  # fmt: skip
+                lines.append(
+                    f"| {corpus} | {size} | {kind} | {runs[0]['num_parameters']:,} | "
+                    f"{' | '.join(cells)} | {runs[0]['step_ms']:.0f} |"
+                )
+            if len(means) == len(KINDS):
+                gap = means["spectral"] - means["transformer"]
+                bars.append(f"{corpus}, {size}: spectral - transformer = {gap:+.4f}: "
+                            f"{'holds' if gap <= 0 else 'falls short'}")  # fmt: skip
+    lines += ["", "| recall task | model | accuracy |", "| --- | --- | --- |"]
+    for length, pairs in RECALL_SETTINGS:
+        found = {kind: _best_accuracy(results, f"mqar-{length}-{pairs}-{kind}") for kind in KINDS}
+        lines += [f"| length {length}, {pairs} pairs | {kind} | {found[kind]:.1%} |"
+                  for kind in KINDS if found[kind] is not None]  # fmt: skip
+        if None not in found.values() and found["transformer"] >= 0.95:
+            holds = found["spectral"] >= 0.95
+            bars.append(
+                f"recall ({length}, {pairs}): {found['spectral']:.1%}, at least 95%: "
+                f"{'holds' if holds else 'falls short'}"
+            )
+    lines += ["", *_ablation_lines(results), "", *(f"bar: {bar}" for bar in bars)]
+    return "\n".join(lines) + "\n"
+
+
+def plot(results: Results, corpora: list[str], path: Path) -> None:
+    """Training loss over tokens of every text run, a panel per corpus."""
+    figure, axes = pyplot.subplots(1, len(corpora), figsize=(6 * len(corpora), 4), squeeze=False)
+    for axis, corpus in zip(axes[0], corpora, strict=True):
+        for kind, colour in zip(KINDS, ("tab:blue", "tab:orange"), strict=True):
+            for name, run in results.items():
+                if not name.startswith(f"{corpus}-{kind}-"):
+                    continue
+                part = run["num_tokens"] / len(run["losses"])
+                tokens = [part * (i + 1) / 1e6 for i in range(len(run["losses"]))]
+                style = "--" if "-large-" in name else "-"
+                axis.plot(tokens, run["losses"], style, color=colour, alpha=0.6, label=kind)
+        handles, labels = axis.get_legend_handles_labels()
+        axis.legend(*zip(*{label: (h, label) for h, label in zip(handles, labels, strict=True)}
+                         .values(), strict=True))  # fmt: skip
+        axis.set(title=corpus, xlabel="million tokens", ylabel="training loss, nats per token")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def _final(
+    results: Results, corpus: str, kind: str, size: str, best: dict[str, dict[str, float]]
+) -> list[dict[str, Any]]:
+    prefix = f"{corpus}-{kind}-"
+    runs = [run for name, run in results.items() if name.startswith(prefix) and run["size"] == size]
+    large = [run for run in runs if "-large-" in run["name"]]
+    return large or [run for run in runs if run["rate"] == best.get(corpus, {}).get(kind)]
+
+
+def _mean_and_spread(values: list[float]) -> str:
+    mean = statistics.mean(values)
+    return f"{mean:.4f} ± {statistics.stdev(values):.4f}" if len(values) > 1 else f"{mean:.4f}"
+
+
+def _best_accuracy(results: Results, prefix: str) -> float | None:
+    found = [run["accuracy"] for name, run in results.items() if name.startswith(prefix + "-")]
+    return max(found, default=None)
+
+
+def _ablation_lines(results: Results) -> list[str]:
+    rows = {label: results.get(f"ablation-{label.lower().replace(' ', '-').replace(',', '')}")
+            for label in ABLATIONS}  # fmt: skip
+    default = rows["default"]
+    lines = [
+        "| change of the default model | loss | difference | parameters | time of a step |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for label, run in rows.items():
+        if run is not None and default is not None:
+            lines.append(
+                f"| {label} | {run['valid_loss']:.4f} | "
+                f"{run['valid_loss'] - default['valid_loss']:+.4f} | "
+                f"{run['num_parameters'] / default['num_parameters']:.3f}x | "
+                f"{run['step_ms'] / default['step_ms']:.2f}x |"
+            )
+    return lines

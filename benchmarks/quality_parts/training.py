@@ -1,0 +1,86 @@
+"""Training one model and measuring it: the same loop for all of them.
+
+Shape letters: B batch, T time (tokens).
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from quality_parts.models import Spectral, Transformer
+
+WARMUP_SHARE, LAST_RATE_SHARE = 0.05, 0.1
+WEIGHT_DECAY, BETAS, CLIP = 0.1, (0.9, 0.95), 1.0
+NUM_POINTS = 20
+
+
+def train(
+    model: Spectral | Transformer,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    steps: int,
+    rate: float,
+) -> dict[str, Any]:
+    """AdamW with warm-up and a cosine: the curve of the training loss and what a step costs.
+
+    Returns:
+        losses: Mean training loss of each of up to 20 equal parts of the training.
+        step_ms: Median time of a step, the batch included.
+    """
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    others = [p for p in model.parameters() if p.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": WEIGHT_DECAY},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=rate, betas=BETAS)
+    warmup = max(1, round(WARMUP_SHARE * steps))
+
+    def share(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        cosine = math.cos(math.pi * (step - warmup) / max(1, steps - warmup))
+        return LAST_RATE_SHARE + (1.0 - LAST_RATE_SHARE) * 0.5 * (1.0 + cosine)
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+    model.train()
+    losses, times = [], []
+    for _, (tokens, labels) in zip(range(steps), batches, strict=False):
+        start = time.perf_counter()
+        loss = model.loss(tokens, labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+        times.append(time.perf_counter() - start)
+    part = max(1, steps // NUM_POINTS)
+    curve = [sum(losses[i : i + part]) / len(losses[i : i + part]) for i in range(0, steps, part)]
+    return {"losses": curve, "step_ms": 1e3 * sorted(times)[len(times) // 2]}
+
+
+@torch.no_grad()
+def token_losses(model: Spectral | Transformer, tokens_BT: Tensor, labels_BT: Tensor) -> Tensor:
+    """Loss of every label in nats [B, T]; a few rows at a time."""
+    model.eval()
+    rows = []
+    for tokens, labels in zip(tokens_BT.split(4), labels_BT.split(4), strict=True):
+        rows.append(F.cross_entropy(model(tokens).transpose(1, 2), labels, reduction="none"))
+    return torch.cat(rows)
+
+
+@torch.no_grad()
+def accuracy(model: Spectral | Transformer, tokens_BT: Tensor, labels_BT: Tensor) -> float:
+    """Share of the labels that count which have the largest logit."""
+    model.eval()
+    right = total = 0
+    for tokens, labels in zip(tokens_BT.split(32), labels_BT.split(32), strict=True):
+        counts = labels >= 0
+        right += int(((model(tokens).argmax(-1) == labels) & counts).sum())
+        total += int(counts.sum())
+    return right / total
