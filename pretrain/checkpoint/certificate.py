@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
-from pretrain.checkpoint.probe import Sight, combined, look, probe_length
+from pretrain.checkpoint.probe import Sight, combined, look, probe_length, subject
 from pretrain.config import RunConfig
 from pretrain.distributed import agreed, gathered_objects
 from pretrain.errors import CheckpointError
@@ -26,8 +25,12 @@ TOLERANCE = 1_000 * torch.finfo(torch.float32).eps
 Measurements = dict[str, list[float]]
 
 
-def certify(module: nn.Module, run: RunConfig) -> dict[str, Any]:
+def certify(model: Any, run: RunConfig) -> dict[str, Any]:
     """The certificate of a model as it is; JSON-able. A collective if there are several ranks.
+
+    Args:
+        model: A `SpectralLM`, or an engine of any layout.
+        run: Says how long its sequences are.
 
     Cost: one forward pass over one sequence, or over a part of a long one.
     """
@@ -35,13 +38,14 @@ def certify(module: nn.Module, run: RunConfig) -> dict[str, Any]:
     return {
         "dtype": "float32",
         "tokens": length,
-        "measured": measure(module, run.model.vocab_size, length),
+        "measured": measure(model, run.model.vocab_size, length),
     }
 
 
-def measure(module: nn.Module, vocab_size: int, length: int) -> Measurements:
+def measure(model: Any, vocab_size: int, length: int) -> Measurements:
     """What a model computes on a probe of so many tokens, the same on all ranks."""
-    sight = look(module, vocab_size, length)
+    with subject(model) as seen:
+        sight = look(seen, vocab_size, length)
     sights: list[Sight] = gathered_objects(sight) if dist.is_initialized() else [sight]
     return combined(sights, length)
 
@@ -60,7 +64,7 @@ def difference(found: Mapping[str, list[float]], expected: Mapping[str, list[flo
     return ""
 
 
-def check_certificate(module: nn.Module, checkpoint: Path, run: RunConfig) -> None:
+def check_certificate(model: Any, checkpoint: Path, run: RunConfig) -> None:
     """Compute the probe of a checkpoint again and compare; a collective if there are several ranks.
 
     Raises:
@@ -74,7 +78,7 @@ def check_certificate(module: nn.Module, checkpoint: Path, run: RunConfig) -> No
                 f"{run.parallel.sequence} spans; expected parallel.sequence to divide it"
             )
         )
-    problem = difference(measure(module, run.model.vocab_size, length), expected)
+    problem = difference(measure(model, run.model.vocab_size, length), expected)
     if problem:
         raise agreed(
             CheckpointError(

@@ -40,7 +40,7 @@ def load_engine(engine: Any, checkpoint: Path, run: RunConfig) -> dict[str, Any]
             raise agreed(CheckpointError(problems[0]))
 
     load_shards(engine, read)
-    check_certificate(engine.module, checkpoint, run)
+    check_certificate(engine, checkpoint, run)
     state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
     _load_schedule(engine, int(state["schedule"]["steps"]))
     return state

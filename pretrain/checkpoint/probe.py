@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.config import RunConfig
+from pretrain.engine import evaluator
 from pretrain.parallel.placement import placements
-from spectral.lm import Block
+from spectral.lm import Block, LMLoss
 
 # sequences up to this long are probed whole, longer ones by a number of chunks that divides well
 MAX_PROBE_TOKENS, PROBE_CHUNKS = 16_384, 1_200
@@ -51,17 +52,54 @@ def probe_tokens(vocab_size: int, length: int) -> Tensor:
     return torch.randint(vocab_size, (1, length + 1), generator=generator)
 
 
-@torch.no_grad()
-def look(module: Any, vocab_size: int, length: int) -> Sight:
-    """Compute the probe on this rank's part of a model; a collective if there are several ranks.
+class Subject(NamedTuple):
+    """A model to look at.
 
-    In float32 and without dropout, whatever the training does; the mode is left as it was.
+    Attributes:
+        model: This rank's part of it, a `SpectralLM`.
+        loss: (tokens, segment ids, labels) -> the loss of all parts together.
+        is_last: Whether the loss that it gives here is one.
+    """
+
+    model: Any
+    loss: Callable[[Tensor, Tensor, Tensor], LMLoss]
+    is_last: bool
+
+
+@contextmanager
+def subject(model: Any) -> Iterator[Subject]:
+    """What to look at in a model, or in an engine of any layout; in float32 and without dropout.
+
+    Whatever the training does; everything is left as it was.
+    """
+    inner = getattr(model, "module", model)
+    device = next(inner.parameters()).device
+    was_training = inner.training
+    inner.eval()
+    try:
+        with torch.autocast(device.type, enabled=False):
+            if not hasattr(model, "eval_batch"):
+                yield Subject(inner, inner, is_last=True)
+                return
+            # the engine of a pipeline turns autocast on by itself
+            config = model._config
+            was_enabled, config.torch_autocast_enabled = config.torch_autocast_enabled, False
+            yield Subject(inner.stage.model, evaluator(model), inner.stage.is_last)
+            config.torch_autocast_enabled = was_enabled
+    finally:
+        inner.train(was_training)
+
+
+@torch.no_grad()
+def look(seen: Subject, vocab_size: int, length: int) -> Sight:
+    """Compute the probe and watch this rank's part of the model; a collective of all ranks.
 
     Args:
-        module: A `SpectralLM`, whole or a rank's part.
+        seen: What to look at.
         vocab_size: Of the whole model.
         length: Tokens of the whole probe.
     """
+    module = seen.model
     device = next(module.parameters()).device
     span: Any = module.span
     spans = getattr(getattr(span, "axis", None), "size", 1)
@@ -70,16 +108,10 @@ def look(module: Any, vocab_size: int, length: int) -> Sight:
     own = slice(position, position + length // spans)
     layers: dict[str, list[float]] = {}
     logits: dict[int, float] = {}
-    was_training = module.training
-    module.eval()
-    with (
-        _watched(module, position, layers),
-        _overheard(module, vocab_size, logits),
-        torch.autocast(device.type, enabled=False),
-    ):
-        loss = module(tokens[:, :-1][:, own], None, tokens[:, 1:][:, own])
-    module.train(was_training)
-    return Sight(position, layers, logits, float(loss.nll))
+    inputs, labels = tokens[:, :-1][:, own], tokens[:, 1:][:, own]
+    with _watched(module, position, layers), _overheard(module, vocab_size, logits):
+        loss = seen.loss(inputs, torch.zeros_like(inputs), labels)
+    return Sight(position, layers, logits, float(loss.nll) if seen.is_last else None)
 
 
 @contextmanager

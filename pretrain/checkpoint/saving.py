@@ -72,7 +72,7 @@ class Saver:
         shards = owned_shards(engine)
         texts = {
             "state.json": state | engine_facts(engine, self.run, self.ranks),
-            "certificate.json": certify(engine.module, self.run),
+            "certificate.json": certify(engine, self.run),
         }
         self._step, self._problem = state["step"], _UNFINISHED
         # a daemon: a rank that fails must not wait for ranks that are gone

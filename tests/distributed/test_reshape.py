@@ -21,23 +21,26 @@ LAYOUTS: dict[str, tuple[int, dict[str, int]]] = {
     "dp2": (2, {}),
     "tp2": (2, {"tensor": 2}),
     "sp2": (2, {"sequence": 2}),
+    "pp2": (2, {"pipeline": 2}),
     "dp2tp2": (4, {"tensor": 2}),
     "sp2tp2": (4, {"tensor": 2, "sequence": 2}),
+    "pp2dp2": (4, {"pipeline": 2}),
 }
-STAGES = (1, 2, 3)
-TABLE = [
-    (before, stage, after, other)
-    for (before, stage), (after, other) in itertools.product(
-        itertools.product(LAYOUTS, STAGES), repeat=2
-    )
+# DeepSpeed's pipelines go with ZeRO 1 alone
+KINDS = [
+    (name, stage)
+    for name, stage in itertools.product(LAYOUTS, (1, 2, 3))
+    if stage == 1 or "pipeline" not in LAYOUTS[name][1]
 ]
+TABLE = [(*before, *after) for before, after in itertools.product(KINDS, repeat=2)]
 # every layout and stage is left once and entered once, and every kind of change is seen
 QUICK = [
     ("dp2", 1, "one", 3),
     ("one", 3, "dp2", 2),
     ("dp2", 2, "tp2", 1),
     ("tp2", 1, "sp2", 3),
-    ("sp2", 3, "dp2", 1),
+    ("sp2", 3, "pp2", 1),
+    ("pp2", 1, "dp2", 2),
 ]
 
 

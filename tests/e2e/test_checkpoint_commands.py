@@ -167,4 +167,3 @@ def test_a_run_goes_on_from_a_bucket_on_another_machine(
     )
     newest = run / "checkpoints" / "step-0000006"
     assert files_below(tmp_path / "got") == {f"step-0000006/{f}" for f in files_below(newest)}
-
