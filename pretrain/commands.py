@@ -96,3 +96,8 @@ class DoctorCommand(_Command):
     """Check this machine: versions, devices, shadowed packages, free disk, writable paths."""
 
     output: Path = Field(Path("runs"), description="Where runs are to be written.")
+    kernels: bool = Field(
+        False,
+        description="Instead, compile every GPU kernel for every supported architecture, with no "
+        "GPU, and print what each needs. Takes minutes the first time.",
+    )

@@ -38,9 +38,16 @@ class Finding(NamedTuple):
 def doctor(command: DoctorCommand) -> str:
     """Report versions, devices, shadowed packages, free disk and writable paths.
 
+    With `kernels`, the table of `pretrain.doctor_kernels` instead.
+
     Raises:
         RunError: Something is wrong; the message is the whole report.
     """
+    if command.kernels:
+        # imports Triton
+        from pretrain.doctor_kernels import kernel_table
+
+        return kernel_table()
     findings = [
         Finding(True, "python", f"{platform.python_version()} on {platform.platform()}"),
         *_libraries(),

@@ -24,9 +24,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.dispatch import NotServedError
 from kernels.tiles import cmul, operand, operand_type, product
 
-MIN_CHUNK, MAX_CHUNK = 513, 8192
+MAX_CHUNK, MAX_CHUNK_FLOAT32 = 8192, 1024
 # rows per program: the tables stay in registers or the cache for all of them
 ROWS = 8
 
@@ -53,10 +54,13 @@ def _transform(x, f1r, f1i, f2r, f2i, tr, ti, DT: tl.constexpr):
 @triton.jit
 def monarch_kernel(
     x, f1r, f1i, f2r, f2i, tr, ti, kr, ki, ks, y, N, C,
-    N1: tl.constexpr, N2: tl.constexpr, NB: tl.constexpr, DT: tl.constexpr, CONJ: tl.constexpr,
+    N1: tl.constexpr, N2: tl.constexpr, NB: tl.constexpr, DT: tl.constexpr, EVEN: tl.constexpr,
+    CONJ: tl.constexpr,
 ):  # fmt: skip
     """y = x convolved with the filter whose spectrum is k; correlated with it if CONJ."""
     d, group = tl.program_id(0), tl.program_id(1)
+    if EVEN:
+        C = N1 * N2
     a1, a2 = tl.arange(0, N1), tl.arange(0, N2)
     i11, i22 = a1[:, None] * N1 + a1[None, :], a2[:, None] * N2 + a2[None, :]
     i12 = a1[:, None] * N2 + a2[None, :]
@@ -86,10 +90,12 @@ def monarch_kernel(
 @triton.jit
 def monarch_filter_kernel(
     x, g, f1r, f1i, f2r, f2i, tr, ti, dkr, dki, D, N, C,
-    N1: tl.constexpr, N2: tl.constexpr, NB: tl.constexpr, DT: tl.constexpr,
+    N1: tl.constexpr, N2: tl.constexpr, NB: tl.constexpr, DT: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """Gradient of the filter's spectrum: the sum over rows of conj(spectrum of x) spectrum of g."""
     d, group = tl.program_id(0), tl.program_id(1)
+    if EVEN:
+        C = N1 * N2
     a1, a2 = tl.arange(0, N1), tl.arange(0, N2)
     i11, i22 = a1[:, None] * N1 + a1[None, :], a2[:, None] * N2 + a2[None, :]
     i12 = a1[:, None] * N2 + a2[None, :]
@@ -117,11 +123,6 @@ def factors(C: int) -> tuple[int, int]:
     """(N1, N2), powers of two with the larger one first, whose product is the first >= C."""
     bits = max(10, (C - 1).bit_length())
     return 1 << (bits + 1) // 2, 1 << bits // 2
-
-
-def num_warps(N1: int, N2: int) -> int:
-    """Eight warps where two planes of a tile would fill four warps' registers."""
-    return 4 if N1 * N2 <= 2048 else 8
 
 
 @functools.cache
@@ -161,8 +162,20 @@ def spectrum(h_DC: Tensor, N1: int, N2: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _operands(u_DNC: Tensor) -> Any:
-    """float32 for float32, float16 for both half types."""
-    return tl.float32 if operand_type(u_DNC) == tl.float32 else tl.float16
+    """float32 for float32, float16 for both half types.
+
+    Raises:
+        NotServedError: The tile would not fit into registers.
+    """
+    if operand_type(u_DNC) != tl.float32:
+        return tl.float16
+    C = u_DNC.shape[-1]
+    if C > MAX_CHUNK_FLOAT32:
+        raise NotServedError(
+            f"expected a chunk of at most {MAX_CHUNK_FLOAT32} float32 tokens, got {C}: a larger "
+            "tile does not fit into registers"
+        )
+    return tl.float32
 
 
 def convolve(u_DNC: Tensor, h_DC: Tensor, *, conj: bool) -> Tensor:
@@ -175,7 +188,8 @@ def convolve(u_DNC: Tensor, h_DC: Tensor, *, conj: bool) -> Tensor:
     )
     monarch_kernel[(D, triton.cdiv(N, ROWS))](
         u_DNC, *tables(N1, N2, u_DNC.device), *spectrum(h_DC, N1, N2), y_DNC, N, C,
-        N1, N2, ROWS, _operands(u_DNC), conj, num_warps=num_warps(N1, N2), num_stages=1,
+        N1, N2, ROWS, _operands(u_DNC), N1 * N2 == C, conj,
+        num_warps=4 if C <= 4096 else 8, num_stages=1,
     )  # fmt: skip
     return y_DNC
 
@@ -188,7 +202,7 @@ def filter_gradient(grad_DNC: Tensor, u_DNC: Tensor, h_DC: Tensor) -> Tensor:
     dk_2GD12 = u_DNC.new_empty(2, groups, D, N1, N2, dtype=torch.float32)
     monarch_filter_kernel[(D, groups)](
         u_DNC.contiguous(), grad_DNC.contiguous(), *tables(N1, N2, u_DNC.device), *dk_2GD12, D, N,
-        C, N1, N2, ROWS, _operands(u_DNC), num_warps=8, num_stages=1,
+        C, N1, N2, ROWS, _operands(u_DNC), N1 * N2 == C, num_warps=8, num_stages=1,
     )  # fmt: skip
     dk_DL = torch.complex(*dk_2GD12.sum(1)).mT.reshape(D, L) / L
     dh_DL = torch.fft.ifft(dk_DL, norm="forward") * _weight(L, h_DC.device).conj()

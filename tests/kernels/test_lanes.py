@@ -34,3 +34,14 @@ def test_interpreter_lane() -> None:
 @pytest.mark.timeout(1800)
 def test_interpreter_lane_of_long_chunks() -> None:
     _run_lane("interpreter_lane.py", "-m", "slow", TRITON_INTERPRET="1")
+
+
+@pytest.mark.timeout(900)
+def test_ahead_of_time_lane() -> None:
+    _run_lane("aot_lane.py", "-m", "not slow", TRITON_DEFAULT_FP_FUSION="1")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_ahead_of_time_lane_of_every_target() -> None:
+    _run_lane("aot_lane.py", "-m", "slow", TRITON_DEFAULT_FP_FUSION="1")

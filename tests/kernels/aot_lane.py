@@ -1,0 +1,71 @@
+"""Every kernel compiled for GPUs that are not here: instructions, registers, memory.
+
+Run by `test_lanes.py` in a process of its own, without the interpreter.
+"""
+
+import pytest
+import torch
+
+from kernels.catalogue import convolutions, others, spectra
+from kernels.resources import TARGETS, Launch, Target, compile_for, launches
+
+# ops whose work is matrix products: they must be on tensor cores
+MATRIX_OPS = ("fft_conv", "modes", "recall")
+# bytes of stack, that is of spilled registers: two planes of a 64 x 64 tile, twice in the filter's
+# gradient, fill all 255
+STACK_BYTES = {"fft_conv.monarch": 384, "fft_conv.monarch_filter": 1024}
+OTHER_STACK_BYTES = 32
+# of each way of computing, the ones that the quick tests compile for every target
+SAMPLE = ("fft_conv.toeplitz 64", "fft_conv.monarch 2048", "recall.local packed")
+
+
+def check(name: str, launch: Launch, target: Target) -> str | None:
+    """What is wrong with a compiled kernel, if anything."""
+    found = compile_for(launch, target)
+    stack = STACK_BYTES.get(launch.name, OTHER_STACK_BYTES)
+    if found.stack_bytes > stack:
+        return f"{name} on {target.name}: {found.stack_bytes} bytes of stack, at most {stack}"
+    if found.shared_bytes > target.shared_bytes:
+        return (
+            f"{name} on {target.name}: {found.shared_bytes} of {target.shared_bytes} bytes shared"
+        )
+    if launch.name.startswith(MATRIX_OPS) and found.matrix_instructions == 0:
+        return f"{name} on {target.name}: no {target.matrix}"
+    return None
+
+
+def check_all(named: list[tuple[str, Launch]], target: Target) -> None:
+    wrong = [problem for name, launch in named if (problem := check(name, launch, target))]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_kernel_on_sm_90() -> None:
+    named = convolutions(torch.float16) + others(torch.float16) + spectra()
+    assert len(named) > 40
+    check_all(named, TARGETS["sm_90"])
+
+
+@pytest.mark.parametrize("target", sorted(set(TARGETS) - {"sm_90"}))
+def test_one_kernel_of_each_kind_elsewhere(target: str) -> None:
+    named = [i for i in convolutions(torch.float16) + others(torch.float16) if i[0] in SAMPLE]
+    assert len(named) == len(SAMPLE)
+    check_all(named, TARGETS[target])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("target", sorted(TARGETS))
+def test_every_kernel_on_every_target(target: str, dtype: torch.dtype) -> None:
+    check_all(convolutions(dtype) + others(dtype) + spectra(), TARGETS[target])
+
+
+def test_interpreted_kernels_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(RuntimeError, match="TRITON_INTERPRET=1: unset it"):
+        launches(lambda: None)
+
+
+def test_a_kernel_with_too_small_products_has_no_matrix_instruction() -> None:
+    """What the lane looks for is absent where it should be."""
+    name, launch = spectra()[0]
+    assert compile_for(launch, TARGETS["sm_90"]).matrix_instructions == 0, name
