@@ -72,6 +72,7 @@ def _train(rank: int, runs: dict[str, RunConfig], folder: Path) -> None:
     import pretrain.engine
     from pretrain.distributed import init_ranks
     from pretrain.trainer import Trainer
+    from spectral.lm import Block
 
     configure = pretrain.engine.deepspeed_config
 
@@ -82,6 +83,16 @@ def _train(rank: int, runs: dict[str, RunConfig], folder: Path) -> None:
         return config
 
     pretrain.engine.deepspeed_config = partition_everything
+    reset = Block.reset_parameters
+
+    def shaken(block: Block) -> None:
+        """Nothing begins at zero: relative errors mean something, and gates do."""
+        reset(block)
+        for parameter in block.parameters():
+            with torch.no_grad():
+                parameter += 0.05 * torch.randn(parameter.shape)
+
+    Block.reset_parameters = shaken  # type: ignore[method-assign]
     for name, run in runs.items():
         trainer = Trainer(run, init_ranks())
         records = []
@@ -118,8 +129,8 @@ def _run(corpus: SmallCorpus, folder: Path, layout: Layout, model: dict[str, obj
     values = load_run(corpus.run_file(folder / "run.toml")).model_dump()
     values["model"] |= {"vocab_size": 513, "num_modes": 8, "conv_chunk": 16} | model
     values["data"] |= {"num_workers": 0, "sequence_length": 128}
-    # AdamW's own 1e-8 would blow rounding errors of gradients near zero up to whole steps
-    values["optim"] |= {"epsilon": 1e-4}
+    # Gates choose modes: steps that leave rounding errors behind soon make another choice of a few.
+    values["optim"] |= {"learning_rate": 1e-5 if "bin_selection" in model else 1e-3}
     values["train"] |= {
         "output": folder / layout.name,
         "steps": STEPS,
@@ -160,14 +171,9 @@ def _differences(found: Any, expected: Any) -> list[str]:
     (records, valid, pieces), (expected_records, expected_valid, wholes) = found, expected
     problems = []
     for step, (record, wanted) in enumerate(zip(records, expected_records, strict=True)):
-        for key, rel in (("loss", 1e-5), ("auxiliary_loss", 1e-5)):
+        for key, rel in (("loss", 1e-5), ("auxiliary_loss", 1e-5), ("grad_norm", 1e-4)):
             if record[key] != pytest.approx(wanted[key], rel=rel, abs=1e-9):
                 problems.append(f"{key} of step {step}: {record[key]} for {wanted[key]}")
-    # Adam hides a wrong scale of the gradient; its norm does not. At the first step only are
-    # parameters equal: Adam divides rounding errors by tiny second moments.
-    norm, wanted_norm = records[0]["grad_norm"], expected_records[0]["grad_norm"]
-    if norm != pytest.approx(wanted_norm, rel=1e-4):
-        problems.append(f"norm of the first gradient: {norm} for {wanted_norm}")
     if valid != pytest.approx(expected_valid, rel=1e-5):
         problems.append(f"validation: {valid} for {expected_valid}")
     for name, (placement, piece) in pieces.items():
