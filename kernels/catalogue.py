@@ -3,6 +3,9 @@
 Shape letters: as in each op; sizes are those of a layer of 64-channel heads and 16 modes.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -103,11 +106,11 @@ def spectra() -> list[tuple[str, Launch]]:
     )
 
 
-def _named(cases: list[tuple[object, ...]]) -> list[tuple[str, Launch]]:
+def _named(cases: Sequence[tuple[Any, ...]]) -> list[tuple[str, Launch]]:
     """Name -> launch, of launches that would be compiled differently."""
     found = {}
     for function, *arguments in cases:
-        for launch in launches(function, *arguments):  # type: ignore[arg-type]
+        for launch in launches(function, *arguments):
             flags = [
                 name.lower()
                 for name, value in launch.arguments.items()

@@ -17,8 +17,8 @@ from kernels.dispatch import NotServedError
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
 EMULATED = tl.constexpr(INTERPRETED)
-# AMD's compiler knows no 3xTF32
-FLOAT32 = tl.constexpr("ieee" if torch.version.hip else "tf32x3")
+# float32 operands as three of bfloat16 each; the interpreter multiplies float32 as it is
+FLOAT32 = tl.constexpr("ieee" if INTERPRETED else "bf16x6")
 
 SERVED = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
@@ -32,27 +32,12 @@ def operand(value, DT: tl.constexpr):
 
 
 @triton.jit
-def _tf32(x):
-    """float32 rounded to the 11 significant bits of a tensor core's operand."""
-    bits = x.to(tl.int32, bitcast=True)
-    return ((bits + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
-
-
-@triton.jit
 def product(a, b, acc, DT: tl.constexpr):
     """acc + a b, accumulated in float32.
 
-    float32 operands are split into two of 11 bits each, whose small products are left out (3xTF32):
-    on tensor cores, and as exact as float32. The interpreter, which knows no TF32, does the same.
+    float32 operands are split into bfloat16 ones, so that tensor cores multiply them with all bits.
     """
-    if tl.float32 == DT:
-        if EMULATED:
-            a_high, b_high = _tf32(a), _tf32(b)
-            acc = tl.dot(_tf32(a - a_high), b_high, acc)
-            acc = tl.dot(a_high, _tf32(b - b_high), acc)
-            return tl.dot(a_high, b_high, acc)
-        return tl.dot(a, b, acc, input_precision=FLOAT32)
-    return tl.dot(operand(a, DT), operand(b, DT), acc)
+    return tl.dot(operand(a, DT), operand(b, DT), acc, input_precision=FLOAT32)
 
 
 @triton.jit

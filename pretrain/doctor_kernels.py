@@ -29,7 +29,8 @@ def kernel_table(targets: tuple[str, ...] = ()) -> str:
     from kernels.catalogue import convolutions, others, spectra
     from kernels.resources import TARGETS, compile_for
 
-    rows, problems = [HEADER], []
+    rows: list[tuple[str, ...]] = [HEADER]
+    problems = []
     named = convolutions(torch.float16) + others(torch.float16) + spectra()
     for target in (TARGETS[name] for name in targets or TARGETS):
         for count, (name, launch) in enumerate(named, start=1):

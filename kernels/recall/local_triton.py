@@ -154,7 +154,8 @@ def _launch(q: Tensor, v: Tensor) -> tuple[tuple[int, int], tuple[int, ...], tup
     dtype = operand_type(q)
     if max(K, V) > MAX_CHANNELS:
         raise NotServedError(f"expected heads of at most {MAX_CHANNELS} channels, got {K} and {V}")
-    B = block_of(C, 64 if max(K, V) <= 64 else 32)
+    # larger tiles of float32, or of wider heads, do not fit into registers
+    B = block_of(C, 64 if max(K, V) <= 64 and dtype != tl.float32 else 32)
     tiles = (B, block_of(K, MAX_CHANNELS), block_of(V, MAX_CHANNELS), dtype)
     return (N * H, triton.cdiv(C, B)), (H, C, K, V), tiles
 
