@@ -23,7 +23,7 @@ from kernels.state_scan import triton as state_scan
 
 CHUNKS = (64, 512, 1024, 2048, 4096, 8192)
 # float32 tiles of Monarch transforms fit into registers no further
-CHUNKS_FLOAT32 = (64, 512, 1024)
+CHUNKS_FLOAT32 = (64, 512, 1024, 2048)
 
 
 def convolutions(dtype: torch.dtype) -> list[tuple[str, Launch]]:

@@ -27,7 +27,7 @@ from torch import Tensor
 from kernels.dispatch import NotServedError
 from kernels.tiles import cmul, operand, operand_type, product
 
-MAX_CHUNK, MAX_CHUNK_FLOAT32 = 8192, 1024
+MAX_CHUNK, MAX_CHUNK_FLOAT32 = 8192, 2048
 # rows per program: the tables stay in registers or the cache for all of them
 ROWS = 8
 
@@ -178,6 +178,11 @@ def _operands(u_DNC: Tensor) -> Any:
     return tl.float32
 
 
+def _num_warps(u_DNC: Tensor) -> int:
+    # eight where a tile would fill four warps' registers
+    return 4 if u_DNC.shape[-1] * u_DNC.element_size() <= 8192 else 8
+
+
 def convolve(u_DNC: Tensor, h_DC: Tensor, *, conj: bool) -> Tensor:
     """Launch `monarch_kernel`: every row convolved, or correlated, with its channel's filter."""
     D, N, C = u_DNC.shape
@@ -189,7 +194,7 @@ def convolve(u_DNC: Tensor, h_DC: Tensor, *, conj: bool) -> Tensor:
     monarch_kernel[(D, triton.cdiv(N, ROWS))](
         u_DNC, *tables(N1, N2, u_DNC.device), *spectrum(h_DC, N1, N2), y_DNC, N, C,
         N1, N2, ROWS, _operands(u_DNC), N1 * N2 == C, conj,
-        num_warps=4 if C <= 4096 else 8, num_stages=1,
+        num_warps=_num_warps(u_DNC), num_stages=1,
     )  # fmt: skip
     return y_DNC
 

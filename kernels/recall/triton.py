@@ -51,7 +51,7 @@ def outer_kernel(
 @triton.jit
 def inner_kernel(
     q, weight, state, extra, y, dweight, C, K, V,
-    BC: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, DT: tl.constexpr,
+    BC: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     TRANSPOSED: tl.constexpr, HAS_REST: tl.constexpr, DWEIGHT: tl.constexpr,
 ):  # fmt: skip
     """y_t = weight_t q_t^T S, of S^T if TRANSPOSED; S is [K, V], or [V, K] if TRANSPOSED.
@@ -67,7 +67,8 @@ def inner_kernel(
         place = b[None, :] * K + a[:, None]
     mask = (a[:, None] < K) & (b[None, :] < V)
     s_KV = tl.load(state + x * K * V + place, mask=mask, other=0.0).to(tl.float32)
-    acc = product(q_CK.to(tl.float32), s_KV, tl.zeros((BC, BV), tl.float32), DT)
+    # states are float32, whatever the signal is
+    acc = product(q_CK.to(tl.float32), s_KV, tl.zeros((BC, BV), tl.float32), tl.float32)
     place = (x * C + t[:, None]) * V + b[None, :]
     mask = (t[:, None] < C) & (b[None, :] < V)
     w = tl.load(weight + x * C + t, mask=t < C, other=0.0).to(tl.float32)
@@ -109,7 +110,7 @@ def _inner(
     BC = block_of(C, 64)
     inner_kernel[(N * H, triton.cdiv(C, BC))](
         q_NHCK, weight_NHC.contiguous(), state.contiguous(), extra_NHCV, y_NHCV, dweight_NHC,
-        C, K, V, BC, block_of(K, MAX_CHANNELS), block_of(V, MAX_CHANNELS), operand_type(q_NHCK),
+        C, K, V, BC, block_of(K, MAX_CHANNELS), block_of(V, MAX_CHANNELS),
         transposed, has_rest, wants_dweight,
     )  # fmt: skip
     return y_NHCV, dweight_NHC

@@ -98,7 +98,7 @@ def _powers(D: int, M: int, C: int) -> tuple[Tensor, Tensor]:
     + [pytest.param(2, C, marks=pytest.mark.slow) for C in (512, 2048, 3000, 4096, 8192)],
 )
 def test_fft_conv(N: int, C: int, dtype: torch.dtype) -> None:
-    if dtype == torch.float32 and C > 1024:
+    if dtype == torch.float32 and C > 2048:
         with pytest.raises(NotServedError, match="does not fit into registers"):
             check("fft_conv", "fft_conv", torch.ones(1, N, C), torch.ones(1, C))
         return
@@ -140,7 +140,7 @@ def test_document_reset(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
-    ("N", "H", "C", "K", "V"), [(1, 1, 1, 3, 2), (2, 3, 7, 6, 5), (2, 2, 70, 16, 33)]
+    ("N", "H", "C", "K", "V"), [(1, 1, 2, 8, 6), (2, 3, 7, 6, 5), (2, 2, 70, 16, 33)]
 )
 def test_recall(N: int, H: int, C: int, K: int, V: int, dtype: torch.dtype) -> None:
     q, k = (_strided(N, H, C, K, dtype=dtype) for _ in range(2))
