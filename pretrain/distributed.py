@@ -21,6 +21,7 @@ from torch.distributed import (  # type: ignore[attr-defined]
 
 from data_pipeline.errors import DataError
 from pretrain.errors import RunError
+from pretrain.memory import reuse_freed_memory
 
 T = TypeVar("T")
 DEFAULT_TIMEOUT_S = 1800.0
@@ -58,6 +59,7 @@ def init_ranks(timeout_s: float = DEFAULT_TIMEOUT_S) -> Ranks:
         device = torch.device("cuda", local_rank)
     else:
         device = torch.device("cpu")
+        reuse_freed_memory()
         # DeepSpeed would look for other devices, and say that it found none
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if not dist.is_initialized():

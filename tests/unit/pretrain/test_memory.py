@@ -1,0 +1,33 @@
+"""Freed memory comes back without the kernel clearing it again."""
+
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import resource, sys, torch
+from pretrain.memory import reuse_freed_memory
+if sys.argv[1] == "reuse" and not reuse_freed_memory():
+    print("no mallopt")
+    sys.exit()
+torch.ones(64 << 20, dtype=torch.uint8)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4):
+    torch.ones(64 << 20, dtype=torch.uint8)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.getpagesize())
+"""
+
+
+def _fresh_bytes(mode: str) -> str:
+    command = [sys.executable, "-c", SCRIPT, mode]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_large_blocks_are_reused() -> None:
+    reused = _fresh_bytes("reuse")
+    if reused == "no mallopt":
+        pytest.skip("the C library is not glibc")
+    # four blocks of 64 MiB: as new pages without, as the same pages with it
+    assert int(_fresh_bytes("leave")) >= 4 * (64 << 20)
+    assert int(reused) < 4 << 20
