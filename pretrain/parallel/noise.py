@@ -9,7 +9,7 @@ from data_pipeline.order import hash_integers
 
 
 class Noise:
-    """Seeds each block before it runs, forward or again in the backward pass.
+    """Seeds each block before it runs.
 
     Attributes:
         seed: Of the micro-batch.

@@ -84,12 +84,14 @@ def finish_model(model: SpectralLM, run: RunConfig, mesh: Mesh, first_layer: int
         from pretrain.parallel.vocabulary import VocabParallelLoss
 
         model.cross_entropy = VocabParallelLoss(mesh.tensor, model.config.vocab_size)
-    noise = Noise()
-    model.noise = noise  # type: ignore[assignment]
-    for layer, block in enumerate(model.blocks, start=first_layer):
+    for block in model.blocks:
         block.mixer.span = model.span  # type: ignore[union-attr]
-        noise.attach(block, layer)
     if run.train.activation_checkpointing != "none":
         from pretrain.parallel.activations import checkpoint_activations
 
         checkpoint_activations(model.blocks, run.train)
+    noise = Noise()
+    model.noise = noise  # type: ignore[assignment]
+    # around what is recomputed: a pipeline has gone on to another micro-batch by then
+    for layer, block in enumerate(model.blocks, start=first_layer):
+        noise.attach(block, layer)

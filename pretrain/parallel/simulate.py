@@ -1,0 +1,139 @@
+"""A layout of thousands of ranks on one machine: the same code, without data and without peers.
+
+Tensors are fake (shapes only) and so is the process group, so what is counted is what the code
+does: parameters of each rank, every collective that it issues, and the operations of a pass. What
+DeepSpeed does after the passes is counted by its rules.
+"""
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils.flop_counter import FlopCounterMode
+
+from pretrain.config import RunConfig
+from pretrain.distributed import Ranks
+from pretrain.parallel.flops import register_flops
+from pretrain.parallel.layout import check_layout
+from pretrain.parallel.mesh import Mesh, build_mesh
+from pretrain.parallel.parallelize import finish_model, split_part
+from pretrain.parallel.placement import Placement, place
+from pretrain.parallel.wire import WireCount
+from spectral.lm import SpectralLM
+
+BYTES = 4  # float32: parameters, gradients and each of AdamW's moments
+
+
+class Simulation(NamedTuple):
+    """What rank 0 of a layout has and does in an optimizer step.
+
+    Attributes:
+        parameters: Of its part of the model, before ZeRO shards them.
+        state_bytes: Of parameters, gradients and optimizer after ZeRO has.
+        sent: Bytes that it gives to each kind of collective.
+        flops: Of forward and backward passes, without recomputation.
+    """
+
+    parameters: int
+    state_bytes: int
+    sent: dict[str, int]
+    flops: int
+
+
+def simulate(run: RunConfig, num_ranks: int) -> Simulation:
+    """Build rank 0's part under fake tensors, and run a micro-batch through it.
+
+    A stage of a pipeline is counted as one that has the most blocks, the embedding and the loss.
+
+    Raises:
+        RunError: The layout is impossible.
+    """
+    check_layout(run, num_ranks)
+    parallel = run.parallel
+    stage = run.model.model_copy(
+        update={"num_layers": -(-run.model.num_layers // parallel.pipeline)}
+    )
+    with _fake_ranks(num_ranks), FakeTensorMode(allow_non_fake_inputs=True):
+        mesh = build_mesh(parallel, Ranks(0, num_ranks, torch.device("cpu")))
+        model = _part(run.model_copy(update={"model": stage}), mesh)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        wire, flops = _pass(model, run, mesh)
+    passes = run.train.global_batch_size // (run.train.micro_batch_size * mesh.data.size)
+    sent = Counter({name: count * passes for name, count in wire.items()})
+    sent.update(_pipeline_bytes(run, mesh, passes))
+    sent.update(_zero_bytes(parameters, parallel.zero_stage, mesh.zero.size, passes))
+    return Simulation(
+        parameters,
+        _state_bytes(parameters, parallel.zero_stage, mesh.zero.size),
+        dict(sent),
+        flops * passes,
+    )
+
+
+@contextmanager
+def _fake_ranks(num_ranks: int) -> Iterator[None]:
+    if dist.is_initialized():
+        raise RuntimeError("a simulation needs a process without a process group")
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=num_ranks)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _part(run: RunConfig, mesh: Mesh) -> SpectralLM:
+    model = SpectralLM(run.model)
+    for name, part in model.parts():
+        for key, parameter in part.named_parameters():
+            place(parameter, Placement(f"{name}.{key}", tuple(parameter.shape)))
+        found: nn.Module = split_part(part, name, mesh)
+        if found is not part:
+            setattr(model, name, found)
+    finish_model(model, run, mesh)
+    return model
+
+
+def _pass(model: SpectralLM, run: RunConfig, mesh: Mesh) -> tuple[Counter[str], int]:
+    """(bytes by collective, operations) of a forward and a backward pass."""
+    length = run.data.sequence_length // mesh.sequence.size
+    tokens = torch.zeros(run.train.micro_batch_size, length, dtype=torch.long)
+    register_flops()
+    with WireCount() as wire, FlopCounterMode(display=False) as counter:
+        loss = model(tokens, None, tokens)
+        (loss.nll + loss.auxiliary).backward()
+    return wire.bytes, counter.get_total_flops()
+
+
+def _pipeline_bytes(run: RunConfig, mesh: Mesh, passes: int) -> dict[str, int]:
+    """Activations forward and their gradients back, of a stage in the middle."""
+    if mesh.pipeline.size == 1:
+        return {}
+    tokens = run.train.micro_batch_size * run.data.sequence_length // mesh.sequence.size
+    return {"between stages": 2 * passes * BYTES * (tokens * run.model.dim + 1)}
+
+
+def _zero_bytes(parameters: int, stage: int, ranks: int, passes: int) -> dict[str, int]:
+    """What DeepSpeed sends: gradients once per step (stage 2, 3: per pass), parameters' shards."""
+    if ranks == 1:
+        return {}
+    gradients = BYTES * parameters * (passes if stage >= 2 else 1)
+    shard = BYTES * parameters // ranks
+    # stage 3 gathers for every forward and for every backward pass
+    gathers = {0: 0, 1: 1, 2: 1, 3: 2 * passes}[stage]
+    return {"gradients": gradients, "parameter shards": gathers * shard}
+
+
+def _state_bytes(parameters: int, stage: int, ranks: int) -> int:
+    shares = [ranks if stage >= least else 1 for least in (3, 2, 1)]
+    own, gradients, moments = (BYTES * parameters // share for share in shares)
+    # ZeRO's optimizer keeps a float32 copy of what it updates
+    return own + gradients + (3 if stage else 2) * moments
