@@ -73,6 +73,7 @@ COMMANDS = {
     "launch cancel": Command(
         launch_commands.LaunchCancelCommand, "pretrain.launch_jobs", "launch_cancel"
     ),
+    "plan": Command(commands.PlanCommand, "pretrain.plan", "plan"),
     "doctor": Command(commands.DoctorCommand, "pretrain.doctor", "doctor"),
 }
 

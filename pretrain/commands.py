@@ -92,6 +92,15 @@ class FetchCommand(_Command):
     storage: StorageConfig = Field(StorageConfig(), description="How to reach it.")
 
 
+class PlanCommand(_Command):
+    """What each rank of a layout has, sends and computes: simulated, on up to 4,096 ranks."""
+
+    run_file: tyro.conf.Positional[Path | None] = Field(
+        None, description="The run; without one, every preset in several layouts."
+    )
+    ranks: int = Field(8, ge=1, description="Ranks to simulate.")
+
+
 class DoctorCommand(_Command):
     """Check this machine: versions, devices, shadowed packages, free disk, writable paths."""
 
