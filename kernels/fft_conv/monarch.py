@@ -58,7 +58,8 @@ def monarch_kernel(
     CONJ: tl.constexpr,
 ):  # fmt: skip
     """y = x convolved with the filter whose spectrum is k; correlated with it if CONJ."""
-    d, group = tl.program_id(0), tl.program_id(1)
+    # a channel's row groups follow one another: its spectrum stays in the second-level cache
+    group, d = tl.program_id(0), tl.program_id(1)
     if EVEN:
         C = N1 * N2
     a1, a2 = tl.arange(0, N1), tl.arange(0, N2)
@@ -93,7 +94,8 @@ def monarch_filter_kernel(
     N1: tl.constexpr, N2: tl.constexpr, NB: tl.constexpr, DT: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """Gradient of the filter's spectrum: the sum over rows of conj(spectrum of x) spectrum of g."""
-    d, group = tl.program_id(0), tl.program_id(1)
+    # a channel's row groups follow one another: its spectrum stays in the second-level cache
+    group, d = tl.program_id(0), tl.program_id(1)
     if EVEN:
         C = N1 * N2
     a1, a2 = tl.arange(0, N1), tl.arange(0, N2)
@@ -191,7 +193,7 @@ def convolve(u_DNC: Tensor, h_DC: Tensor, *, conj: bool) -> Tensor:
         u_DNC.contiguous(),
         torch.empty_like(u_DNC, memory_format=torch.contiguous_format),
     )
-    monarch_kernel[(D, triton.cdiv(N, ROWS))](
+    monarch_kernel[(triton.cdiv(N, ROWS), D)](
         u_DNC, *tables(N1, N2, u_DNC.device), *spectrum(h_DC, N1, N2), y_DNC, N, C,
         N1, N2, ROWS, _operands(u_DNC), N1 * N2 == C, conj,
         num_warps=_num_warps(u_DNC), num_stages=1,
@@ -205,7 +207,7 @@ def filter_gradient(grad_DNC: Tensor, u_DNC: Tensor, h_DC: Tensor) -> Tensor:
     N1, N2 = factors(C)
     L, groups = N1 * N2, triton.cdiv(N, ROWS)
     dk_2GD12 = u_DNC.new_empty(2, groups, D, N1, N2, dtype=torch.float32)
-    monarch_filter_kernel[(D, groups)](
+    monarch_filter_kernel[(groups, D)](
         u_DNC.contiguous(), grad_DNC.contiguous(), *tables(N1, N2, u_DNC.device), *dk_2GD12, D, N,
         C, N1, N2, ROWS, _operands(u_DNC), N1 * N2 == C, num_warps=8, num_stages=1,
     )  # fmt: skip
