@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import register_flop_formula
 
 import kernels.fft_conv.op
 import kernels.linear_cross_entropy.op
@@ -19,11 +18,9 @@ import kernels.recall.op  # noqa: F401
 Shape = tuple[int, ...]
 
 
-def register_flops() -> None:
-    """Make `FlopCounterMode` count the ops of `kernels/`; again does no harm."""
-    ops = torch.ops.resonance
-    for name, formula in _FORMULAS.items():
-        register_flop_formula(getattr(ops, name), get_raw=False)(formula)
+def op_formulas() -> dict[Any, Callable[..., int]]:
+    """Formulas by op, as `FlopCounterMode(custom_mapping=...)` takes them."""
+    return {getattr(torch.ops.resonance, name): found for name, found in _FORMULAS.items()}
 
 
 def _fft_conv(u: Shape, _h: Shape, *_rest: Any, **_: Any) -> int:

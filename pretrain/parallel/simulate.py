@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.config import RunConfig
 from pretrain.distributed import Ranks
-from pretrain.parallel.flops import register_flops
+from pretrain.parallel.flops import op_formulas
 from pretrain.parallel.layout import check_layout
 from pretrain.parallel.mesh import Mesh, build_mesh
 from pretrain.parallel.parallelize import finish_model, split_part
@@ -122,8 +122,8 @@ def _pass(model: SpectralLM, run: RunConfig, mesh: Mesh) -> tuple[Counter[str], 
     """(bytes by collective, operations) of a forward and a backward pass."""
     length = run.data.sequence_length // mesh.sequence.size
     tokens = torch.zeros(run.train.micro_batch_size, length, dtype=torch.long)
-    register_flops()
-    with WireCount() as wire, FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False, custom_mapping=op_formulas())
+    with WireCount() as wire, counter:
         loss = model(tokens, None, tokens)
         (loss.nll + loss.auxiliary).backward()
     return wire.bytes, counter.get_total_flops()

@@ -1,0 +1,75 @@
+"""Simulated layouts: what they count is what real ranks do."""
+
+import multiprocessing
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from kernels.fft_conv.op import fft_conv
+from kernels.recall.op import recall_local
+from pretrain.config import RunConfig
+from pretrain.errors import RunError
+from pretrain.parallel.flops import op_formulas
+from pretrain.parallel.simulate import Simulation, simulate
+from spectral.presets import PRESETS
+from tests.distributed.features import config
+
+
+def _simulated(run: RunConfig, ranks: int) -> Simulation:
+    """In a process of its own: a fake process group is the process's only one."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(simulate, (run, ranks))
+
+
+def _run(model: Any, batch: int = 1, length: int = 8_192, **parallel: int) -> RunConfig:
+    return RunConfig.model_validate(
+        {
+            "model": model.model_dump(),
+            "data": {"sequence_length": length},
+            "train": {"global_batch_size": batch, "micro_batch_size": 1},
+            "parallel": parallel,
+        }
+    )
+
+
+def test_4096_ranks_of_the_largest_preset() -> None:
+    model = PRESETS["xlarge"].model
+    layout = {"tensor": 8, "sequence": 8, "zero_stage": 3}
+    found = _simulated(_run(model, batch=64, length=204_800, **layout), 4_096)
+    whole = PRESETS["xlarge"].num_parameters
+    # norms and gates are on every tensor rank
+    assert whole / 8 < found.parameters < 1.1 * whole / 8
+    # ZeRO-3 over 512 ranks: parameters, gradients, float32 copy and two moments
+    assert found.state_bytes == pytest.approx(5 * 4 * found.parameters / 512, rel=1e-3)
+    tokens = 204_800 * 64 // 4_096
+    # six operations per parameter and token, of which the embedding has only the output's
+    assert 5.5 * whole * tokens < found.flops < 9 * whole * tokens
+    assert found.sent["allreduce"] > 0 < found.sent["allgather_base"]
+
+
+def test_sequence_ranks_send_the_same_at_every_length() -> None:
+    short, long = (
+        _simulated(_run(config(conv_chunk=64), length=length, sequence=4), 4)
+        for length in (8_192, 204_800)
+    )
+    assert short.sent == long.sent
+    assert 20 < long.flops / short.flops < 30
+
+
+def test_an_impossible_layout_is_refused() -> None:
+    with pytest.raises(RunError, match=r"parallel\.tensor is 3, which does not divide the 2"):
+        simulate(_run(config(), tensor=3), 3)
+
+
+def test_operations_of_our_ops_are_counted() -> None:
+    counter = FlopCounterMode(display=False, custom_mapping=op_formulas())
+    with counter:
+        fft_conv(torch.randn(2, 3, 64), torch.randn(2, 64))
+    # two real transforms of 128 points for each of 6 rows
+    assert counter.get_total_flops() == 6 * 2 * round(2.5 * 128 * 7)
+    q = torch.randn(2, 4, 16, 8)
+    with counter:
+        recall_local(q, q, q, torch.zeros(2, 4, 16), None)
+    assert counter.get_total_flops() == 2 * 4 * (2 * 16 * 16 * 8 + 2 * 16 * 16 * 8)
