@@ -44,6 +44,7 @@ COMMANDS = {
     "pretrain": Command(commands.PretrainCommand, "pretrain.trainer", "pretrain"),
     "evaluate": Command(commands.EvaluateCommand, "pretrain.evaluate", "evaluate"),
     "generate": Command(commands.GenerateCommand, "pretrain.generate", "generate"),
+    "chat": Command(commands.ChatCommand, "pretrain.chat", "chat"),
     "checkpoint export": Command(commands.ExportCommand, "pretrain.huggingface.export", "export"),
     "checkpoint verify": Command(
         commands.VerifyCheckpointCommand, "pretrain.checkpoint.doctor", "verify"

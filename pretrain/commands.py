@@ -41,20 +41,62 @@ class EvaluateCommand(_Command):
     batch_size: int = Field(8, ge=1, description="Windows per forward pass.")
 
 
-class GenerateCommand(_Command):
-    """Continue a prompt, one token at a time in constant time and memory."""
+class GenerationOptions(_Command):
+    """How text is generated."""
 
-    checkpoint: tyro.conf.Positional[Path] = Field(
-        description="A run's directory or one checkpoint."
-    )
-    prompt: str = Field("", description="Text to continue; empty: begin a document.")
     max_tokens: int = Field(200, ge=1, description="Longest continuation.")
-    temperature: float = Field(0.8, ge=0.0, description="Of sampling; 0 is greedy.")
+    min_tokens: int = Field(0, ge=0, description="Shortest continuation.")
+    temperature: float = Field(0.8, ge=0.0, description="Of sampling; 0 takes the likeliest.")
     top_k: int = Field(0, ge=0, description="Sample among the k likeliest tokens; 0: all.")
     top_p: float = Field(
         0.95, gt=0.0, le=1.0, description="Sample among the likeliest tokens of this mass."
     )
+    beams: int = Field(1, ge=1, description="Sequences that are kept at once; 1: no beam search.")
+    beam_groups: int = Field(
+        1, ge=1, description="Groups of beams that are kept apart, without sampling."
+    )
+    diversity_penalty: float = Field(
+        1.0, ge=0.0, description="On tokens that an earlier group of beams has chosen."
+    )
+    length_penalty: float = Field(
+        1.0, description="Beams are compared by score / length ** penalty; above 0 favours long."
+    )
+    early_stopping: bool = Field(
+        False, description="End a beam search once as many sequences as beams are complete."
+    )
+    repetition_penalty: float = Field(
+        1.0, gt=0.0, description="Divides the scores of tokens that were seen; 1: none."
+    )
+    no_repeat_ngram: int = Field(0, ge=0, description="Never repeat so many tokens; 0: may.")
+    coverage_penalty: float = Field(
+        0.0, ge=0.0, description="Times log(1 + how often a token was generated); 0: none."
+    )
     seed: int = Field(0, ge=0, description="Of sampling.")
+
+
+class GenerateCommand(GenerationOptions):
+    """Continue a prompt or a file of them, one token at a time in constant time and memory."""
+
+    checkpoint: tyro.conf.Positional[Path] = Field(
+        description="A run's directory, one checkpoint or an exported folder."
+    )
+    prompt: str = Field("", description="Text to continue; empty: begin a document.")
+    prompts: Path | None = Field(
+        None, description="File with a prompt per line, or .jsonl with {'prompt': ...}."
+    )
+    output: Path | None = Field(None, description="Where JSON lines go; default: printed.")
+    batch_size: int = Field(8, ge=1, description="Prompts of a file that are continued at once.")
+
+
+class ChatCommand(GenerationOptions):
+    """Talk to a model, turn by turn; its memory of the conversation has constant size."""
+
+    checkpoint: tyro.conf.Positional[Path] = Field(
+        description="A run's directory, one checkpoint or an exported folder."
+    )
+    user: str = Field("User: ", description="What is put before each turn of yours.")
+    reply: str = Field("\nAssistant:", description="What is put between your turn and the reply.")
+    stop: str = Field("\nUser:", description="Text that ends a reply; empty: none.")
 
 
 class ExportCommand(_Command):

@@ -1,99 +1,91 @@
-"""Text from a checkpoint, by the recurrent form: every token costs the same.
+"""`resonance generate`: one prompt, or a file of prompts."""
 
-Shape letters: B batch, T time (tokens), V vocabulary.
-"""
-
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from data_pipeline.tokenizer import load_tokenizer
-from pretrain.checkpoint.loading import load_model
+from data_pipeline.atomic import write_text_atomically
 from pretrain.commands import GenerateCommand
 from pretrain.errors import RunError
-from pretrain.run_directory import tokenizer_path
+from pretrain.huggingface.importing import load_pretrained
+from pretrain.text_generation import Writer
 from spectral.lm import SpectralLM
-
-# below it, logits divided by it overflow float32
-MIN_TEMPERATURE = 1e-6
 
 
 def generate(command: GenerateCommand) -> str:
-    """`resonance generate`: the prompt and its continuation.
+    """`resonance generate`: the prompt and its continuation, or a JSON line per prompt of a file.
 
     Raises:
         CheckpointError: The checkpoint is missing or damaged.
-        RunError: The prompt is not UTF-8.
+        RunError: A prompt is not UTF-8, or the options contradict one another.
     """
-    model, _, checkpoint = load_model(command.checkpoint)
-    tokenizer = load_tokenizer(tokenizer_path(checkpoint))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if command.prompts and command.prompt:
+        raise RunError("--prompt and --prompts: expected one of them")
+    if command.output and not command.prompts:
+        raise RunError("--output: expected --prompts with it; one continuation is printed")
+    writer = Writer(load_pretrained(command.checkpoint), command)
+    if command.prompts is None:
+        prompt = writer.encode(command.prompt, "--prompt")
+        (tokens,) = writer.continued([prompt])
+        return writer.tokenizer.decode([*prompt, *tokens])
+    texts = read_prompts(command.prompts)
+    prompts = [writer.encode(text, str(command.prompts)) for text in texts]
+    size = command.batch_size if writer.pads else 1
+    lines = []
+    for first in range(0, len(texts), size):
+        for text, tokens in zip(
+            texts[first : first + size],
+            writer.continued(prompts[first : first + size]),
+            strict=True,
+        ):
+            completion = writer.tokenizer.decode(tokens)
+            line = {"prompt": text, "completion": completion, "tokens": len(tokens)}
+            lines.append(json.dumps(line, ensure_ascii=False))
+    if command.output is None:
+        return "\n".join(lines)
+    write_text_atomically(command.output, "\n".join(lines) + "\n")
+    return f"{command.output}: {len(lines)} continuations"
+
+
+def read_prompts(file: Path) -> list[str]:
+    """The prompts of a file: a text per line, or JSON lines with a `prompt`.
+
+    Raises:
+        RunError: There are none, or a line is not what its file's name says.
+    """
     try:
-        command.prompt.encode()
-    except UnicodeEncodeError as error:
-        raise RunError(f"--prompt: expected UTF-8 text, found other bytes ({error})") from None
-    prompt = [tokenizer.bos_id, *tokenizer.encode(command.prompt)]
-    stream = sample_tokens(
-        model.to(device),
-        torch.tensor([prompt], device=device),
-        temperature=command.temperature,
-        top_k=command.top_k,
-        top_p=command.top_p,
-        generator=torch.Generator(device).manual_seed(command.seed),
-    )
-    tokens: list[int] = []
-    for _, token_B in zip(range(command.max_tokens), stream, strict=False):
-        if int(token_B[0]) == tokenizer.eos_id:
-            break
-        tokens.append(int(token_B[0]))
-    return tokenizer.decode([*prompt, *tokens])
+        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise RunError(f"{file}: expected UTF-8 text ({error})") from error
+    if not lines:
+        raise RunError(f"{file}: expected a prompt per line, found none")
+    if file.suffix != ".jsonl":
+        return lines
+    prompts = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            prompts.append(str(json.loads(line)["prompt"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f'{file}:{number}: expected {{"prompt": "..."}} ({error!r})') from error
+    return prompts
 
 
 @torch.no_grad()
-def sample_tokens(
-    model: SpectralLM,
-    tokens_BT: Tensor,
-    *,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    generator: torch.Generator | None = None,
-) -> Iterator[Tensor]:
-    """Yield next tokens [B], endlessly.
+def greedy_tokens(model: SpectralLM, tokens_BT: Tensor) -> Iterator[Tensor]:
+    """Yield the likeliest next tokens [B], endlessly, by the recurrent form.
+
+    The definition that exported models are compared with: no library in between.
 
     Args:
         model: In evaluation mode.
         tokens_BT: Prompts of equal length, at least one token.
-        temperature: 0, or next to it, takes the likeliest token.
-        top_k: Sample among the k likeliest; 0 for all.
-        top_p: Sample among the likeliest that together have this probability.
-        generator: Of random numbers.
     """
     logits_BTV, state = model.prefill(tokens_BT, num_logits=1)
-    logits_BV = logits_BTV[:, -1]
+    token_B = logits_BTV[:, -1].argmax(-1)
     while True:
-        token_B = choose_token(logits_BV, temperature, top_k, top_p, generator)
         yield token_B
         logits_BV, state = model.step(token_B, state)
-
-
-def choose_token(
-    logits_BV: Tensor,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Draw a token [B] from logits; see `sample_tokens`."""
-    if temperature < MIN_TEMPERATURE:
-        return logits_BV.argmax(-1)
-    sorted_BV, order_BV = (logits_BV.float() / temperature).sort(dim=-1, descending=True)
-    if top_k > 0:
-        sorted_BV[:, top_k:] = float("-inf")
-    probability_BV = sorted_BV.softmax(-1)
-    # keep the token that crosses the threshold, so at least one remains
-    before_BV = probability_BV.cumsum(-1) - probability_BV
-    probability_BV = probability_BV.masked_fill(before_BV >= top_p, 0.0)
-    place_B1 = torch.multinomial(probability_BV, 1, generator=generator)
-    return order_BV.gather(1, place_B1)[:, 0]
+        token_B = logits_BV.argmax(-1)

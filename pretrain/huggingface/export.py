@@ -14,11 +14,11 @@ from data_pipeline.tokenizer import Tokenizer, load_tokenizer
 from pretrain.checkpoint.loading import load_model
 from pretrain.commands import ExportCommand
 from pretrain.errors import RunError
-from pretrain.generate import sample_tokens
+from pretrain.generate import greedy_tokens
 from pretrain.huggingface.bundle import bundled_sources
-from pretrain.huggingface.configuration_resonance import ResonanceConfig
-from pretrain.huggingface.modeling_resonance import ResonanceForCausalLM
+from pretrain.huggingface.importing import import_model
 from pretrain.huggingface.tokenizer import huggingface_tokenizer
+from pretrain.huggingface.wrapping import wrap
 from pretrain.run_directory import tokenizer_path
 from spectral.lm import SpectralLM
 
@@ -91,7 +91,10 @@ def prove(model: SpectralLM, tokenizer: Tokenizer, folder: Path) -> Proof:
     generator = torch.Generator().manual_seed(0)
     probe = torch.randint(model.config.vocab_size, (2, PROBE_TOKENS), generator=generator)
     with torch.no_grad():
-        error = float((loaded(probe).logits - model(probe)).abs().max())
+        logits = model(probe)
+        error = float((loaded(probe).logits - logits).abs().max())
+        if not torch.equal(import_model(folder)(probe), logits):
+            raise RunError(f"{folder}: what is imported back has other logits")
     if not error <= MAX_LOGIT_ERROR:
         raise RunError(f"{folder}: logits differ by {error:.1e}; expected {MAX_LOGIT_ERROR:.0e}")
     ids = [tokenizer.bos_id, *tokenizer.encode(PROBE_TEXT)]
@@ -107,7 +110,7 @@ def prove(model: SpectralLM, tokenizer: Tokenizer, folder: Path) -> Proof:
         do_sample=False,
     )
     continued = continued[0, len(ids) :].tolist()
-    stream = sample_tokens(model, prompt, temperature=0.0)
+    stream = greedy_tokens(model, prompt)
     expected = [int(token) for _, token in zip(continued, stream, strict=False)]
     if continued != expected:
         raise RunError(f"{folder}: greedy generation differs: {continued[:8]} and {expected[:8]}")
@@ -115,19 +118,7 @@ def prove(model: SpectralLM, tokenizer: Tokenizer, folder: Path) -> Proof:
 
 
 def _write(folder: Path, model: SpectralLM, tokenizer: Tokenizer, length: int) -> None:
-    config = ResonanceConfig(
-        **model.config.model_dump(),
-        bos_token_id=tokenizer.bos_id,
-        eos_token_id=tokenizer.eos_id,
-        pad_token_id=tokenizer.pad_id,
-        architectures=[ResonanceForCausalLM.__name__],
-        auto_map={
-            "AutoConfig": "configuration_resonance.ResonanceConfig",
-            "AutoModelForCausalLM": "modeling_resonance.ResonanceForCausalLM",
-        },
-    )
-    exported = ResonanceForCausalLM(config)
-    exported.model.load_state_dict(model.state_dict())
+    exported = wrap(model, tokenizer)
     exported.save_pretrained(folder)
     for name, text in bundled_sources().items():
         (folder / name).write_text(text, encoding="utf-8")

@@ -5,17 +5,20 @@ The mathematics is Resonance's own files, copied beside this one.
 Shape letters: B batch, T time (tokens), V vocabulary.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import GenerationMixin, LogitsProcessorList, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils.output_capturing import capture_outputs
 
 from pretrain.huggingface.configuration_resonance import ResonanceConfig
+from pretrain.huggingface.coverage import CoveragePenalty
+from pretrain.huggingface.diverse_beams import diverse_beam_search
 from spectral.embedding import TableEmbedding
-from spectral.lm import LMState, SpectralLM
+from spectral.lm import Block, LMState, SpectralLM
 
 
 class RecurrentCache:
@@ -44,10 +47,13 @@ class ResonanceForCausalLM(PreTrainedModel, GenerationMixin):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _is_stateful = True
+    _can_record_outputs: ClassVar[dict[str, Any]] = {"hidden_states": Block}
 
     def __init__(self, config: ResonanceConfig):
         super().__init__(config)
         self.model = SpectralLM(config)
+        # what transformers asks for; the layers themselves ask the model
+        self.gradient_checkpointing = False
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -55,7 +61,7 @@ class ResonanceForCausalLM(PreTrainedModel, GenerationMixin):
             module.reset_parameters()
 
     def _set_gradient_checkpointing(self, enable: bool = True, **_: Any) -> None:
-        self.model.activation_checkpointing = enable
+        self.gradient_checkpointing = self.model.activation_checkpointing = enable
 
     def get_input_embeddings(self) -> nn.Module:
         """The embedding, which is the output layer too."""
@@ -88,6 +94,7 @@ class ResonanceForCausalLM(PreTrainedModel, GenerationMixin):
             "logits_to_keep": logits_to_keep,
         }
 
+    @capture_outputs
     def forward(
         self,
         input_ids: Tensor,
@@ -96,9 +103,8 @@ class ResonanceForCausalLM(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         use_cache: bool = False,
         logits_to_keep: int = 0,
-        return_dict: bool = True,
         **_: Any,
-    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
+    ) -> CausalLMOutputWithPast:
         """Logits of every next token.
 
         Args:
@@ -110,7 +116,6 @@ class ResonanceForCausalLM(PreTrainedModel, GenerationMixin):
             labels: The tokens again; shifted here. -100 is ignored.
             use_cache: Whether to return what the model remembers.
             logits_to_keep: Only the last so many positions; 0 for all.
-            return_dict: Whether to return an object rather than a tuple.
         """
         state = None if past_key_values is None else past_key_values.state
         if state is not None and input_ids.shape[1] == 1:
@@ -126,8 +131,34 @@ class ResonanceForCausalLM(PreTrainedModel, GenerationMixin):
         if labels is not None:
             loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size)
         cache = RecurrentCache(state) if use_cache else None
-        output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache)
-        return output if return_dict else output.to_tuple()
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache)
+
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        coverage_penalty: float = 0.0,
+        beam_groups: int = 1,
+        diversity_penalty: float = 0.0,
+        **options: Any,
+    ) -> Any:
+        """transformers' `generate`, with a coverage penalty and diverse beams.
+
+        Args:
+            inputs: Prompts [B, T], or `input_ids` among the options.
+            coverage_penalty: See `CoveragePenalty`; 0 for none.
+            beam_groups, diversity_penalty: See `diverse_beam_search`; one group is beam search.
+            options: Of transformers.
+        """
+        if beam_groups > 1:
+            options["custom_generate"] = diverse_beam_search
+            options |= {"beam_groups": beam_groups, "diversity_penalty": diversity_penalty}
+        if coverage_penalty:
+            prompt = inputs if inputs is not None else options.get("input_ids")
+            tokens = 1 if prompt is None else prompt.shape[1]
+            processors = LogitsProcessorList(options.pop("logits_processor", None) or [])
+            processors.append(CoveragePenalty(coverage_penalty, tokens))
+            options["logits_processor"] = processors
+        return super().generate(inputs, **options)
 
 
 def _segments(attention_mask: Tensor | None) -> Tensor | None:

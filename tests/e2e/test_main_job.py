@@ -115,7 +115,7 @@ def test_exported_folder_loads_with_torch_and_transformers_alone(
 
     from data_pipeline.tokenizer import load_tokenizer
     from pretrain.checkpoint.loading import load_model
-    from pretrain.generate import sample_tokens
+    from pretrain.generate import greedy_tokens
 
     output = tmp_path / "exported"
     assert "greedy tokens equal" in resonance("checkpoint", "export", trained, output)
@@ -137,7 +137,7 @@ def test_exported_folder_loads_with_torch_and_transformers_alone(
     with torch.no_grad():
         logits = model(torch.tensor([ids]))[0, -1]
     torch.testing.assert_close(torch.tensor(found["logits"]), logits, atol=1e-4, rtol=0)
-    stream = sample_tokens(model, torch.tensor([ids]), temperature=0.0)
+    stream = greedy_tokens(model, torch.tensor([ids]))
     expected = [int(token) for _, token in zip(range(12), stream, strict=False)]
     continued = found["tokens"][len(ids) :]
     assert continued == expected[: len(continued)]

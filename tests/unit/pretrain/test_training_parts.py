@@ -4,11 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from pretrain.config import OptimConfig, RunConfig, TrainConfig
 from pretrain.engine import learning_rate_factor, parameter_groups
-from pretrain.generate import choose_token
 from pretrain.jsonl import read_lines
 from pretrain.metrics import Metrics
 from spectral.config import ModelConfig
@@ -42,19 +40,6 @@ def test_only_matrices_decay_and_every_parameter_is_in_one_group() -> None:
         "blocks.0.feed_forward.gate_up_proj.weight",
         "blocks.0.feed_forward.down_proj.weight",
     }
-
-
-def test_sampling_keeps_to_top_k_and_top_p() -> None:
-    logits = torch.tensor([[2.0, 1.0, 0.0, -5.0]]).repeat(4000, 1)
-    generator = torch.Generator().manual_seed(0)
-    assert set(choose_token(logits, 0.0, 0, 1.0).tolist()) == {0}
-    assert set(choose_token(logits, 1.0, 2, 1.0, generator).tolist()) == {0, 1}
-    # 0.66 of the mass is on the first token, 0.91 on the first two
-    assert set(choose_token(logits, 1.0, 0, 0.6, generator).tolist()) == {0}
-    assert set(choose_token(logits, 1.0, 0, 0.7, generator).tolist()) == {0, 1}
-    drawn = choose_token(logits, 1.0, 0, 1.0, generator)
-    share = (drawn == 0).float().mean()
-    assert share == pytest.approx(float(logits[0].softmax(0)[0]), abs=0.03)
 
 
 def test_resumed_metrics_forget_what_will_be_done_again(tmp_path: Path) -> None:
