@@ -1,7 +1,7 @@
 """Arguments of the sub-commands that belong to the trainer (imports no torch)."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,16 +26,30 @@ class PretrainCommand(_Command):
 
 
 class EvaluateCommand(_Command):
-    """Loss, perplexity and bits per byte of a checkpoint on a held-out split."""
+    """Loss, perplexity and bits per byte on a split or text files; tasks of lm-eval."""
 
     checkpoint: tyro.conf.Positional[Path] = Field(
-        description="A run's directory or one checkpoint."
+        description="A run's directory, one checkpoint or, with --text or --tasks, an exported "
+        "folder."
     )
     data: str = Field("", description="Split with a manifest; default: the run's own `data.valid`.")
     baselines: bool = Field(
         True,
         description="Also fit interpolated n-grams to the run's training data, to compare; holds "
         "all of its tokens in memory.",
+    )
+    text: tuple[Path, ...] = Field((), description="UTF-8 files instead: each is one document.")
+    tasks: tuple[str, ...] = Field(
+        (), description="Instead: tasks of lm-eval by name, or YAML files that describe them."
+    )
+    limit: int = Field(0, ge=0, description="Samples of each task; 0: all.")
+    state: Literal["carried", "sliding"] = Field(
+        "carried",
+        description="Text: the state is carried through the whole file, or every window begins "
+        "anew and its first part is context only.",
+    )
+    stride: int = Field(
+        0, ge=0, description="Tokens of each sliding window that count; 0: half of it."
     )
     sequence_length: int = Field(0, ge=0, description="Tokens per window; 0: as in training.")
     batch_size: int = Field(8, ge=1, description="Windows per forward pass.")

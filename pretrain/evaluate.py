@@ -18,6 +18,7 @@ from data_pipeline.tokenizer import load_tokenizer
 from pretrain.checkpoint.loading import load_model
 from pretrain.commands import EvaluateCommand
 from pretrain.errors import RunError
+from pretrain.evaluate_text import evaluate_text
 from pretrain.loss import valid_loss
 from pretrain.ngram import Ints, NgramModel
 from pretrain.run_directory import run_of, tokenizer_path
@@ -58,8 +59,28 @@ class Evaluation:
         return "\n".join(lines)
 
 
-def evaluate(command: EvaluateCommand) -> Evaluation:
-    """`resonance evaluate`: measure, and write evaluation.json into the checkpoint's run.
+def evaluate(command: EvaluateCommand) -> object:
+    """`resonance evaluate`: on a split, text files or tasks.
+
+    Raises:
+        CheckpointError: The checkpoint is missing or damaged.
+        DataError: The split is missing or damaged.
+        RunError: What is asked for does not go together or cannot be read.
+    """
+    if command.text and command.tasks:
+        raise RunError("--text and --tasks: expected one of them")
+    if command.text:
+        return evaluate_text(command)
+    if command.tasks:
+        # lm-eval is an extra
+        from pretrain.evaluate_tasks import evaluate_tasks
+
+        return evaluate_tasks(command)
+    return evaluate_split(command)
+
+
+def evaluate_split(command: EvaluateCommand) -> Evaluation:
+    """Measure, and write evaluation.json into the checkpoint's run.
 
     Raises:
         CheckpointError: The checkpoint is missing or damaged.
