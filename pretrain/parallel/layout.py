@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from pretrain.config import RunConfig
 from pretrain.errors import RunError
+from spectral.config import ModelConfig
 from spectral.gate_parts import GATE_PARTS
 
 
@@ -55,7 +56,12 @@ def _ranks(run: RunConfig, num_ranks: int) -> Iterator[str]:
 def _tensor(run: RunConfig) -> Iterator[str]:
     size, model = run.parallel.tensor, run.model
     works = _divisors(model.num_heads, *model.conv_heads)
-    for conv in model.conv_heads:
+    if model.num_heads % size:
+        yield (
+            f"parallel.tensor is {size}, which does not divide model.num_heads "
+            f"{model.num_heads}; expected one of {works}"
+        )
+    for conv in model.conv_heads if "heads" in model.mixers else ():
         for kind, heads in (("convolution", conv), ("recall", model.num_heads - conv)):
             if heads % size:
                 yield (
@@ -79,19 +85,41 @@ def _sequence(run: RunConfig) -> Iterator[str]:
             f"parallel.sequence is {size}, which does not divide data.sequence_length {length}; "
             f"expected data.sequence_length {_near(length, size)}"
         )
-    span = length // size
-    if span < model.short_conv - 1:
+    span, back = length // size, _looks_back(model)
+    if span < back:
         yield (
-            f"parallel.sequence is {size}: a span has {span} tokens, fewer than the "
-            f"{model.short_conv - 1} that model.short_conv {model.short_conv} looks back on; "
-            f"expected at most {max(1, length // max(1, model.short_conv - 1))} sequence ranks"
+            f"parallel.sequence is {size}: a span has {span} tokens, fewer than the {back} that "
+            f"the next one looks back on (model.short_conv {model.short_conv}, wavelets); expected "
+            f"at most {max(1, length // back)} sequence ranks"
         )
-    if any(getattr(model, name) for name in GATE_PARTS) and span % model.conv_chunk:
+    for reason, chunk in _chunks_of_spans(model):
+        if span % chunk:
+            yield (
+                f"parallel.sequence is {size}: a span has {span} tokens, and {reason} {chunk} in "
+                f"it; expected data.sequence_length {_near(length, size * chunk)}"
+            )
+    if not model.causal:
         yield (
-            f"parallel.sequence is {size}: a span has {span} tokens, and gates need whole chunks "
-            f"of model.conv_chunk {model.conv_chunk} in it; expected data.sequence_length "
-            f"{_near(length, size * model.conv_chunk)}"
+            f"parallel.sequence is {size} with model.causal false; expected 1: what comes after a "
+            "span is not carried to it"
         )
+
+
+def _looks_back(model: ModelConfig) -> int:
+    """Tokens before a span that its layers read."""
+    back = max(model.short_conv - 1, 1)
+    if "wavelet" in model.mixers:
+        taps = len(model.wavelet_bank) // 4
+        back = max(back, (taps - 1) * (2**model.wavelet_levels - 1))
+    return back
+
+
+def _chunks_of_spans(model: ModelConfig) -> Iterator[tuple[str, int]]:
+    """What must divide a span, and why."""
+    if any(getattr(model, name) for name in GATE_PARTS):
+        yield "gates need whole chunks of model.conv_chunk", model.conv_chunk
+    if "fft" in model.mixers:
+        yield "the FFT needs whole frames of model.fft_chunk", model.fft_chunk
 
 
 def _pipeline(run: RunConfig) -> Iterator[str]:
