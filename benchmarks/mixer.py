@@ -5,8 +5,9 @@
 Forward and backward, batch 1, D = 512, one thread, the mixing operators of a default layer without
 its projections against attention without its own. Every figure is a ratio of the fastest of several
 interleaved runs; the last column is achieved FLOP/s over a matrix product's in the same run. Freed
-memory is reused, as in training. Peak memory is that of processes of their own, beyond what they
-hold before the first step.
+memory goes back to the system as PyTorch does by itself; time per token is also measured as in
+training, where it is reused. Peak memory is that of processes of their own, beyond what they hold
+before the first step.
 Prints a line per bar and exits with 1 if one falls short.
 """
 
@@ -133,30 +134,37 @@ def resident_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def peak_bytes(T: int) -> int:
-    """What a forward and backward pass takes at most, in a process of its own."""
-    command = [sys.executable, __file__, "--peak", str(T)]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def alone(what: str, T: int) -> float:
+    """Measure one length in a process of its own."""
+    command = [sys.executable, __file__, what, str(T)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def print_peak(T: int) -> None:
-    """Run twice and print what it took."""
+    """Run twice and print the bytes that it took at most."""
     before, run = resident_bytes(), spectral_mixing(T)
     for _ in range(2):
         run()
     print(resident_bytes() - before)
 
 
+def print_time(T: int) -> None:
+    """Print the time of a pass in seconds, with freed memory reused."""
+    reuse_freed_memory()
+    print(fastest(spectral_mixing(T))[0])
+
+
 def main() -> None:
     """Print the table and the bars, or the memory of one length."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peak", type=int, help="print the bytes that this length takes at most")
+    parser.add_argument("--time", type=int, help="print this length's seconds, memory reused")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    reuse_freed_memory()
-    if arguments.peak is not None:
-        print_peak(arguments.peak)
-        return
+    for length, show in ((arguments.peak, print_peak), (arguments.time, print_time)):
+        if length is not None:
+            show(length)
+            return
     torch.manual_seed(0)
     rate, failed, per_token = matmul_rate(), False, {}
     bars: list[tuple[str, float, float]] = []
@@ -179,9 +187,11 @@ def main() -> None:
                 bars.append((f"{name} attention / ours at {T}", ratio[name], table[T]))
         if T >= 8_192:
             bars.append((f"whole FFT / chunked convolution at {T}", ratio["FFT"], 1.0))
-    flat = per_token[8_192] / per_token[204_800]
-    bars.append(("time per token at 8,192 / at 204,800", flat, 1 / 1.25))
-    peaks = {T: peak_bytes(T) for T in PEAK_LENGTHS}
+    print(f"time per token at 8,192 / at 204,800: {per_token[8_192] / per_token[204_800]:.2f}")
+    reusing = {T: alone("--time", T) / T for T in (8_192, 204_800)}
+    flat = reusing[8_192] / reusing[204_800]
+    bars.append(("time per token at 8,192 / at 204,800, memory reused", flat, 1 / 1.25))
+    peaks = {T: alone("--peak", T) for T in PEAK_LENGTHS}
     print(
         "peak memory: "
         + ", ".join(f"{b / T / 2**10:.0f} KiB/token at {T}" for T, b in peaks.items())

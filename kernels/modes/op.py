@@ -96,6 +96,8 @@ def _setup_read(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward_read(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    # it comes channel by channel from a transpose, in strides that neither products nor FFTs like
+    grad = grad.contiguous()
     return *_modal_read_backward(grad, *ctx.saved_tensors), None, None, grad, None
 
 
