@@ -20,7 +20,8 @@ def toeplitz_kernel(
     x, h, y, N, C, BN: tl.constexpr, B: tl.constexpr, DT: tl.constexpr, CONJ: tl.constexpr
 ):
     """y[i] = sum of h[i - j] x[j]; of h[j - i] x[j] if CONJ."""
-    d, block, rows = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    # the blocks of the same rows follow one another: what they read again is in the cache
+    block, d, rows = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     n, i = rows * BN + tl.arange(0, BN), block * B + tl.arange(0, B)
     base = (d.to(tl.int64) * N + n[:, None]) * C
     acc = tl.zeros((BN, B), tl.float32)
@@ -72,7 +73,7 @@ def convolve(u_DNC: Tensor, h_DC: Tensor, *, conj: bool) -> Tensor:
         u_DNC.contiguous(),
         torch.empty_like(u_DNC, memory_format=torch.contiguous_format),
     )
-    toeplitz_kernel[(D, triton.cdiv(C, B), triton.cdiv(N, BN))](
+    toeplitz_kernel[(triton.cdiv(C, B), D, triton.cdiv(N, BN))](
         u_DNC, h_DC.contiguous(), y_DNC, N, C, BN, B, operand_type(u_DNC), conj,
         num_warps=4, num_stages=1,
     )  # fmt: skip
