@@ -34,13 +34,6 @@ class FFTEncoderMixer(ProjectedMixer):
         self.fusion = ChunkFusion(config.num_heads, self.head_dim, config.fusion_dim)
         self.gate = build_gate(config)
 
-    def reset_parameters(self, std: float, out_std: float) -> None:
-        """Initialise all parts as they do by themselves."""
-        super().reset_parameters(std, out_std)
-        for part in (self.near, self.frames, self.fusion, self.gate):
-            if part is not None:
-                part.reset_parameters()
-
     def convolve(
         self, u_BTD: Tensor, context: SequenceContext, past: None
     ) -> tuple[Tensor, None, GateLosses | None]:

@@ -3,7 +3,7 @@
 Shape letters: B batch, T time (tokens), D channels, W taps.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,11 +58,17 @@ class ProjectedMixer(nn.Module):
         raise NotImplementedError
 
     def reset_parameters(self, std: float, out_std: float) -> None:
-        """Initialise; standard deviations are those of the first and the last map."""
+        """Initialise; standard deviations are those of the first and the last map.
+
+        All other parts initialise themselves.
+        """
         nn.init.normal_(self.in_proj.weight, std=std)
         nn.init.normal_(self.out_proj.weight, std=out_std)
         nn.init.ones_(self.head_norm)
-        self.short_conv.reset_parameters()
+        for part in self.children():
+            for module in part if isinstance(part, nn.ModuleList) else (part,):
+                if not isinstance(module, nn.Linear):
+                    cast(Any, module).reset_parameters()
 
     def forward(
         self, x_BTD: Tensor, context: SequenceContext, state: ProjectedState | None = None

@@ -58,12 +58,6 @@ class WaveletMixer(ProjectedMixer):
             CausalFilter(config, config.num_heads, config.dim) for _ in range(self.num_levels + 1)
         )
 
-    def reset_parameters(self, std: float, out_std: float) -> None:
-        """Initialise; the same for every level."""
-        super().reset_parameters(std, out_std)
-        for level in self.levels:
-            cast(CausalFilter, level).reset_parameters()
-
     def convolve(
         self, u_BTD: Tensor, context: SequenceContext, past: WaveletState | None
     ) -> tuple[Tensor, WaveletState, GateLosses | None]:
@@ -126,12 +120,6 @@ class WaveletEncoderMixer(ProjectedMixer):
         self.levels = nn.ModuleList(
             TwoSidedFilter(config, config.num_heads, config.dim) for _ in range(self.num_levels + 1)
         )
-
-    def reset_parameters(self, std: float, out_std: float) -> None:
-        """Initialise; the same for every level."""
-        super().reset_parameters(std, out_std)
-        for level in self.levels:
-            cast(TwoSidedFilter, level).reset_parameters()
 
     def convolve(
         self, u_BTD: Tensor, context: SequenceContext, past: None

@@ -105,3 +105,13 @@ def check_recurrent(model: SpectralLM, length: int = T) -> None:
         outputs.append(logits)
     assert state.position == length
     torch.testing.assert_close(torch.stack(outputs, dim=1), parallel)
+
+
+def check_gradients(config: ModelConfig) -> None:
+    """Training moves every parameter, auxiliary losses included."""
+    model = small_model(config).train()
+    loss = model(some_tokens(2, 40), labels_BT=some_tokens(2, 40))
+    (loss.nll + loss.auxiliary).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name

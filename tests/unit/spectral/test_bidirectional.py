@@ -8,6 +8,7 @@ from tests.unit.spectral.checks import (
     SEGMENTS,
     T,
     check_bidirectional,
+    check_gradients,
     small_config,
     small_model,
     some_tokens,
@@ -68,12 +69,7 @@ def test_an_encoder_cannot_decode() -> None:
 @pytest.mark.parametrize("mixers", MIXERS.values(), ids=MIXERS.keys())
 def test_gradients_reach_every_parameter(mixers: tuple[str, ...]) -> None:
     config = small_config(mixers=mixers, num_modes=8, **FFT, **SETTINGS["everything"])
-    model = small_model(config).train()
-    loss = model(some_tokens(2, 40), labels_BT=some_tokens(2, 40))
-    (loss.nll + loss.auxiliary).backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.abs().max() > 0, name
+    check_gradients(config)
 
 
 def test_documents_of_one_length_go_together() -> None:

@@ -23,6 +23,7 @@ from spectral.wavelets import (
 )
 from tests.unit.spectral.checks import (
     check_causal,
+    check_gradients,
     check_isolated,
     check_recurrent,
     small_config,
@@ -142,12 +143,7 @@ def test_gradients_of_analysis_and_synthesis_are_right() -> None:
 
 def test_gradients_reach_every_parameter() -> None:
     config = small_config(mixers=("wavelet",), num_modes=8, **SETTINGS["everything"])
-    model = small_model(config).train()
-    loss = model(some_tokens(2, 40), labels_BT=some_tokens(2, 40))
-    (loss.nll + loss.auxiliary).backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.abs().max() > 0, name
+    check_gradients(config)
 
 
 def test_a_configuration_holds_its_filters(monkeypatch: pytest.MonkeyPatch) -> None:
