@@ -41,6 +41,13 @@ def _scaled(x):
 
 
 @triton.jit
+def _matrix(re, im, N: tl.constexpr, DT: tl.constexpr):
+    """A DFT matrix [N, N], as operands: (re, im)."""
+    place = tl.arange(0, N)[:, None] * N + tl.arange(0, N)[None, :]
+    return operand(tl.load(re + place), DT), operand(tl.load(im + place), DT)
+
+
+@triton.jit
 def _transform(x, f1r, f1i, f2r, f2i, tr, ti, DT: tl.constexpr):
     """The weighted spectrum of a real tile [N1, N2]."""
     zero = tl.zeros_like(x)
@@ -63,10 +70,9 @@ def monarch_kernel(
     if EVEN:
         C = N1 * N2
     a1, a2 = tl.arange(0, N1), tl.arange(0, N2)
-    i11, i22 = a1[:, None] * N1 + a1[None, :], a2[:, None] * N2 + a2[None, :]
     i12 = a1[:, None] * N2 + a2[None, :]
-    F1r, F1i = operand(tl.load(f1r + i11), DT), operand(tl.load(f1i + i11), DT)
-    F2r, F2i = operand(tl.load(f2r + i22), DT), operand(tl.load(f2i + i22), DT)
+    F1r, F1i = _matrix(f1r, f1i, N1, DT)
+    F2r, F2i = _matrix(f2r, f2i, N2, DT)
     zero = tl.zeros((N1, N2), tl.float32)
     for j in range(NB):
         n = group * NB + j
@@ -99,10 +105,9 @@ def monarch_filter_kernel(
     if EVEN:
         C = N1 * N2
     a1, a2 = tl.arange(0, N1), tl.arange(0, N2)
-    i11, i22 = a1[:, None] * N1 + a1[None, :], a2[:, None] * N2 + a2[None, :]
     i12 = a1[:, None] * N2 + a2[None, :]
-    F1r, F1i = operand(tl.load(f1r + i11), DT), operand(tl.load(f1i + i11), DT)
-    F2r, F2i = operand(tl.load(f2r + i22), DT), operand(tl.load(f2i + i22), DT)
+    F1r, F1i = _matrix(f1r, f1i, N1, DT)
+    F2r, F2i = _matrix(f2r, f2i, N2, DT)
     sum_re = tl.zeros((N1, N2), tl.float32)
     sum_im = tl.zeros((N1, N2), tl.float32)
     for j in range(NB):
