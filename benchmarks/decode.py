@@ -82,7 +82,7 @@ def llama(length: int) -> tuple[LlamaForCausalLM, Callable[[], None]]:
         for _ in range(BLOCK):
             logits: Tensor = model(token, past_key_values=cache, use_cache=True).logits
             token = logits[:, -1:].argmax(-1)
-        cache.crop(length)
+        cache.crop(-BLOCK)
 
     return model, run
 
