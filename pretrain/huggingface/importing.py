@@ -45,10 +45,17 @@ def load_pretrained(path: Path) -> Pretrained:
         CheckpointError: There is none, it is damaged, or is of another architecture.
     """
     if (path / "config.json").is_file():
+        model = import_model(path)
         try:
-            return Pretrained(import_model(path), load_tokenizer(str(path)), path, None)
+            tokenizer = load_tokenizer(str(path))
         except DataError as error:
             raise CheckpointError(f"{path}: {error}") from error
+        if tokenizer.vocab_size > model.config.vocab_size:
+            raise CheckpointError(
+                f"{path}: the tokenizer has {tokenizer.vocab_size} ids; expected at most the "
+                f"model's vocab_size, {model.config.vocab_size}"
+            )
+        return Pretrained(model, tokenizer, path, None)
     model, run, checkpoint = load_model(path)
     return Pretrained(model, load_tokenizer(tokenizer_path(checkpoint)), checkpoint, run)
 

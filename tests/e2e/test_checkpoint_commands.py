@@ -7,13 +7,12 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from pretrain.checkpoint.manifest import MANIFEST, seal
 from tests.conftest import SmallCorpus
 from tests.e2e.commands import ENVIRONMENT, files_below, resonance
+from tests.object_store import STORE_ENVIRONMENT, object_store
 
 
 @pytest.fixture(scope="module")
@@ -129,24 +128,10 @@ def test_tampering_is_found_behind_right_hashes(
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An empty bucket's endpoint."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-        monkeypatch.setitem(ENVIRONMENT, name, value)
-    endpoint = f"http://{host}:{port}"
-    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="runs")
-    yield endpoint
-    server.stop()
+    with object_store("runs", monkeypatch) as endpoint:
+        for name, value in STORE_ENVIRONMENT.items():
+            monkeypatch.setitem(ENVIRONMENT, name, value)
+        yield endpoint
 
 
 def test_a_run_goes_on_from_a_bucket_on_another_machine(

@@ -1,13 +1,16 @@
 """`resonance generate` and `chat`, from a checkpoint and from an exported folder."""
 
 import json
+import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
+from pretrain.errors import CheckpointError
 from pretrain.huggingface.importing import load_pretrained
 from tests.conftest import SmallCorpus
 from tests.e2e.commands import COMMAND, ENVIRONMENT, resonance
@@ -117,6 +120,51 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     printed = resonance("generate", tmp_path, status=1)
     assert "model_type is 'llama'; expected 'resonance'" in printed
+
+
+def _cut_short(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+def _lose_the_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def _other_sizes(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"ffn_dim": 64}))
+
+
+def _run_code(folder: Path) -> None:
+    """Code of the folder must not run; without weights, loading ends with an error."""
+    code = f"open({str(folder / 'ran')!r}, 'w')\n"
+    for file in folder.glob("*.py"):
+        file.write_text(code + file.read_text())
+    _lose_the_weights(folder)
+
+
+@pytest.mark.parametrize("damage", [_cut_short, _lose_the_weights, _other_sizes, _run_code])
+def test_a_damaged_export_is_refused(
+    damage: Callable[[Path], None], exported: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(exported, tmp_path / "folder"))
+    damage(folder)
+    with pytest.raises(CheckpointError, match=r"does not fit its config\.json"):
+        load_pretrained(folder)
+    assert not (folder / "ran").exists()
+
+
+def test_another_vocabulary_is_refused(exported: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(exported, tmp_path / "folder"))
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    ids = range(len(tokenizer["model"]["vocab"]), 700)
+    tokenizer["added_tokens"] += [
+        {**tokenizer["added_tokens"][0], "id": id_, "content": f"<{id_}>"} for id_ in ids
+    ]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(CheckpointError, match="700 ids; expected at most the model's vocab_size"):
+        load_pretrained(folder)
 
 
 def test_a_chat_remembers_and_forgets(trained: Path) -> None:

@@ -7,41 +7,22 @@ from pathlib import Path
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from data_pipeline.config import StorageConfig
 from pretrain.checkpoint.manifest import MANIFEST, publish, seal, verified
 from pretrain.checkpoint.remote import fetch, newest_remote, prune_remote, upload
 from pretrain.config import CheckpointConfig
 from pretrain.errors import CheckpointError
+from tests.object_store import object_store
 
 REMOTE = "s3://runs/one"
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture
-def storage(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> StorageConfig:
+def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[StorageConfig]:
     """An empty bucket."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    client = boto3.client("s3", endpoint_url=endpoint)
-    client.create_bucket(Bucket="runs")
-    for entry in client.list_objects_v2(Bucket="runs").get("Contents", []):
-        client.delete_object(Bucket="runs", Key=entry["Key"])
-    return StorageConfig(endpoint_url=endpoint, attempts=2, first_delay_s=0.01, timeout_s=5)
+    with object_store("runs", monkeypatch) as endpoint:
+        yield StorageConfig(endpoint_url=endpoint, attempts=2, first_delay_s=0.01, timeout_s=5)
 
 
 def _checkpoint(root: Path, step: int) -> Path:
