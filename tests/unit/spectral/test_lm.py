@@ -13,6 +13,7 @@ from tests.unit.spectral.checks import (
     small_model,
     some_tokens,
 )
+from tests.unit.spectral.test_gates import SETTINGS
 
 MIXTURES = {"mixed": (2,), "alternating": (4, 0), "convolution": (4,), "recall": (0,)}
 
@@ -104,7 +105,9 @@ def test_impossible_sequences_are_refused() -> None:
 
 @pytest.mark.parametrize("mixers", [("heads",), ("fft",), ("wavelet",)])
 def test_every_parameter_is_initialised_whatever_its_memory_held(mixers: tuple[str, ...]) -> None:
-    config = small_config(**FEATURES, mixers=mixers, embedding="harmonic", feed_forward="frequency")
+    gates = SETTINGS["everything"]
+    changes = {"mixers": mixers, "embedding": "harmonic", "feed_forward": "frequency"}
+    config = small_config(num_modes=8, **gates, **changes)
     model = SpectralLM(config)
     torch.manual_seed(1)
     model.reset_parameters()
