@@ -73,10 +73,22 @@ class ModelConfig(BaseModel):
     embedding: Literal["table", "harmonic"] = Field(
         "table", description="Free vectors, or sums of 16 sinusoids: 48 numbers per token."
     )
-    feed_forward: Literal["gated", "frequency"] = Field(
-        "gated", description="Gated linear unit, or its blend with a filter over the features."
+    feed_forward: Literal["gated", "frequency", "experts"] = Field(
+        "gated",
+        description="Gated linear unit, its blend with a filter over the features, or a mixture of "
+        "gated linear units of which each token uses a few.",
     )
-    ffn_dim: Positive = Field(688, description="Hidden channels of the gated feed-forward.")
+    ffn_dim: Positive = Field(
+        688, description="Hidden channels of the gated feed-forward, or of every expert."
+    )
+    num_experts: Positive = Field(8, description="Experts of each layer's mixture.")
+    experts_per_token: Positive = Field(2, description="Experts that each token is fed to.")
+    balance_weight: float = Field(
+        0.01, ge=0.0, description="Of the auxiliary loss that asks for experts to be used alike."
+    )
+    router_z_weight: float = Field(
+        0.001, ge=0.0, description="Of the auxiliary loss that keeps router logits small."
+    )
     band_gates: bool = Field(
         False, description="Gate magnitude and phase of what is carried, per head and band of 4."
     )
@@ -146,6 +158,11 @@ class ModelConfig(BaseModel):
             raise ValueError(
                 "gates act on convolution heads: expected some in conv_heads, got "
                 f"{self.conv_heads} and {[n for n in GATE_PARTS if getattr(self, n)]}"
+            )
+        if self.feed_forward == "experts" and self.experts_per_token > self.num_experts:
+            raise ValueError(
+                f"experts_per_token must be at most num_experts={self.num_experts}, got "
+                f"{self.experts_per_token}"
             )
         if self.bin_selection and self.num_modes < 3:
             raise ValueError(

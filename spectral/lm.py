@@ -16,8 +16,9 @@ from spectral.checks import check_finite, check_tokens, check_vocabulary
 from spectral.config import ModelConfig
 from spectral.documents import check_segment_ids, chunk_documents
 from spectral.embedding import HarmonicEmbedding, TableEmbedding
-from spectral.feed_forward import FrequencyFeedForward, GatedFeedForward
-from spectral.gating import GateLosses, uses_gates
+from spectral.experts import ExpertsFeedForward
+from spectral.feed_forwards import build_feed_forward
+from spectral.gating import uses_gates
 from spectral.mixer import SequenceContext
 from spectral.mixers import State, build_mixer
 from spectral.rotary import rotary_phases
@@ -41,7 +42,8 @@ class LMLoss(NamedTuple):
 
     Attributes:
         nll: Sum of the negative log-likelihoods in nats.
-        auxiliary: Weighted auxiliary losses of all layers' gates; to be added per token.
+        auxiliary: Weighted auxiliary losses of all layers' gates and routers; to be added per
+            token.
     """
 
     nll: Tensor
@@ -53,11 +55,11 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
+        self.config = config
         self.mixer_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
         self.mixer = build_mixer(config, layer)
         self.feed_forward_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
-        kind = FrequencyFeedForward if config.feed_forward == "frequency" else GatedFeedForward
-        self.feed_forward = kind(config.dim, config.ffn_dim)
+        self.feed_forward = build_feed_forward(config)
         # 1 / sqrt(fan-in), and each residual branch smaller by the root of how many there are
         branches = 2 * config.num_layers
         self._mixer_std = config.dim**-0.5, (config.dim * branches) ** -0.5
@@ -72,17 +74,34 @@ class Block(nn.Module):
 
     def forward(
         self, x_BTD: Tensor, context: SequenceContext, state: State | None = None
-    ) -> tuple[Tensor, State, GateLosses | None]:
-        """Whole sequence; returns the output, the memory after it, and auxiliary losses."""
-        y_BTD, state, losses = self.mixer(self.mixer_norm(x_BTD), context, state)
+    ) -> tuple[Tensor, State, Tensor | None]:
+        """Whole sequence; returns the output, the memory after it, and weighted auxiliary losses.
+
+        These are the gates' and the router's; None if there are neither.
+        """
+        y_BTD, state, gates = self.mixer(self.mixer_norm(x_BTD), context, state)
         x_BTD = x_BTD + y_BTD
-        return x_BTD + self.feed_forward(self.feed_forward_norm(x_BTD)), state, losses
+        y_BTD, auxiliary = self._feed(x_BTD)
+        if gates is not None:
+            weighted = self.config.entropy_weight * gates.entropy
+            weighted = weighted + self.config.consistency_weight * gates.consistency
+            auxiliary = weighted if auxiliary is None else auxiliary + weighted
+        return x_BTD + y_BTD, state, auxiliary
 
     def step(self, x_BD: Tensor, context: SequenceContext, state: State) -> tuple[Tensor, State]:
         """One token; equal to `forward` on the whole sequence."""
         y_BD, state = self.mixer.step(self.mixer_norm(x_BD), context, state)
         x_BD = x_BD + y_BD
-        return x_BD + self.feed_forward(self.feed_forward_norm(x_BD)), state
+        return x_BD + self._feed(x_BD)[0], state
+
+    def _feed(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Norm and feed-forward; its router's weighted losses, if it has one."""
+        x = self.feed_forward_norm(x)
+        if not isinstance(self.feed_forward, ExpertsFeedForward):
+            return self.feed_forward(x), None
+        y, balance, router_z = self.feed_forward(x)
+        config = self.config
+        return y, config.balance_weight * balance + config.router_z_weight * router_z
 
 
 class SpectralLM(nn.Module):
@@ -236,13 +255,12 @@ class SpectralLM(nn.Module):
         for layer, block in enumerate(self.blocks):
             past = None if state is None else state.layers[layer]
             if self.activation_checkpointing and self.training:
-                x_BTD, after, losses = checkpoint(block, x_BTD, context, past, use_reentrant=False)
+                x_BTD, after, own = checkpoint(block, x_BTD, context, past, use_reentrant=False)
             else:
-                x_BTD, after, losses = block(x_BTD, context, past)
+                x_BTD, after, own = block(x_BTD, context, past)
             states.append(after)
-            if losses is not None:
-                auxiliary = auxiliary + self.config.entropy_weight * losses.entropy
-                auxiliary = auxiliary + self.config.consistency_weight * losses.consistency
+            if own is not None:
+                auxiliary = auxiliary + own
         return x_BTD, tuple(states), auxiliary
 
     def step(self, tokens_B: Tensor, state: LMState) -> tuple[Tensor, LMState]:

@@ -10,7 +10,6 @@ from fairscale.nn.checkpoint import checkpoint_wrapper
 from torch import Tensor, nn
 
 from pretrain.config import TrainConfig
-from spectral.gating import GateLosses
 from spectral.lm import Block
 from spectral.mixer import SequenceContext
 from spectral.mixers import State
@@ -36,13 +35,12 @@ class CheckpointedBlock(nn.Module):
 
     def forward(
         self, x_BTD: Tensor, context: SequenceContext, state: State | None = None
-    ) -> tuple[Tensor, None, GateLosses | None]:
+    ) -> tuple[Tensor, None, Tensor | None]:
         """As `Block.forward`, without a state."""
         if state is not None:
             raise ValueError("a model that recomputes its activations goes on from no state")
         outputs = self.flat(x_BTD, context)
-        losses = GateLosses(*outputs[1:]) if len(outputs) > 1 else None
-        return outputs[0], None, losses
+        return outputs[0], None, outputs[1] if len(outputs) > 1 else None
 
 
 class _FlatBlock(nn.Module):
@@ -53,5 +51,5 @@ class _FlatBlock(nn.Module):
         self.block = block
 
     def forward(self, x_BTD: Tensor, context: SequenceContext) -> tuple[Tensor, ...]:
-        y_BTD, _, losses = self.block(x_BTD, context)
-        return (y_BTD,) if losses is None else (y_BTD, *losses)
+        y_BTD, _, auxiliary = self.block(x_BTD, context)
+        return (y_BTD,) if auxiliary is None else (y_BTD, auxiliary)
