@@ -228,13 +228,14 @@ class SpectralLM(nn.Module):
                 f"parameters: expected float32, got {x_BTD.dtype}: modes need its precision. Load "
                 "the model in float32, and use torch.autocast for matrix products in bfloat16"
             )
-        x_BTD, states, auxiliary = self.run_blocks(x_BTD, position, segment_ids_BT, state)
+        x_BTD, states, auxiliary = self.run_blocks(x_BTD, position, T, segment_ids_BT, state)
         return self.final_norm(x_BTD), LMState(position + T, states), auxiliary
 
     def run_blocks(
         self,
         x_BTD: Tensor,
         position: int,
+        num_tokens: int,
         segment_ids_BT: Tensor | None,
         state: LMState | None = None,
     ) -> tuple[Tensor, tuple[State, ...], Tensor]:
@@ -243,13 +244,14 @@ class SpectralLM(nn.Module):
         Args:
             x_BTD: Their input.
             position: Tokens before it.
+            num_tokens: T.
             segment_ids_BT: As in `forward`.
             state: What the model remembers of them; None for none.
 
         Returns:
             (x_BTD, the blocks' states after the last token, weighted auxiliary losses).
         """
-        context = self._context(x_BTD, position, segment_ids_BT)
+        context = self._context(x_BTD, position, num_tokens, segment_ids_BT)
         states = []
         auxiliary = x_BTD.new_zeros(())
         for layer, block in enumerate(self.blocks):
@@ -276,7 +278,7 @@ class SpectralLM(nn.Module):
         self._check_causal()
         check_tokens(tokens_B, 1)
         x_BD = self._embed(tokens_B)
-        context = self._context(x_BD[:, None], state.position, None)
+        context = self._context(x_BD, state.position, 1, None)
         states = []
         for layer, block in enumerate(self.blocks):
             x_BD, after = cast(Block, block).step(x_BD, context, state.layers[layer])
@@ -301,11 +303,11 @@ class SpectralLM(nn.Module):
             )
 
     def _context(
-        self, x_BTD: Tensor, position: int, segment_ids_BT: Tensor | None
+        self, like: Tensor, position: int, T: int, segment_ids_BT: Tensor | None
     ) -> SequenceContext:
-        config, (B, T) = self.config, x_BTD.shape[:2]
+        config, B = self.config, like.shape[0]
         phases = rotary_phases(
-            position, T, config.dim // config.num_heads, config.rotary_base, like=x_BTD
+            position, T, config.dim // config.num_heads, config.rotary_base, like=like
         )
         documents, before_BW = {}, None
         if segment_ids_BT is not None:

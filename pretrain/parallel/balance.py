@@ -75,7 +75,7 @@ def _measure(run: RunConfig, layer: int | None, length: int) -> float:
         if layer is None:
             model(tokens, None, tokens).nll.backward()
         else:
-            output, _, auxiliary = model.run_blocks(x, 0, None)
+            output, _, auxiliary = model.run_blocks(x, 0, length, None)
             (output.sum() + auxiliary).backward()
         if device.type == "cuda":
             torch.cuda.synchronize()

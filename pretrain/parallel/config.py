@@ -16,6 +16,11 @@ class ParallelConfig(BaseModel):
     tensor: Positive = Field(
         1, description="Ranks that share every layer: heads, hidden channels and vocabulary."
     )
+    shard_activations: bool = Field(
+        False,
+        description="Tensor ranks share the activations between layers, too: each holds some of "
+        "the tokens (Megatron's sequence parallelism).",
+    )
     pipeline: Positive = Field(1, description="Stages that share the layers of the model.")
     sequence: Positive = Field(1, description="Ranks that share every sequence, a span each.")
     data: int = Field(0, ge=0, description="Ranks with different data; 0 for as many as there are.")

@@ -69,6 +69,13 @@ def _tensor(run: RunConfig) -> Iterator[str]:
                     f"of a layer (model.num_heads {model.num_heads}, model.conv_heads "
                     f"{model.conv_heads}); expected one of {works}"
                 )
+    span = run.data.sequence_length // run.parallel.sequence
+    if run.parallel.shard_activations and span % size:
+        yield (
+            f"parallel.tensor is {size}, which does not divide the {span} tokens of a span that "
+            f"parallel.shard_activations shares; expected data.sequence_length "
+            f"{_near(run.data.sequence_length, size * run.parallel.sequence)}"
+        )
     if model.ffn_dim % size:
         yield (
             f"parallel.tensor is {size}, which does not divide model.ffn_dim {model.ffn_dim}; "

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from pretrain.config import RunConfig
+from pretrain.parallel.config import ParallelConfig
 from pretrain.parallel.mesh import Mesh
 from pretrain.parallel.noise import Noise
 from pretrain.parallel.placement import Placement, place
@@ -27,7 +28,7 @@ def build_model(run: RunConfig, mesh: Mesh) -> nn.Module:
         return PipelinedLM(run, mesh)
     model = empty_model(run.model)
     for name, part in initialised_parts(model, run.train.seed):
-        found = split_part(part, name, mesh)
+        found = split_part(part, name, run.parallel, mesh)
         if found is not part:
             setattr(model, name, found)
     finish_model(model, run, mesh)
@@ -51,14 +52,14 @@ def initialised_parts(model: SpectralLM, seed: int) -> Iterator[tuple[str, nn.Mo
         yield name, part
 
 
-def split_part(part: nn.Module, name: str, mesh: Mesh) -> nn.Module:
+def split_part(part: nn.Module, name: str, parallel: ParallelConfig, mesh: Mesh) -> nn.Module:
     """This tensor rank's piece of a part: the part itself, changed, or another in its place."""
     if mesh.tensor.size == 1 or name == "final_norm":
         return part
     if isinstance(part, Block):
         from pretrain.parallel.tensor import split_block
 
-        split_block(part, name, mesh.tensor)
+        split_block(part, name, mesh.tensor, shard=parallel.shard_activations)
         return part
     from pretrain.parallel.vocabulary import split_embedding
 
@@ -83,7 +84,12 @@ def finish_model(model: SpectralLM, run: RunConfig, mesh: Mesh, first_layer: int
     if mesh.tensor.size > 1:
         from pretrain.parallel.vocabulary import VocabParallelLoss
 
-        model.cross_entropy = VocabParallelLoss(mesh.tensor, model.config.vocab_size)
+        shard = run.parallel.shard_activations
+        model.cross_entropy = VocabParallelLoss(mesh.tensor, model.config.vocab_size, shard=shard)
+        if shard:
+            from pretrain.parallel.shards import share_activations
+
+            share_activations(model, mesh.tensor)
     for block in model.blocks:
         block.mixer.span = model.span  # type: ignore[union-attr]
     if run.train.activation_checkpointing != "none":

@@ -51,7 +51,7 @@ class Stage(nn.Module):
                 # drawn, as everywhere, and given up
                 part.to_empty(device="meta")
                 continue
-            found = split_part(part, name, mesh)
+            found = split_part(part, name, run.parallel, mesh)
             if found is not part:
                 setattr(model, name, found)
         blocks = [model.blocks[layer] for layer in own]
@@ -78,8 +78,8 @@ class Stage(nn.Module):
         if self.is_first:
             x_BTD, auxiliary = model.embedding(values), None
         else:
-            x_BTD, auxiliary = values[:-1].view(B, T, -1), values[-1]
-        x_BTD, _, own = model.run_blocks(x_BTD, model.span.position(T), segment_ids_BT)
+            x_BTD, auxiliary = values[:-1].view(B, -1, model.config.dim), values[-1]
+        x_BTD, _, own = model.run_blocks(x_BTD, model.span.position(T), T, segment_ids_BT)
         auxiliary = own if auxiliary is None else auxiliary + own
         if self.is_last:
             return model.final_norm(x_BTD), auxiliary

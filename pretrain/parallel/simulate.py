@@ -96,7 +96,7 @@ def _part(run: RunConfig, mesh: Mesh) -> SpectralLM:
     for name, part in model.parts():
         for key, parameter in part.named_parameters():
             place(parameter, Placement(f"{name}.{key}", tuple(parameter.shape)))
-        found: nn.Module = split_part(part, name, mesh)
+        found: nn.Module = split_part(part, name, run.parallel, mesh)
         if found is not part:
             setattr(model, name, found)
     finish_model(model, run, mesh)

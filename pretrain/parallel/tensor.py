@@ -11,6 +11,7 @@ Shape letters: D channels, R rows, H heads, M modes.
 
 from typing import Any
 
+import torch.nn.functional as F
 from megatron.core.model_parallel_config import ModelParallelConfig
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.tensor_parallel.mappings import copy_to_tensor_model_parallel_region
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from pretrain.parallel.collectives import all_reduce, gathered_along
 from pretrain.parallel.mesh import Axis
 from pretrain.parallel.placement import Placement, place
+from pretrain.parallel.shards import all_tokens, summed_tokens
 from spectral.bidirectional import BidirectionalMixer
 from spectral.feed_forward import FrequencyFeedForward, GatedFeedForward
 from spectral.frames import Frames
@@ -34,22 +36,23 @@ from spectral.projected import ProjectedMixer
 Ranges = tuple[tuple[int, int], ...]
 
 
-def split_block(block: Block, name: str, axis: Axis) -> None:
+def split_block(block: Block, name: str, axis: Axis, *, shard: bool) -> None:
     """Turn a whole block into this rank's part of it, in place.
 
     Args:
         block: On the CPU, initialised.
         name: Of the block in the whole model.
         axis: The tensor axis; it divides the heads and the hidden channels.
+        shard: Whether ranks share the activations between layers, too.
     """
-    Splitter(axis, name).block(block)
+    Splitter(axis, name, shard=shard).block(block)
 
 
 class Splitter:
     """Cuts the parameters of one part of a model, and notes where each piece comes from."""
 
-    def __init__(self, axis: Axis, name: str):
-        self.axis, self.name = axis, name
+    def __init__(self, axis: Axis, name: str, *, shard: bool):
+        self.axis, self.name, self.shard = axis, name, shard
         self.config = ModelParallelConfig(
             tensor_model_parallel_size=axis.size,
             use_cpu_initialization=True,
@@ -135,8 +138,10 @@ class Splitter:
             feed_forward.gate_up_proj,
             f"{name}.gate_up_proj",
             ((begin, end), (hidden + begin, hidden + end)),
-            reduce=True,
+            reduce=not self.shard,
         )
+        if self.shard:
+            feed_forward.register_forward_pre_hook(self._enter)
         feed_forward.down_proj = self.row(
             feed_forward.down_proj, f"{name}.down_proj", ((begin, end),)
         )
@@ -172,10 +177,13 @@ class Splitter:
             tp_group=self.axis.group,
         )
         found.weight = linear.weight
+        found.shard = self.axis if self.shard else None
         self.cut(found, "weight", name, 1, ranges)
         return found
 
     def _enter(self, _module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        if self.shard:
+            return (all_tokens(inputs[0], self.axis), *inputs[1:])
         return (copy_to_tensor_model_parallel_region(inputs[0], self.axis.group), *inputs[1:])
 
 
@@ -191,12 +199,19 @@ class Column(ColumnParallelLinear):
 
 
 class Row(RowParallelLinear):
-    """A linear layer of which this rank has some inputs."""
+    """A linear layer of which this rank has some inputs.
+
+    Attributes:
+        shard: Along which the sum's tokens are dealt out; None: every rank gets all of them.
+    """
 
     weight_decays = True
+    shard: Axis | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., this rank's inputs] -> [..., D], the same on every rank."""
+        """[..., this rank's inputs] -> [..., D], this rank's tokens or the same on every rank."""
+        if self.shard is not None:
+            return summed_tokens(F.linear(x, self.weight), self.shard)
         output: Tensor = super().forward(x)[0]
         return output
 

@@ -91,15 +91,17 @@ class VocabParallelHarmonic(HarmonicEmbedding):
 class VocabParallelLoss:
     """`linear_cross_entropy` over a vocabulary that is split; a block of tokens at a time."""
 
-    def __init__(self, axis: Axis, vocab_size: int):
-        self.axis, self.vocab_size = axis, vocab_size
+    def __init__(self, axis: Axis, vocab_size: int, *, shard: bool):
+        self.axis, self.vocab_size, self.shard = axis, vocab_size, shard
 
     def __call__(self, x_ND: Tensor, weight_UD: Tensor, labels_N: Tensor) -> Tensor:
         """Sum of the negative log-likelihoods in nats.
 
         The logits of a block are made again in the backward pass: at most BLOCK * U of them exist.
         """
-        x_ND = copy_to_tensor_model_parallel_region(x_ND, self.axis.group)
+        if not self.shard:
+            # otherwise the gathering of the shards sums their gradients
+            x_ND = copy_to_tensor_model_parallel_region(x_ND, self.axis.group)
         losses = [
             checkpoint(self._block, x_nD, weight_UD, labels_n, use_reentrant=False)
             for x_nD, labels_n in zip(x_ND.split(BLOCK), labels_N.split(BLOCK), strict=True)

@@ -102,12 +102,18 @@ def _shake(model: torch.nn.Module) -> None:
             parameter += placement.part_of(noise)
 
 
-@pytest.mark.parametrize("layout", [{"tensor": 2}, {"sequence": 2}], ids=["tensor", "sequence"])
+SHARDED = {"tensor": 2, "shard_activations": True}
+
+
+@pytest.mark.parametrize(
+    "layout", [{"tensor": 2}, {"sequence": 2}, SHARDED], ids=["tensor", "sequence", "sharded"]
+)
 def test_two_ranks_compute_what_one_does(layout: dict[str, int], tmp_path: Path) -> None:
-    run_ranks(_compare, 2, tmp_path, layout, list(CASES))
+    some = ["plain", "everything", "gated fft"]
+    run_ranks(_compare, 2, tmp_path, layout, some if layout is SHARDED else list(CASES))
 
 
-@pytest.mark.parametrize("layout", [{"sequence": 4}, {"tensor": 2, "sequence": 2}])
+@pytest.mark.parametrize("layout", [{"sequence": 4}, SHARDED | {"sequence": 2}])
 def test_four_ranks_compute_what_one_does(layout: dict[str, int], tmp_path: Path) -> None:
     run_ranks(_compare, 4, tmp_path, layout, ["plain", "everything"])
 

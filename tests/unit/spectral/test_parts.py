@@ -80,7 +80,7 @@ def test_a_byte_model_needs_no_tokenizer_file() -> None:
 @pytest.mark.filterwarnings("ignore:.*does not support code generation for complex:UserWarning")
 def test_mixers_compile_without_graph_breaks(changes: dict[str, object]) -> None:
     model = small_model(small_config(**changes)).float()
-    context = model._context(torch.zeros(1, 21, 16), 0, None)
+    context = model._context(torch.zeros(1, 21, 16), 0, 21, None)
     x = torch.randn(1, 21, 16, requires_grad=True)
     for block in model.blocks:
         torch._dynamo.reset()
