@@ -158,6 +158,10 @@ class RunConfig(_Table):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "RunConfig":
+        if not self.model.causal:
+            raise ValueError(
+                "model.causal must be true to learn next tokens, got false: such a model sees them"
+            )
         if self.train.global_batch_size % self.train.micro_batch_size:
             raise ValueError(
                 "train.global_batch_size must be a multiple of train.micro_batch_size, got "

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from pydantic import ValidationError
 
+from pretrain.config import RunConfig
 from spectral.per_document import per_document
 from tests.unit.spectral.checks import (
     SEGMENTS,
@@ -86,3 +88,9 @@ def test_documents_of_one_length_go_together() -> None:
     assert y[0, 0].tolist() == [1.0, 0.0, 4.0, 3.0, 2.0, 6.0, 5.0]
     assert y[1, 0].tolist() == [9.0, 8.0, 7.0, 11.0, 10.0, 13.0, 12.0]
     assert calls == [(4, 1, 2), (2, 1, 3)]
+
+
+def test_next_tokens_are_not_learned_by_a_model_that_sees_them() -> None:
+    data = {"datasets": [{"path": "data/train"}], "tokenizer": "byte"}
+    with pytest.raises(ValidationError, match=r"model\.causal must be true .* got false"):
+        RunConfig.model_validate({"data": data, "model": {"causal": False}})
