@@ -27,7 +27,9 @@ from torch import Tensor
 from kernels.dispatch import NotServedError
 from kernels.tiles import cmul, operand, operand_type, product
 
-MAX_CHUNK, MAX_CHUNK_FLOAT32 = 8192, 2048
+MAX_CHUNK = 8192
+# limited by registers, and by the smaller shared memory of AMD's GPUs
+MAX_CHUNK_FLOAT32 = 1024 if torch.version.hip else 2048
 # rows per program: the tables stay in registers or the cache for all of them
 ROWS = 8
 

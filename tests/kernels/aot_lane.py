@@ -57,7 +57,15 @@ def test_one_kernel_of_each_kind_elsewhere(target: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("target", sorted(TARGETS))
 def test_every_kernel_on_every_target(target: str, dtype: torch.dtype) -> None:
-    check_all(convolutions(dtype) + others(dtype) + spectra(), TARGETS[target])
+    named = convolutions(dtype) + others(dtype) + spectra()
+    if target == "gfx942" and dtype == torch.float32:
+        # not served there: see MAX_CHUNK_FLOAT32
+        named = [
+            i
+            for i in named
+            if i[0] not in ("fft_conv.monarch 2048", "fft_conv.monarch_filter 2048")
+        ]
+    check_all(named, TARGETS[target])
 
 
 def test_interpreted_kernels_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
