@@ -21,7 +21,8 @@ MODELS: dict[str, dict[str, object]] = {"plain": {}, "everything": EVERYTHING}
 
 
 class Layout(NamedTuple):
-    """Ranks along each axis, ZeRO stage, rows of a micro-batch, and what is recomputed."""
+    """Ranks along each axis, ZeRO stage, rows of a micro-batch, what is recomputed, what is where.
+    """
 
     tensor: int = 1
     pipeline: int = 1
@@ -31,6 +32,7 @@ class Layout(NamedTuple):
     micro: int = 1
     recompute: str = "none"
     offload: bool = False
+    states: str = "none"
 
     @property
     def ranks(self) -> int:
@@ -44,10 +46,10 @@ class Layout(NamedTuple):
 # every pair of values occurs
 PRUNED = [
     Layout(data=2, zero=0, micro=2),
-    Layout(data=2, zero=3, recompute="full"),
+    Layout(data=2, zero=3, recompute="full", states="cpu"),
     Layout(sequence=2, zero=1, micro=2, recompute="selective", offload=True),
     Layout(sequence=2, zero=3),
-    Layout(tensor=2, zero=2, micro=2, recompute="full", offload=True),
+    Layout(tensor=2, zero=2, micro=2, recompute="full", offload=True, states="cpu"),
     Layout(tensor=2, zero=0, recompute="selective"),
     Layout(pipeline=2, micro=2, recompute="full"),
     Layout(tensor=2, data=2, zero=3, recompute="selective"),
@@ -141,6 +143,8 @@ def _run(corpus: SmallCorpus, folder: Path, layout: Layout, model: dict[str, obj
     axes = layout._asdict()
     values["parallel"] |= {k: axes[k] for k in ("tensor", "pipeline", "sequence", "data")}
     values["parallel"]["zero_stage"] = layout.zero
+    values["parallel"]["offload_optimizer"] = layout.states
+    values["parallel"]["offload_parameters"] = layout.states if layout.zero == 3 else "none"
     return RunConfig.model_validate(values)
 
 
