@@ -8,13 +8,13 @@ waits for (the copy to host memory, the probe) and what the writer takes from it
 Prints what each save cost, a line per bar, and exits with 1 if a bar falls short.
 """
 
-import sys
 import tempfile
 import time
 import warnings
 from pathlib import Path
 
 import torch
+from bars import Bar, judge
 
 from data_pipeline.loader import Batch
 from pretrain.checkpoint.saving import Saver
@@ -100,13 +100,9 @@ def main() -> None:
         print(f"{STEPS} steps with {SAVES} saves of {size / SAVES / 2**20:,.0f} MiB: ", end="")
         print(f"{seconds['with']:.1f} s; training waited {', '.join(f'{s:.2f}' for s in waited)} s")
         ratio = seconds["with"] / seconds["without"]
-        holds = ratio <= SLOWER
-        print(
-            f"bar: {STEPS} steps with {SAVES} asynchronous saves / without: {ratio:.3f}, at most "
-            f"{SLOWER:.2f}: {'holds' if holds else 'falls short'}"
-        )
         torch.distributed.destroy_process_group()
-    sys.exit(not holds)
+    name = f"{STEPS} steps with {SAVES} asynchronous saves / without"
+    judge([Bar(name, ratio, SLOWER, at_most=True)])
 
 
 if __name__ == "__main__":

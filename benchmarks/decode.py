@@ -8,11 +8,11 @@ parameters, batch 1, one thread, the fastest of several runs by turns. Prints a 
 bar, and exits with 1 if a bar falls short.
 """
 
-import sys
 import time
 from collections.abc import Callable
 
 import torch
+from bars import Bar, judge
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
@@ -125,13 +125,17 @@ def main() -> None:
         )
         parameters = sum(parameter.numel() for parameter in rival.parameters())
     print(f"{FAR:>10,}{late * 1e3:>10.2f}   (Llama has {parameters:,} parameters)")
-    holds_time, holds_memory = late / early <= LATER, num_bytes(far) == num_bytes(near)
-    for name, figure, bar, holds in (
-        (f"time per token at {FAR:,} / at {NEAR}", f"{late / early:.3f}", f"{LATER}", holds_time),
-        (f"bytes of state at {FAR:,}", f"{num_bytes(far):,}", f"{num_bytes(near):,}", holds_memory),
-    ):
-        print(f"bar: {name}: {figure}, at most {bar}: {'holds' if holds else 'falls short'}")
-    sys.exit(not (holds_time and holds_memory))
+    judge(
+        [
+            Bar(f"time per token at {FAR:,} / at {NEAR}", late / early, LATER, at_most=True),
+            Bar(
+                f"bytes of state at {FAR:,} / at {NEAR}",
+                num_bytes(far) / num_bytes(near),
+                1.0,
+                at_most=True,
+            ),
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ from pretrain.parallel.layout import check_layout
 from pretrain.run_directory import check_run, find_start, list_checkpoints
 from pretrain.run_file import load_run
 
-# float32: the export, the engine's copy, the optimizer's copy and AdamW's two moments.
-BYTES_PER_PARAMETER = 20
+# float32: the parameter and AdamW's two moments.
+BYTES_PER_PARAMETER = 12
 TIMED_STEPS = 50
 
 

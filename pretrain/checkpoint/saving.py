@@ -108,12 +108,10 @@ class Saver:
         problem = self._on_rank_0(lambda: _make_room(self.root, partial))
         if not problem:
             problem = self._write_tensors(shards, partial / TENSORS)
-        hashed: list[dict[str, Entry]] = [{}] * self.ranks.world_size
+        files: dict[str, Entry] = {}
         if not problem:
-            pattern = f"{TENSORS}/__{self.ranks.rank}_*"
-            own = {str(file.relative_to(partial)): entry_of(file) for file in partial.glob(pattern)}
-            dist.all_gather_object(hashed, own, group=self._group)
-            files = {name: entry for entries in hashed for name, entry in entries.items()}
+            problem = self._hash_files(partial, files)
+        if not problem:
             problem = self._on_rank_0(lambda: self._complete(partial, final, files, texts))
         self._problem = self._explain(problem, partial) if problem else ""
 
@@ -128,8 +126,24 @@ class Saver:
         except CheckpointException as error:
             # torch raises it on all ranks together
             rank, (cause, _) = next(iter(error.failures.items()))
-            return f"rank {rank} could not write it: {str(cause).splitlines()[0]}"
+            text = str(cause).partition("\n")[0] or type(cause).__name__
+            return f"rank {rank} could not write it: {text}"
         return ""
+
+    def _hash_files(self, partial: Path, found: dict[str, Entry]) -> str:
+        """Hash what each rank wrote, each on its own; returns what went wrong on any rank."""
+        own: dict[str, Entry] = {}
+        problem = ""
+        try:
+            for file in partial.glob(f"{TENSORS}/__{self.ranks.rank}_*"):
+                own[str(file.relative_to(partial))] = entry_of(file)
+        except OSError as error:
+            problem = f"rank {self.ranks.rank} could not read it back: {error}"
+        answers: list[Any] = [None] * self.ranks.world_size
+        dist.all_gather_object(answers, (own, problem), group=self._group)
+        for entries, _ in answers:
+            found.update(entries)
+        return next((text for _, text in answers if text), "")
 
     def _complete(
         self,
