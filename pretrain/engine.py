@@ -24,8 +24,13 @@ def build_engine(run: RunConfig, model: nn.Module, ranks: Ranks, mesh: Mesh) -> 
         RunError: The layout is impossible.
     """
     check_layout(run, ranks.world_size)
+    groups = parameter_groups(model, run.optim.weight_decay)
+    if mesh.expert.size > 1:
+        from pretrain.parallel.experts import optimizer_groups
+
+        groups = optimizer_groups(groups)
     optimizer = torch.optim.AdamW(
-        parameter_groups(model, run.optim.weight_decay),
+        groups,
         lr=run.optim.learning_rate,
         betas=(run.optim.beta1, run.optim.beta2),
         eps=run.optim.epsilon,

@@ -14,6 +14,7 @@ Source: sparsely-gated experts (Shazeer et al. 2017, arXiv 1701.06538), dropless
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -44,8 +45,8 @@ class Delivery:
         """
         return compute(x_RD, self.numbers(counts_E))
 
-    def numbers(self, counts: Tensor) -> list[int]:
-        """Counts as the host needs them; waits for the device."""
+    def numbers(self, counts: Tensor) -> Any:
+        """Counts as nested lists, for the host; waits for the device."""
         return counts.tolist()
 
 

@@ -43,6 +43,41 @@ def shifted(x: Tensor, axis: Axis, step: int) -> Tensor:
     return received
 
 
+def exchanged_rows(x_RD: Tensor, sent: list[int], received: list[int], axis: Axis) -> Tensor:
+    """Deal rows out over an axis and collect what comes in; gradients go the way back.
+
+    Megatron-core's function of this kind needs a GPU, DeepSpeed's needs parts of equal size.
+
+    Args:
+        x_RD: Rows, those for the first rank first.
+        sent: How many rows are for each rank.
+        received: How many come from each.
+        axis: The ranks.
+
+    Returns:
+        The rows that came in, those of the first rank first.
+    """
+    found: Tensor = _Rows.apply(x_RD, sent, received, axis)
+    return found
+
+
+class _Rows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_RD: Tensor, sent: list[int], received: list[int], axis: Axis) -> Tensor:
+        ctx.sent, ctx.received, ctx.axis = sent, received, axis
+        return _deal(x_RD, sent, received, axis)
+
+    @staticmethod
+    def backward(ctx: Any, grad_RD: Tensor) -> tuple[Tensor, None, None, None]:
+        return _deal(grad_RD, ctx.received, ctx.sent, ctx.axis), None, None, None
+
+
+def _deal(x_RD: Tensor, sent: list[int], received: list[int], axis: Axis) -> Tensor:
+    found = x_RD.new_empty(sum(received), *x_RD.shape[1:])
+    dist.all_to_all_single(found, x_RD.contiguous(), received, sent, group=axis.group)
+    return found
+
+
 class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, part: Tensor, axis: Axis) -> Tensor:

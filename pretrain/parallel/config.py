@@ -23,6 +23,9 @@ class ParallelConfig(BaseModel):
     )
     pipeline: Positive = Field(1, description="Stages that share the layers of the model.")
     sequence: Positive = Field(1, description="Ranks that share every sequence, a span each.")
+    expert: Positive = Field(
+        1, description="Data and sequence ranks that share the experts of every layer."
+    )
     data: int = Field(0, ge=0, description="Ranks with different data; 0 for as many as there are.")
     zero_stage: Literal[0, 1, 2, 3] = Field(
         1,

@@ -32,6 +32,7 @@ def _problems(run: RunConfig, num_ranks: int) -> Iterator[str]:
     yield from _tensor(run)
     yield from _sequence(run)
     yield from _pipeline(run)
+    yield from _experts(run, num_ranks)
     yield from _zero(run)
     yield from _batch(run, data_ranks(run, num_ranks))
 
@@ -143,6 +144,41 @@ def _pipeline(run: RunConfig) -> Iterator[str]:
             f"parallel.zero_stage is {parallel.zero_stage} with parallel.pipeline {stages}; "
             "expected zero_stage 1: DeepSpeed's pipelines keep gradients whole for all "
             "micro-batches, and clip without ZeRO by the first stage's norm alone"
+        )
+
+
+def _experts(run: RunConfig, num_ranks: int) -> Iterator[str]:
+    parallel, model, size = run.parallel, run.model, run.parallel.expert
+    if parallel.shard_activations and model.feed_forward == "experts":
+        yield (
+            "parallel.shard_activations is true with model.feed_forward 'experts'; expected false: "
+            "tensor ranks split every expert, and each needs all tokens"
+        )
+    if size == 1:
+        return
+    if model.feed_forward != "experts":
+        yield (
+            f"parallel.expert is {size} with model.feed_forward {model.feed_forward!r}, which has "
+            "no experts; expected parallel.expert 1, or model.feed_forward 'experts'"
+        )
+    for axis in ("tensor", "pipeline"):
+        if getattr(parallel, axis) > 1:
+            yield (
+                f"parallel.expert is {size} with parallel.{axis} {getattr(parallel, axis)}; "
+                "expected one of them 1: data and sequence ranks share experts only if each has "
+                "the whole of everything else"
+            )
+    works = [d for d in _divisors(model.num_experts) if num_ranks % d == 0]
+    if size not in works:
+        yield (
+            f"parallel.expert is {size}; expected a divisor of both model.num_experts "
+            f"{model.num_experts} and the {num_ranks} data and sequence ranks: one of {works}"
+        )
+    if parallel.zero_stage not in (1, 2):
+        yield (
+            f"parallel.zero_stage is {parallel.zero_stage} with parallel.expert {size}; expected 1 "
+            "or 2: without ZeRO, DeepSpeed clips by the norm of each rank's own experts, and its "
+            "stage 3 shards every parameter over all ranks"
         )
 
 

@@ -28,13 +28,17 @@ class Axis(NamedTuple):
 
 
 class Mesh(NamedTuple):
-    """Where a rank stands. `zero` is the data and the sequence axis together."""
+    """Where a rank stands. `zero` is the data and the sequence axis together.
+
+    `expert` is this rank's part of that axis, neighbours that share experts: it cuts no tokens.
+    """
 
     tensor: Axis
     sequence: Axis
     data: Axis
     pipeline: Axis
     zero: Axis
+    expert: Axis = Axis(1, 0, None)
 
     @property
     def counts(self) -> bool:
@@ -51,7 +55,7 @@ def build_mesh(config: ParallelConfig, ranks: Ranks) -> Mesh:
         config: Of a run that was checked against the number of ranks.
         ranks: This process among the others.
     """
-    if config.model_ranks == 1:
+    if config.model_ranks == 1 == config.expert:
         alone = Axis(1, 0, None)
         everyone = Axis(ranks.world_size, ranks.rank, None)
         return Mesh(tensor=alone, sequence=alone, data=everyone, pipeline=alone, zero=everyone)
@@ -62,6 +66,7 @@ def build_mesh(config: ParallelConfig, ranks: Ranks) -> Mesh:
         tensor_model_parallel_size=config.tensor,
         pipeline_model_parallel_size=config.pipeline,
         context_parallel_size=config.sequence,
+        expert_model_parallel_size=config.expert,
         create_gloo_process_groups=False,
     )
     return Mesh(
@@ -70,6 +75,7 @@ def build_mesh(config: ParallelConfig, ranks: Ranks) -> Mesh:
         data=_axis(parallel_state.get_data_parallel_group()),
         pipeline=_axis(parallel_state.get_pipeline_model_parallel_group()),
         zero=_axis(parallel_state.get_data_parallel_group(with_context_parallel=True)),
+        expert=_axis(parallel_state.get_expert_model_parallel_group()),
     )
 
 

@@ -1,9 +1,9 @@
 """From a run and a mesh to this rank's part of the model.
 
 One ordered procedure: every part of the whole model is made and initialised in turn, from one
-random state, as on one device; tensor parallelism cuts it, or it is left to another stage; then the
-layers learn of their span. At no time is there more than one whole part beside what this rank
-keeps.
+random state, as on one device; expert or tensor parallelism cuts it, or it is left to another
+stage; then the layers learn of their span. At no time is there more than one whole part beside what
+this rank keeps.
 """
 
 from collections.abc import Iterator
@@ -17,6 +17,7 @@ from pretrain.parallel.mesh import Mesh
 from pretrain.parallel.noise import Noise
 from pretrain.parallel.placement import Placement, place
 from spectral.config import ModelConfig
+from spectral.experts import ExpertsFeedForward
 from spectral.lm import Block, SpectralLM
 
 
@@ -53,7 +54,11 @@ def initialised_parts(model: SpectralLM, seed: int) -> Iterator[tuple[str, nn.Mo
 
 
 def split_part(part: nn.Module, name: str, parallel: ParallelConfig, mesh: Mesh) -> nn.Module:
-    """This tensor rank's piece of a part: the part itself, changed, or another in its place."""
+    """This rank's piece of a part: the part itself, changed, or another in its place."""
+    if mesh.expert.size > 1 and isinstance(part, Block):
+        from pretrain.parallel.experts import share_experts
+
+        share_experts(part, name, mesh.expert)
     if mesh.tensor.size == 1 or name == "final_norm":
         return part
     if isinstance(part, Block):
@@ -92,6 +97,8 @@ def finish_model(model: SpectralLM, run: RunConfig, mesh: Mesh, first_layer: int
             share_activations(model, mesh.tensor)
     for block in model.blocks:
         block.mixer.span = model.span  # type: ignore[union-attr]
+        if isinstance(block.feed_forward, ExpertsFeedForward):
+            block.feed_forward.span = model.span
     if run.train.activation_checkpointing != "none":
         from pretrain.parallel.activations import checkpoint_activations
 

@@ -44,6 +44,14 @@ def place(parameter: nn.Parameter, placement: Placement) -> None:
     parameter.model_parallel = placement.dim is not None  # type: ignore[attr-defined]
 
 
+def cut(module: nn.Module, key: str, placement: Placement) -> None:
+    """Replace a whole parameter by the part of it that a rank holds, in place."""
+    whole: Tensor = getattr(module, key)
+    part = nn.Parameter(placement.part_of(whole.detach()).clone())
+    place(part, placement)
+    setattr(module, key, part)
+
+
 def is_split(parameter: nn.Parameter) -> bool:
     """Whether tensor ranks hold different parts of it."""
     return getattr(parameter, "model_parallel", False)

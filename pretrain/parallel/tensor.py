@@ -18,10 +18,12 @@ from megatron.core.tensor_parallel.mappings import copy_to_tensor_model_parallel
 from torch import Tensor, nn
 
 from pretrain.parallel.collectives import all_reduce, gathered_along
+from pretrain.parallel.experts import TensorDelivery
 from pretrain.parallel.mesh import Axis
-from pretrain.parallel.placement import Placement, place
+from pretrain.parallel.placement import Placement, cut
 from pretrain.parallel.shards import all_tokens, summed_tokens
 from spectral.bidirectional import BidirectionalMixer
+from spectral.experts import ExpertsFeedForward
 from spectral.feed_forward import FrequencyFeedForward, GatedFeedForward
 from spectral.frames import Frames
 from spectral.fusion import ChunkFusion
@@ -67,10 +69,7 @@ class Splitter:
     def cut(self, module: nn.Module, key: str, name: str, dim: int, ranges: Ranges) -> None:
         """Replace a parameter by the given ranges of it."""
         whole: Tensor = getattr(module, key)
-        placement = Placement(f"{self.name}.{name}.{key}", tuple(whole.shape), dim, ranges)
-        part = nn.Parameter(placement.part_of(whole.detach()).clone())
-        place(part, placement)
-        setattr(module, key, part)
+        cut(module, key, Placement(f"{self.name}.{name}.{key}", tuple(whole.shape), dim, ranges))
 
     def block(self, block: Block) -> None:
         """Mixer and feed-forward."""
@@ -83,7 +82,10 @@ class Splitter:
         if isinstance(feed_forward, FrequencyFeedForward):
             # its spectral path runs over all features, on every rank alike
             feed_forward, name = feed_forward.gated, "feed_forward.gated"
-        self.feed_forward(feed_forward, name)
+        if isinstance(feed_forward, ExpertsFeedForward):
+            self.experts(feed_forward)
+        else:
+            self.feed_forward(feed_forward, name)
 
     def mixer(self, mixer: SpectralMixer | ProjectedMixer) -> None:
         """Heads, the projections of their channels, and what is inside."""
@@ -145,6 +147,15 @@ class Splitter:
         feed_forward.down_proj = self.row(
             feed_forward.down_proj, f"{name}.down_proj", ((begin, end),)
         )
+
+    def experts(self, experts: ExpertsFeedForward) -> None:
+        """Hidden channels of every expert; each rank routes all tokens, alike."""
+        hidden = experts.down_proj.weight.shape[2]
+        begin, end = self.share(hidden)
+        both = ((begin, end), (hidden + begin, hidden + end))
+        self.cut(experts.gate_up_proj, "weight", "feed_forward.gate_up_proj", 1, both)
+        self.cut(experts.down_proj, "weight", "feed_forward.down_proj", 2, ((begin, end),))
+        experts.delivery = TensorDelivery(self.axis)
 
     def column(self, linear: nn.Linear, name: str, ranges: Ranges, *, reduce: bool) -> "Column":
         """The given outputs of a linear layer; `reduce`: sum its input's gradient over ranks."""
