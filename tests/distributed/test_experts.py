@@ -254,19 +254,19 @@ def test_four_ranks_train_what_one_does_and_go_on_from_each_other(
     one = {"one": {"parallel": {}}}
     four = {
         "four": {"parallel": {"expert": 4}},
+        "full": {"parallel": {"expert": 4}, "activation_checkpointing": "full"},
+        "offload": {"parallel": {"expert": 2, "offload_optimizer": "cpu"}},
         "pairs": {"parallel": {"expert": 2, "zero_stage": 2}, "start": "four"},
         "spans": {"parallel": {"expert": 4, "sequence": 2, "zero_stage": 2}, "start": "one"},
         "long": {
             "parallel": {"expert": 2, "sequence": 4},
-            "start": "pairs",
+            "start": "offload",
             "activation_checkpointing": "selective",
         },
-        "full": {"parallel": {"expert": 4}, "activation_checkpointing": "full"},
-        "offload": {"parallel": {"expert": 2, "offload_optimizer": "cpu"}},
-        "tensor": {"parallel": {"tensor": 2, "zero_stage": 3}, "start": "pairs"},
-        "stages": {"parallel": {"pipeline": 2}, "start": "tensor"},
+        "tensor": {"parallel": {"tensor": 2, "zero_stage": 3}, "start": "full"},
+        "stages": {"parallel": {"pipeline": 2}, "start": "four"},
     }
-    last = {"last": {"parallel": {"zero_stage": 2}, "start": "spans"}}
+    last = {"last": {"parallel": {"zero_stage": 2}, "start": "offload"}}
     _check(small_corpus, tmp_path, [(1, one), (4, four), (1, last)])
 
 
