@@ -7,7 +7,6 @@ reason the bar for two processes compares with plain SentencePiece in two proces
 
 import gc
 import json
-import sys
 import tempfile
 import time
 import warnings
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import torch
 import webdataset
+from bars import Bar, judge
 
 from data_pipeline.build import build
 from data_pipeline.config import (
@@ -214,8 +214,8 @@ def resuming(folder: Path) -> float:
     return time.perf_counter() - started_s
 
 
-def main() -> int:
-    """Measure, print, and return the exit status."""
+def main() -> None:
+    """Measure, print and judge."""
     warnings.simplefilter("ignore", ResourceWarning)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
@@ -240,21 +240,16 @@ def main() -> int:
     twice = written["write, 2 processes"] / (2 * plain)
     print(f"  {'write, 2 processes':24} {twice:8.2f} of 2 x SentencePiece (0.8 needs 2 idle cores)")
     bars = [
-        ("tokenise and write, 1 process, of SentencePiece", written["write, 1 process"] / plain,
-         ">=", 0.8),
-        ("tokenise and write, 2 processes, of SentencePiece twice",
-         written["write, 2 processes"] / written["SentencePiece twice"], ">=", 0.8),
-        ("packed windows, of webdataset and a loop",
-         read["packed windows"] / read["webdataset and a loop"], ">=", 3.0),
-        ("resume with 10^5 shards, seconds", resumed_s, "<=", 2.0),
+        Bar("tokenise and write, 1 process, of SentencePiece", written["write, 1 process"] / plain,
+         0.8),
+        Bar("tokenise and write, 2 processes, of SentencePiece twice",
+         written["write, 2 processes"] / written["SentencePiece twice"], 0.8),
+        Bar("packed windows, of webdataset and a loop",
+         read["packed windows"] / read["webdataset and a loop"], 3.0),
+        Bar("resume with 10^5 shards, seconds", resumed_s, 2.0, at_most=True),
     ]  # fmt: skip
-    missed = 0
-    for name, figure, sign, bar in bars:
-        holds = figure >= bar if sign == ">=" else figure <= bar
-        missed += not holds
-        print(f"{name}: {figure:.2f} ({sign} {bar}): {'holds' if holds else 'falls short'}")
-    return 1 if missed else 0
+    judge(bars)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -12,15 +12,14 @@ Prints a line per bar and exits with 1 if one falls short.
 import multiprocessing
 import os
 import resource
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from bars import Bar, judge
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -268,7 +267,7 @@ def elsewhere(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def main() -> None:
     """Print the roofline and the bars."""
-    bars: list[tuple[str, float, float, bool]] = []
+    bars: list[Bar] = []
     print("forward pass              bytes per element    FLOP   H100 bound  of unfused")
     print("                           unfused     fused               (ps)")
     for row in rows():
@@ -287,9 +286,11 @@ def main() -> None:
     for C in (64, 512, 1024, CHUNK):
         moved, error = elsewhere(interpreted_bytes, C)
         once = 4.0 + 2.0 / max(64, 16_384 // C)
-        bars.append((f"bytes moved / read and written once, chunk {C}", moved / once, 1.15, True))
-        bars.append((f"bytes per element, fused, chunk {C}", moved, 6.0, True))
-        bars.append((f"error in float16, chunk {C}", error, 1e-3, True))
+        bars.append(
+            Bar(f"bytes moved / read and written once, chunk {C}", moved / once, 1.15, at_most=True)
+        )
+        bars.append(Bar(f"bytes per element, fused, chunk {C}", moved, 6.0, at_most=True))
+        bars.append(Bar(f"error in float16, chunk {C}", error, 1e-3, at_most=True))
     del os.environ["TRITON_INTERPRET"]
     # by turns, so that a busy neighbour hits both
     turns = [
@@ -298,19 +299,12 @@ def main() -> None:
     plain, ours = ([turn[i] for turn in turns] for i in (0, 1))
     fastest = [min(min(seconds) for seconds, _ in side) for side in (plain, ours)]
     peak = [max(memory for _, memory in side) for side in (plain, ours)]
-    bars.append((f"eager autograd / ours, chunk {CHUNK}", fastest[0] / fastest[1], 1.8, False))
-    bars.append((f"peak memory / eager autograd's, chunk {CHUNK}", peak[1] / peak[0], 0.6, True))
-    failed = False
-    for name, figure, bar, at_most in bars:
-        holds = figure <= bar if at_most else figure >= bar
-        failed |= not holds
-        side = "most" if at_most else "least"
-        verdict = "holds" if holds else "falls short"
-        print(f"bar: {name}: {figure:.3g}, at {side} {bar:.3g}: {verdict}")
-    sys.exit(failed)
+    bars.append(Bar(f"eager autograd / ours, chunk {CHUNK}", fastest[0] / fastest[1], 1.8))
+    bars.append(
+        Bar(f"peak memory / eager autograd's, chunk {CHUNK}", peak[1] / peak[0], 0.6, at_most=True)
+    )
+    judge(bars)
 
 
 if __name__ == "__main__":
-    # this file bears the name of the package that it measures, and its folder comes first
-    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).parent]
     main()

@@ -20,6 +20,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from bars import Bar, judge
 from torch import Tensor
 
 from pretrain.memory import reuse_freed_memory
@@ -166,8 +167,8 @@ def main() -> None:
             show(length)
             return
     torch.manual_seed(0)
-    rate, failed, per_token = matmul_rate(), False, {}
-    bars: list[tuple[str, float, float]] = []
+    rate, per_token = matmul_rate(), {}
+    bars: list[Bar] = []
     print(f"{'T':>8}{'us/token':>10}{'naive':>8}{'SDPA':>8}{'whole FFT':>11}{'of matmul':>11}")
     for T in LENGTHS:
         rivals = {"naive": naive_attention} if T <= 2_048 else {}
@@ -184,13 +185,13 @@ def main() -> None:
         )
         for name, table in (("naive", NAIVE_BARS), ("SDPA", FLASH_BARS)):
             if T in table:
-                bars.append((f"{name} attention / ours at {T}", ratio[name], table[T]))
+                bars.append(Bar(f"{name} attention / ours at {T}", ratio[name], table[T]))
         if T >= 8_192:
-            bars.append((f"whole FFT / chunked convolution at {T}", ratio["FFT"], 1.0))
+            bars.append(Bar(f"whole FFT / chunked convolution at {T}", ratio["FFT"], 1.0))
     print(f"time per token at 8,192 / at 204,800: {per_token[8_192] / per_token[204_800]:.2f}")
     reusing = {T: alone("--time", T) / T for T in (8_192, 204_800)}
     flat = reusing[8_192] / reusing[204_800]
-    bars.append(("time per token at 8,192 / at 204,800, memory reused", flat, 1 / 1.25))
+    bars.append(Bar("time per token at 8,192 / at 204,800, memory reused", flat, 1 / 1.25))
     peaks = {T: alone("--peak", T) for T in PEAK_LENGTHS}
     print(
         "peak memory: "
@@ -198,15 +199,9 @@ def main() -> None:
     )
     less, more = (peaks[T] / T for T in PEAK_LENGTHS)
     # the allocator's rounding and fragmentation are not the operator's
-    bars.append(("memory per token at 51,200 / at 204,800", less / more, 1 / 1.25))
-    for name, figure, bar in bars:
-        holds = figure >= bar
-        failed |= not holds
-        print(
-            f"bar: {name}: {figure:.2f}, at least {bar:.2f}: {'holds' if holds else 'falls short'}"
-        )
+    bars.append(Bar("memory per token at 51,200 / at 204,800", less / more, 1 / 1.25))
     print(f"matrix product {rate / 1e9:.0f} GFLOP/s")
-    sys.exit(failed)
+    judge(bars)
 
 
 if __name__ == "__main__":

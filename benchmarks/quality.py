@@ -1,6 +1,6 @@
 """Does a spectral language model learn as well as a Transformer of equal size?
 
-    python benchmarks/quality.py --data ../shared/data/lm --output runs/quality
+    python benchmarks/quality.py
 
 Against transformers' Llama (RoPE, SwiGLU, SDPA) of equal parameters (within 2%), tokenizer, data
 order, batch and steps, each with the best of a small sweep of learning rates: novels and technical
@@ -20,6 +20,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import bars  # noqa: F401 (finds the package that a script here bears the name of)
 import torch
 from quality_parts import mqar, plan, report, text
 from quality_parts.models import build, non_embedding
@@ -29,6 +30,7 @@ from torch import Tensor
 import spectral.mixer
 
 Results = dict[str, dict[str, Any]]
+DATA = Path(__file__).parents[2] / "shared/data/lm"
 
 
 def describe_machine() -> str:
@@ -129,7 +131,7 @@ class Bench:
 def main() -> None:
     """Run what is missing, write results.json, table.md and curves.png, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="NAME.train.jsonl.xz, NAME.valid…")
+    parser.add_argument("--data", type=Path, default=DATA, help="NAME.train.jsonl.xz, NAME.valid…")
     parser.add_argument("--corpora", nargs="+", default=["techdocs", "eltec_eng"])
     parser.add_argument("--output", type=Path, default=Path("runs/quality"))
     parser.add_argument("--budget", choices=plan.BUDGETS, default="full")
