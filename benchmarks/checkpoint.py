@@ -22,8 +22,8 @@ from pretrain.config import RunConfig
 from pretrain.distributed import init_ranks
 from pretrain.engine import build_engine, finish_step
 from pretrain.heartbeat import Heartbeat
+from pretrain.parallel.build import build_model
 from pretrain.parallel.mesh import build_mesh
-from pretrain.parallel.parallelize import build_model
 from pretrain.step import compute_gradient
 
 STEPS, SAVES, TURN = 40, 2, 4

@@ -61,8 +61,8 @@ def _rank(
     from pretrain.distributed import gathered, init_ranks
     from pretrain.engine import build_engine, finish_step
     from pretrain.heartbeat import Heartbeat
+    from pretrain.parallel.build import build_model
     from pretrain.parallel.mesh import build_mesh
-    from pretrain.parallel.parallelize import build_model
     from pretrain.parallel.sequence import own_span
     from pretrain.step import compute_gradient
 

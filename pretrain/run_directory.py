@@ -6,7 +6,7 @@ from pathlib import Path
 from data_pipeline.manifest import load_manifest
 from data_pipeline.tokenizer import load_tokenizer
 from pretrain.checkpoint.manifest import MANIFEST, verified
-from pretrain.config import CheckpointConfig, RunConfig
+from pretrain.config import RunConfig
 from pretrain.errors import CheckpointError, RunError
 from pretrain.parallel.layout import check_layout
 
@@ -14,25 +14,6 @@ from pretrain.parallel.layout import check_layout
 def list_checkpoints(directory: Path) -> list[Path]:
     """Complete checkpoints of a run's directory, oldest first."""
     return sorted((directory / "checkpoints").glob("step-*"))
-
-
-def step_of(checkpoint: Path) -> int:
-    """The step after which a checkpoint of a run's directory was taken."""
-    return int(checkpoint.name.removeprefix("step-"))
-
-
-def expired(checkpoints: list[Path], config: CheckpointConfig) -> list[Path]:
-    """Those that are neither among the last `keep_last` nor at a multiple of `keep_every` steps.
-
-    Args:
-        checkpoints: Complete ones, oldest first.
-        config: Says which to keep.
-    """
-    return [
-        path
-        for path in checkpoints[: -config.keep_last]
-        if not (config.keep_every and step_of(path) % config.keep_every == 0)
-    ]
 
 
 def find_checkpoint(path: Path) -> Path:

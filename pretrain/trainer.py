@@ -34,9 +34,10 @@ from pretrain.heartbeat import Heartbeat
 from pretrain.journal import Journal
 from pretrain.loss import count_labels, valid_loss
 from pretrain.metrics import Record
+from pretrain.parallel.build import build_model
 from pretrain.parallel.layout import check_layout
 from pretrain.parallel.mesh import build_mesh
-from pretrain.parallel.parallelize import build_model, empty_model
+from pretrain.parallel.parallelize import empty_model
 from pretrain.parallel.sequence import own_span
 from pretrain.run_directory import check_run, check_tokenizer, find_newest, find_start
 from pretrain.step import compute_gradient

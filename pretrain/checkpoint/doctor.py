@@ -12,12 +12,13 @@ from pretrain.checkpoint.certificate import check_certificate
 from pretrain.checkpoint.engine_state import KINDS
 from pretrain.checkpoint.loading import load_model
 from pretrain.checkpoint.manifest import MANIFEST, read_manifest
+from pretrain.checkpoint.retention import step_of
 from pretrain.checkpoint.saving import TENSORS
 from pretrain.checkpoint.storage import missing_elements, stored_pieces
 from pretrain.commands import InspectCommand, VerifyCheckpointCommand
 from pretrain.config import RunConfig
 from pretrain.errors import CheckpointError
-from pretrain.run_directory import find_checkpoint, step_of
+from pretrain.run_directory import find_checkpoint
 from pretrain.run_file import load_run
 from spectral.lm import SpectralLM
 

@@ -8,10 +8,10 @@ from data_pipeline.config import StorageConfig
 from data_pipeline.errors import DataError, MissingFileError
 from data_pipeline.storage import filesystem, join, read_bytes, with_retries
 from pretrain.checkpoint.manifest import MANIFEST, damage, publish, read_manifest, sweep
+from pretrain.checkpoint.retention import expired
 from pretrain.commands import FetchCommand
 from pretrain.config import CheckpointConfig, RunConfig
 from pretrain.errors import CheckpointError
-from pretrain.run_directory import expired
 
 
 def upload(checkpoint: Path, remote: str, config: StorageConfig) -> None:

@@ -28,12 +28,13 @@ from data_pipeline.errors import DataError
 from pretrain.checkpoint.certificate import certify
 from pretrain.checkpoint.manifest import Entry, discard, entry_of, publish, seal, sweep
 from pretrain.checkpoint.remote import prune_remote, upload
+from pretrain.checkpoint.retention import expired
 from pretrain.checkpoint.shards import owned_shards
 from pretrain.checkpoint.storage import JsonIndexWriter, PieceSavePlanner, Shard
 from pretrain.config import RunConfig
 from pretrain.distributed import Ranks, agreed
 from pretrain.errors import CheckpointError
-from pretrain.run_directory import expired, list_checkpoints
+from pretrain.run_directory import list_checkpoints
 from pretrain.run_file import dump_run
 
 TENSORS = "tensors"

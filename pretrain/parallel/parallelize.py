@@ -1,4 +1,4 @@
-"""From a run and a mesh to this rank's part of the model.
+"""The steps from a whole model to this rank's part of it.
 
 One ordered procedure: every part of the whole model is made and initialised in turn, from one
 random state, as on one device; expert or tensor parallelism cuts it, or it is left to another
@@ -19,21 +19,6 @@ from pretrain.parallel.placement import Placement, place
 from spectral.config import ModelConfig
 from spectral.experts import ExpertsFeedForward
 from spectral.lm import Block, SpectralLM
-
-
-def build_model(run: RunConfig, mesh: Mesh) -> nn.Module:
-    """This rank's part of a run's model, initialised, on the CPU: a `SpectralLM` or a stage."""
-    if mesh.pipeline.size > 1:
-        from pretrain.parallel.pipeline import PipelinedLM
-
-        return PipelinedLM(run, mesh)
-    model = empty_model(run.model)
-    for name, part in initialised_parts(model, run.train.seed):
-        found = split_part(part, name, run.parallel, mesh)
-        if found is not part:
-            setattr(model, name, found)
-    finish_model(model, run, mesh)
-    return model
 
 
 def empty_model(config: ModelConfig) -> SpectralLM:

@@ -21,8 +21,8 @@ from pretrain.checkpoint.saving import Saver
 from pretrain.config import RunConfig
 from pretrain.distributed import init_ranks
 from pretrain.engine import build_engine
+from pretrain.parallel.build import build_model
 from pretrain.parallel.mesh import build_mesh
-from pretrain.parallel.parallelize import build_model
 from pretrain.run_directory import find_newest, list_checkpoints, step_of
 from pretrain.run_file import load_run
 

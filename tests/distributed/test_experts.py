@@ -83,7 +83,7 @@ def _gradients(
 
     from data_pipeline.loader import Batch
     from pretrain.loss import batch_loss, count_labels, objective
-    from pretrain.parallel.parallelize import build_model
+    from pretrain.parallel.build import build_model
     from pretrain.parallel.placement import placements
     from pretrain.parallel.sequence import own_span
 

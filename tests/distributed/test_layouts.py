@@ -21,7 +21,7 @@ MODELS: dict[str, dict[str, object]] = {"plain": {}, "everything": EVERYTHING}
 
 
 class Layout(NamedTuple):
-    """Ranks along each axis, ZeRO stage, rows of a micro-batch, what is recomputed, what is where."""
+    """Ranks along each axis, ZeRO stage, rows of a pass, what is recomputed, where states are."""
 
     tensor: int = 1
     pipeline: int = 1

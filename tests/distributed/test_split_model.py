@@ -68,8 +68,8 @@ def _gradients(run: RunConfig, mesh: Any) -> tuple[float, dict[str, Any]]:
 
     from data_pipeline.loader import Batch
     from pretrain.loss import batch_loss, count_labels, objective
+    from pretrain.parallel.build import build_model
     from pretrain.parallel.mesh import Axis, Mesh
-    from pretrain.parallel.parallelize import build_model
     from pretrain.parallel.placement import placements
     from pretrain.parallel.sequence import own_span
 
