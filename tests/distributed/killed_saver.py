@@ -17,13 +17,14 @@ from pathlib import Path
 import torch
 
 from pretrain.checkpoint.loading import load_model
+from pretrain.checkpoint.retention import step_of
 from pretrain.checkpoint.saving import Saver
 from pretrain.config import RunConfig
 from pretrain.distributed import init_ranks
 from pretrain.engine import build_engine
 from pretrain.parallel.build import build_model
 from pretrain.parallel.mesh import build_mesh
-from pretrain.run_directory import find_newest, list_checkpoints, step_of
+from pretrain.run_directory import find_newest, list_checkpoints
 from pretrain.run_file import load_run
 
 
