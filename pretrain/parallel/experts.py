@@ -63,7 +63,7 @@ class RankDelivery(Delivery):
         own_PL = counts_E.view(self.axis.size, -1)
         asked_PL = torch.empty_like(own_PL)
         dist.all_to_all_single(asked_PL, own_PL, group=self.axis.group)
-        own, asked = self.numbers(torch.stack([own_PL, asked_PL]))
+        own, asked = self.numbers(torch.stack([own_PL, asked_PL]), len(x_RD))
         sent, received = [sum(row) for row in own], [sum(row) for row in asked]
         here_RD = exchanged_rows(x_RD, sent, received, self.axis)
         # they lie by rank and then by expert
@@ -92,7 +92,7 @@ class TensorDelivery(Delivery):
         )
 
         x_RD = copy_to_tensor_model_parallel_region(x_RD, self.axis.group)
-        y_RD = compute(x_RD, self.numbers(counts_E))
+        y_RD = compute(x_RD, self.numbers(counts_E, len(x_RD)))
         total_RD: Tensor = reduce_from_tensor_model_parallel_region(y_RD, self.axis.group)
         return total_RD
 

@@ -10,11 +10,11 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.flop_counter import FlopCounterMode
@@ -27,6 +27,7 @@ from pretrain.parallel.mesh import Mesh, build_mesh
 from pretrain.parallel.parallelize import finish_model, split_part
 from pretrain.parallel.placement import Placement, place
 from pretrain.parallel.wire import WireCount
+from spectral.experts import Delivery
 from spectral.lm import SpectralLM
 
 BYTES = 4  # float32: parameters, gradients and each of AdamW's moments
@@ -64,15 +65,17 @@ def simulate(run: RunConfig, num_ranks: int) -> Simulation:
     with _fake_ranks(num_ranks), FakeTensorMode(allow_non_fake_inputs=True):
         mesh = build_mesh(parallel, Ranks(0, num_ranks, torch.device("cpu")))
         model = _part(run.model_copy(update={"model": stage}), mesh)
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        wire, flops = _all_blocks(model, run, mesh)
+        parts = _sharded(model, mesh)
+        with _even_experts():
+            wire, flops = _all_blocks(model, run, mesh)
     passes = run.train.global_batch_size // (run.train.micro_batch_size * mesh.data.size)
     sent = Counter({name: count * passes for name, count in wire.items()})
     sent.update(_pipeline_bytes(run, mesh, passes))
-    sent.update(_zero_bytes(parameters, parallel.zero_stage, mesh.zero.size, passes))
+    for parameters, ranks in parts:
+        sent.update(_zero_bytes(parameters, parallel.zero_stage, ranks, passes))
     return Simulation(
-        parameters,
-        _state_bytes(parameters, parallel.zero_stage, mesh.zero.size),
+        sum(parameters for parameters, _ in parts),
+        sum(_state_bytes(parameters, parallel.zero_stage, ranks) for parameters, ranks in parts),
         dict(sent),
         flops * passes,
     )
@@ -101,6 +104,36 @@ def _part(run: RunConfig, mesh: Mesh) -> SpectralLM:
             setattr(model, name, found)
     finish_model(model, run, mesh)
     return model
+
+
+def _sharded(model: SpectralLM, mesh: Mesh) -> list[tuple[int, int]]:
+    """(numbers of parameters, ranks that shard them): experts that ranks share, and the rest."""
+    shared = [p.numel() for p in model.parameters() if not getattr(p, "allreduce", True)]
+    everything = sum(p.numel() for p in model.parameters())
+    return [
+        (everything - sum(shared), mesh.zero.size),
+        (sum(shared), mesh.zero.size // mesh.expert.size),
+    ]
+
+
+@contextmanager
+def _even_experts() -> Iterator[None]:
+    """Fake counts have no values: all experts get equally many rows."""
+    real = Delivery.numbers
+
+    def even(_delivery: Delivery, counts: Tensor, rows: int) -> Any:
+        E = counts.shape[-1] * (counts.shape[1] if counts.ndim > 1 else 1)
+        share = [rows * (e + 1) // E - rows * e // E for e in range(E)]
+        if counts.ndim == 1:
+            return share
+        L = counts.shape[-1]
+        return [[share[first : first + L] for first in range(0, E, L)]] * 2
+
+    Delivery.numbers = even  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        Delivery.numbers = real  # type: ignore[method-assign]
 
 
 def _all_blocks(model: SpectralLM, run: RunConfig, mesh: Mesh) -> tuple[Counter[str], int]:

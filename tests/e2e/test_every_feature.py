@@ -32,6 +32,8 @@ MIXERS = """
 mixers = ["fft", "wavelet", "heads"]
 fft_chunk = 16
 band_gates = true
+feed_forward = "experts"
+num_experts = 4
 """
 MODELS = {"plain": "", "everything": EVERYTHING, "mixers": MIXERS}
 

@@ -58,6 +58,21 @@ def test_sequence_ranks_send_the_same_at_every_length() -> None:
     assert 20 < long.flops / short.flops < 30
 
 
+def test_experts_that_ranks_share_are_counted_once_and_rows_travel_four_times() -> None:
+    model = config(feed_forward="experts", num_experts=8, experts_per_token=2)
+    alone = _simulated(_run(model, length=256), 1)
+    found = _simulated(_run(model, batch=4, length=256, expert=4), 4)
+    experts = model.num_layers * 8 * 3 * model.dim * model.ffn_dim
+    assert found.parameters == alone.parameters - experts * 3 // 4
+    # ZeRO-1: parameters and gradients whole; three numbers more, for the rest over 4 ranks
+    rest = alone.parameters - experts
+    assert found.state_bytes == 4 * (2 * found.parameters + 3 * (experts // 4 + rest // 4))
+    # there and back, forward and backward, and how many go where
+    rows = 4 * 2 * 256 * model.dim * 4 + 8 * 8
+    assert found.sent["alltoall_base"] == model.num_layers * rows
+    assert found.flops == alone.flops
+
+
 def test_an_impossible_layout_is_refused() -> None:
     with pytest.raises(RunError, match=r"parallel\.tensor is 3, which does not divide the 2"):
         simulate(_run(config(), tensor=3), 3)
