@@ -36,10 +36,8 @@ class ChunkDocuments(NamedTuple):
             reaches the outgoing state.
         keep_BJ: True where no document starts, so the incoming state survives the chunk.
         row_E: Flat chunk number b * J + j of each start that has tokens before it in its chunk.
-        past_index_EC: Gathers those tokens, shifted so that the last one is at C - 1.
-        past_EC: True where that gather is inside the chunk.
-        lag_index_EC: Tokens since the start; 0 where `reach_EC` is false.
-        reach_EC: True from the start up to the next one in the same chunk.
+        start_E: Its place in the chunk.
+        stop_E: Place of the next start in the chunk, or C.
     """
 
     segment_BJC: Tensor
@@ -47,10 +45,8 @@ class ChunkDocuments(NamedTuple):
     after_last_BJC: Tensor
     keep_BJ: Tensor
     row_E: Tensor
-    past_index_EC: Tensor
-    past_EC: Tensor
-    lag_index_EC: Tensor
-    reach_EC: Tensor
+    start_E: Tensor
+    stop_E: Tensor
 
 
 def check_segment_ids(segment_ids_BT: Tensor, batch: int, length: int) -> None:
@@ -116,18 +112,13 @@ def chunk_documents(
     row_E, start_E = starts_NC.nonzero(as_tuple=True)
     inside = start_E > 0
     row_E, start_E = row_E[inside], start_E[inside]
-    nth_E1 = count_NC[row_E, start_E][:, None]
-    time_C = torch.arange(chunk, device=segment_ids_BT.device)
-    past_EC = time_C - (chunk - start_E[:, None])
-    reach_EC = count_NC[row_E] == nth_E1
+    same_EC = count_NC[row_E] == count_NC[row_E, start_E][:, None]
     return ChunkDocuments(
         segment_BJC=borders.segment_BJC,
         before_first_BJC=borders.before_first_BJC,
         after_last_BJC=borders.after_last_BJC,
         keep_BJ=borders.keep_BJ,
         row_E=row_E,
-        past_index_EC=past_EC.clamp(min=0),
-        past_EC=past_EC >= 0,
-        lag_index_EC=torch.where(reach_EC, time_C - start_E[:, None], 0),
-        reach_EC=reach_EC,
+        start_E=start_E,
+        stop_E=start_E + same_EC.sum(-1),
     )

@@ -205,6 +205,6 @@ class ModalFilter(nn.Module):
         documents: ChunkDocuments,
     ) -> Tensor:
         """Take from each document what the chunk's FFT let in from the documents before it."""
-        start_E = documents.past_EC.sum(-1)
-        stop_E = start_E + documents.reach_EC.sum(-1)
-        return document_reset(y_DNC, u_DNC, scale_DM, powers, documents.row_E, start_E, stop_E)
+        return document_reset(
+            y_DNC, u_DNC, scale_DM, powers, documents.row_E, documents.start_E, documents.stop_E
+        )
