@@ -106,11 +106,6 @@ def _sequence(run: RunConfig) -> Iterator[str]:
                 f"parallel.sequence is {size}: a span has {span} tokens, and {reason} {chunk} in "
                 f"it; expected data.sequence_length {_near(length, size * chunk)}"
             )
-    if not model.causal:
-        yield (
-            f"parallel.sequence is {size} with model.causal false; expected 1: what comes after a "
-            "span is not carried to it"
-        )
 
 
 def _looks_back(model: ModelConfig) -> int:

@@ -77,14 +77,6 @@ def test_possible_layouts(parallel: dict[str, object]) -> None:
             4,
             r"span has 64 tokens, and the FFT .*fft_chunk 128 in it; .* 512",
         ),
-        (
-            {
-                "parallel": {"sequence": 2},
-                "model": {"causal": False, "mixers": ("fft",), "fft_chunk": 64},
-            },
-            2,
-            r"model\.causal false; expected 1",
-        ),
         ({"parallel": {"pipeline": 8}}, 8, r"pipeline is 8.*num_layers 4; expected at most 4"),
         (
             {"parallel": {"pipeline": 2, "zero_stage": 3}},

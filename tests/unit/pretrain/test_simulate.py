@@ -74,7 +74,9 @@ def test_experts_that_ranks_share_are_counted_once_and_rows_travel_four_times() 
 
 
 def test_an_impossible_layout_is_refused() -> None:
-    with pytest.raises(RunError, match=r"parallel\.tensor is 3, which does not divide the 2"):
+    with pytest.raises(
+        RunError, match=r"parallel\.tensor is 3, which does not divide model\.num_heads 4"
+    ):
         simulate(_run(config(), tensor=3), 3)
 
 
