@@ -188,7 +188,10 @@ class Trainer:
         )
         verdict = self.guard.judge(self.step + 1, gradient.loss, gradient.norm)
         if verdict.reason:
-            self.journal.log_bad_step(self.step + 1, verdict, batches, gradient.losses)
+            # once for each row: tensor ranks and stages read the same
+            own = batches if self.mesh.counts else []
+            losses = gradient.losses if self.mesh.counts else []
+            self.journal.log_bad_step(self.step + 1, verdict, own, losses)
         self.heartbeat.beat("optimizer")
         finish_step(self.engine, apply=verdict.applies)
         self._position = self.loader.state_dict()

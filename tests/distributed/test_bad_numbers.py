@@ -1,5 +1,6 @@
 """Bad steps are passed over by all ranks together, at every ZeRO stage, as if never read."""
 
+import itertools
 import json
 import math
 from collections.abc import Iterator
@@ -77,9 +78,33 @@ def _train_without(run: RunConfig, windows: set[int]) -> None:
     trainer.engine.destroy()
 
 
+def _train_pipeline(run: RunConfig, *, spoil: bool) -> None:
+    """Train with the second micro-batch of one window spoiled, or without that window."""
+    from pretrain.distributed import init_ranks
+    from pretrain.loss import objective
+    from pretrain.trainer import Trainer
+
+    if not spoil:
+        _train_without(run, {BAD_WINDOW})
+        return
+    calls = itertools.count()
+    bad = BAD_WINDOW * run.train.global_batch_size + 1
+
+    def spoiled(loss: Any, num_labels: int) -> Any:
+        return objective(loss, num_labels) * (math.nan if next(calls) == bad else 1.0)
+
+    trainer = Trainer(run, init_ranks())
+    with mock.patch("pretrain.parallel.pipeline.objective", spoiled):
+        trainer.train()
+    trainer.engine.destroy()
+
+
 def _train_all(rank: int, runs: dict[str, RunConfig]) -> None:
     for name, run in runs.items():
         kind = name.split("-")[0]
+        if run.parallel.pipeline > 1:
+            _train_pipeline(run, spoil=kind == "nan")
+            continue
         if kind == "without":
             # windows 3 and 4 come after the checkpoint of step 3
             _train_without(run, {BAD_WINDOW})
@@ -113,6 +138,10 @@ def folder(small_corpus: SmallCorpus, tmp_path_factory: pytest.TempPathFactory) 
             runs[f"{kind}-{stage}"] = run(f"{kind}-{stage}", stage, **guard)
         for kind in ("without", "rewound"):
             runs[f"{kind}-{stage}"] = run(f"{kind}-{stage}", stage)
+    for kind in ("nan", "without"):
+        piped = run(f"{kind}-pipeline", 1, **CASES["nan"])
+        layout = piped.parallel.model_copy(update={"pipeline": 2})
+        runs[f"{kind}-pipeline"] = piped.model_copy(update={"parallel": layout})
     runs["spike"] = run("spike", 1, 13, **SPIKE)
     runs["spared"] = run("spared", 1, 13)
     run_ranks(_train_all, 2, folder, runs)
@@ -132,6 +161,12 @@ def test_the_run_goes_on_as_if_the_data_had_not_been_there(
     found = _numbers(folder / f"{kind}-{stage}")
     assert [step for step, *_ in found] == list(range(1, STEPS + 1))
     assert found == _numbers(folder / f"{reference}-{stage}")
+
+
+def test_a_pipeline_passes_over_a_bad_step(folder: Path) -> None:
+    assert _numbers(folder / "nan-pipeline") == _numbers(folder / "without-pipeline")
+    (record,) = read_lines(folder / "nan-pipeline" / "audit.jsonl")
+    assert (record["step"], record["action"]) == (BAD_WINDOW + 1, "skip")
 
 
 def test_a_spike_is_rolled_back(folder: Path) -> None:
