@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from rich.console import Console
 from rich.table import Table
+from tqdm import tqdm
 
 from pretrain.commands import PlanCommand
 from pretrain.config import RunConfig
@@ -29,7 +30,8 @@ def plan(command: PlanCommand) -> None:
         run = load_run(command.run_file)
         _add(table, command.run_file.stem, run, simulate(run, command.ranks))
     else:
-        for name, run in preset_layouts(command.ranks):
+        layouts = list(preset_layouts(command.ranks))
+        for name, run in tqdm(layouts, desc="plan", unit="layout", disable=None):
             try:
                 _add(table, name, run, simulate(run, command.ranks))
             except RunError:

@@ -54,8 +54,13 @@ class ProjectedMixer(nn.Module):
     def convolve_step(
         self, u_BD: Tensor, context: SequenceContext, past: Any
     ) -> tuple[Tensor, Any]:
-        """Mix one token more: (y_BD, what is remembered)."""
-        raise NotImplementedError
+        """Mix one token more: (y_BD, what is remembered).
+
+        Raises:
+            ValueError: The mixer is bidirectional.
+        """
+        del u_BD, context, past
+        raise ValueError(f"{type(self).__name__}: a bidirectional mixer has no recurrent form")
 
     def reset_parameters(self, std: float, out_std: float) -> None:
         """Initialise; standard deviations are those of the first and the last map.

@@ -2,8 +2,8 @@
 
 Heads are dealt out: a rank has its share of the heads of each kind with all their channels, modes
 and norms. Gates look at all heads, so every rank computes them for all heads from the gathered
-energies, H x M numbers per chunk: fewer bytes than splitting their networks would cost, and random
-numbers are the same in every layout. Linear layers and the vocabulary are split as in Megatron-LM
+energies, H x M numbers per chunk: the networks are small, and random numbers are the same in every
+layout. Linear layers and the vocabulary are split as in Megatron-LM
 (Shoeybi et al. 2019, arXiv 1909.08053), by Megatron-core's modules.
 
 Shape letters: D channels, R rows, H heads, M modes.
