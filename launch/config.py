@@ -55,6 +55,9 @@ class LaunchConfig(BaseModel):
     @property
     def nnodes(self) -> str:
         """Number of machines as torchrun takes it: N, or MIN:MAX."""
-        if self.min_nodes in (0, self.nodes):
-            return str(self.nodes)
-        return f"{self.min_nodes}:{self.nodes}"
+        return f"{self.min_nodes}:{self.nodes}" if self.is_elastic else str(self.nodes)
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether the run may go on with fewer machines."""
+        return self.min_nodes not in (0, self.nodes)

@@ -23,9 +23,9 @@ from launch.slurm import preflight as slurm
 from launch.slurm.directives import ranks_per_node
 from pretrain.config import RunConfig
 from pretrain.errors import RunError
+from pretrain.fewer_nodes import check_fewer_nodes
 from pretrain.launch_commands import LaunchCheckCommand
 from pretrain.launch_jobs import job_of
-from pretrain.parallel.layout import check_layout
 from pretrain.run_directory import check_run, find_start, list_checkpoints
 from pretrain.run_file import load_run
 
@@ -73,12 +73,11 @@ def check(
 ) -> list[Finding]:
     """Every finding about a run or a sweep, for one launcher."""
     job = job_of(run, sweep)
-    ranks = num_ranks(run, launcher)
     if launcher == "kubernetes":
-        return [_batch(run, ranks), *_kubernetes(job)]
+        return [_batch(run), *_kubernetes(job)]
     findings = []
     for one in sweep or [run]:
-        findings += [_data(one, ranks), _start(one)]
+        findings += [_data(one, launcher), _start(one)]
     needed = _checkpoint_bytes(run)
     total = None if needed is None else needed * max(1, len(sweep))
     findings += check_output(run.train.output.absolute(), total)
@@ -90,21 +89,13 @@ def check(
     return [*findings, check_time(*limits, plan, datetime.now()), *_slurm(job, on_nodes)]
 
 
-def num_ranks(run: RunConfig, launcher: str) -> list[int]:
-    """Numbers of ranks that a run may have under a launcher, the planned one first."""
-    config = run.launch
-    if launcher == "local":
-        return [config.processes]
-    per_node = ranks_per_node(config) if launcher == "slurm" else pod.ranks_per_pod(config)
-    fewest = config.min_nodes or config.nodes
-    return [nodes * per_node for nodes in range(config.nodes, fewest - 1, -1)]
-
-
-def _data(run: RunConfig, ranks: Sequence[int]) -> Finding:
+def _data(run: RunConfig, launcher: str) -> Finding:
     try:
+        if launcher == "local":
+            ranks = [run.launch.processes]
+        else:
+            ranks = check_fewer_nodes(run, ranks_per_node(run.launch))
         check_run(run, ranks[0])
-        for fewer in ranks[1:]:
-            check_layout(run, fewer)
     except (RunError, DataError, OSError) as error:
         remedy = "change the run file, or build the data: `resonance data build`"
         return Finding("bad", "run", str(error), remedy)
@@ -113,10 +104,9 @@ def _data(run: RunConfig, ranks: Sequence[int]) -> Finding:
     )
 
 
-def _batch(run: RunConfig, ranks: Sequence[int]) -> Finding:
+def _batch(run: RunConfig) -> Finding:
     try:
-        for number in ranks:
-            check_layout(run, number)
+        ranks = check_fewer_nodes(run, pod.ranks_per_pod(run.launch))
     except RunError as error:
         return Finding("bad", "run", str(error), "change the run file")
     text = f"{_joined(ranks)} ranks share the batch; the claim is not visible from here"

@@ -26,7 +26,12 @@ class ParallelConfig(BaseModel):
     expert: Positive = Field(
         1, description="Data and sequence ranks that share the experts of every layer."
     )
-    data: int = Field(0, ge=0, description="Ranks with different data; 0 for as many as there are.")
+    data: int = Field(
+        0,
+        ge=0,
+        description="Ranks with different data; 0 for as many as there are. With launch.min_nodes, "
+        "fewer when machines are lost.",
+    )
     zero_stage: Literal[0, 1, 2, 3] = Field(
         1,
         description="DeepSpeed ZeRO: what data and sequence ranks shard (1 optimizer states, "

@@ -44,14 +44,19 @@ def _ranks(run: RunConfig, num_ranks: int) -> Iterator[str]:
         yield (
             f"{axes} = {parallel.tensor} x {parallel.pipeline} x {parallel.sequence} = {needed} "
             f"does not divide the run's {num_ranks} ranks; expected a number of ranks like "
-            f"{_near(num_ranks, needed)}"
+            f"{near(num_ranks, needed)}"
         )
-    elif parallel.data and parallel.data * needed != num_ranks:
+    elif parallel.data and not _fits_data(run, num_ranks // needed):
         yield (
             f"parallel.data is {parallel.data} and {axes} is {needed}: that needs "
             f"{parallel.data * needed} ranks, found {num_ranks}; expected parallel.data = "
             f"{num_ranks // needed}, or 0"
         )
+
+
+def _fits_data(run: RunConfig, found: int) -> bool:
+    """The data axis is what shrinks when a run goes on with fewer machines."""
+    return found == run.parallel.data or (run.launch.is_elastic and found < run.parallel.data)
 
 
 def _tensor(run: RunConfig) -> Iterator[str]:
@@ -75,12 +80,12 @@ def _tensor(run: RunConfig) -> Iterator[str]:
         yield (
             f"parallel.tensor is {size}, which does not divide the {span} tokens of a span that "
             f"parallel.shard_activations shares; expected data.sequence_length "
-            f"{_near(run.data.sequence_length, size * run.parallel.sequence)}"
+            f"{near(run.data.sequence_length, size * run.parallel.sequence)}"
         )
     if model.ffn_dim % size:
         yield (
             f"parallel.tensor is {size}, which does not divide model.ffn_dim {model.ffn_dim}; "
-            f"expected model.ffn_dim {_near(model.ffn_dim, size)}"
+            f"expected model.ffn_dim {near(model.ffn_dim, size)}"
         )
 
 
@@ -91,7 +96,7 @@ def _sequence(run: RunConfig) -> Iterator[str]:
     if length % size:
         yield (
             f"parallel.sequence is {size}, which does not divide data.sequence_length {length}; "
-            f"expected data.sequence_length {_near(length, size)}"
+            f"expected data.sequence_length {near(length, size)}"
         )
     span, back = length // size, _looks_back(model)
     if span < back:
@@ -104,7 +109,7 @@ def _sequence(run: RunConfig) -> Iterator[str]:
         if span % chunk:
             yield (
                 f"parallel.sequence is {size}: a span has {span} tokens, and {reason} {chunk} in "
-                f"it; expected data.sequence_length {_near(length, size * chunk)}"
+                f"it; expected data.sequence_length {near(length, size * chunk)}"
             )
 
 
@@ -199,11 +204,11 @@ def _batch(run: RunConfig, ranks: int) -> Iterator[str]:
         yield (
             f"train.global_batch_size is {batch}; expected a multiple of train.micro_batch_size x "
             f"ranks with different data = {micro} x {ranks}, for example "
-            f"{_near(batch, micro * ranks)}"
+            f"{near(batch, micro * ranks)}"
         )
 
 
-def _near(found: int, unit: int) -> str:
+def near(found: int, unit: int) -> str:
     """The multiples of `unit` next to a number that is none."""
     below, above = found // unit * unit, (found // unit + 1) * unit
     return f"{below} or {above}" if below else str(above)

@@ -4,6 +4,7 @@ import pytest
 
 from pretrain.config import RunConfig
 from pretrain.errors import RunError
+from pretrain.fewer_nodes import check_fewer_nodes
 from pretrain.parallel.layout import check_layout
 
 BASE: dict[str, dict[str, object]] = {
@@ -101,3 +102,42 @@ def test_impossible_layouts_name_what_works(
 ) -> None:
     with pytest.raises(RunError, match=message):
         check_layout(_run(**changes), ranks)
+
+
+def test_the_data_axis_alone_shrinks_with_the_machines() -> None:
+    launch = {"nodes": 4, "min_nodes": 2}
+    run = _run(parallel={"data": 4, "tensor": 2}, train={"global_batch_size": 12}, launch=launch)
+    assert check_fewer_nodes(run, 2) == [8, 6, 4]
+    with pytest.raises(RunError, match=r"needs 8 ranks, found 10"):
+        check_layout(run, 10)
+    fixed = _run(parallel={"data": 4, "tensor": 2}, train={"global_batch_size": 12})
+    with pytest.raises(
+        RunError, match=r"needs 8 ranks, found 6; expected parallel\.data = 3, or 0"
+    ):
+        check_layout(fixed, 6)
+
+
+@pytest.mark.parametrize(
+    ("parallel", "train", "message"),
+    [
+        (
+            {},
+            {"global_batch_size": 16},
+            r"min_nodes is 2 of 4, but with 3 train\.global_batch_size is 16; .*= 1 x 3, for "
+            r"example 15 or 18; or expected launch\.min_nodes 4, or for all of them "
+            r"train\.global_batch_size 12 or 24$",
+        ),
+        (
+            {"tensor": 2},
+            {"global_batch_size": 12},
+            r"but with 3 .* = 2 does not divide the run's 3 ranks; .* or expected "
+            r"launch\.min_nodes 4$",
+        ),
+    ],
+)
+def test_fewer_machines_that_do_not_fit_name_what_works(
+    parallel: dict[str, object], train: dict[str, object], message: str
+) -> None:
+    run = _run(parallel=parallel, train=train, launch={"nodes": 4, "min_nodes": 2})
+    with pytest.raises(RunError, match=message):
+        check_fewer_nodes(run, 1)
