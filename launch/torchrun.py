@@ -9,6 +9,8 @@ from pathlib import PurePath
 REQUEUE_STATUS = os.EX_TEMPFAIL
 # And with this one when it is no use to start again: not by torchrun, not by a cluster.
 GIVE_UP_STATUS = os.EX_CONFIG
+# And with this one when another rank is gone: their own machine is not to blame.
+LOST_CONTACT_STATUS = os.EX_UNAVAILABLE
 # Where `pretrain.elastic` notes which machine's rank failed, when this variable names a file.
 FAILURE_LOG = "RESONANCE_FAILURE_LOG"
 

@@ -20,7 +20,7 @@ from torch.distributed import (  # type: ignore[attr-defined]
 )
 
 from data_pipeline.errors import DataError
-from pretrain.errors import RunError
+from pretrain.errors import LostContactError, RunError
 from pretrain.memory import reuse_freed_memory
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ def init_ranks(timeout_s: float = DEFAULT_TIMEOUT_S) -> Ranks:
         timeout_s: Longest wait of a collective for the other ranks.
 
     Raises:
-        RunError: The other ranks cannot be reached.
+        LostContactError: The other ranks cannot be reached.
     """
     # DeepSpeed asks for it even where torchrun did not start this process
     local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))
@@ -72,7 +72,7 @@ def init_ranks(timeout_s: float = DEFAULT_TIMEOUT_S) -> Ranks:
             )
         except (dist.DistError, RuntimeError) as error:
             name = f"rank {os.environ.get('RANK', '0')}"
-            raise RunError(f"{name}: cannot reach the other ranks: {error}") from error
+            raise LostContactError(f"{name}: cannot reach the other ranks: {error}") from error
     return Ranks(dist.get_rank(), dist.get_world_size(), device)
 
 

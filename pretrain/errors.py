@@ -1,5 +1,7 @@
 """Exceptions that users of the trainer meet: the command line prints them without a traceback."""
 
+from launch.torchrun import LOST_CONTACT_STATUS
+
 
 class RunError(ValueError):
     """A run that cannot be carried out as asked.
@@ -13,6 +15,12 @@ class RunError(ValueError):
 
     agreed = False
     status = 1
+
+
+class LostContactError(RunError):
+    """A rank that cannot reach the others: its own machine is not to blame."""
+
+    status = LOST_CONTACT_STATUS
 
 
 class CheckpointError(RunError):

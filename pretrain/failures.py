@@ -10,7 +10,7 @@ import torch.distributed as dist
 from data_pipeline.errors import DataError
 from launch.torchrun import GIVE_UP_STATUS
 from pretrain.distributed import Ranks
-from pretrain.errors import RunError
+from pretrain.errors import LostContactError, RunError
 from pretrain.heartbeat import Heartbeat
 
 # what gloo and nccl say when the process at the other end is gone
@@ -39,7 +39,7 @@ def failure_of_rank(
     # some of torch's errors carry a C++ stack in further lines
     text = (str(error).splitlines() or [""])[0]
     if isinstance(error, dist.DistError) or LOST_CONTACT.search(text):
-        return RunError(f"{where}: lost contact with another rank ({text})")
+        return LostContactError(f"{where}: lost contact with another rank ({text})")
     file = directory / "errors" / f"rank-{ranks.rank:05d}.txt"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

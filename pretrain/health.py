@@ -13,11 +13,13 @@ import psutil
 import torch
 import torch.distributed as dist
 
+from launch.versions import REMEDY, differences, versions
 from pretrain.config import HealthConfig
 from pretrain.distributed import Ranks, agreed, gathered_objects
 from pretrain.errors import RunError
 
 STRAGGLER_STEPS = 20
+MOST_SHOWN = 8
 
 
 class NodeHealth(NamedTuple):
@@ -62,6 +64,20 @@ def check_health(config: HealthConfig, directory: Path, ranks: Ranks) -> list[st
     if findings and config.on_finding == "stop":
         raise agreed(RunError("; ".join(findings) + " (health.on_finding is stop)"))
     return findings
+
+
+def require_same_versions() -> None:
+    """Compare what is installed on every rank's machine with rank 0's, before anything is built.
+
+    Raises:
+        RunError: Something differs: names machines and versions, on all ranks.
+    """
+    first, *others = gathered_objects(versions())
+    # several ranks of one machine: told once
+    found = list(dict.fromkeys(differences(first, others)))
+    if found:
+        shown = "; ".join(found[:MOST_SHOWN]) + ("; ..." if len(found) > MOST_SHOWN else "")
+        raise agreed(RunError(f"versions differ from {first['host']}'s: {shown}. To do: {REMEDY}"))
 
 
 def judge_health(config: HealthConfig, health: Sequence[NodeHealth]) -> list[str]:

@@ -21,6 +21,7 @@ from launch.preflight import (
 )
 from launch.slurm import preflight as slurm
 from launch.slurm.directives import ranks_per_node
+from launch.versions import REMEDY
 from pretrain.config import RunConfig
 from pretrain.errors import RunError
 from pretrain.fewer_nodes import check_fewer_nodes
@@ -130,8 +131,7 @@ def _slurm(job: Job, on_nodes: bool) -> Iterator[Finding]:
     remedy = "`sinfo` and `scontrol show partition` list what there is; see [launch.slurm]"
     yield judged("slurm", slurm.can_start(job), remedy)
     if on_nodes:
-        remedy = "install Resonance on a disk that all nodes share, or use a container"
-        yield judged("nodes", slurm.versions_agree(job), remedy)
+        yield judged("nodes", slurm.versions_agree(job), REMEDY)
 
 
 def _kubernetes(job: Job) -> Iterator[Finding]:

@@ -11,7 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from launch.torchrun import FAILURE_LOG, GIVE_UP_STATUS, REQUEUE_STATUS
+from launch.torchrun import (
+    FAILURE_LOG,
+    GIVE_UP_STATUS,
+    LOST_CONTACT_STATUS,
+    REQUEUE_STATUS,
+)
 
 # Failures of one attempt within this time have one cause: a dead rank takes its peers along.
 INCIDENT_S = 90.0
@@ -91,7 +96,8 @@ def bad_hosts(failures: Sequence[Failure], exclude_after: int) -> list[str]:
     """Machines that caused at least `exclude_after` incidents.
 
     An incident's cause is its first rank that died of a signal, or else its first failure: the
-    others fail because they talk to it.
+    others fail because they talk to it. If all that is known are ranks that lost contact, the
+    cause left no line, as a machine that is gone: nobody is blamed.
     """
     incidents: list[list[Failure]] = []
     for failure in sorted(failures):
@@ -101,7 +107,10 @@ def bad_hosts(failures: Sequence[Failure], exclude_after: int) -> list[str]:
             incidents[-1].append(failure)
         else:
             incidents.append([failure])
-    causes = [min(group, key=lambda one: (one.status >= 0, one.time)).host for group in incidents]
+    groups = [[one for one in each if one.status != LOST_CONTACT_STATUS] for each in incidents]
+    causes = [
+        min(each, key=lambda one: (one.status >= 0, one.time)).host for each in groups if each
+    ]
     return sorted(host for host in set(causes) if causes.count(host) >= exclude_after)
 
 

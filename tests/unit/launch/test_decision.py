@@ -71,6 +71,9 @@ def test_bad_node_is_excluded_beside_those_that_are() -> None:
         ([failure(0, "n1"), failure(2, "n1"), failure(80, "n1")], []),
         # two attempts are two incidents, however quickly they follow
         ([failure(0, "n1"), failure(9, "n1", attempt="7.1")], ["n1"]),
+        # who lost contact is not the cause, even if nobody else is known: that machine is gone
+        ([failure(0, "n1", 69), failure(1, "n2"), failure(900, "n2"), failure(901, "n1")], ["n2"]),
+        ([failure(0, "n1", 69), failure(900, "n1", 69)], []),
     ],
 )
 def test_bad_hosts(failures: list[Failure], expected: list[str]) -> None:
