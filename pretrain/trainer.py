@@ -29,7 +29,7 @@ from pretrain.engine import build_engine, evaluator, finish_step, uses_bf16
 from pretrain.errors import CheckpointError
 from pretrain.failures import failure_of_rank
 from pretrain.guard import Guard, Verdict, bad_step_error
-from pretrain.health import check_health
+from pretrain.health import check_health, require_same_versions
 from pretrain.heartbeat import Heartbeat
 from pretrain.journal import Journal
 from pretrain.loss import count_labels, valid_loss
@@ -57,6 +57,7 @@ def pretrain(command: PretrainCommand) -> None:
         ranks = init_ranks(max(DEFAULT_TIMEOUT_S, 2 * run.health.hang_timeout_s))
         heartbeat = Heartbeat(run.train.output, ranks.rank)
         try:
+            require_same_versions()
             start = decided_by_rank_0(lambda: _find_start(command, ranks.world_size))
             name = decided_by_rank_0(lambda: time.strftime("%Y%m%d-%H%M%S"))
             with Watchdog(run, heartbeat, ranks.world_size, name):
