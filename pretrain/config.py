@@ -41,8 +41,16 @@ class TrainConfig(_Table):
     global_batch_size: Positive = Field(8, description="Windows per step, over all ranks.")
     micro_batch_size: Positive = Field(4, description="Windows per forward pass of a rank.")
     seed: int = Field(0, ge=0, description="Seed of the initial parameters.")
-    precision: Literal["auto", "float32", "bf16"] = Field(
-        "auto", description="bf16 runs matrix products in bfloat16; auto does where a GPU has it."
+    precision: Literal["auto", "float32", "bf16", "fp16"] = Field(
+        "auto",
+        description="bf16 and fp16 run matrix products in bfloat16 and float16; auto is bf16 where "
+        "a GPU has it.",
+    )
+    initial_loss_scale: float = Field(
+        65536.0, ge=1.0, description="First factor of the loss in fp16; an overflow halves it."
+    )
+    loss_scale_window: Positive = Field(
+        1000, description="Steps without overflow after which the factor doubles."
     )
     activation_checkpointing: Literal["none", "selective", "full"] = Field(
         "none",

@@ -10,7 +10,6 @@ from torch.optim.lr_scheduler import LambdaLR
 from pretrain.config import OptimConfig, RunConfig
 from pretrain.deepspeed_start import start_deepspeed
 from pretrain.distributed import Ranks
-from pretrain.errors import RunError
 from pretrain.parallel.config import ParallelConfig
 from pretrain.parallel.layout import check_layout
 from pretrain.parallel.mesh import Mesh, ModelParallelUnit
@@ -43,17 +42,13 @@ def build_engine(run: RunConfig, model: nn.Module, ranks: Ranks, mesh: Mesh) -> 
         # a pipeline brings its own
         mpu=ModelParallelUnit(mesh) if mesh.tensor.size > 1 == mesh.pipeline.size else None,
         dist_init_required=False,
-        config=deepspeed_config(run, ranks, mesh),
+        config=deepspeed_config(run, mesh),
     )
     return engine
 
 
-def deepspeed_config(run: RunConfig, ranks: Ranks, mesh: Mesh) -> dict[str, Any]:
-    """The DeepSpeed configuration of a run.
-
-    bf16 is autocast: parameters, optimizer and modes stay float32, because eight bits of mantissa
-    do not hold a frequency; matrix products run in bfloat16.
-    """
+def deepspeed_config(run: RunConfig, mesh: Mesh) -> dict[str, Any]:
+    """The DeepSpeed configuration of a run; its precision is the model's own (see `precision`)."""
     micro, batch = run.train.micro_batch_size, run.train.global_batch_size
     return {
         # to DeepSpeed, each span of a sequence is a row of its own
@@ -62,7 +57,6 @@ def deepspeed_config(run: RunConfig, ranks: Ranks, mesh: Mesh) -> dict[str, Any]
         "gradient_accumulation_steps": batch // (micro * mesh.data.size),
         "gradient_clipping": run.optim.clip_norm,
         "zero_optimization": _zero(run.parallel),
-        "torch_autocast": {"enabled": uses_bf16(run, ranks.device), "dtype": "bfloat16"},
         # what goes between stages is no matrix that tensor ranks could share evenly
         "pipeline": {"pipe_partitioned": False, "grad_partitioned": False},
         "steps_per_print": 2**31,
@@ -145,20 +139,6 @@ def finish_step(engine: Any, *, apply: bool) -> None:
         apply_gradient()
     finally:
         delattr(engine.optimizer, name)
-
-
-def uses_bf16(run: RunConfig, device: torch.device) -> bool:
-    """Whether matrix products run in bfloat16.
-
-    Raises:
-        RunError: The run asks for it and the GPU cannot.
-    """
-    capable = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    if run.train.precision == "bf16" and device.type == "cuda" and not capable:
-        raise RunError(
-            'train.precision is "bf16", which this GPU does not have; expected "auto" or "float32"'
-        )
-    return capable if run.train.precision == "auto" else run.train.precision == "bf16"
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -27,24 +27,20 @@ def objective(loss: LMLoss, num_labels: int) -> Tensor:
 
 
 @torch.no_grad()
-def valid_loss(
-    model: Any, batches: Iterable[Batch], device: torch.device, *, bf16: bool = False
-) -> tuple[float, float]:
+def valid_loss(model: Any, batches: Iterable[Batch], device: torch.device) -> tuple[float, float]:
     """Sum of the loss over this rank's part of a held-out split, and the tokens predicted.
 
     Args:
         model: A model or an engine around one; left in the mode in which it was.
         batches: The part.
         device: Where the model is.
-        bf16: Whether matrix products run in bfloat16, as in training.
     """
     was_training = model.training
     model.eval()
     loss = torch.zeros((), dtype=torch.float64, device=device)
     num_labels = 0
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        for batch in batches:
-            loss += batch_loss(model, batch.to(device)).nll
-            num_labels += count_labels(batch)
+    for batch in batches:
+        loss += batch_loss(model, batch.to(device)).nll
+        num_labels += count_labels(batch)
     model.train(was_training)
     return float(loss), float(num_labels)

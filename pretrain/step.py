@@ -1,5 +1,6 @@
 """The gradient of one step over this rank's micro-batches, and the numbers to judge it by."""
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,10 +11,11 @@ from torch import Tensor
 from data_pipeline.loader import Batch
 from data_pipeline.order import hash_integers
 from pretrain.distributed import Ranks, gathered
-from pretrain.engine import gradient_norm
+from pretrain.engine import finish_step, gradient_norm
 from pretrain.heartbeat import Heartbeat
 from pretrain.loss import batch_loss, count_labels, objective
 from pretrain.parallel.mesh import Mesh
+from pretrain.precision import LossScale
 from spectral.lm import LMLoss
 
 
@@ -44,8 +46,11 @@ def compute_gradient(
     heartbeat: Heartbeat,
     data_s: float,
     noise: int,
+    loss_scale: LossScale | None = None,
 ) -> Gradient:
     """Forward and backward passes, without the optimizer; a collective.
+
+    Done again with a lower loss scale while the gradient, but not the loss, overflows.
 
     The loss of every rank and micro-batch is divided by the tokens of the whole step, so the
     step is the same however its rows are spread.
@@ -60,10 +65,38 @@ def compute_gradient(
         data_s: Seconds that this rank waited for the batches.
         noise: Seed of this step's random numbers (dropout, Gumbel noise). Each micro-batch gets its
             own from it, by its place in the whole step: nothing of it needs to be saved.
+        loss_scale: Of float16 products; None for no scaling.
     """
+    while True:
+        factor = 1.0 if loss_scale is None else loss_scale.value
+        gradient = _compute_once(
+            engine, batches, num_labels, ranks, mesh, heartbeat, data_s, noise, factor
+        )
+        if loss_scale is None or not math.isfinite(gradient.loss):
+            return gradient
+        if math.isfinite(gradient.norm):
+            loss_scale.count_step()
+            return gradient
+        if not loss_scale.lower():
+            return gradient
+        finish_step(engine, apply=False)
+
+
+def _compute_once(
+    engine: Any,
+    batches: Sequence[Batch],
+    num_labels: float,
+    ranks: Ranks,
+    mesh: Mesh,
+    heartbeat: Heartbeat,
+    data_s: float,
+    noise: int,
+    factor: float,
+) -> Gradient:
+    """One attempt, with the loss times a factor that the parameters' gradients are divided by."""
     # DeepSpeed divides by accumulation steps and the ranks that it shards over; this undoes it
     divisor = max(num_labels, 1.0)
-    scale = len(batches) * mesh.zero.size / divisor
+    scale = factor * len(batches) * mesh.zero.size / divisor
     first = mesh.data.rank * len(batches) + 1
     seeds = [hash_integers(noise, first + number) for number in range(len(batches))]
     heartbeat.step_s = data_s

@@ -25,7 +25,7 @@ from pretrain.distributed import (
     init_ranks,
     summed,
 )
-from pretrain.engine import build_engine, evaluator, finish_step, uses_bf16
+from pretrain.engine import build_engine, evaluator, finish_step
 from pretrain.errors import CheckpointError
 from pretrain.failures import failure_of_rank
 from pretrain.guard import Guard, Verdict, bad_step_error
@@ -39,6 +39,7 @@ from pretrain.parallel.layout import check_layout
 from pretrain.parallel.mesh import build_mesh
 from pretrain.parallel.parallelize import empty_model
 from pretrain.parallel.sequence import own_span
+from pretrain.precision import LossScale
 from pretrain.run_directory import check_run, check_tokenizer, find_newest, find_start
 from pretrain.step import compute_gradient
 from pretrain.stopping import StopFlag, Stopped, StopPoll
@@ -73,7 +74,7 @@ class Trainer:
     """One run on all ranks.
 
     State, all of it in checkpoints: the engine's, the position in the data, `step` (optimizer steps
-    that were applied), `tokens`, and the guard's.
+    that were applied), `tokens`, the guard's, and the loss scale.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Trainer:
         self.engine = build_engine(
             run, build_model(run, self.mesh).to(ranks.device), ranks, self.mesh
         )
+        self.loss_scale = LossScale(run.train, self.engine.module.parameters())
         self.saver = Saver(run, self.tokenizer, ranks)
         self.heartbeat.beat("loading a checkpoint")
         if checkpoint is not None:
@@ -112,6 +114,7 @@ class Trainer:
             self.step, self.tokens = state["step"], state["tokens"]
             self.loader.load_state_dict(state["data"])
             self.guard.load_state_dict(state["guard"])
+            self.loss_scale.load_state_dict(state.get("loss_scale", {}))
         # what a checkpoint is to hold: before a step that was read but not yet done
         self._position = self.loader.state_dict()
         self._saved_step = self.step
@@ -186,6 +189,7 @@ class Trainer:
             self.heartbeat,
             self.poll.waited_s,
             noise=hash_integers(self.run.train.seed, self.step),
+            loss_scale=self.loss_scale,
         )
         verdict = self.guard.judge(self.step + 1, gradient.loss, gradient.norm)
         if verdict.reason:
@@ -230,9 +234,7 @@ class Trainer:
             data_ranks=self.mesh.data.size,
         )
         own = (own_span(batch, self.mesh.sequence) for batch in self.poll.polled(batches))
-        loss_sum, num_labels = valid_loss(
-            evaluator(self.engine), own, self.ranks.device, bf16=uses_bf16(run, self.ranks.device)
-        )
+        loss_sum, num_labels = valid_loss(evaluator(self.engine), own, self.ranks.device)
         loss_sum, num_labels = summed(
             [loss_sum * self.mesh.counts, num_labels * self.mesh.counts], self.ranks.device
         )
@@ -261,6 +263,7 @@ class Trainer:
             "tokens": self.tokens,
             "data": self._position,
             "guard": self.guard.state_dict(),
+            "loss_scale": self.loss_scale.state_dict(),
         }
         self.saver.begin(self.engine, state)
         if needed:
@@ -292,6 +295,7 @@ class Trainer:
         state = load_engine(self.engine, checkpoint, self.run)
         self.step, self.tokens = state["step"], state["tokens"]
         self.guard.rewind(state["guard"])
+        self.loss_scale.load_state_dict(state.get("loss_scale", {}))
         self.journal.rewind(self.step)
         self._saved_step = self.step
         self.journal.say(f"back to {checkpoint.name}")

@@ -97,7 +97,7 @@ class Block(nn.Module):
     def _feed(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Norm and feed-forward; its router's weighted losses, if it has one."""
         x = self.feed_forward_norm(x)
-        if not isinstance(self.feed_forward, ExpertsFeedForward):
+        if self.config.feed_forward != "experts":
             return self.feed_forward(x), None
         y, balance, router_z = self.feed_forward(x)
         config = self.config

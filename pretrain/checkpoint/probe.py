@@ -77,15 +77,15 @@ def subject(model: Any) -> Iterator[Subject]:
     was_training = inner.training
     inner.eval()
     try:
-        with torch.autocast(device.type, enabled=False):
-            if not hasattr(model, "eval_batch"):
+        with ExitStack() as stack:
+            stack.enter_context(torch.autocast(device.type, enabled=False))
+            for module in inner.modules():
+                if hasattr(module, "precision"):
+                    stack.enter_context(module.precision.off())
+            if hasattr(model, "eval_batch"):
+                yield Subject(inner.stage.model, evaluator(model), inner.stage.is_last)
+            else:
                 yield Subject(inner, inner, is_last=True)
-                return
-            # the engine of a pipeline turns autocast on by itself
-            config = model._config
-            was_enabled, config.torch_autocast_enabled = config.torch_autocast_enabled, False
-            yield Subject(inner.stage.model, evaluator(model), inner.stage.is_last)
-            config.torch_autocast_enabled = was_enabled
     finally:
         inner.train(was_training)
 

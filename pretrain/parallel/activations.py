@@ -1,15 +1,18 @@
 """Activation checkpointing: recompute in the backward pass what would fill the memory.
 
 By fairscale's `checkpoint_wrapper`, which also moves the kept inputs to the CPU: DeepSpeed's own
-needs CUDA for that, torch's has no such option.
+needs CUDA for that, torch's has no such option. It remembers of autocast only that there was one
+(it would recompute in float16 what ran in bfloat16), so the dtype is handed on with the inputs.
 """
 
-from typing import cast
+from typing import Any, cast
 
+import torch
 from fairscale.nn.checkpoint import checkpoint_wrapper
 from torch import Tensor, nn
 
 from pretrain.config import TrainConfig
+from pretrain.precision import autocast, current_autocast
 from spectral.lm import Block
 from spectral.mixer import SequenceContext
 from spectral.mixers import State
@@ -23,7 +26,7 @@ def checkpoint_activations(blocks: nn.ModuleList, config: TrainConfig) -> None:
         if kind == "full":
             blocks[index] = CheckpointedBlock(block, offload=offload)
         elif kind == "selective":
-            block.feed_forward = checkpoint_wrapper(block.feed_forward, offload_to_cpu=offload)
+            block.feed_forward = _Checkpointed(block.feed_forward, offload=offload)  # type: ignore[assignment]
 
 
 class CheckpointedBlock(nn.Module):
@@ -31,7 +34,7 @@ class CheckpointedBlock(nn.Module):
 
     def __init__(self, block: Block, *, offload: bool):
         super().__init__()
-        self.flat = checkpoint_wrapper(_FlatBlock(block), offload_to_cpu=offload)
+        self.flat = _Checkpointed(_FlatBlock(block), offload=offload)
 
     def forward(
         self, x_BTD: Tensor, context: SequenceContext, state: State | None = None
@@ -41,6 +44,27 @@ class CheckpointedBlock(nn.Module):
             raise ValueError("a model that recomputes its activations goes on from no state")
         outputs = self.flat(x_BTD, context)
         return outputs[0], None, outputs[1] if len(outputs) > 1 else None
+
+
+class _Checkpointed(nn.Module):
+    """A module that is recomputed in the precision in which it was computed."""
+
+    def __init__(self, module: nn.Module, *, offload: bool):
+        super().__init__()
+        self.inner = checkpoint_wrapper(_InPrecision(module), offload_to_cpu=offload)
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.inner(current_autocast(), *inputs)
+
+
+class _InPrecision(nn.Module):
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, dtype: torch.dtype | None, *inputs: Any) -> Any:
+        with autocast(dtype):
+            return self.module(*inputs)
 
 
 class _FlatBlock(nn.Module):

@@ -5,6 +5,7 @@ from torch import nn
 from pretrain.config import RunConfig
 from pretrain.parallel.mesh import Mesh
 from pretrain.parallel.parallelize import empty_model, finish_model, initialised_parts, split_part
+from pretrain.precision import Precision
 
 
 def build_model(run: RunConfig, mesh: Mesh) -> nn.Module:
@@ -19,4 +20,6 @@ def build_model(run: RunConfig, mesh: Mesh) -> nn.Module:
         if found is not part:
             setattr(model, name, found)
     finish_model(model, run, mesh)
+    precision: Precision = model.precision  # type: ignore[assignment]
+    model.forward = precision.around(model.forward)  # type: ignore[method-assign]
     return model

@@ -16,6 +16,7 @@ from pretrain.parallel.config import ParallelConfig
 from pretrain.parallel.mesh import Mesh
 from pretrain.parallel.noise import Noise
 from pretrain.parallel.placement import Placement, place
+from pretrain.precision import Precision
 from spectral.config import ModelConfig
 from spectral.experts import ExpertsFeedForward
 from spectral.lm import Block, SpectralLM
@@ -88,6 +89,7 @@ def finish_model(model: SpectralLM, run: RunConfig, mesh: Mesh, first_layer: int
         from pretrain.parallel.activations import checkpoint_activations
 
         checkpoint_activations(model.blocks, run.train)
+    model.precision = Precision(run.train.precision)  # type: ignore[assignment]
     noise = Noise()
     model.noise = noise  # type: ignore[assignment]
     # around what is recomputed: a pipeline has gone on to another micro-batch by then

@@ -29,6 +29,7 @@ from pretrain.parallel.balance import stage_bounds
 from pretrain.parallel.mesh import Mesh
 from pretrain.parallel.noise import Noise
 from pretrain.parallel.parallelize import empty_model, finish_model, initialised_parts, split_part
+from pretrain.precision import Precision
 from spectral.lm import LMLoss, SpectralLM
 
 
@@ -110,6 +111,9 @@ class PipelinedLM(PipelineModule):
                 dynamic_shape=True,
             )
         self.stage: Stage = self.forward_funcs[0]
+        precision = cast(Precision, self.stage.model.precision)
+        self.stage.forward = precision.around(self.stage.forward)
+        self.loss_fn = precision.around(self._loss)
         self.scale = 1.0
         self.losses: list[LMLoss] = []
         ends = [0, mesh.pipeline.size - 1]

@@ -22,6 +22,7 @@ from pretrain.parallel.experts import TensorDelivery
 from pretrain.parallel.mesh import Axis
 from pretrain.parallel.placement import Placement, cut
 from pretrain.parallel.shards import all_tokens, summed_tokens
+from pretrain.precision import current_autocast
 from spectral.bidirectional import BidirectionalMixer
 from spectral.experts import ExpertsFeedForward
 from spectral.feed_forward import FrequencyFeedForward, GatedFeedForward
@@ -198,7 +199,21 @@ class Splitter:
         return (copy_to_tensor_model_parallel_region(inputs[0], self.axis.group), *inputs[1:])
 
 
-class Column(ColumnParallelLinear):
+class _CastBefore:
+    """Casts the operands of Megatron's product, whose backward pass knows CUDA's autocast only."""
+
+    def _forward_impl(self, input: Tensor, weight: Tensor, **others: Any) -> Tensor:
+        dtype = current_autocast() or weight.dtype
+        bias = others.pop("bias")
+        if bias is not None:
+            bias = bias.to(dtype)
+        output: Tensor = super()._forward_impl(  # type: ignore[misc]
+            input.to(dtype), weight.to(dtype), bias=bias, **others
+        )
+        return output
+
+
+class Column(_CastBefore, ColumnParallelLinear):
     """A linear layer of which this rank has some outputs."""
 
     weight_decays = True
@@ -209,7 +224,7 @@ class Column(ColumnParallelLinear):
         return output
 
 
-class Row(RowParallelLinear):
+class Row(_CastBefore, RowParallelLinear):
     """A linear layer of which this rank has some inputs.
 
     Attributes:
