@@ -32,8 +32,8 @@ def options(job: Job) -> dict[str, str]:
     config, slurm = job.config, job.config.slurm
     table = {
         "job-name": job.name,
+        # a number of tasks per node would make Slurm start on the fewest nodes of a range
         "nodes": config.nnodes.replace(":", "-"),
-        "ntasks-per-node": "1",
         "cpus-per-task": str(slurm.cpus_per_node or ranks_per_node(config) * config.threads),
         "gpus-per-node": _gpus(config),
         "mem": slurm.memory,

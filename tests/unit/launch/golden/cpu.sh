@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 #SBATCH --job-name=novels
 #SBATCH --nodes=2
-#SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=4
 #SBATCH --time=1:00:00
 #SBATCH --signal=B:USR1@300

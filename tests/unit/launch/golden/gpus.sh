@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 #SBATCH --job-name=novels
 #SBATCH --nodes=2-4
-#SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=48
 #SBATCH --gpus-per-node=a100:8
 #SBATCH --mem=0
