@@ -21,7 +21,7 @@ from data_pipeline.manifest import (
 )
 from data_pipeline.members import members
 from data_pipeline.opening import open_raw
-from data_pipeline.storage import is_remote, join, local_path
+from data_pipeline.storage import is_remote, join, list_files, local_path, protocol_of
 
 _TOKENS_SUFFIX = ".tokens.npy"
 _DRAIN_BYTES = 1 << 20
@@ -93,6 +93,29 @@ def inspect(config: VerifyConfig) -> VerifyReport:
         tokens=sum(manifest.tokens for manifest in manifests),
         problems=tuple(problems),
     )
+
+
+def check_sizes(path: str, manifest: Manifest, storage: StorageConfig) -> None:
+    """Compare the shards that are there with their manifest, without reading them.
+
+    HTTP has no folders to list: there, the first and the last shard are asked for.
+
+    Raises:
+        DataError: One is missing, or is longer or shorter than it was.
+    """
+    entries = manifest.shards
+    if protocol_of(path) in ("http", "https"):
+        entries = entries[:: max(1, len(entries) - 1)]
+        files = [file for entry in entries for file in list_files(join(path, entry.name), storage)]
+    else:
+        files = list_files(path, storage)
+    sizes = {file.url.rpartition("/")[2]: file.size for file in files}
+    for entry in entries:
+        url, found = join(path, entry.name), sizes.get(entry.name, "missing")
+        if found == "missing":
+            raise DataError(f"{url}: no such file; expected {entry.size} bytes by the manifest")
+        if found not in (entry.size, None):
+            raise DataError(f"{url}: {found} bytes; expected {entry.size} by the manifest")
 
 
 def _strangers(folder: str, manifest: Manifest) -> list[str]:

@@ -13,12 +13,16 @@ def local_command(run_file: Path, config: LaunchConfig, arguments: Sequence[str]
 
     Args:
         run_file: The run's TOML file.
-        config: Number of processes.
+        config: Number of processes, and the port where they meet if it is not to be any.
         arguments: Further arguments of `resonance pretrain`.
     """
+    rendezvous = ["--standalone"]
+    if config.port:
+        endpoint = f"--rdzv-endpoint=localhost:{config.port}"
+        rendezvous = ["--nnodes=1", "--rdzv-backend=c10d", endpoint]
     return torchrun_command(
         sys.executable,
-        ["--standalone"],
+        rendezvous,
         run_file,
         processes=config.processes,
         max_restarts=config.max_restarts,

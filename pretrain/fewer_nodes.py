@@ -35,7 +35,7 @@ def check_fewer_nodes(run: RunConfig, ranks_per_node: int) -> list[int]:
         except RunError as error:
             raise RunError(
                 f"launch.min_nodes is {fewest} of {config.nodes}, but with "
-                f"{number // ranks_per_node} {error}; or expected launch.min_nodes "
+                f"{number // ranks_per_node} machines {error}; or launch.min_nodes "
                 f"{number // ranks_per_node + 1}{_batch_for_all(run, ranks)}"
             ) from None
     return ranks

@@ -3,8 +3,11 @@
 import json
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from pathlib import Path
 
 from data_pipeline.errors import DataError
+from data_pipeline.manifest import load_manifest
+from data_pipeline.verify import check_sizes
 from launch.job import Job
 from launch.kubernetes import client as kubernetes
 from launch.kubernetes import pod
@@ -27,7 +30,7 @@ from pretrain.errors import RunError
 from pretrain.fewer_nodes import check_fewer_nodes
 from pretrain.launch_commands import LaunchCheckCommand
 from pretrain.launch_jobs import job_of
-from pretrain.run_directory import check_run, find_start, list_checkpoints
+from pretrain.run_directory import check_run, find_newest, list_checkpoints
 from pretrain.run_file import load_run
 
 # float32: the parameter and AdamW's two moments.
@@ -78,7 +81,7 @@ def check(
         return [_batch(run), *_kubernetes(job)]
     findings = []
     for one in sweep or [run]:
-        findings += [_data(one, launcher), _start(one)]
+        findings += [_data(one, launcher), *_start(one)]
     needed = _checkpoint_bytes(run)
     total = None if needed is None else needed * max(1, len(sweep))
     findings += check_output(run.train.output.absolute(), total)
@@ -97,6 +100,9 @@ def _data(run: RunConfig, launcher: str) -> Finding:
         else:
             ranks = check_fewer_nodes(run, ranks_per_node(run.launch))
         check_run(run, ranks[0])
+        for path in [*(dataset.path for dataset in run.data.datasets), run.data.valid]:
+            if path:
+                check_sizes(path, load_manifest(path, run.data.storage), run.data.storage)
     except (RunError, DataError, OSError) as error:
         remedy = "change the run file, or build the data: `resonance data build`"
         return Finding("bad", "run", str(error), remedy)
@@ -118,13 +124,28 @@ def _joined(ranks: Sequence[int]) -> str:
     return " or ".join(map(str, ranks))
 
 
-def _start(run: RunConfig) -> Finding:
+def _start(run: RunConfig) -> Iterator[Finding]:
+    checkpoint: Path | str | None
+    remote, storage = run.checkpoint.remote, run.data.storage
     try:
-        checkpoint = find_start(run, resume=False, auto_resume=True)
+        checkpoint = find_newest(run.train.output)
     except RunError as error:
-        return Finding("bad", "checkpoint", str(error), "remove the damaged checkpoint")
-    text = "starts from scratch" if checkpoint is None else f"goes on from {checkpoint}"
-    return Finding("ok", "checkpoint", text)
+        yield Finding("bad", "checkpoint", str(error), "remove the damaged checkpoints")
+        return
+    if remote:
+        # they need more imports, which only some runs need
+        from pretrain.checkpoint.remote import newest_remote, require_writable
+
+        try:
+            checkpoint = checkpoint or newest_remote(remote, storage)
+            require_writable(remote, storage)
+        except RunError as error:
+            remedy = "see checkpoint.remote, data.storage and the credentials of the environment"
+            yield Finding("bad", "store", str(error), remedy)
+            return
+        yield Finding("ok", "store", f"{remote} can be read and written")
+    text = f"goes on from {checkpoint}" if checkpoint else "starts from scratch"
+    yield Finding("ok", "checkpoint", text)
 
 
 def _slurm(job: Job, on_nodes: bool) -> Iterator[Finding]:

@@ -88,6 +88,21 @@ def newest_remote(remote: str, config: StorageConfig) -> str:
         raise CheckpointError(f"{remote}: cannot be read: {error}") from error
 
 
+def require_writable(remote: str, config: StorageConfig) -> None:
+    """Write and delete a small file in a store.
+
+    Raises:
+        CheckpointError: That cannot be done there.
+    """
+    probe = join(remote, ".writable")
+    try:
+        system = filesystem(remote, config)
+        with_retries(probe, config, lambda: system.pipe_file(probe, b"resonance"))
+        with_retries(probe, config, lambda: system.rm_file(probe))
+    except DataError as error:
+        raise CheckpointError(f"{remote}: cannot be written: {error}") from error
+
+
 def fetch(url: str, root: Path, config: StorageConfig) -> Path:
     """Copy a checkpoint from a store into a folder, verified.
 

@@ -34,7 +34,7 @@ from data_pipeline.loader import Batch, build_train_loader
 from data_pipeline.manifest import load_manifest
 from data_pipeline.opening import open_stream
 from data_pipeline.storage import read_bytes
-from data_pipeline.verify import inspect
+from data_pipeline.verify import check_sizes, inspect
 
 FAST = StorageConfig(attempts=4, first_delay_s=0.01, timeout_s=5)
 
@@ -176,7 +176,7 @@ def assert_same(found: list[list[Batch]], expected: list[list[Batch]]) -> None:
 def test_training_reads_over_http(
     served: tuple[str, type[Handler], Path], dataset: Path, tmp_path: Path, ranges: bool
 ) -> None:
-    url, handler, _ = served
+    url, handler, root = served
     handler.ranges = ranges
     expected = steps(str(dataset / "train"), tmp_path)
     assert_same(steps(f"{url}/train", tmp_path), expected)
@@ -188,6 +188,11 @@ def test_training_reads_over_http(
     again = handler.requests - before
     assert not [path for path in again if path.endswith(".tar")]
     assert inspect(VerifyConfig(path=f"{url}/train", storage=FAST)).ok
+    manifest = load_manifest(f"{url}/train", FAST)
+    check_sizes(f"{url}/train", manifest, FAST)
+    (root / "train" / manifest.shards[-1].name).unlink()
+    with pytest.raises(DataError, match="no such file"):
+        check_sizes(f"{url}/train", manifest, FAST)
 
 
 def test_failed_requests_are_repeated(
@@ -303,6 +308,7 @@ def test_sources_over_http(served: tuple[str, type[Handler], Path], tmp_path: Pa
 def test_training_reads_from_s3(bucket: StorageConfig, dataset: Path, tmp_path: Path) -> None:
     expected = steps(str(dataset / "train"), tmp_path)
     assert_same(steps("s3://corpus/data/train", tmp_path, storage=bucket), expected)
+    check_sizes("s3://corpus/data/train", load_manifest("s3://corpus/data/train", bucket), bucket)
     report = inspect(VerifyConfig(path="s3://corpus/data", storage=bucket))
     assert report.ok
     assert report.samples == 60

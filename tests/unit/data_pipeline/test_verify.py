@@ -1,6 +1,7 @@
 """`verify` finds any damage; `stats` counts what is there."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,11 +9,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data_pipeline.config import StatsConfig, VerifyConfig
+from data_pipeline.config import StatsConfig, StorageConfig, VerifyConfig
 from data_pipeline.errors import DataError
 from data_pipeline.manifest import load_manifest
 from data_pipeline.stats import stats
-from data_pipeline.verify import inspect, verify
+from data_pipeline.verify import check_sizes, inspect, verify
 
 
 @pytest.fixture
@@ -144,6 +145,21 @@ def test_splits_of_two_tokenizers(copied: Path) -> None:
     path.write_text(json.dumps(table))
     report = inspect(VerifyConfig(path=str(copied)))
     assert report.problems == (f"{copied}: its splits were made with different tokenizers",)
+
+
+def test_sizes_are_compared_without_reading(copied: Path) -> None:
+    folder = str(copied / "train")
+    manifest = load_manifest(folder)
+    check_sizes(folder, manifest, StorageConfig())
+    shard = copied / "train" / "shard-000001.tar"
+    size = shard.stat().st_size
+    os.truncate(shard, size - 1)
+    found = f"shard-000001.tar: {size - 1} bytes; expected {size} by the manifest"
+    with pytest.raises(DataError, match=found):
+        check_sizes(folder, manifest, StorageConfig())
+    shard.unlink()
+    with pytest.raises(DataError, match=r"shard-000001\.tar: no such file; expected"):
+        check_sizes(folder, manifest, StorageConfig())
 
 
 def test_stats(dataset: Path, tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """`resonance launch`: what is printed, what is submitted, and what is refused."""
 
+import contextlib
 import json
 import shlex
+import shutil
+import socket
 import stat
 import sys
 from pathlib import Path
@@ -62,6 +65,19 @@ def test_local_prints_torchrun(run_file: Path, capsys: pytest.CaptureFixture[str
     assert words[0] == "OMP_NUM_THREADS=1"
     assert "--nproc-per-node=2" in words
     assert words[words.index("pretrain") :] == ["pretrain", str(run_file), "--auto-resume"]
+
+
+def test_local_meets_at_the_port_of_the_run(
+    run_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with contextlib.closing(socket.socket()) as other:
+        other.bind(("", 0))
+        port = other.getsockname()[1]
+        run_file.write_text(run_file.read_text() + f"port = {port}\n")
+        error = refused(capsys, "launch", "local", run_file, "--dry-run")
+        assert f"launch.port {port} cannot be used" in error
+    main(["launch", "local", str(run_file), "--dry-run"])
+    assert f"--rdzv-endpoint=localhost:{port}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("options", [[], ["--dry-run"]])
@@ -158,6 +174,21 @@ def test_check_reports(
     monkeypatch.setitem(sys.modules, "torch", None)
     levels = {finding.subject: finding.level for finding in check(load_run(run_file), "local")}
     assert levels["disk"] == "warn"
+
+
+def test_check_finds_missing_shards_and_stores(
+    run_file: Path, small_corpus: SmallCorpus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copied = Path(shutil.copytree(small_corpus.train, run_file.parent / "train"))
+    text = run_file.read_text().replace(str(small_corpus.train), str(copied))
+    remote = run_file.parent / "store"
+    run_file.write_text(text.replace("[checkpoint]", f'[checkpoint]\nremote = "file://{remote}"'))
+    assert "cannot be written" in refused(capsys, "launch", "check", run_file)
+    remote.mkdir()
+    main(["launch", "check", str(run_file)])
+    assert f"ok   store        file://{remote} can be read and written" in capsys.readouterr().out
+    (copied / "shard-000000.tar").unlink()
+    assert "shard-000000.tar: no such file" in refused(capsys, "launch", "check", run_file)
 
 
 def test_check_finds_tokenizer_of_other_shards(

@@ -10,7 +10,13 @@ import pytest
 
 from data_pipeline.config import StorageConfig
 from pretrain.checkpoint.manifest import MANIFEST, publish, seal, verified
-from pretrain.checkpoint.remote import fetch, newest_remote, prune_remote, upload
+from pretrain.checkpoint.remote import (
+    fetch,
+    newest_remote,
+    prune_remote,
+    require_writable,
+    upload,
+)
 from pretrain.config import CheckpointConfig
 from pretrain.errors import CheckpointError
 from tests.object_store import object_store
@@ -48,6 +54,13 @@ def test_what_is_uploaded_comes_back(storage: StorageConfig, tmp_path: Path) -> 
     found = verified(fetch(REMOTE, tmp_path / "there", storage))
     assert json.loads((found / "state.json").read_text()) == {"step": 10}
     assert fetch(f"{REMOTE}/step-0000009", tmp_path / "there", storage).name == "step-0000009"
+
+
+def test_a_store_is_tried_and_nothing_stays_behind(storage: StorageConfig) -> None:
+    require_writable(REMOTE, storage)
+    assert _keys(storage) == []
+    with pytest.raises(CheckpointError, match=r"s3://nowhere/one: cannot be written"):
+        require_writable("s3://nowhere/one", storage)
 
 
 def test_one_without_its_manifest_does_not_count(storage: StorageConfig, tmp_path: Path) -> None:

@@ -123,14 +123,14 @@ def test_the_data_axis_alone_shrinks_with_the_machines() -> None:
         (
             {},
             {"global_batch_size": 16},
-            r"min_nodes is 2 of 4, but with 3 train\.global_batch_size is 16; .*= 1 x 3, for "
-            r"example 15 or 18; or expected launch\.min_nodes 4, or for all of them "
+            r"min_nodes is 2 of 4, but with 3 machines train\.global_batch_size is 16; "
+            r".*= 1 x 3, for example 15 or 18; or launch\.min_nodes 4, or for all of them "
             r"train\.global_batch_size 12 or 24$",
         ),
         (
             {"tensor": 2},
             {"global_batch_size": 12},
-            r"but with 3 .* = 2 does not divide the run's 3 ranks; .* or expected "
+            r"but with 3 machines .* = 2 does not divide the run's 3 ranks; .* or "
             r"launch\.min_nodes 4$",
         ),
     ],
