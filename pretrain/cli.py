@@ -3,6 +3,7 @@
 import difflib
 import functools
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,7 +95,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"resonance {name}: interrupted", file=sys.stderr)
         sys.exit(130)
     if result is not None:
-        print(result)
+        try:
+            print(result, flush=True)
+        except BrokenPipeError:
+            # whoever reads, such as `head`, has seen enough; nothing may be written at the exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _find_command(arguments: list[str]) -> tuple[str, list[str]]:

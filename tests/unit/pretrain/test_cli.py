@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +37,14 @@ def test_an_error_is_one_message_and_status_1(capsys: pytest.CaptureFixture[str]
         main(["pretrain", "absent.toml"])
     assert stop.value.code == 1
     assert capsys.readouterr().err == "resonance pretrain: absent.toml: no such run file\n"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+    run_file = tmp_path / "run.toml"
+    run_file.touch()
+    command = f"{sys.executable} -m pretrain.cli launch slurm {run_file} | true"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert result.stderr == ""
 
 
 def test_a_misspelt_flag_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
