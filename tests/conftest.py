@@ -8,6 +8,8 @@ import pytest
 from data_pipeline.build import build
 from data_pipeline.config import BuildConfig, TokenizerTrainConfig
 from data_pipeline.tokenizer_train import train_tokenizer
+from tests.e2e.commands import resonance
+from tests.losses import STEPS, Step, losses
 
 
 class SmallCorpus:
@@ -91,3 +93,11 @@ processes = 2
 @pytest.fixture(scope="session")
 def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> SmallCorpus:
     return SmallCorpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(small_corpus: SmallCorpus, tmp_path_factory: pytest.TempPathFactory) -> list[Step]:
+    """The losses of a run of two ranks that nothing happens to."""
+    file = small_corpus.run_file(tmp_path_factory.mktemp("undisturbed") / "run.toml", steps=STEPS)
+    resonance("launch", "local", file)
+    return losses(file.parent / "run")

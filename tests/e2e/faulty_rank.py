@@ -61,6 +61,13 @@ def _slow_data() -> None:
     mock.patch.object(TrainLoader, "__iter__", slow).start()
 
 
+def _other_versions() -> None:
+    from launch.versions import versions
+
+    other = {**versions(), "host": "other", "torch": "1.0"}
+    mock.patch("pretrain.health.versions", return_value=other).start()
+
+
 def _lose_key() -> None:
     raise KeyError("lost")
 
@@ -70,6 +77,9 @@ FAULTS: dict[str, Callable[[], None]] = {
     "slow data": _slow_data,
     "slow validation": lambda: _slow_items("pretrain.trainer.iterate_valid", 2),
     "slow start": lambda: _before_call("pretrain.trainer.build_engine", 1, lambda: time.sleep(3)),
+    # while the checkpoint of step 6 is written
+    "slow save": lambda: _before_call("pretrain.checkpoint.saving.save", 2, lambda: time.sleep(3)),
+    "other versions": _other_versions,
     # two micro-batches per step
     "hang": lambda: _before_call("pretrain.step.batch_loss", 9, lambda: time.sleep(FOREVER_S)),
     "error": lambda: _before_call("pretrain.step.batch_loss", 9, _lose_key),

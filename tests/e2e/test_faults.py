@@ -1,118 +1,19 @@
 """Faults of every kind in the middle of a run: its losses are those of the undisturbed run."""
 
-import json
 import os
 import random
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 
 from launch.torchrun import GIVE_UP_STATUS, REQUEUE_STATUS
-from pretrain.jsonl import read_lines
 from tests.conftest import SmallCorpus
-from tests.e2e.commands import ENVIRONMENT
-
-ROOT = Path(__file__).parents[2]
-STEPS = 24
-LIMIT_S = 120.0
-
-
-STARTED: list[subprocess.Popen[bytes]] = []
-
-
-class Run:
-    """A run of two ranks that can be disturbed.
-
-    Attributes:
-        output: Its directory.
-        process: torchrun, of the last start.
-    """
-
-    def __init__(self, corpus: SmallCorpus, folder: Path, steps: int = STEPS):
-        folder.mkdir(exist_ok=True)
-        self.output = folder / "run"
-        self.file = corpus.run_file(folder / "run.toml", steps=steps, output=str(self.output))
-        self.log = folder / "log.txt"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self, *options: str, fault: str = "none", rank: int = 1, restarts: int = 3) -> None:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "pretrain.elastic", "--standalone"),
-                    *("--nproc-per-node=2", f"--max-restarts={restarts}"),
-                    *("--module", "tests.e2e.faulty_rank", fault, str(rank)),
-                    *("pretrain", str(self.file), "--auto-resume", "--health.heartbeat-s", "0.1"),
-                    *options,
-                ],
-                env=ENVIRONMENT,
-                cwd=ROOT,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        STARTED.append(self.process)
-
-    def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Until it holds; the run must not have ended before."""
-        deadline = time.monotonic() + LIMIT_S
-        while not condition():
-            assert self.process is not None
-            assert self.process.poll() is None, self.printed()
-            assert time.monotonic() < deadline, self.printed()
-            time.sleep(0.02)
-
-    def end(self, limit_s: float = LIMIT_S) -> int:
-        """Wait for the end; returns the status. Nothing of the run may be left over."""
-        assert self.process is not None
-        try:
-            status = self.process.wait(limit_s)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            raise AssertionError(f"did not end within {limit_s} s\n{self.printed()}") from None
-        deadline = time.monotonic() + 15
-        while left := self._processes():
-            assert time.monotonic() < deadline, f"left over: {left}"
-            time.sleep(0.2)
-        return status
-
-    def _processes(self) -> list[psutil.Process]:
-        found = psutil.process_iter(["cmdline"])
-        return [each for each in found if str(self.file) in (each.info["cmdline"] or [])]
-
-    def printed(self) -> str:
-        return self.log.read_text(encoding="utf-8", errors="replace")
-
-    def heartbeat(self, rank: int) -> dict[str, Any]:
-        """The last heartbeat of a rank of this start of the run; nothing if there is none yet."""
-        file = self.output / "heartbeat" / f"rank-{rank:05d}.json"
-        values = json.loads(file.read_text()) if file.exists() else {}
-        return values if psutil.pid_exists(values.get("pid", 2**30)) else {}
-
-    def is_in(self, phase: str, rank: int = 1) -> bool:
-        """Whether a rank is stuck in a phase."""
-        beat = self.heartbeat(rank)
-        return beat.get("phase", "").startswith(phase) and beat["idle_s"] > 0.5
-
-    def step(self) -> int:
-        records = read_lines(self.output / "metrics.jsonl")
-        return int(max((record["step"] for record in records), default=0))
-
-    def losses(self) -> list[tuple[Any, ...]]:
-        records = read_lines(self.output / "metrics.jsonl")
-        return [
-            (r["step"], r.get("loss"), r.get("grad_norm"), r.get("valid_loss")) for r in records
-        ]
-
-    def checkpoints(self) -> list[str]:
-        return sorted(path.name for path in (self.output / "checkpoints").iterdir())
+from tests.e2e.runs import STARTED, Run
+from tests.losses import STEPS, Step
 
 
 @pytest.fixture(autouse=True)
@@ -126,18 +27,7 @@ def _nothing_is_left_over() -> Iterator[None]:
             process.wait()
 
 
-@pytest.fixture(scope="module")
-def undisturbed(
-    small_corpus: SmallCorpus, tmp_path_factory: pytest.TempPathFactory
-) -> list[tuple[Any, ...]]:
-    run = Run(small_corpus, tmp_path_factory.mktemp("undisturbed"))
-    run.start()
-    assert run.end() == 0, run.printed()
-    return run.losses()
-
-
 PHASES = {
-    "slow start": "building the engine",
     "slow data": "waiting for the data of a step",
     "slow validation": "waiting for data of the validation",
 }
@@ -148,8 +38,6 @@ PHASES = {
     [
         ("slow data", signal.SIGTERM),
         ("slow validation", signal.SIGUSR1),
-        pytest.param("slow start", signal.SIGTERM, marks=pytest.mark.slow),
-        pytest.param("slow start", signal.SIGUSR1, marks=pytest.mark.slow),
         pytest.param("slow data", signal.SIGUSR1, marks=pytest.mark.slow),
         pytest.param("slow validation", signal.SIGTERM, marks=pytest.mark.slow),
     ],
@@ -159,25 +47,55 @@ def test_a_signal_stops_the_run_in_every_phase(
     number: signal.Signals,
     small_corpus: SmallCorpus,
     tmp_path: Path,
-    undisturbed: list[tuple[Any, ...]],
+    undisturbed: list[Step],
 ) -> None:
     run = Run(small_corpus, tmp_path)
     run.start(fault=fault)
     run.wait_until(lambda: run.is_in(PHASES[fault]))
-    assert run.process is not None
-    run.process.send_signal(number)
-    assert run.end(limit_s=40) == REQUEUE_STATUS, run.printed()
-    if fault == "slow start":
-        assert not (run.output / "checkpoints").exists()
-    else:
-        assert run.checkpoints()[-1] == ("step-0000004" if fault == "slow data" else "step-0000003")
+    assert run.signalled(number) == REQUEUE_STATUS, run.printed()
+    assert run.checkpoints()[-1] == ("step-0000004" if fault == "slow data" else "step-0000003")
     run.start()
     assert run.end() == 0, run.printed()
     assert run.losses() == undisturbed
 
 
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)]
+)
+def test_a_signal_while_the_model_is_built_leaves_nothing_to_go_on_from(
+    number: signal.Signals, small_corpus: SmallCorpus, tmp_path: Path
+) -> None:
+    run = Run(small_corpus, tmp_path)
+    run.start(fault="slow start")
+    run.wait_until(lambda: run.is_in("building the engine"))
+    assert run.signalled(number) == REQUEUE_STATUS, run.printed()
+    assert run.losses() == []
+    assert not (run.output / "checkpoints").exists()
+
+
+def test_a_signal_during_a_save_and_then_a_damaged_checkpoint(
+    small_corpus: SmallCorpus, tmp_path: Path, undisturbed: list[Step]
+) -> None:
+    run = Run(small_corpus, tmp_path)
+    run.start(fault="slow save")
+    run.wait_until(lambda: (run.output / "checkpoints/.step-0000006.partial").exists())
+    assert run.signalled(signal.SIGTERM) == REQUEUE_STATUS, run.printed()
+    older, newest = run.checkpoints()
+    assert newest == f"step-{run.step():07d}"
+    file = run.output / "checkpoints" / newest / "tensors" / "__1_0.distcp"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    run.start()
+    assert run.end() == 0, run.printed()
+    said = f"{file}: its SHA-256 differs from the manifest: damaged; looking for an older"
+    assert run.printed().count(said) == 1
+    assert f"resumed from {run.output}/checkpoints/{older}" in run.printed()
+    assert run.losses() == undisturbed
+
+
 def test_a_signal_to_all_processes_ends_no_rank_in_the_middle_of_a_step(
-    small_corpus: SmallCorpus, tmp_path: Path, undisturbed: list[tuple[Any, ...]]
+    small_corpus: SmallCorpus, tmp_path: Path, undisturbed: list[Step]
 ) -> None:
     run = Run(small_corpus, tmp_path)
     run.start("--checkpoint.every", "0")
@@ -204,7 +122,7 @@ def _kill_ranks(run: Run, times: int, choose: random.Random) -> None:
 
 
 def test_killed_ranks_are_started_again(
-    small_corpus: SmallCorpus, tmp_path: Path, undisturbed: list[tuple[Any, ...]]
+    small_corpus: SmallCorpus, tmp_path: Path, undisturbed: list[Step]
 ) -> None:
     run = Run(small_corpus, tmp_path)
     run.start()
@@ -226,7 +144,7 @@ def test_ranks_are_killed_twenty_times(small_corpus: SmallCorpus, tmp_path: Path
 
 
 def test_a_rank_that_hangs_is_named_and_the_run_goes_on(
-    small_corpus: SmallCorpus, tmp_path: Path, undisturbed: list[tuple[Any, ...]]
+    small_corpus: SmallCorpus, tmp_path: Path, undisturbed: list[Step]
 ) -> None:
     run = Run(small_corpus, tmp_path)
     run.start("--health.hang-timeout-s", "30", fault="hang")
@@ -244,7 +162,7 @@ def test_a_rank_that_hangs_is_named_and_the_run_goes_on(
 
 @pytest.mark.slow
 def test_a_rank_that_fails_says_so_once(
-    small_corpus: SmallCorpus, tmp_path: Path, undisturbed: list[tuple[Any, ...]]
+    small_corpus: SmallCorpus, tmp_path: Path, undisturbed: list[Step]
 ) -> None:
     run = Run(small_corpus, tmp_path)
     run.start(fault="error")
@@ -280,7 +198,7 @@ def _fill(folder: Path) -> Path:
 
 
 def test_a_full_disk_does_not_end_the_run(
-    small_corpus: SmallCorpus, small_disk: Path, undisturbed: list[tuple[Any, ...]]
+    small_corpus: SmallCorpus, small_disk: Path, undisturbed: list[Step]
 ) -> None:
     run = Run(small_corpus, small_disk)
     run.log = small_disk.parent / "log.txt"
@@ -297,7 +215,7 @@ def test_a_full_disk_does_not_end_the_run(
 
 @pytest.mark.slow
 def test_a_full_disk_stops_the_run_if_it_is_to(
-    small_corpus: SmallCorpus, small_disk: Path, undisturbed: list[tuple[Any, ...]]
+    small_corpus: SmallCorpus, small_disk: Path, undisturbed: list[Step]
 ) -> None:
     run = Run(small_corpus, small_disk)
     run.log = small_disk.parent / "log.txt"

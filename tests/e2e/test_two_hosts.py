@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import SmallCorpus
 from tests.e2e.commands import ENVIRONMENT
-from tests.e2e.test_faults import LIMIT_S, ROOT, Run
+from tests.e2e.runs import LIMIT_S, ROOT, Run
 
 HOSTS = {"resonance-a": "10.79.0.1", "resonance-b": "10.79.0.2"}
 HANG_S = 40
