@@ -1,4 +1,4 @@
-"""The cluster that all tests of a session share, and jobs of a small stand-in for the trainer."""
+"""The cluster that all tests of a session share, jobs of a small stand-in for the trainer, pods."""
 
 import os
 import shutil
@@ -12,6 +12,7 @@ import pytest
 from launch.config import LaunchConfig
 from launch.job import Job
 from launch.slurm import client
+from tests.launch import pods as containers
 from tests.launch.slurm_cluster import Cluster, missing
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
@@ -83,3 +84,21 @@ def stand_in(idle: Cluster, tmp_path: Path) -> Callable[..., Job]:
         return job
 
     return write
+
+
+@pytest.fixture
+def pods() -> Iterator[containers.Pods]:
+    lacking = containers.missing()
+    if lacking:
+        pytest.skip(f"pods on this machine need: {lacking}")
+    folder = Path(tempfile.mkdtemp(prefix="resonance-pods-"))
+    pods = containers.Pods(folder)
+    try:
+        try:
+            pods.up()
+        except RuntimeError as error:
+            pytest.skip(f"containers cannot run on this machine: {error}")
+        yield pods
+    finally:
+        pods.down()
+        shutil.rmtree(folder, ignore_errors=True)

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import yaml
 PROGRAMS = ("podman", "runc", "iptables")
 IMAGE = "localhost/resonance:test"
 ROOT = Path(__file__).resolve().parents[2]
+# What the image lacks, to be mounted.
+PROGRAM_FOLDERS = ("/usr", sys.base_prefix)
 PASSWD = "root:x:0:0:root:/:/bin/sh\nresonance:x:1000:1000::/tmp:/bin/sh\n"
 
 
@@ -38,7 +41,7 @@ class Pods:
         self.network = f"resonance{pid}"
         self.subnet = f"10.{128 + pid % 64}.{pid // 64 % 256}"
         configuration, storage = folder / "containers.conf", folder / "storage.conf"
-        mounts = ["/usr", sys.base_prefix, sys.prefix, str(ROOT)]
+        mounts = [*PROGRAM_FOLDERS, sys.prefix, str(ROOT)]
         volumes = json.dumps([f"{path}:{path}:ro" for path in dict.fromkeys(mounts)])
         configuration.write_text(
             f"""[containers]
@@ -71,23 +74,36 @@ network_config_dir = "{folder}/networks"
         Raises:
             RuntimeError: Containers cannot run on this machine.
         """
-        rootfs = self.folder / "rootfs"
-        for name in ("etc", "tmp", "workspace", "proc", "sys", "dev/shm", "run"):
-            (rootfs / name).mkdir(parents=True)
-        # podman gives a volume the mode and owner of the folder that it covers; Kubernetes makes
-        # every emptyDir writable, and gives a claim to the group of fsGroup
-        for name in ("tmp", "dev/shm"):
-            (rootfs / name).chmod(0o1777)
-        shutil.chown(rootfs / "workspace", 1000, 1000)
-        for name in ("bin", "sbin", "lib", "lib64"):
-            (rootfs / name).symlink_to(f"usr/{name}")
-        (rootfs / "etc/passwd").write_text(PASSWD)
-        archive = self.folder / "rootfs.tar"
-        with tarfile.open(archive, "w") as tar:
-            tar.add(rootfs, ".")
-        self.podman("import", str(archive), IMAGE)
+        self.make_image(IMAGE, PASSWD)
         self.podman("network", "create", f"--subnet={self.subnet}.0/24", self.network)
         self.podman("run", "--rm", f"--network={self.network}", IMAGE, "/usr/bin/true")
+
+    def make_image(self, name: str, passwd: str, *changes: str) -> None:
+        """Make an image that holds folders and users, and nothing to run.
+
+        Args:
+            name: Its tag.
+            passwd: Its users.
+            changes: Instructions of a Dockerfile, such as ENV.
+        """
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            rootfs = Path(folder) / "rootfs"
+            for part in ("etc", "tmp", "workspace", "proc", "sys", "dev/shm", "run", "root"):
+                (rootfs / part).mkdir(parents=True)
+            # podman gives a volume the mode and owner of the folder that it covers; Kubernetes
+            # makes every emptyDir writable, and gives a claim to the group of fsGroup
+            for part in ("tmp", "dev/shm"):
+                (rootfs / part).chmod(0o1777)
+            shutil.chown(rootfs / "workspace", 1000, 1000)
+            for part in ("bin", "sbin", "lib", "lib64"):
+                (rootfs / part).symlink_to(f"usr/{part}")
+            (rootfs / "etc/passwd").write_text(passwd)
+            (rootfs / "etc/group").write_text("root:x:0:\n")
+            archive = Path(folder) / "rootfs.tar"
+            with tarfile.open(archive, "w") as tar:
+                tar.add(rootfs, ".")
+            options = [f"--change={change}" for change in changes]
+            self.podman("import", *options, str(archive), name)
 
     def down(self) -> None:
         """End every container and forget the network."""

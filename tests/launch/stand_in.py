@@ -1,7 +1,7 @@
 """Ranks of a run without the training: they note what happens to them in $STAND_IN/notes.
 
 BEHAVIOUR says what they do: `finish`; `stop` (wait, and leave with 75 when asked to), once, and
-finish when started again; `crash HOST` (fail on that host, finish on others); `sleep`.
+finish when started again; `crash HOST` (fail on that host, finish on others).
 """
 
 import os
@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 NOTES = Path(os.environ["STAND_IN"]) / "notes"
 
 
@@ -22,6 +23,9 @@ def note(text: str) -> None:
 
 def leave(number: int, _frame: object) -> None:
     """What the trainer does after it has saved."""
+    # Slurm asks the step and the script when it preempts a job: once is enough
+    for other in STOP_SIGNALS:
+        signal.signal(other, signal.SIG_IGN)
     note(f"asked {signal.Signals(number).name}")
     sys.exit(75)
 
@@ -30,13 +34,13 @@ def main() -> None:
     """Act out one attempt of a run."""
     behaviour, _, host = os.environ["BEHAVIOUR"].partition(" ")
     again = NOTES.exists() and "asked" in NOTES.read_text(encoding="utf-8")
-    for number in (signal.SIGUSR1, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         signal.signal(number, leave)
     note(f"start {' '.join(sys.argv[2:])} {os.environ['WORLD_SIZE']}")
     if behaviour == "crash" and socket.gethostname() == host:
         time.sleep(1)
         os.kill(os.getpid(), signal.SIGKILL)
-    if behaviour == "sleep" or (behaviour == "stop" and not again):
+    if behaviour == "stop" and not again:
         time.sleep(300)
     note("finished")
 

@@ -3,8 +3,6 @@
 import json
 import shutil
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,28 +11,10 @@ from launch.kubernetes.render import manifests
 from pretrain.launch_jobs import job_of
 from pretrain.run_file import load_run
 from tests.conftest import SmallCorpus
-from tests.launch.pods import IMAGE, Pods, missing
+from tests.launch.pods import IMAGE, Pods
 from tests.launch.slurm_cluster import wait_for
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def pods() -> Iterator[Pods]:
-    lacking = missing()
-    if lacking:
-        pytest.skip(f"pods on this machine need: {lacking}")
-    folder = Path(tempfile.mkdtemp(prefix="resonance-pods-"))
-    pods = Pods(folder)
-    try:
-        try:
-            pods.up()
-        except RuntimeError as error:
-            pytest.skip(f"containers cannot run on this machine: {error}")
-        yield pods
-    finally:
-        pods.down()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_two_pods_train_and_finish(pods: Pods, small_corpus: SmallCorpus, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from launch.ledger import read
+from launch.slurm import client
 from pretrain.launch_check import check
 from pretrain.launch_commands import (
     LaunchCancelCommand,
@@ -19,7 +20,8 @@ from pretrain.launch_jobs import launch_cancel, launch_logs, launch_status
 from pretrain.launch_slurm import launch_slurm
 from pretrain.run_file import load_run
 from tests.conftest import SmallCorpus
-from tests.launch.slurm_cluster import Cluster, wait_for
+from tests.launch.slurm_cluster import Cluster, wait_for, wait_for_state
+from tests.losses import STEPS, Step, losses
 
 WriteRun = Callable[..., Path]
 
@@ -60,39 +62,93 @@ def wait_for_end(path: Path, state: str, number: int = 1) -> None:
         raise TimeoutError(f"{error}: {log}") from error
 
 
-def losses(output: Path) -> dict[int, float]:
-    """The loss of every step; of a step that was done twice, the last."""
-    lines = (output / "metrics.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines if line.endswith("}")]
-    return {record["step"]: record["loss"] for record in records if "loss" in record}
+def begin(path: Path, cluster: Cluster, **options: object) -> Path:
+    """Submit a run and let it come past its first checkpoint; returns its directory."""
+    submit(path, **options)
+    output = load_run(path).train.output
+    wait_for(lambda: _last_step(output) > 3, 120, "steps after a checkpoint")
+    assert len([name for name in cluster.names if len(cluster.pids(name)) > 1]) == 2
+    return output
 
 
-@pytest.mark.timeout(900)
-def test_interrupted_training_equals_undisturbed_training(
-    run_file: WriteRun, idle: Cluster, tmp_path: Path
+def _last_step(output: Path) -> int:
+    return max((record.step for record in losses(output)), default=0)
+
+
+def ask_to_stop(cluster: Cluster, job: str) -> None:
+    """What Slurm sends to the batch script stop_lead_s before the time limit."""
+    cluster.run("scancel", "--signal=USR1", "--batch", job)
+
+
+def trained(records: list[Step]) -> dict[int, float]:
+    """The loss of every step, validations left out."""
+    return {record.step: record.loss for record in records if record.loss is not None}
+
+
+def ranks_of(output: Path, step: int) -> int:
+    """How many ranks wrote a checkpoint."""
+    state = json.loads((output / f"checkpoints/step-{step:07d}/state.json").read_text())
+    return int(state["layout"]["ranks"])
+
+
+def test_asked_to_stop_saves_is_requeued_and_finishes(
+    run_file: WriteRun, idle: Cluster, undisturbed: list[Step]
 ) -> None:
-    path = run_file(steps=24, validate_every=0)
-    assert "submitted" in submit(path)
-    wait_for_end(path, "COMPLETED")
-    state = json.loads((tmp_path / "run/checkpoints/step-0000024/state.json").read_text())
-    assert state["layout"]["ranks"] == 2
-    assert "status 0; now: done" in launch_logs(LaunchLogsCommand(run_file=path))
-    assert "nothing to cancel" in launch_cancel(LaunchCancelCommand(run_file=path))
-    undisturbed = losses(tmp_path / "run")
-    assert list(undisturbed) == list(range(1, 25))
-
-    output = tmp_path / "again"
-    path = run_file(steps=24, validate_every=0, output=str(output))
-    submit(path)
-    wait_for(lambda: (output / "metrics.jsonl").exists() and 4 in losses(output), 120, "step 4")
-    number = read(output / "launch")[-1].job
-    idle.run("scancel", "--signal=USR1", "--batch", number)
+    path = run_file(steps=STEPS, validate_every=0)
+    output = begin(path, idle)
+    ask_to_stop(idle, read(output / "launch")[-1].job)
     wait_for_end(path, "COMPLETED")
     assert "requeued 1 times" in launch_status(LaunchStatusCommand(run_file=path))
     log = launch_logs(LaunchLogsCommand(run_file=path, lines=1000))
     assert "status 75; now: requeue" in log
     assert "resumed from" in log
-    assert losses(output) == undisturbed
+    assert "status 0; now: done" in log
+    assert "nothing to cancel" in launch_cancel(LaunchCancelCommand(run_file=path))
+    assert ranks_of(output, STEPS) == 2
+    assert trained(losses(output)) == trained(undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("lost", "left"), [("n2", "n1"), pytest.param("n1", "n2", marks=pytest.mark.slow)]
+)
+def test_node_lost_and_finished_on_the_rest(
+    run_file: WriteRun, idle: Cluster, undisturbed: list[Step], lost: str, left: str
+) -> None:
+    # one node of three is not to be used, so that one is left
+    path = run_file("nodes = 2\nmin_nodes = 1", 'exclude = ["n3"]', steps=STEPS, validate_every=0)
+    output = begin(path, idle)
+    idle.kill_node(lost)
+    wait_for_end(path, "COMPLETED")
+    status = launch_status(LaunchStatusCommand(run_file=path))
+    assert f"COMPLETED    {left} status 0 requeued 1 times" in status
+    assert ranks_of(output, STEPS) == 1
+    # one rank adds the same numbers up in another order
+    assert trained(losses(output)) == pytest.approx(trained(undisturbed), rel=1e-5, abs=0)
+
+
+def test_chain_goes_on_where_the_first_stopped(
+    run_file: WriteRun, idle: Cluster, undisturbed: list[Step]
+) -> None:
+    path = run_file(steps=STEPS, validate_every=0)
+    output = begin(path, idle, chain=2)
+    first, second = (job.job for job in read(output / "launch"))
+    assert client.status([second])[0].state == "PENDING"
+    ask_to_stop(idle, first)
+    wait_for_state(second, "COMPLETED")
+    state = client.status([first])[0]
+    assert (state.state, state.status, state.requeues) == ("FAILED", 75, 0)
+    assert trained(losses(output)) == trained(undisturbed)
+
+
+def test_cancelled_run_leaves_no_process(run_file: WriteRun, idle: Cluster) -> None:
+    path = run_file(steps=100_000, validate_every=0)
+    begin(path, idle)
+    launch_cancel(LaunchCancelCommand(run_file=path))
+    wait_for_end(path, "CANCELLED")
+    assert "requeued" not in launch_status(LaunchStatusCommand(run_file=path))
+    idle.wait_for_nodes("idle")
+    left = {name: idle.pids(name) for name in idle.names}
+    assert all(len(pids) == 1 for pids in left.values()), left
 
 
 def test_sweep_is_one_array(run_file: WriteRun, tmp_path: Path) -> None:
