@@ -128,8 +128,8 @@ def _explained(loader: DataLoader[_Step | DataError]) -> Iterator[_Step]:
         except RuntimeError as error:
             raise DataError(
                 f"a reader process of the data loader failed: {error}; expected it to answer. It "
-                "may have been killed for lack of memory: see data.num_workers, data.prefetch. After "
-                "a bus error: a shard was cut short while it was being read."
+                "may have been killed for lack of memory: see data.num_workers, data.prefetch. If "
+                "it was a bus error, a shard was cut short while it was being read."
             ) from error
         if isinstance(step, DataError):
             raise step
