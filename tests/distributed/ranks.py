@@ -26,7 +26,16 @@ def run_ranks(
         ProcessRaisedException: A rank failed; carries its traceback.
     """
     rendezvous = folder / f"rendezvous-{world_size}"
-    mp.spawn(_rank, (world_size, str(rendezvous), function, arguments), nprocs=world_size)
+    processes = mp.spawn(
+        _rank, (world_size, str(rendezvous), function, arguments), nprocs=world_size, join=False
+    )
+    try:
+        while not processes.join():
+            pass
+    finally:
+        # a test that ran out of time leaves nobody behind
+        for process in processes.processes:
+            process.kill()
 
 
 def _rank(

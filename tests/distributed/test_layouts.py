@@ -207,6 +207,7 @@ def test_layouts_equal_one_rank(small_corpus: SmallCorpus, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("model", MODELS)
 def test_every_layout_equals_one_rank(
     model: str, small_corpus: SmallCorpus, tmp_path: Path
