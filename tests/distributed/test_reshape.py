@@ -154,7 +154,6 @@ def test_runs_go_on_under_another_layout(small_corpus: SmallCorpus, tmp_path: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(7200)
 @pytest.mark.timeout(4 * 3600)
 def test_runs_go_on_under_every_other_layout(small_corpus: SmallCorpus, tmp_path: Path) -> None:
     worst = _worst(TABLE, small_corpus, tmp_path)
