@@ -29,7 +29,12 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, r
 from torch.distributed.launcher import api
 
 from launch import alive
-from launch.torchrun import FAILURE_LOG, GIVE_UP_STATUS, REQUEUE_STATUS
+from launch.torchrun import (
+    FAILURE_LOG,
+    GIVE_UP_STATUS,
+    LOST_CONTACT_STATUS,
+    REQUEUE_STATUS,
+)
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 # Ranks save together and then leave on their own: logs are flushed, processes joined.
@@ -93,7 +98,9 @@ def _note_failure(statuses: Sequence[int], attempt: str) -> None:
     path = os.environ.get(FAILURE_LOG)
     own = [status for status in statuses if status != -signal.SIGTERM]
     if path and own:
-        line = f"{time.time():.3f} {socket.gethostname()} {min(own)} {attempt}\n"
+        # a rank that another one has left alone is not the cause
+        status = min(own, key=lambda one: (one == LOST_CONTACT_STATUS, one))
+        line = f"{time.time():.3f} {socket.gethostname()} {status} {attempt}\n"
         with Path(path).open("a", encoding="utf-8") as log:
             log.write(line)
 

@@ -4,7 +4,8 @@
     RUN/hangs/NAME/report.txt        which rank is behind the others, and where
 
 All ranks stop making progress when one hangs, since they wait for it. The one that has fewer beats
-than the others is the one that hangs. Then all end, and torchrun starts them again.
+than the others is the one that hangs. Then all end, the others with the status of ranks that lost
+contact, and torchrun starts them again.
 """
 
 import faulthandler
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from launch.torchrun import LOST_CONTACT_STATUS
 from pretrain.config import RunConfig
 from pretrain.heartbeat import Heartbeat, heartbeat_file
 
@@ -77,6 +79,7 @@ class Watchdog(threading.Thread):
 
     def _end(self) -> None:
         """Write the stacks, let the other ranks do so, name the one that hangs, leave."""
+        status = HANG_STATUS
         try:
             self._hang.parent.mkdir(parents=True, exist_ok=True)
             first = _make_folder(self._hang)
@@ -90,26 +93,34 @@ class Watchdog(threading.Thread):
                 print(report, file=sys.stderr, flush=True)
                 (self._hang / "report.txt").write_text(report + "\n", encoding="utf-8")
             self._wait_for(1, "report.txt")
+            if self._heartbeat.rank not in [rank["rank"] for rank in self._behind()[0]]:
+                status = LOST_CONTACT_STATUS
+                # whoever ends first is noted as the cause
+                time.sleep(1.0)
         except OSError as error:
             print(f"rank {self._heartbeat.rank} hangs; {error}", file=sys.stderr, flush=True)
             faulthandler.dump_traceback(sys.stderr, all_threads=True)
         # not sys.exit: the main thread, which would have to act on it, is what hangs
-        os._exit(HANG_STATUS)
+        os._exit(status)
 
     def _wait_for(self, count: int, pattern: str) -> None:
         deadline = time.monotonic() + DUMP_GRACE_S + 2 * self._tick_s
         while len(list(self._hang.glob(pattern))) < count and time.monotonic() < deadline:
             time.sleep(0.1)
 
-    def _report(self) -> str:
+    def _behind(self) -> tuple[list[dict[str, Any]], int]:
+        """The ranks that made the least progress, and how many ranks were compared."""
         ranks = read_heartbeats(self._directory, self._world_size)
         least = min(rank["beats"] for rank in ranks)
-        behind = [rank for rank in ranks if rank["beats"] == least]
+        return [rank for rank in ranks if rank["beats"] == least], len(ranks)
+
+    def _report(self) -> str:
+        behind, num_ranks = self._behind()
         named = ", ".join(
             f"rank {rank['rank']} ({rank['host']}, process {rank['pid']}) in {rank['phase']}"
             for rank in behind[:8]
         )
-        what = "hangs" if len(behind) < len(ranks) else "hang: no rank is behind the others"
+        what = "hangs" if len(behind) < num_ranks else "hang: no rank is behind the others"
         return (
             f"no progress for {self._limit_s:.0f} s: {named} {what}; stacks of all ranks are in "
             f"{self._hang}"

@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 
+from launch.torchrun import FAILURE_LOG
 from tests.conftest import SmallCorpus
 from tests.e2e.commands import ENVIRONMENT
 from tests.losses import STEPS, Step, losses
@@ -27,6 +28,7 @@ class Run:
 
     Attributes:
         output: Its directory.
+        failures: Where torchrun notes which rank failed.
         process: torchrun, of the last start.
     """
 
@@ -35,6 +37,7 @@ class Run:
         self.output = folder / "run"
         self.file = corpus.run_file(folder / "run.toml", steps=steps, output=str(self.output))
         self.log = folder / "log.txt"
+        self.failures = folder / "failures"
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, *options: str, fault: str = "none", rank: int = 1, restarts: int = 3) -> None:
@@ -47,7 +50,7 @@ class Run:
                     *("pretrain", str(self.file), "--auto-resume", "--health.heartbeat-s", "0.1"),
                     *options,
                 ],
-                env=ENVIRONMENT,
+                env=ENVIRONMENT | {FAILURE_LOG: str(self.failures)},
                 cwd=ROOT,
                 stdout=log,
                 stderr=log,

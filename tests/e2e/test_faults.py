@@ -155,6 +155,8 @@ def test_a_rank_that_hangs_is_named_and_the_run_goes_on(
     assert report.startswith("no progress for 30 s: rank 1 (")
     assert "in forward pass 1 hangs" in report
     assert report in run.printed()
+    # the one that hangs is to blame, not the one that waits for it
+    assert [line.split()[2] for line in run.failures.read_text().splitlines()] == ["70"]
     assert "faulty_rank.py" in (hang / "rank-00001.txt").read_text()
     # the other one waits for it
     assert "faulty_rank.py" not in (hang / "rank-00000.txt").read_text().split("most recent")[1]

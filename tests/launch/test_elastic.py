@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from launch.torchrun import FAILURE_LOG
+from pretrain.elastic import _note_failure
 from tests.launch.slurm_cluster import wait_for
 
 COMMAND = [sys.executable, "-m", "pretrain.elastic", "--standalone", "--nproc-per-node=2"]
@@ -108,6 +110,17 @@ def test_killed_rank_is_restarted(start: Start, tmp_path: Path) -> None:
     assert names(tmp_path, "started-*-1") == {"started-0-1", "started-1-1"}
     (line,) = (tmp_path / "failures").read_text().splitlines()
     assert line.split()[2] == str(-signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "noted"), [([69, 70], "70"), ([69, 1, -9], "-9"), ([-15, 69], "69")]
+)
+def test_what_is_noted_is_the_cause(
+    statuses: list[int], noted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FAILURE_LOG, str(tmp_path / "failures"))
+    _note_failure(statuses, "7.0")
+    assert (tmp_path / "failures").read_text().split()[2:] == [noted, "7.0"]
 
 
 def test_failure_without_restarts_left(start: Start) -> None:
