@@ -119,6 +119,15 @@ class _States:
             state = self._mixture.advance(state, self._global_batch_size)
 
 
+def reader_failure(error: RuntimeError) -> DataError:
+    """What torch's error about a process that reads data means."""
+    return DataError(
+        f"a reader process of the data loader failed: {error}; expected it to answer. It may have "
+        "been killed for lack of memory: see data.num_workers, data.prefetch. If it was a bus "
+        "error, a shard was cut short while it was being read."
+    )
+
+
 def _explained(loader: DataLoader[_Step | DataError]) -> Iterator[_Step]:
     """Iterate, raising the errors that workers hand over and those about the workers."""
     steps = iter(loader)
@@ -126,11 +135,7 @@ def _explained(loader: DataLoader[_Step | DataError]) -> Iterator[_Step]:
         try:
             step = next(steps)
         except RuntimeError as error:
-            raise DataError(
-                f"a reader process of the data loader failed: {error}; expected it to answer. It "
-                "may have been killed for lack of memory: see data.num_workers, data.prefetch. If "
-                "it was a bus error, a shard was cut short while it was being read."
-            ) from error
+            raise reader_failure(error) from error
         if isinstance(step, DataError):
             raise step
         yield step

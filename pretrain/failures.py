@@ -8,6 +8,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from data_pipeline.errors import DataError
+from data_pipeline.loader import reader_failure
 from launch.torchrun import GIVE_UP_STATUS
 from pretrain.distributed import Ranks
 from pretrain.errors import LostContactError, RunError
@@ -35,6 +36,9 @@ def failure_of_rank(
     name = f"rank {ranks.rank} of {ranks.world_size}"
     if isinstance(error, RunError | DataError | OSError) and not isinstance(error, ConnectionError):
         return error if ranks.world_size == 1 else RunError(f"{name}: {error}")
+    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+        # torch notices a dead reader wherever this rank happens to be
+        return RunError(f"{name}: {reader_failure(error)}")
     where = f"{name}, {heartbeat.phase}"
     # some of torch's errors carry a C++ stack in further lines
     text = (str(error).splitlines() or [""])[0]

@@ -232,6 +232,7 @@ class Trainer:
             micro_batch_size=run.train.micro_batch_size,
             data_rank=self.mesh.data.rank,
             data_ranks=self.mesh.data.size,
+            config=run.data,
         )
         own = (own_span(batch, self.mesh.sequence) for batch in self.poll.polled(batches))
         loss_sum, num_labels = valid_loss(evaluator(self.engine), own, self.ranks.device)

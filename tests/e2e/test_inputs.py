@@ -52,8 +52,9 @@ def test_a_shard_that_is_cut_short_is_masked_if_it_may_be(
     small_corpus: SmallCorpus, shard: Path, tmp_path: Path
 ) -> None:
     run = Run(small_corpus, tmp_path, steps=6)
+    # it is half of the training data, and all that is held out
     first = f'{{ path = "{small_corpus.train}" }}'
-    text = run.file.read_text()
+    text = run.file.read_text().replace(str(small_corpus.valid), str(shard.parent))
     run.file.write_text(text.replace(first, f'{first}, {{ path = "{shard.parent}" }}'))
     os.truncate(shard, 1000)
     run.start("--data.on-corrupt-shard", "skip")
