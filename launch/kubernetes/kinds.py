@@ -159,7 +159,10 @@ def _job_spec(job: Job, first_host: str) -> Manifest:
     ]
     template = pod.pod_template(job, CONTAINER, rendezvous)
     template["spec"]["restartPolicy"] = "Never"
+    # pods that came back too late have nobody to meet: the first one's end is the run's
+    done: Manifest = {"successPolicy": {"rules": [{"succeededIndexes": "0"}]}}
     return {
+        **(done if config.is_elastic else {}),
         "completions": config.nodes,
         "parallelism": config.nodes,
         "completionMode": "Indexed",

@@ -1,5 +1,6 @@
-"""Two hosts, as network namespaces joined by a cable: it is cut in the middle of a run."""
+"""Two hosts, as network namespaces joined by a cable: it is cut, or one host dies, during a run."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from tests.conftest import SmallCorpus
 from tests.e2e.commands import ENVIRONMENT
 from tests.e2e.runs import LIMIT_S, ROOT, Run
+from tests.losses import STEPS, Step
 
 HOSTS = {"resonance-a": "10.79.0.1", "resonance-b": "10.79.0.2"}
 HANG_S = 40
@@ -45,14 +47,14 @@ def hosts() -> Iterator[list[str]]:
         subprocess.run(["ip", "netns", "del", name], capture_output=True)
 
 
-def _start(run: Run, host: str) -> subprocess.Popen[bytes]:
-    """One rank on a host; two hosts meet again after a failure."""
+def _start(run: Run, host: str, num_hosts: str) -> subprocess.Popen[bytes]:
+    """One rank on a host; hosts meet again after a failure."""
     with run.log.open("ab") as log:
         return subprocess.Popen(
             [
                 *("nsenter", f"--net=/run/netns/{host}"),
                 *(sys.executable, "-m", "pretrain.elastic"),
-                *("--nnodes=2", "--nproc-per-node=1", "--max-restarts=5"),
+                *(f"--nnodes={num_hosts}", "--nproc-per-node=1", "--max-restarts=5"),
                 *("--rdzv-backend=c10d", f"--rdzv-endpoint={HOSTS['resonance-a']}:29511"),
                 *("--rdzv-id=two-hosts", f"--local-addr={HOSTS[host]}"),
                 *("--rdzv-conf", f"is_host={host == 'resonance-a'},join_timeout=100"),
@@ -74,7 +76,7 @@ def test_a_cut_link_is_noticed_and_the_run_finishes(
     whole, run = (Run(small_corpus, tmp_path / name, steps=60) for name in ("whole", "cut"))
     whole.start()
     assert whole.end() == 0, whole.printed()
-    processes = [_start(run, host) for host in hosts]
+    processes = [_start(run, host, "2") for host in hosts]
     run.process = processes[0]
     try:
         run.wait_until(lambda: run.step() >= 4)
@@ -92,3 +94,33 @@ def test_a_cut_link_is_noticed_and_the_run_finishes(
                 process.send_signal(signal.SIGKILL)
                 process.wait()
     assert run.losses() == whole.losses()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_dead_host_is_done_without(
+    hosts: list[str], small_corpus: SmallCorpus, tmp_path: Path, undisturbed: list[Step]
+) -> None:
+    run = Run(small_corpus, tmp_path)
+    processes = [_start(run, host, "1:2") for host in hosts]
+    run.process = processes[0]
+    try:
+        run.wait_until(lambda: run.step() >= 4)
+        result = subprocess.run(
+            ["ip", "netns", "pids", hosts[1]], check=True, capture_output=True, text=True
+        )
+        for pid in result.stdout.split():
+            os.kill(int(pid), signal.SIGKILL)
+        processes[1].wait()
+        assert run.step() < STEPS, "the death came after the end and shows nothing"
+        assert processes[0].wait(2 * LIMIT_S) == 0, run.printed()
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+    assert "1 ranks on cpu" in run.printed()
+    found = [(record.step, record.loss) for record in run.losses() if record.loss is not None]
+    expected = [(record.step, record.loss) for record in undisturbed if record.loss is not None]
+    # one rank adds the same numbers up in another order
+    assert found == [(step, pytest.approx(loss, rel=1e-5, abs=0)) for step, loss in expected]
