@@ -17,6 +17,7 @@ from torch import Tensor
 
 from data_pipeline.loader import Batch
 from pretrain.config import RunConfig
+from pretrain.memory import allocator_environment
 
 
 class Measurement(NamedTuple):
@@ -44,6 +45,8 @@ def measure(run: RunConfig, ranks: int, tokens: Tensor, steps: int) -> Measureme
         tokens: At least steps x batch x length + 1 of them.
         steps: Optimizer steps.
     """
+    # as ranks that a launcher starts
+    os.environ.update(allocator_environment())
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "measurement.pt"
         mp.spawn(_rank, (ranks, folder, run, tokens, steps, file), nprocs=ranks)

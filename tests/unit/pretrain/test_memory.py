@@ -1,9 +1,12 @@
 """Freed memory comes back without the kernel clearing it again."""
 
+import os
 import subprocess
 import sys
 
 import pytest
+
+from pretrain.memory import allocator_environment
 
 SCRIPT = """
 import resource, sys, torch
@@ -28,16 +31,41 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.g
 """
 
 
-def _fresh_bytes(mode: str) -> str:
-    command = [sys.executable, "-c", SCRIPT, mode]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+def _fresh_bytes(mode: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, mode],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+    )
+    # ld.so complains here of a library that it cannot load
+    assert not done.stderr
+    return done.stdout.strip()
 
 
-def test_large_blocks_are_reused() -> None:
+@pytest.fixture(scope="module")
+def left() -> int:
+    """Three blocks of 64 MiB each time, as new pages."""
+    fresh = int(_fresh_bytes("leave"))
+    assert fresh >= 4 * 3 * (64 << 20)
+    return fresh
+
+
+def test_large_blocks_are_reused(left: int) -> None:
     reused = _fresh_bytes("reuse")
     if reused == "no mallopt":
         pytest.skip("the C library is not glibc")
-    # three blocks of 64 MiB each time: as new pages without, nearly always the same ones with it
-    left = int(_fresh_bytes("leave"))
-    assert left >= 4 * 3 * (64 << 20)
     assert int(reused) <= left / 4
+
+
+def test_ranks_that_are_started_reuse_them_by_mimalloc(left: int) -> None:
+    environment = allocator_environment()
+    if not environment:
+        pytest.skip("cmeel-mimalloc is not installed: it is for Linux")
+    assert int(_fresh_bytes("leave", **environment)) <= left / 4
+
+
+def test_what_is_preloaded_already_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LD_PRELOAD", "/usr/lib/other.so")
+    assert allocator_environment() == {}
