@@ -26,13 +26,14 @@ class Measurement(NamedTuple):
     Attributes:
         seconds: Of each step, of the slowest rank.
         tokens_per_s: In the fastest step.
-        memory: Peak resident bytes of the largest rank, beyond those before the first step.
+        memory: Peak resident bytes of the largest rank until the end of each step, beyond those
+            before the first.
         losses: Of the steps.
     """
 
     seconds: list[float]
     tokens_per_s: float
-    memory: int
+    memory: list[int]
     losses: list[float]
 
 
@@ -75,7 +76,7 @@ def _rank(
     heartbeat = Heartbeat(Path(folder), rank)
     length, batch = run.data.sequence_length, run.train.global_batch_size
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    seconds, losses = [], []
+    seconds, memory, losses = [], [], []
     for step in range(steps):
         begin = step * batch * length
         window = tokens[begin : begin + batch * length + 1]
@@ -96,12 +97,13 @@ def _rank(
         )
         finish_step(engine, apply=True)
         seconds.append(time.perf_counter() - start)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+        memory.append(float(peak))
         losses.append(gradient.loss)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
-    every = gathered([*seconds, float(peak)], joined.device)
+    every = gathered([*seconds, *memory], joined.device)
     if rank == 0:
-        slowest = [max(column) for column in zip(*every, strict=True)]
-        rate = batch * length / min(slowest[:-1])
-        torch.save((slowest[:-1], rate, int(slowest[-1]), losses), file)
+        largest = [max(column) for column in zip(*every, strict=True)]
+        slowest, peaks = largest[:steps], [int(peak) for peak in largest[steps:]]
+        torch.save((slowest, batch * length / min(slowest), peaks, losses), file)
     dist.barrier()
     dist.destroy_process_group()

@@ -24,7 +24,7 @@ import bars  # noqa: F401 (finds the package that a script here bears the name o
 import torch
 from quality_parts import mqar, plan, report, text
 from quality_parts.models import build, non_embedding
-from quality_parts.training import accuracy, token_losses, train
+from quality_parts.training import accuracy, step_ms, token_losses, train
 from torch import Tensor
 
 import spectral.mixer
@@ -82,8 +82,31 @@ class Bench:
             part.rename(path)
         self.results[run.name] = found
         score = found.get("valid_loss", found.get("accuracy"))
-        print(f"{run.name}: {score:.4f}, {found['step_ms']:.0f} ms per step", flush=True)
+        print(f"{run.name}: {score:.4f}", flush=True)
         return found
+
+    def measure_costs(self) -> None:
+        """Add the time of a step to the results of all runs on text."""
+        kinds: dict[str, list[dict[str, Any]]] = {}
+        for found in self.results.values():
+            if found["task"] in self.corpora and found["rotary"]:
+                key = json.dumps([found[name] for name in ("kind", "size", "changes")])
+                kinds.setdefault(key, []).append(found)
+        path, length = self.output / "costs.json", self.budget.length
+        costs: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+        if set(costs) != set(kinds):
+            models = [
+                build(*(some[0][name] for name in ("kind", "size")), text.VOCAB_SIZE, length,
+                      some[0]["changes"], seed=0)
+                for some in kinds.values()
+            ]  # fmt: skip
+            corpus = next(iter(self.corpora.values()))
+            batches = text.batches(corpus.train, self.budget.batch, length, seed=0)
+            costs = dict(zip(kinds, step_ms(models, batches), strict=True))
+            path.write_text(json.dumps(costs, indent=1))
+        for key, same in kinds.items():
+            for found in same:
+                found["step_ms"] = costs[key]
 
     def best_rates(self, corpus: str) -> dict[str, float]:
         """Each kind's learning rate with the smallest validation loss."""
@@ -141,16 +164,19 @@ def main() -> None:
     budget, output = plan.BUDGETS[arguments.budget], arguments.output / arguments.budget
     corpora = text.prepare(arguments.data, arguments.corpora, output / "tokens", budget.megabytes)
     bench = Bench(budget, corpora, output)
-    best = {name: bench.best_rates(name) for name in arguments.corpora}
+    first = arguments.corpora[0]
+    best = {first: bench.best_rates(first)}
+    # they decide what the default is: before the rest
+    for run in plan.ablations(budget, first, best[first]["spectral"]):
+        bench.result(run)
+    best |= {name: bench.best_rates(name) for name in arguments.corpora[1:]}
     for length, pairs in plan.RECALL_SETTINGS:
         for run in plan.recall(budget, length, pairs):
             bench.result(run)
     for name in arguments.corpora:
         for run in plan.repeats(budget, name, best[name]):
             bench.result(run)
-    first = arguments.corpora[0]
-    for run in plan.ablations(budget, first, best[first]["spectral"]):
-        bench.result(run)
+    bench.measure_costs()
     (output / "results.json").write_text(json.dumps(bench.results, indent=1))
     found = report.table(bench.results, arguments.corpora, budget, best)
     (output / "table.md").write_text(found, encoding="utf-8")

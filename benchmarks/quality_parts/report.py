@@ -114,7 +114,12 @@ def _ablation_lines(results: Results) -> list[str]:
             lines.append(
                 f"| {label} | {run['valid_loss']:.4f} | "
                 f"{run['valid_loss'] - default['valid_loss']:+.4f} | "
-                f"{run['num_parameters'] / default['num_parameters']:.3f}x | "
-                f"{run['step_ms'] / default['step_ms']:.2f}x |"
+                f"{_ratio(run, default, 'num_parameters')} | "
+                f"{_ratio(run, default, 'step_ms')} |"
             )
     return lines
+
+
+def _ratio(run: dict[str, Any], default: dict[str, Any], key: str) -> str:
+    # what is the default's by its nature is not measured
+    return f"{run[key] / default[key]:.2f}x" if key in run else "as the default"
