@@ -16,7 +16,6 @@ from spectral.checks import check_finite, check_tokens, check_vocabulary
 from spectral.config import ModelConfig
 from spectral.documents import check_segment_ids, chunk_documents
 from spectral.embedding import HarmonicEmbedding, TableEmbedding
-from spectral.experts import ExpertsFeedForward
 from spectral.feed_forwards import build_feed_forward
 from spectral.gating import uses_gates
 from spectral.mixer import SequenceContext
