@@ -137,6 +137,7 @@ def _run(corpus: SmallCorpus, folder: Path, layout: Layout, model: dict[str, obj
     axes = layout._asdict()
     values["parallel"] |= {k: axes[k] for k in ("tensor", "pipeline", "sequence", "data")}
     values["parallel"]["zero_stage"] = layout.zero
+    values["parallel"]["nvme_path"] = folder
     values["parallel"]["offload_optimizer"] = layout.states
     values["parallel"]["offload_parameters"] = layout.states if layout.zero == 3 else "none"
     return RunConfig.model_validate(values)
@@ -204,6 +205,16 @@ def test_layouts_equal_one_rank(small_corpus: SmallCorpus, tmp_path: Path) -> No
     # with every feature, once in each layout of four ranks
     gated = [Case("everything", x) for x in PRUNED if x.ranks == 4 and x.micro == 1]
     _check([*plain, *gated], small_corpus, tmp_path)
+
+
+# DeepSpeed compiles its own library for it, once, which takes ten minutes
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_states_on_disk_equal_one_rank(small_corpus: SmallCorpus, tmp_path: Path) -> None:
+    if not Path("/usr/include/libaio.h").exists():
+        pytest.skip("libaio's headers are missing (libaio-dev)")
+    layouts = Layout(zero=3, states="nvme"), Layout(data=2, zero=3, states="nvme")
+    _check([Case("plain", layout) for layout in layouts], small_corpus, tmp_path)
 
 
 @pytest.mark.slow
