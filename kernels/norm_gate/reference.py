@@ -37,10 +37,10 @@ def norm_gate(
     inverse_RH = x_RD.new_empty(R, num_heads, dtype=work)
     for rows in _blocks(x_RD):
         x_rHK = x_RD[rows].to(work).unflatten(-1, (num_heads, -1))
-        mean_rH = torch.linalg.vecdot(x_rHK, x_rHK) * (num_heads / D)
-        inverse_rH = torch.rsqrt(mean_rH + eps, out=inverse_RH[rows])
+        inverse_rH = torch.linalg.vector_norm(x_rHK, dim=-1, out=inverse_RH[rows])
+        inverse_rH.square_().mul_(num_heads / D).add_(eps).rsqrt_()
         normal_rD = (x_rHK * inverse_rH[..., None]).flatten(-2)
-        y_RD[rows] = F.silu(gate_RD[rows].to(work)).mul_(normal_rD).mul_(scale_D)
+        torch.mul(normal_rD.mul_(F.silu(gate_RD[rows].to(work))), scale_D, out=y_RD[rows])
     return y_RD, inverse_RH
 
 
@@ -57,19 +57,16 @@ def norm_gate_backward(
         gate_rD, grad_rD = gate_RD[rows].to(work), grad_RD[rows].to(work)
         inverse_rH1 = inverse_RH[rows, :, None]
         normal_rHK = x_RD[rows].to(work).unflatten(-1, (H, -1)) * inverse_rH1
-        normal_rD = normal_rHK.flatten(-2)
-        sigmoid_rD = gate_rD.sigmoid()
-        silu_rD = gate_rD * sigmoid_rD
-        # of silu: sigmoid + silu (1 - sigmoid)
-        slope_rD = torch.addcmul(sigmoid_rD, silu_rD, 1.0 - sigmoid_rD)
-        through_rD = grad_rD * normal_rD
-        dscale_D += (through_rD * silu_rD).sum(0)
-        dgate_RD[rows] = through_rD.mul_(scale_D).mul_(slope_rD)
-        dnormal_rHK = silu_rD.mul_(grad_rD).mul_(scale_D).unflatten(-1, (H, -1))
+        silu_rD = F.silu(gate_rD)
+        through_rD = grad_rD * normal_rHK.flatten(-2)
+        whole_rD = through_rD * silu_rD
+        dscale_D += whole_rD.sum(0)
+        dgate_RD[rows] = torch.ops.aten.silu_backward(through_rD.mul_(scale_D), gate_rD)
         # the radial part of a gradient does not move a normalised vector
-        radial_rH = torch.linalg.vecdot(dnormal_rHK, normal_rHK) * (H / D)
-        tangent_rHK = dnormal_rHK.sub_(normal_rHK.mul_(radial_rH[..., None]))
-        dx_RD[rows] = tangent_rHK.mul_(inverse_rH1).flatten(-2)
+        radial_rH = whole_rD.mul_(scale_D).unflatten(-1, (H, -1)).sum(-1).mul_(H / D)
+        dnormal_rHK = silu_rD.mul_(grad_rD).mul_(scale_D).unflatten(-1, (H, -1))
+        tangent_rHK = dnormal_rHK.addcmul_(normal_rHK, radial_rH[..., None], value=-1.0)
+        torch.mul(tangent_rHK, inverse_rH1, out=dx_RD[rows].unflatten(-1, (H, -1)))
     return dx_RD, dgate_RD, dscale_D.to(scale_D.dtype)
 
 

@@ -47,10 +47,14 @@ def state_scan_backward(
     Returns:
         (ddecay_BJN, dupdate_BJNF, dinitial_BNF), by PyTorch's convention for complex numbers.
     """
-    conj_decay_BJN = decay_BJN.conj_physical()
-    reverse, dinitial = state_scan(
-        conj_decay_BJN.flip(1), grad_incoming_BJNF.flip(1), grad_final_BNF
-    )
-    dupdate = reverse.flip(1)
+    B, J, N, F = incoming_BJNF.shape
+    # of the state before each chunk: [:, 0] is dinitial, the others are dupdate
+    states = incoming_BJNF.new_empty(B, J + 1, N, F)
+    views = states.unbind(1)
+    views[J].copy_(grad_final_BNF)
+    decays = decay_BJN.conj_physical()[..., None].unbind(1)
+    for j, grad_BNF in reversed(list(enumerate(grad_incoming_BJNF.unbind(1)))):
+        torch.addcmul(grad_BNF, decays[j], views[j + 1], out=views[j])
+    dupdate = states[:, 1:].contiguous()
     ddecay = (dupdate * incoming_BJNF.conj()).sum(dim=-1)
-    return ddecay, dupdate, dinitial
+    return ddecay, dupdate, states[:, 0].clone()
