@@ -145,7 +145,9 @@ class ModalFilter(nn.Module):
         rest = T - (J - 1) * C
         log_lambda_DM, residue_DM = self.log_lambda(), self.amplitudes()
         powers = mode_powers(log_lambda_DM, C, residue_DM.dtype)
-        u_DNC = F.pad(u_BDT, (0, J * C - T)).transpose(0, 1).reshape(D, B * J, C).contiguous()
+        if rest < C:
+            u_BDT = F.pad(u_BDT, (0, C - rest))
+        u_DNC = u_BDT.transpose(0, 1).reshape(D, B * J, C).contiguous()
         before_NC = after_NC = None
         if documents is not None:
             before_NC = documents.before_first_BJC.view(B * J, C)

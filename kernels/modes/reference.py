@@ -11,9 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+# chunks up to here have their powers in one table, which is made once and used by every product
+ONE_TABLE = 64
+
 
 class ModePowers(NamedTuple):
-    """Powers of every mode, as two short tables whose products are all of them.
+    """Powers of every mode, as two tables whose products are all of them.
 
     Attributes:
         log_lambda_DM: Logarithm of λ, complex128; all gradients go to it.
@@ -47,24 +50,35 @@ def mode_powers(log_lambda_DM: Tensor, length: int, dtype: torch.dtype) -> ModeP
         length: Largest chunk that will use them, in tokens.
         dtype: Complex type of the tables.
 
-    Cost: O(D M sqrt(length)).
+    Cost: O(D M sqrt(length)); O(D M length) up to ONE_TABLE.
     """
     bits = max(length - 1, 0).bit_length()
     fine_DfM, step_DM = _doubled(log_lambda_DM.detach().exp(), 1 << (bits + 1) // 2)
     coarse_DsM, _ = _doubled(step_DM, 1 << bits // 2)
-    return ModePowers(log_lambda_DM, fine_DfM.to(dtype), coarse_DsM.to(dtype))
+    fine_DfM, coarse_DsM = fine_DfM.to(dtype), coarse_DsM.to(dtype)
+    if length <= ONE_TABLE:
+        fine_DfM = (coarse_DsM[:, :, None] * fine_DfM[:, None]).flatten(1, 2)
+        coarse_DsM = torch.ones_like(coarse_DsM[:, :1])
+    return ModePowers(log_lambda_DM, fine_DfM, coarse_DsM)
 
 
 def _ascending(fine_DfM: Tensor, coarse_DsM: Tensor, C: int) -> Tensor:
     """Real and imaginary parts of λ^t, t = 0 ... C - 1, interleaved: [D, C, R]."""
-    table_DsfM = coarse_DsM[:, :, None] * fine_DfM[:, None]
-    return torch.view_as_real(table_DsfM).flatten(3).flatten(1, 2)[:, :C]
+    return torch.view_as_real(_powers(fine_DfM, coarse_DsM)[:, :C]).flatten(2)
 
 
 def _descending(fine_DfM: Tensor, coarse_DsM: Tensor, C: int) -> Tensor:
     """Real and imaginary parts of λ^(C-1-t): [D, C, R]."""
-    length = fine_DfM.shape[1] * coarse_DsM.shape[1]
-    return _ascending(fine_DfM.flip(1), coarse_DsM.flip(1), length)[:, length - C :]
+    # three times as fast as flip
+    exponent_C = torch.arange(C - 1, -1, -1, device=fine_DfM.device)
+    return torch.view_as_real(_powers(fine_DfM, coarse_DsM).index_select(1, exponent_C)).flatten(2)
+
+
+def _powers(fine_DfM: Tensor, coarse_DsM: Tensor) -> Tensor:
+    """λ^t for all exponents that there are: [D, t, M]."""
+    if coarse_DsM.shape[1] == 1:
+        return fine_DfM
+    return (coarse_DsM[:, :, None] * fine_DfM[:, None]).flatten(1, 2)
 
 
 def _pairs(modes_DNM: Tensor) -> Tensor:
@@ -106,11 +120,12 @@ def modal_state_backward(
     C = u_DNC.shape[-1]
     table_DCR = _descending(fine_DfM, coarse_DsM, C)
     du_DNC = torch.bmm(_pairs(grad_DNM), table_DCR.mT)
-    work_DNC = _work(u_DNC, fine_DfM)
+    # with respect to log λ, λ^e becomes e λ^e
+    weighted_DNC = _work(u_DNC, fine_DfM) * _time(table_DCR).flip(0)
     if mask is not None:
         du_DNC *= mask
-        work_DNC = work_DNC * mask
-    weighted_DNM = _complex(torch.bmm(work_DNC, _by_time(table_DCR, ascending=False)))
+        weighted_DNC *= mask
+    weighted_DNM = _complex(torch.bmm(weighted_DNC, table_DCR))
     dlog_DM = (grad_DNM * weighted_DNM.conj()).sum(1)
     return du_DNC.to(u_DNC.dtype), dlog_DM.to(torch.complex128)
 
@@ -138,10 +153,9 @@ def modal_read(
     """
     table_DRC = _ascending(fine_DfM, coarse_DsM, rest_DNC.shape[-1]).mT
     # Re(s λ^t) = Re s Re λ^t - Im s Im λ^t
-    pairs_DNR = _pairs(state_DNM.conj_physical())
-    if mask is None:
-        return torch.baddbmm(_work(rest_DNC, fine_DfM), pairs_DNR, table_DRC).to(rest_DNC.dtype)
-    read_DNC = torch.bmm(pairs_DNR, table_DRC).mul_(mask)
+    read_DNC = torch.bmm(_pairs(state_DNM.conj_physical()), table_DRC)
+    if mask is not None:
+        read_DNC.mul_(mask)
     return read_DNC.add_(rest_DNC).to(rest_DNC.dtype)
 
 
@@ -154,13 +168,10 @@ def modal_read_backward(
         grad_DNC = grad_DNC * mask
     table_DCR = _ascending(fine_DfM, coarse_DsM, grad_DNC.shape[-1])
     dstate_DNM = _complex(torch.bmm(grad_DNC, table_DCR)).conj_physical()
-    weighted_DNM = _complex(torch.bmm(grad_DNC, _by_time(table_DCR, ascending=True)))
+    weighted_DNM = _complex(torch.bmm(grad_DNC * _time(table_DCR), table_DCR))
     dlog_DM = (state_DNM * weighted_DNM).sum(1).conj_physical()
     return dstate_DNM, dlog_DM.to(torch.complex128)
 
 
-def _by_time(table_DCR: Tensor, *, ascending: bool) -> Tensor:
-    """t λ^t in place of λ^t: the derivative with respect to log λ."""
-    C = table_DCR.shape[1]
-    time_C = torch.arange(C, dtype=table_DCR.dtype, device=table_DCR.device)
-    return table_DCR.mul_((time_C if ascending else time_C.flip(0))[:, None])
+def _time(table_DCR: Tensor) -> Tensor:
+    return torch.arange(table_DCR.shape[1], dtype=table_DCR.dtype, device=table_DCR.device)
