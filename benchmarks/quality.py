@@ -27,7 +27,7 @@ from quality_parts.models import build, non_embedding
 from quality_parts.training import accuracy, step_ms, token_losses, train
 from torch import Tensor
 
-import spectral.mixer
+import spectral.lm
 
 Results = dict[str, dict[str, Any]]
 DATA = Path(__file__).parents[2] / "shared/data/lm"
@@ -68,13 +68,13 @@ class Bench:
             if {key: found[key] for key in asked} != asked:
                 raise ValueError(f"{path}: expected the result of {asked}: remove it to run again")
         else:
-            rotate = spectral.mixer.rotate
+            phases = spectral.lm.rotary_phases
             if not run.rotary:
-                spectral.mixer.rotate = lambda x, *_: x
+                spectral.lm.rotary_phases = no_phases
             try:
                 measured = self._recall(run) if run.task.startswith("mqar") else self._text(run)
             finally:
-                spectral.mixer.rotate = rotate
+                spectral.lm.rotary_phases = phases
             found = asked | measured
             found |= {"commit": describe_commit(), "machine": describe_machine()}
             part = path.with_suffix(".part")
@@ -149,6 +149,14 @@ class Bench:
             "num_tokens": run.steps * self.budget.recall_batch * length,
             "accuracy": accuracy(model, tokens, labels),
         }
+
+
+def no_phases(
+    position: int, length: int, head_dim: int, base: float, like: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(cos_TF, sin_TF) that turn nothing."""
+    del position, base
+    return like.new_ones(length, head_dim // 2), like.new_zeros(length, head_dim // 2)
 
 
 def main() -> None:

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels.norm_gate.op import norm_gate
+from kernels.recall_inputs.op import recall_inputs
 from spectral.config import ModelConfig
 from spectral.documents import ChunkDocuments
 from spectral.gated_filter import GatedFilter, GatedState
 from spectral.gating import GateLosses, uses_gates
 from spectral.modes import ModalFilter
 from spectral.recall_heads import recall, recall_step
-from spectral.rotary import rotate
 from spectral.short_conv import ShortConv
 from spectral.span import WHOLE, Span
 
@@ -169,13 +169,11 @@ class SpectralMixer(nn.Module):
                 modes = end.total()
             outputs.append(q_BTI * y_BIT.transpose(1, 2))
         if log_decay_BTH is not None:
-            documents = context.documents.get(min(self.recall_chunk, T))
+            chunk = min(self.recall_chunk, T)
+            documents = context.documents.get(chunk)
             past = None if state is None else state.recall_BHKK
-            q, k, v = self._recall_inputs(q_BTR, k_BTR, v_BTR)
-            q, k = (rotate(i, context.cos_TF, context.sin_TF) for i in (q, k))
-            y, recalled = recall(
-                q, k, v, log_decay_BTH, self.recall_chunk, documents, past, self.span
-            )
+            q, k, v = self._recall_inputs(q_BTR, k_BTR, v_BTR, context, chunk)
+            y, recalled = recall(q, k, v, log_decay_BTH, documents, past, self.span)
             outputs.append(y.flatten(-2))
         return torch.cat(outputs, dim=-1), MixerState(short, modes, recalled), losses
 
@@ -199,8 +197,8 @@ class SpectralMixer(nn.Module):
             outputs.append(q_BI * y_BI)
         log_decay_BH = self._log_decay(x_BD)
         if log_decay_BH is not None:
-            q, k, v = self._recall_inputs(*(i[..., self.conv_dim :] for i in (q, k, v)))
-            q, k = (rotate(i[:, None], context.cos_TF, context.sin_TF)[:, 0] for i in (q, k))
+            q, k, v = (i[:, None, self.conv_dim :] for i in (q, k, v))
+            q, k, v = (i[:, :, 0] for i in self._recall_inputs(q, k, v, context, 1))
             y, recalled = recall_step(q, k, v, log_decay_BH, recalled)
             outputs.append(y.flatten(-2))
         y_BD = self.normalise(torch.cat(outputs, dim=-1), gate_BD)
@@ -219,6 +217,9 @@ class SpectralMixer(nn.Module):
     def _log_decay(self, x_D: Tensor) -> Tensor | None:
         return None if self.decay_proj is None else F.logsigmoid(self.decay_proj(x_D))
 
-    def _recall_inputs(self, *qkv: Tensor) -> list[Tensor]:
-        q, k, v = (F.silu(i).unflatten(-1, (-1, self.head_dim)) for i in qkv)
-        return [F.normalize(q, dim=-1), F.normalize(k, dim=-1), v]
+    def _recall_inputs(
+        self, q_BTR: Tensor, k_BTR: Tensor, v_BTR: Tensor, context: SequenceContext, chunk: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        cos, sin = context.cos_TF, context.sin_TF
+        q, k, v = (i.to(cos.dtype) for i in (q_BTR, k_BTR, v_BTR))
+        return recall_inputs(q, k, v, cos, sin, self.num_recall, chunk)

@@ -5,8 +5,8 @@
 q and k carry rotary phases, so each pair of key channels is a damped rotating mode; the decay
 depends on the data. Evaluated chunkwise with matrix products, or one token at a time.
 
-Shape letters: B batch, T time (tokens), J chunk, C time inside a chunk, H head, K key channels,
-V value channels.
+Shape letters: B batch, T time (tokens), J chunk, N = B J rows, C time inside a chunk, H head, K key
+channels, V value channels.
 
 Source: gated linear attention (Yang et al. 2024, arXiv 2312.06635) with one decay per head, as in
 Mamba-2 (Dao and Gu 2024, arXiv 2405.21060).
@@ -22,11 +22,10 @@ from spectral.span import WHOLE, Span
 
 
 def recall(
-    q_BTHK: Tensor,
-    k_BTHK: Tensor,
-    v_BTHV: Tensor,
+    q_NHCK: Tensor,
+    k_NHCK: Tensor,
+    v_NHCV: Tensor,
     log_decay_BTH: Tensor,
-    chunk: int,
     documents: ChunkDocuments | None = None,
     state_BHKV: Tensor | None = None,
     span: Span = WHOLE,
@@ -34,12 +33,11 @@ def recall(
     """Chunkwise form: matrix products inside a chunk, the carried state for everything older.
 
     Args:
-        q_BTHK: Queries, rotated.
-        k_BTHK: Keys, rotated.
-        v_BTHV: Values.
+        q_NHCK: Queries, rotated, in chunks of any length: the result does not depend on it.
+        k_NHCK: Keys, rotated; zero past the end of the sequence.
+        v_NHCV: Values.
         log_decay_BTH: Logarithm of each token's decay, at most 0.
-        chunk: Tokens per chunk; the result does not depend on it.
-        documents: Borders in chunks of min(chunk, T) tokens; nothing crosses a border.
+        documents: Borders in chunks of C tokens; nothing crosses a border.
         state_BHKV: State after the tokens before this sequence (zero if None).
         span: How states reach later chunks.
 
@@ -48,12 +46,10 @@ def recall(
 
     Cost: O(B T H (C (K + V) + K V)) time, O(B T H (C + K V / C)) memory.
     """
-    B, T, H, K = q_BTHK.shape
-    V = v_BTHV.shape[-1]
-    C = min(chunk, T)
-    J = -(-T // C)
+    (N, H, C, K), V = q_NHCK.shape, v_NHCV.shape[-1]
+    B, T, _ = log_decay_BTH.shape
+    J = N // B
     # time past the end neither writes (k = 0) nor decays (log 1 = 0): the final state is exact
-    q, k, v = (_chunked(x, C, J) for x in (q_BTHK, k_BTHK, v_BTHV))
     log_decay_BTH = F.pad(log_decay_BTH, (0, 0, 0, J * C - T))
     total = log_decay_BTH.view(B, J, C, H).transpose(2, 3).cumsum(-1).flatten(0, 1)
 
@@ -66,14 +62,14 @@ def recall(
         write_NHC = write_NHC * documents.after_last_BJC.flatten(0, 1)[:, None]
         read_NHC = read_NHC * documents.before_first_BJC.flatten(0, 1)[:, None]
         decay_BJH = decay_BJH * documents.keep_BJ[..., None]
-    update = recall_state(k, v, write_NHC)
+    update = recall_state(k_NHCK, v_NHCV, write_NHC)
     if state_BHKV is None:
         state_BHKV = update.new_zeros(B, H, K, V)
     carried = span.carry(decay_BJH, update.view(B, J, H, K * V), state_BHKV.flatten(-2))
 
-    y = recall_local(q, k, v, total, segment_NC)
+    y = recall_local(q_NHCK, k_NHCK, v_NHCV, total, segment_NC)
     incoming, final = carried()
-    y = recall_read(q, read_NHC, incoming.view(B * J, H, K, V), y)
+    y = recall_read(q_NHCK, read_NHC, incoming.view(N, H, K, V), y)
     y_BTHV = y.transpose(1, 2).reshape(B, J * C, H, V)[:, :T]
     return y_BTHV, final.unflatten(-1, (K, V))
 
@@ -85,11 +81,3 @@ def recall_step(
     decay = log_decay_BH.exp()[..., None, None]
     state_BHKV = decay * state_BHKV + k_BHK[..., :, None] * v_BHV[..., None, :]
     return torch.einsum("bhk,bhkv->bhv", q_BHK, state_BHKV), state_BHKV
-
-
-def _chunked(x_BTHK: Tensor, C: int, J: int) -> Tensor:
-    """Chunks of a head, contiguous: [B * J, H, C, K]."""
-    B, T, H, K = x_BTHK.shape
-    if J * C > T:
-        x_BTHK = F.pad(x_BTHK, (0, 0, 0, 0, 0, J * C - T))
-    return x_BTHK.reshape(B * J, C, H, K).transpose(1, 2).contiguous()

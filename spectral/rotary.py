@@ -1,6 +1,6 @@
 """Rotary phases: the frequencies omega of recall heads' modes (Su et al. 2021, arXiv 2104.09864).
 
-Shape letters: B batch, T time (tokens), H head, K channels of a head, F = K / 2 frequencies.
+Shape letters: T time (tokens), F frequencies.
 """
 
 import torch
@@ -26,10 +26,3 @@ def rotary_phases(
     time_T = torch.arange(position, position + length, dtype=torch.float64, device=like.device)
     angle_TF = time_T[:, None] * base**-exponent_F
     return angle_TF.cos().to(like.dtype), angle_TF.sin().to(like.dtype)
-
-
-def rotate(x_BTHK: Tensor, cos_TF: Tensor, sin_TF: Tensor) -> Tensor:
-    """Turn each channel pair (f, f + F) of every token by its angle."""
-    first, second = x_BTHK.chunk(2, dim=-1)
-    cos, sin = cos_TF[:, None], sin_TF[:, None]
-    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)

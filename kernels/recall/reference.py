@@ -8,6 +8,7 @@ channels, X = N H pairs, x as many of them as fit into a processor's cache.
 Source: the chunkwise form of gated linear attention (Yang et al. 2024, arXiv 2312.06635).
 """
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -140,9 +141,11 @@ def _blocks(total_NHC: Tensor) -> Iterator[slice]:
 
 def _weights(total_xHC: Tensor, segment_xC: Tensor | None) -> Tensor:
     """e^(l_t - l_s) where s <= t and both belong to one document, else 0: [x, H, C, C]."""
-    C = total_xHC.shape[-1]
-    hidden = torch.ones(C, C, dtype=torch.bool, device=total_xHC.device).triu_(1)
+    C, dtype = total_xHC.shape[-1], total_xHC.dtype
+    seen = torch.ones(C, C, dtype=torch.bool, device=total_xHC.device).tril_()
     if segment_xC is not None:
-        hidden = (hidden | (segment_xC[:, :, None] != segment_xC[:, None]))[:, None]
+        seen = (seen & (segment_xC[:, :, None] == segment_xC[:, None]))[:, None]
     lag_xHCC = total_xHC[..., :, None] - total_xHC[..., None, :]
-    return lag_xHCC.masked_fill_(hidden, float("-inf")).exp_()
+    # exponentials that are infinite, or too small for normal numbers, are tens of times slower
+    lag_xHCC.clamp_(math.log(torch.finfo(dtype).tiny), 0.0)
+    return lag_xHCC.exp_().mul_(seen.to(dtype))

@@ -10,7 +10,7 @@ from kernels.catalogue import convolutions, others, spectra
 from kernels.resources import TARGETS, Launch, Target, compile_for, launches
 
 # ops whose work is matrix products: they must be on tensor cores
-MATRIX_OPS = ("fft_conv", "modes", "recall")
+MATRIX_OPS = ("fft_conv.", "modes.", "recall.")
 # bytes of stack, that is of spilled registers. Two complex planes of a 64 x 64 tile and, for the
 # filter's gradient, two more fill all registers; sm_80 and gfx942 keep operands in them as well
 MONARCH_STACK_BYTES = {"sm_80": 3072, "sm_90": 384, "sm_100": 384, "gfx942": 1280}

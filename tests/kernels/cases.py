@@ -11,6 +11,7 @@ from kernels.modes.op import modal_read, modal_state
 from kernels.modes.reference import mode_powers
 from kernels.norm_gate.op import norm_gate
 from kernels.recall.op import recall_local, recall_read, recall_state
+from kernels.recall_inputs.op import recall_inputs
 from kernels.spectral_gate.op import gate_spectrum, gate_values, spectral_energy
 from kernels.spectral_gate.reference import GateParts
 
@@ -81,6 +82,13 @@ def _recall_local() -> Case:
     return lambda *i: recall_local(*i, segment), arguments, (*arguments, segment)
 
 
+def _recall_inputs() -> Case:
+    # the last chunk incomplete
+    angle = torch.rand(7, 2, dtype=torch.float64)
+    arguments, rest = tuple(randn(2, 7, 8) for _ in range(3)), (angle.cos(), angle.sin(), 2, 3)
+    return lambda *i: recall_inputs(*i, *rest), arguments, (*arguments, *rest)
+
+
 def _norm_gate() -> Case:
     arguments = (randn(3, 12), randn(3, 12), randn(12))
     return lambda *i: norm_gate(*i, 3, 1e-6), arguments, (*arguments, 3, 1e-6)
@@ -116,6 +124,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "modal_read": _modal_read,
     "modal_state": _modal_state,
     "norm_gate": _norm_gate,
+    "recall_inputs": _recall_inputs,
     "recall_local": _recall_local,
     "recall_read": _recall_read,
     "recall_state": _recall_state,

@@ -17,6 +17,7 @@ from triton.runtime import interpreter
 
 from kernels.dispatch import NotServedError
 from kernels.modes.reference import mode_powers
+from kernels.recall_inputs.reference import recall_inputs as reference_recall_inputs
 
 # relative, in norm
 BARS = {torch.float32: 5e-7, torch.float16: 1e-3, torch.bfloat16: 4e-3}
@@ -154,6 +155,23 @@ def test_recall(N: int, H: int, C: int, K: int, V: int, dtype: torch.dtype) -> N
     for segment in (None, (torch.rand(N, C) < 0.1).cumsum(1)):
         check("recall", "recall_local", q, k, v, total, segment)
         check("recall", "recall_local_backward", grad, q, k, v, total, segment)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("B", "T", "H", "K", "C"), [(1, 1, 1, 2, 1), (2, 7, 3, 6, 4), (1, 130, 2, 64, 64)]
+)
+def test_recall_inputs(B: int, T: int, H: int, K: int, C: int, dtype: torch.dtype) -> None:
+    projections = [_strided(B, T, H * K, dtype=dtype) for _ in range(3)]
+    angle = torch.rand(T, K // 2)
+    phases = [angle.cos().to(dtype), angle.sin().to(dtype)]
+    check("recall_inputs", "recall_inputs", *projections, *phases, H, C)
+    wide = (i.double() for i in (*projections, *phases))
+    q, k, _, *inverses = reference_recall_inputs(*wide, H, C)
+    grads = [_strided(*q.shape, dtype=dtype) for _ in range(3)]
+    turned = (q.to(dtype), k.to(dtype), *(i.float() for i in inverses))
+    arguments = (*grads, *projections, *phases, *turned)
+    check("recall_inputs", "recall_inputs_backward", *arguments)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

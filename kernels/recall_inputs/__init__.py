@@ -1,0 +1,1 @@
+"""`recall_inputs`: what recall heads are fed."""

@@ -1,0 +1,135 @@
+"""What recall heads are fed: queries and keys of unit length, turned by their phases, and values.
+
+    q = turn(unit(silu(x)))      k = turn(unit(silu(x)))      v = silu(x)
+
+Shape letters: B batch, T time (tokens), R channels of all heads, J chunk, N = B J rows, H head, C
+time inside a chunk, K channels of a head, F = K / 2 pairs of channels.
+
+Source: rotary phases of Su et al. 2021 (arXiv 2104.09864).
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# elements that are worked on at a time on CPU: several temporaries stay in the cache
+BLOCK_ELEMENTS = 1 << 16
+# vectors that are shorter are not made longer than 1
+SHORTEST = 1e-12
+
+
+def recall_inputs(
+    q_BTR: Tensor,
+    k_BTR: Tensor,
+    v_BTR: Tensor,
+    cos_TF: Tensor,
+    sin_TF: Tensor,
+    num_heads: int,
+    chunk: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Silu; of q and k each head's direction, channels (f, f + F) turned by the token's angle.
+
+    Args:
+        q_BTR: Projections; k and v likewise.
+        cos_TF, sin_TF: Of the tokens' angles.
+        num_heads: R is divided among them.
+        chunk: Tokens per chunk C; time past the end of the last one is zero.
+
+    Returns:
+        (q, k, v [N, H, C, K] contiguous; 1 / length of q and of k [N, H, C], float32 or wider,
+        for the backward pass).
+
+    Cost: O(B T R); inputs read once and outputs written once on CPU, block by block.
+    """
+    outputs = []
+    for x_BTR in (q_BTR, k_BTR):
+        x_BJCHK = _heads(x_BTR, num_heads, chunk)
+        B, J, C, H, K = x_BJCHK.shape
+        work = torch.promote_types(x_BTR.dtype, torch.float32)
+        y_BJHCK = x_BTR.new_empty(B, J, H, C, K)
+        inverse_BJHC = x_BTR.new_empty(B, J, H, C, dtype=work)
+        cos_JC1F, sin_JC1F = (_heads(i[None], 1, chunk)[0] for i in (cos_TF, sin_TF))
+        for b, rows in _blocks(x_BJCHK):
+            x_jCHK = F.silu(x_BJCHK[b, rows])
+            length_jCH = torch.linalg.vector_norm(x_jCHK, dim=-1, dtype=work)
+            inverse_jCH = length_jCH.clamp_(min=SHORTEST).reciprocal_()
+            inverse_BJHC[b, rows] = inverse_jCH.transpose(1, 2)
+            x_jCHK.mul_(inverse_jCH[..., None])
+            _turn(x_jCHK, cos_JC1F[rows], sin_JC1F[rows], y_BJHCK[b, rows].transpose(1, 2))
+        outputs += [y_BJHCK.flatten(0, 1), inverse_BJHC.flatten(0, 1)]
+    q_NHCK, q_inverse_NHC, k_NHCK, k_inverse_NHC = outputs
+    x_BJCHK = _heads(v_BTR, num_heads, chunk)
+    v_NHCK = F.silu(x_BJCHK).transpose(2, 3).contiguous().flatten(0, 1)
+    return q_NHCK, k_NHCK, v_NHCK, q_inverse_NHC, k_inverse_NHC
+
+
+def recall_inputs_backward(
+    dq_NHCK: Tensor,
+    dk_NHCK: Tensor,
+    dv_NHCK: Tensor,
+    q_BTR: Tensor,
+    k_BTR: Tensor,
+    v_BTR: Tensor,
+    cos_TF: Tensor,
+    sin_TF: Tensor,
+    q_NHCK: Tensor,
+    k_NHCK: Tensor,
+    q_inverse_NHC: Tensor,
+    k_inverse_NHC: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `recall_inputs` with respect to q_BTR, k_BTR and v_BTR."""
+    gradients = []
+    for grad_NHCK, x_BTR, y_NHCK, inverse_NHC in (
+        (dq_NHCK, q_BTR, q_NHCK, q_inverse_NHC),
+        (dk_NHCK, k_BTR, k_NHCK, k_inverse_NHC),
+    ):
+        (B, T, R), (_, H, C, _) = x_BTR.shape, y_NHCK.shape
+        x_BJCHK = _heads(x_BTR, H, C)
+        grad_BJHCK, y_BJHCK = (i.unflatten(0, x_BJCHK.shape[:2]) for i in (grad_NHCK, y_NHCK))
+        inverse_BJHC1 = inverse_NHC.unflatten(0, x_BJCHK.shape[:2])[..., None]
+        dx_BJCHK = x_BTR.new_empty(x_BJCHK.shape)
+        cos_JC1F, sin_JC1F = (_heads(i[None], 1, C)[0] for i in (cos_TF, sin_TF))
+        for b, rows in _blocks(x_BJCHK):
+            grad_jHCK, y_jHCK = grad_BJHCK[b, rows], y_BJHCK[b, rows]
+            # the radial part of a gradient does not move a vector of unit length
+            radial_jHC1 = (grad_jHCK * y_jHCK).sum(-1, keepdim=True)
+            tangent_jHCK = torch.addcmul(grad_jHCK, y_jHCK, radial_jHC1, value=-1.0)
+            tangent_jCHK = tangent_jHCK.mul_(inverse_BJHC1[b, rows]).transpose(1, 2)
+            dx_jCHK = dx_BJCHK[b, rows]
+            _turn(tangent_jCHK, cos_JC1F[rows], -sin_JC1F[rows], dx_jCHK)
+            _silu_backward(dx_jCHK, x_BJCHK[b, rows], dx_jCHK)
+        gradients.append(dx_BJCHK.view(B, -1, R)[:, :T])
+    x_BJCHK = _heads(v_BTR, H, C)
+    dv_BJCHK = dv_NHCK.transpose(1, 2).unflatten(0, x_BJCHK.shape[:2])
+    dx_BJCHK = _silu_backward(dv_BJCHK, x_BJCHK, x_BTR.new_empty(x_BJCHK.shape))
+    gradients.append(dx_BJCHK.view(B, -1, R)[:, :T])
+    return gradients[0], gradients[1], gradients[2]
+
+
+def _silu_backward(grad: Tensor, x: Tensor, out: Tensor) -> Tensor:
+    result: Tensor = torch.ops.aten.silu_backward.grad_input(grad, x, grad_input=out)
+    return result
+
+
+def _turn(x_jCHK: Tensor, cos_jC1F: Tensor, sin_jC1F: Tensor, out_jCHK: Tensor) -> None:
+    first, second = x_jCHK.chunk(2, dim=-1)
+    out_first, out_second = out_jCHK.chunk(2, dim=-1)
+    torch.mul(first, cos_jC1F, out=out_first).addcmul_(second, sin_jC1F, value=-1.0)
+    torch.mul(second, cos_jC1F, out=out_second).addcmul_(first, sin_jC1F)
+
+
+def _heads(x_BTR: Tensor, num_heads: int, chunk: int) -> Tensor:
+    """Chunks and heads of a signal, zeros past its end: [B, J, C, H, K], a view if T fits."""
+    lacking = -x_BTR.shape[1] % chunk
+    if lacking:
+        x_BTR = F.pad(x_BTR, (0, 0, 0, lacking))
+    return x_BTR.unflatten(1, (-1, chunk)).unflatten(-1, (num_heads, -1))
+
+
+def _blocks(x_BJCHK: Tensor) -> Iterator[tuple[int, slice]]:
+    B, J, *sizes = x_BJCHK.shape
+    # a GPU has no use for small blocks
+    size = max(1, BLOCK_ELEMENTS // torch.Size(sizes).numel()) if x_BJCHK.is_cpu else J
+    return ((b, slice(j, j + size)) for b in range(B) for j in range(0, J, size))
