@@ -19,6 +19,9 @@ HEARTBEAT_FILE = "/tmp/heartbeat"
 # torchrun waits as long for the other machines, without a sign of life
 SILENCE_S = 900
 PORT = 29500
+# Otherwise torchrun tells the address of its store in the first round only, and a pod that comes
+# later, in the place of another, waits for it until it fails.
+OWN_STORES = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 
 
 def labels(job: Job) -> dict[str, str]:
@@ -56,7 +59,7 @@ def environment(job: Job) -> list[dict[str, Any]]:
     """Variables of the ranks: plain ones, and references to a Secret."""
     kubernetes = job.config.kubernetes
     # the root is read-only: caches go where HOME is
-    fixed = {HEARTBEAT: HEARTBEAT_FILE, "HOME": "/tmp"}
+    fixed = {HEARTBEAT: HEARTBEAT_FILE, "HOME": "/tmp", OWN_STORES: "1"}
     plain = {**fixed, **rank_environment(job.config)}
     secret = [
         {

@@ -1,4 +1,4 @@
-"""Two hosts, as network namespaces joined by a cable: it is cut, or one host dies, during a run."""
+"""Two hosts, as network namespaces joined by a cable: it is cut, one dies, one comes back."""
 
 import os
 import shutil
@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from launch.kubernetes.pod import OWN_STORES
+from launch.torchrun import REQUEUE_STATUS
 from tests.conftest import SmallCorpus
 from tests.e2e.commands import ENVIRONMENT
 from tests.e2e.runs import LIMIT_S, ROOT, Run
@@ -61,11 +63,26 @@ def _start(run: Run, host: str, num_hosts: str) -> subprocess.Popen[bytes]:
                 *("--module", "pretrain.cli", "pretrain", str(run.file), "--auto-resume"),
                 *("--health.hang-timeout-s", str(HANG_S), "--health.heartbeat-s", "0.1"),
             ],
-            env=ENVIRONMENT | {"GLOO_SOCKET_IFNAME": "eth0"},
+            env=ENVIRONMENT | {"GLOO_SOCKET_IFNAME": "eth0", OWN_STORES: "1"},
             cwd=ROOT,
             stdout=log,
             stderr=log,
         )
+
+
+def _kill(host: str) -> None:
+    """Every process in its namespace."""
+    listed = subprocess.run(["ip", "netns", "pids", host], check=True, capture_output=True)
+    for pid in listed.stdout.split():
+        os.kill(int(pid), signal.SIGKILL)
+
+
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    """What a failed test has started."""
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
 
 
 @pytest.mark.slow
@@ -89,10 +106,7 @@ def test_a_cut_link_is_noticed_and_the_run_finishes(
         _ip("-n", hosts[1], "link", "set", "eth0", "up")
         assert [process.wait(LIMIT_S) for process in processes] == [0, 0], run.printed()
     finally:
-        for process in processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
+        _end(processes)
     assert run.losses() == whole.losses()
 
 
@@ -106,21 +120,40 @@ def test_a_dead_host_is_done_without(
     run.process = processes[0]
     try:
         run.wait_until(lambda: run.step() >= 4)
-        result = subprocess.run(
-            ["ip", "netns", "pids", hosts[1]], check=True, capture_output=True, text=True
-        )
-        for pid in result.stdout.split():
-            os.kill(int(pid), signal.SIGKILL)
+        _kill(hosts[1])
         processes[1].wait()
         assert run.step() < STEPS, "the death came after the end and shows nothing"
         assert processes[0].wait(2 * LIMIT_S) == 0, run.printed()
     finally:
-        for process in processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
+        _end(processes)
     assert "1 ranks on cpu" in run.printed()
     found = [(record.step, record.loss) for record in run.losses() if record.loss is not None]
     expected = [(record.step, record.loss) for record in undisturbed if record.loss is not None]
     # one rank adds the same numbers up in another order
     assert found == [(step, pytest.approx(loss, rel=1e-5, abs=0)) for step, loss in expected]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_host_that_comes_back_is_taken_in(
+    hosts: list[str], small_corpus: SmallCorpus, tmp_path: Path
+) -> None:
+    run = Run(small_corpus, tmp_path, steps=2000)
+    processes = [_start(run, host, "1:2") for host in hosts]
+    run.process = processes[0]
+    try:
+        run.wait_until(lambda: run.step() >= 4)
+        _kill(hosts[1])
+        processes[1].wait()
+        run.wait_until(lambda: "1 ranks on cpu" in run.printed())
+        processes[1] = _start(run, hosts[1], "1:2")
+        run.wait_until(lambda: run.printed().count("2 ranks on cpu") == 2)
+        resumed_at = run.step()
+        run.wait_until(lambda: run.step() > resumed_at)
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        assert [process.wait(LIMIT_S) for process in processes] == [REQUEUE_STATUS] * 2
+    finally:
+        _end(processes)
+    steps = [record.step for record in run.losses() if record.loss is not None]
+    assert steps == list(range(1, len(steps) + 1))
