@@ -5,6 +5,7 @@ bits of mantissa do not hold a frequency, and only matrix products run in bfloat
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
@@ -111,19 +112,25 @@ class LossScale:
     def _unscaled(self, grad: Tensor) -> Tensor:
         return grad / self.value
 
-    def lower(self) -> bool:
-        """After an overflow: halve it. Returns whether that was possible: it is at least 1."""
+    def rejects(self, loss: float, norm: float) -> bool:
+        """Whether a step is to be computed again, with the lower scale that there is then.
+
+        Args:
+            loss: Of the step; if it overflows itself, no scale helps.
+            norm: Of its gradient.
+        """
+        if self._is_fixed or not math.isfinite(loss):
+            return False
+        if math.isfinite(norm):
+            self._good_steps += 1
+            if self._good_steps == self._window:
+                self.value, self._good_steps = 2.0 * self.value, 0
+            return False
         self._good_steps = 0
-        if self._is_fixed or self.value <= 1.0:
+        if self.value <= 1.0:
             return False
         self.value = max(1.0, self.value / 2.0)
         return True
-
-    def count_step(self) -> None:
-        """After a step without overflow."""
-        self._good_steps += 1
-        if not self._is_fixed and self._good_steps == self._window:
-            self.value, self._good_steps = 2.0 * self.value, 0
 
     def state_dict(self) -> dict[str, float]:
         """State as JSON-able numbers; none where there is nothing to scale."""

@@ -1,6 +1,5 @@
 """The gradient of one step over this rank's micro-batches, and the numbers to judge it by."""
 
-import math
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -67,62 +66,41 @@ def compute_gradient(
             own from it, by its place in the whole step: nothing of it needs to be saved.
         loss_scale: Of float16 products; None for no scaling.
     """
-    while True:
-        factor = 1.0 if loss_scale is None else loss_scale.value
-        gradient = _compute_once(
-            engine, batches, num_labels, ranks, mesh, heartbeat, data_s, noise, factor
-        )
-        if loss_scale is None or not math.isfinite(gradient.loss):
-            return gradient
-        if math.isfinite(gradient.norm):
-            loss_scale.count_step()
-            return gradient
-        if not loss_scale.lower():
-            return gradient
-        finish_step(engine, apply=False)
-
-
-def _compute_once(
-    engine: Any,
-    batches: Sequence[Batch],
-    num_labels: float,
-    ranks: Ranks,
-    mesh: Mesh,
-    heartbeat: Heartbeat,
-    data_s: float,
-    noise: int,
-    factor: float,
-) -> Gradient:
-    """One attempt, with the loss times a factor that the parameters' gradients are divided by."""
     # DeepSpeed divides by accumulation steps and the ranks that it shards over; this undoes it
     divisor = max(num_labels, 1.0)
-    scale = factor * len(batches) * mesh.zero.size / divisor
+    whole = len(batches) * mesh.zero.size / divisor
     first = mesh.data.rank * len(batches) + 1
     seeds = [hash_integers(noise, first + number) for number in range(len(batches))]
-    heartbeat.step_s = data_s
-    passes = _pipelined_passes if mesh.pipeline.size > 1 else _passes
-    losses = passes(engine, batches, seeds, scale, ranks, heartbeat)
     labels = [count_labels(batch) for batch in batches]
+    passes = _pipelined_passes if mesh.pipeline.size > 1 else _passes
     zero = torch.zeros((), dtype=torch.float64, device=ranks.device)
-    nll = sum((loss.nll for loss in losses), start=zero)
-    auxiliary = sum(
-        (loss.auxiliary * count for loss, count in zip(losses, labels, strict=False)), start=zero
-    )
-    heartbeat.beat("gradient norm")
-    numbers: list[float | Tensor] = [
-        nll * mesh.counts,
-        auxiliary * mesh.counts,
-        gradient_norm(engine),
-        heartbeat.step_s,
-    ]
-    nlls, extras, norms, seconds = zip(*gathered(numbers, ranks.device), strict=True)
-    return Gradient(
-        sum(nlls) / divisor,
-        sum(extras) / divisor,
-        norms[0],
-        [float(loss.nll) for loss in losses],
-        list(seconds),
-    )
+    while True:
+        heartbeat.step_s = data_s
+        scale = whole if loss_scale is None else whole * loss_scale.value
+        losses = passes(engine, batches, seeds, scale, ranks, heartbeat)
+        nll = sum((loss.nll for loss in losses), start=zero)
+        auxiliary = sum(
+            (loss.auxiliary * count for loss, count in zip(losses, labels, strict=False)),
+            start=zero,
+        )
+        heartbeat.beat("gradient norm")
+        numbers: list[float | Tensor] = [
+            nll * mesh.counts,
+            auxiliary * mesh.counts,
+            gradient_norm(engine),
+            heartbeat.step_s,
+        ]
+        nlls, extras, norms, seconds = zip(*gathered(numbers, ranks.device), strict=True)
+        gradient = Gradient(
+            sum(nlls) / divisor,
+            sum(extras) / divisor,
+            norms[0],
+            [float(loss.nll) for loss in losses],
+            list(seconds),
+        )
+        if loss_scale is None or not loss_scale.rejects(gradient.loss, gradient.norm):
+            return gradient
+        finish_step(engine, apply=False)
 
 
 def _passes(

@@ -1,5 +1,7 @@
 """What matrix products are computed in, and the scale that keeps float16 gradients alive."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -60,18 +62,21 @@ def test_scale_keeps_small_gradients() -> None:
 def test_scale_falls_to_one_and_grows_after_its_window() -> None:
     config = TrainConfig(precision="fp16", initial_loss_scale=4.0, loss_scale_window=2)
     scale = LossScale(config, [])
-    assert [scale.lower() for _ in range(3)] == [True, True, False]
+    assert [scale.rejects(1.0, math.inf) for _ in range(3)] == [True, True, False]
     assert scale.value == 1.0
-    scale.count_step()
+    assert not scale.rejects(1.0, 1.0)
     assert scale.value == 1.0
-    scale.count_step()
+    assert not scale.rejects(1.0, 1.0)
+    assert scale.value == 2.0
+    # no scale helps a loss that is no number: the guard judges it
+    assert not scale.rejects(math.nan, math.nan)
     assert scale.value == 2.0
 
 
 def test_nothing_is_scaled_in_float32() -> None:
     scale = LossScale(TrainConfig(precision="float32"), [])
     assert scale.value == 1.0
-    assert not scale.lower()
+    assert not scale.rejects(1.0, math.inf)
     assert scale.state_dict() == {}
     scale.load_state_dict({"value": 8.0, "good_steps": 1})
     assert scale.value == 1.0
