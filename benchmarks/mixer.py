@@ -206,6 +206,8 @@ def main() -> None:
             bars.append(Bar(f"whole FFT / chunked convolution at {T}", ratio["FFT"], 1.0))
     print(f"time per token at 8,192 / at 204,800: {per_token[8_192] / per_token[204_800]:.2f}")
     reusing = {T: alone("--time", T) / T for T in (8_192, 204_800)}
+    microseconds = ", ".join(f"{1e6 * s:.1f} us/token at {T}" for T, s in reusing.items())
+    print(f"freed memory reused: {microseconds}")
     flat = reusing[8_192] / reusing[204_800]
     bars.append(Bar("time per token at 8,192 / at 204,800, memory reused", flat, 1 / 1.25))
     print(

@@ -3,9 +3,9 @@
 glibc gives every large block back to the system when it is freed; the next one comes as new pages
 which the kernel must clear. For sequences of 204,800 tokens that costs more time than all
 arithmetic: 85 of 147 microseconds per token in `benchmarks/mixer.py`. Told to keep freed memory,
-glibc is fast, but its one heap falls to pieces: a model of 12 recomputed layers holds three times
-what it needs. mimalloc (Leijen et al. 2019, MSR-TR-2019-18) keeps freed memory and stays compact,
-but must be there before the process starts.
+glibc is fast, but its one heap falls to pieces: a process holds three times what its tensors do.
+mimalloc (Leijen et al. 2019, MSR-TR-2019-18) keeps freed memory and stays compact (1.7 times, in
+`benchmarks/allocator.py`), but must be there before the process starts.
 """
 
 import ctypes

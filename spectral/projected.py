@@ -3,6 +3,7 @@
 Shape letters: B batch, T time (tokens), D channels, W taps.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -28,7 +29,7 @@ class ProjectedState(NamedTuple):
     inner: Any
 
 
-class ProjectedMixer(nn.Module):
+class ProjectedMixer(nn.Module, ABC):
     """y = out(norm(q * convolve(k * v)) * silu(gate)), with q, k, v through a short convolution.
 
     Subclasses say how to convolve: all heads apart, so that a rank may hold some of them.
@@ -45,11 +46,11 @@ class ProjectedMixer(nn.Module):
         self.out_proj = nn.Linear(D, D, bias=False)
         self.span: Span = WHOLE
 
+    @abstractmethod
     def convolve(
         self, u_BTD: Tensor, context: SequenceContext, past: Any
     ) -> tuple[Tensor, Any, GateLosses | None]:
         """Mix a sequence: (y_BTD, what is remembered of it, auxiliary losses)."""
-        raise NotImplementedError
 
     def convolve_step(
         self, u_BD: Tensor, context: SequenceContext, past: Any

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from tests.losses import STEPS, Step, first_losses, trained
 
 HOSTS = {"resonance-a": "10.79.0.1", "resonance-b": "10.79.0.2"}
 HANG_S = 40
+Processes = list[subprocess.Popen[bytes]]
 
 
 def _ip(*arguments: str) -> None:
@@ -70,19 +72,29 @@ def _start(run: Run, host: str, num_hosts: str) -> subprocess.Popen[bytes]:
         )
 
 
-def _kill(host: str) -> None:
-    """Every process in its namespace."""
+@contextmanager
+def _training(
+    run: Run, hosts: list[str], num_hosts: str
+) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """A run on both hosts, past its first checkpoint; at the end nothing of it is left."""
+    processes = [_start(run, host, num_hosts) for host in hosts]
+    run.process = processes[0]
+    try:
+        run.wait_until(lambda: run.step() >= 4)
+        yield processes
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+
+
+def _kill(host: str, process: subprocess.Popen[bytes]) -> None:
+    """Every process in its namespace; the one that was started there is among them."""
     listed = subprocess.run(["ip", "netns", "pids", host], check=True, capture_output=True)
     for pid in listed.stdout.split():
         os.kill(int(pid), signal.SIGKILL)
-
-
-def _end(processes: list[subprocess.Popen[bytes]]) -> None:
-    """What a failed test has started."""
-    for process in processes:
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+    process.wait()
 
 
 @pytest.mark.slow
@@ -93,10 +105,7 @@ def test_a_cut_link_is_noticed_and_the_run_finishes(
     whole, run = (Run(small_corpus, tmp_path / name, steps=60) for name in ("whole", "cut"))
     whole.start()
     assert whole.end() == 0, whole.printed()
-    processes = [_start(run, host, "2") for host in hosts]
-    run.process = processes[0]
-    try:
-        run.wait_until(lambda: run.step() >= 4)
+    with _training(run, hosts, "2") as processes:
         assert "no progress for" not in run.printed()
         _ip("-n", hosts[1], "link", "set", "eth0", "down")
         begin = time.monotonic()
@@ -105,8 +114,6 @@ def test_a_cut_link_is_noticed_and_the_run_finishes(
         assert run.step() < 60, "the cut came after the end and shows nothing"
         _ip("-n", hosts[1], "link", "set", "eth0", "up")
         assert [process.wait(LIMIT_S) for process in processes] == [0, 0], run.printed()
-    finally:
-        _end(processes)
     assert run.losses() == whole.losses()
 
 
@@ -116,16 +123,10 @@ def test_a_dead_host_is_done_without(
     hosts: list[str], small_corpus: SmallCorpus, tmp_path: Path, undisturbed: list[Step]
 ) -> None:
     run = Run(small_corpus, tmp_path)
-    processes = [_start(run, host, "1:2") for host in hosts]
-    run.process = processes[0]
-    try:
-        run.wait_until(lambda: run.step() >= 4)
-        _kill(hosts[1])
-        processes[1].wait()
+    with _training(run, hosts, "1:2") as processes:
+        _kill(hosts[1], processes[1])
         assert run.step() < STEPS, "the death came after the end and shows nothing"
         assert processes[0].wait(2 * LIMIT_S) == 0, run.printed()
-    finally:
-        _end(processes)
     assert "1 ranks on cpu" in run.printed()
     found = run.losses()
     # one rank adds the same numbers up in another order
@@ -139,12 +140,8 @@ def test_a_host_that_comes_back_is_taken_in(
     hosts: list[str], small_corpus: SmallCorpus, tmp_path: Path
 ) -> None:
     run = Run(small_corpus, tmp_path, steps=2000)
-    processes = [_start(run, host, "1:2") for host in hosts]
-    run.process = processes[0]
-    try:
-        run.wait_until(lambda: run.step() >= 4)
-        _kill(hosts[1])
-        processes[1].wait()
+    with _training(run, hosts, "1:2") as processes:
+        _kill(hosts[1], processes[1])
         run.wait_until(lambda: "1 ranks on cpu" in run.printed())
         processes[1] = _start(run, hosts[1], "1:2")
         run.wait_until(lambda: run.printed().count("2 ranks on cpu") == 2)
@@ -153,7 +150,5 @@ def test_a_host_that_comes_back_is_taken_in(
         for process in processes:
             process.send_signal(signal.SIGTERM)
         assert [process.wait(LIMIT_S) for process in processes] == [REQUEUE_STATUS] * 2
-    finally:
-        _end(processes)
     steps = list(trained(run.losses()))
     assert steps == list(range(1, len(steps) + 1))
