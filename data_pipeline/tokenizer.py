@@ -88,7 +88,8 @@ class SentencePieceTokenizer:
 
     def decode(self, ids: list[int]) -> str:
         """Return the text of `ids`, special tokens left out."""
-        return str(self._model.decode(ids))
+        # SentencePiece itself would write " ⁇ " for what it could not spell.
+        return str(self._model.decode([id_ for id_ in ids if id_ != self._model.unk_id()]))
 
 
 def _pieces(text: str, limit: int) -> list[str]:

@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -116,11 +117,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.signals_to_handle = "SIGINT,SIGHUP,SIGQUIT"
     if not torch.cuda.is_available():
         os.environ.update(allocator_environment())
-    try:
-        torchrun.run(options)
-    except ChildFailedError as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)
+    # where ranks leave their tracebacks; torchrun would leave the folder behind
+    with tempfile.TemporaryDirectory(prefix="resonance_ranks_") as errors:
+        options.log_dir = options.log_dir or errors
+        try:
+            torchrun.run(options)
+        except ChildFailedError as error:
+            print(error, file=sys.stderr)
+            sys.exit(1)
 
 
 if __name__ == "__main__":

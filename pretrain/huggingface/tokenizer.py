@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import sentencepiece
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from data_pipeline.tokenizer import Tokenizer as OwnTokenizer
 
@@ -24,10 +25,11 @@ def huggingface_tokenizer(tokenizer: OwnTokenizer) -> PreTrainedTokenizerFast:
 
 
 def _byte_tokenizer(tokenizer: OwnTokenizer) -> PreTrainedTokenizerFast:
-    vocab = {f"<0x{byte:02X}>": byte for byte in range(256)}
+    vocab = {character: byte for byte, character in bytes_to_unicode().items()}
     specials = {"<s>": tokenizer.bos_id, "</s>": tokenizer.eos_id, "<pad>": tokenizer.pad_id}
-    fast = Tokenizer(models.BPE(vocab | specials, [], byte_fallback=True))
-    fast.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    fast = Tokenizer(models.BPE(vocab | specials, []))
+    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    fast.decoder = decoders.ByteLevel()
     return _wrap(fast, tokenizer)
 
 

