@@ -5,91 +5,81 @@
 Against transformers' Llama (RoPE, SwiGLU, SDPA) of equal parameters (within 2%), tokenizer, data
 order, batch and steps, each with the best of a small sweep of learning rates: novels and technical
 documents (3 seeds of about 1.5M non-embedding parameters, one of about 6M), multi-query associative
-recall, and a table of ablations. About five hours on two cores. Every run's result is a JSON file
-with commit and machine as soon as it is there, and is not run again; the table and the plot are
-made anew each time. `--budget smoke` goes through everything in a minute and says nothing.
+recall, and a table of ablations. About five hours on two cores; each core trains a model of its
+own. Every run's result is a JSON file with commit and machine as soon as it is there, and is not
+run again; the table and the plot are made anew after every stage. `--budget smoke` goes through
+everything in a minute and says nothing.
 """
 
 import argparse
 import json
+import multiprocessing
 import os
-import platform
-import subprocess
-from collections.abc import Iterator
-from itertools import count
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
 
-import bars  # noqa: F401 (finds the package that a script here bears the name of)
-import torch
-from quality_parts import mqar, plan, report, text
-from quality_parts.models import build, non_embedding
-from quality_parts.training import accuracy, step_ms, token_losses, train
-from torch import Tensor
+import bars
+from quality_parts import plan, report, text
+from quality_parts.models import build
+from quality_parts.runs import Result, Worker
+from quality_parts.training import step_ms
 
-import spectral.lm
-
-Results = dict[str, dict[str, Any]]
 DATA = Path(__file__).parents[2] / "shared/data/lm"
-
-
-def describe_machine() -> str:
-    """Processor, cores and torch, as results should name them."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        model = names[0].split(":")[1].strip() if names else model
-    return f"{model}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-
-
-def describe_commit() -> str:
-    """Short hash of the commit, with '-dirty' if files differ from it."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=7"]
-    root = Path(__file__).parents[1]
-    found = subprocess.run(command, cwd=root, capture_output=True, text=True)
-    return found.stdout.strip() or "unknown"
 
 
 class Bench:
     """Runs what has no result yet and keeps results in a folder."""
 
-    def __init__(self, budget: plan.Budget, corpora: list[text.Corpus], output: Path):
-        self.budget, self.output = budget, output
-        self.corpora = {corpus.name: corpus for corpus in corpora}
-        self.results: Results = {}
+    def __init__(self, budget: plan.Budget, corpora: list[text.Corpus], output: Path, workers: int):
+        self.budget, self.corpora, self.output = budget, corpora, output
+        self.worker = Worker(budget, corpora)
+        # threads of torch do not survive a fork
+        self.pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+        self.results: dict[str, Result] = {}
 
-    def result(self, run: plan.Run) -> dict[str, Any]:
-        """The result of a run: read, or trained for and written."""
-        path = self.output / f"{run.name}.json"
-        asked = json.loads(json.dumps(run._asdict()))
-        if path.exists():
-            found: dict[str, Any] = json.loads(path.read_text())
-            if {key: found[key] for key in asked} != asked:
-                raise ValueError(f"{path}: expected the result of {asked}: remove it to run again")
-        else:
-            phases = spectral.lm.rotary_phases
-            if not run.rotary:
-                spectral.lm.rotary_phases = no_phases
-            try:
-                measured = self._recall(run) if run.task.startswith("mqar") else self._text(run)
-            finally:
-                spectral.lm.rotary_phases = phases
-            found = asked | measured
-            found |= {"commit": describe_commit(), "machine": describe_machine()}
-            part = path.with_suffix(".part")
-            part.write_text(json.dumps(found, indent=1))
-            part.rename(path)
+    def run(self, runs: list[plan.Run]) -> list[Result]:
+        """Results in the order of `runs`: read, or trained for and written."""
+        waiting: dict[Future[Result], plan.Run] = {}
+        for run in runs:
+            path = self._path(run)
+            if path.exists():
+                found = json.loads(path.read_text())
+                asked = json.loads(json.dumps(run._asdict()))
+                if {key: found[key] for key in asked} != asked:
+                    raise ValueError(f"{path}: expected a result of {asked}; remove it to run it")
+                self._keep(run, found)
+            else:
+                waiting[self.pool.submit(self.worker.measure, run)] = run
+        for future in as_completed(waiting):
+            run = waiting[future]
+            part = self._path(run).with_suffix(".part")
+            part.write_text(json.dumps(future.result(), indent=1))
+            part.rename(self._path(run))
+            self._keep(run, future.result())
+        return [self.results[run.name] for run in runs]
+
+    def _path(self, run: plan.Run) -> Path:
+        return self.output / f"{run.name}.json"
+
+    def _keep(self, run: plan.Run, found: Result) -> None:
         self.results[run.name] = found
-        score = found.get("valid_loss", found.get("accuracy"))
-        print(f"{run.name}: {score:.4f}", flush=True)
-        return found
+        print(f"{run.name}: {found.get('valid_loss', found.get('accuracy')):.4f}", flush=True)
+
+    def best_rates(self, corpora: list[str]) -> dict[str, dict[str, float]]:
+        """Of every corpus each kind's learning rate with the smallest validation loss."""
+        swept = self.run([run for name in corpora for run in plan.sweep(self.budget, name)])
+        best: dict[str, dict[str, float]] = {name: {} for name in corpora}
+        # the smallest loss is written last
+        for found in sorted(swept, key=lambda found: -found["valid_loss"]):
+            best[found["task"]][found["kind"]] = found["rate"]
+        return best
 
     def measure_costs(self) -> None:
         """Add the time of a step to the results of all runs on text."""
-        kinds: dict[str, list[dict[str, Any]]] = {}
+        kinds: dict[str, list[Result]] = {}
+        names = [corpus.name for corpus in self.corpora]
         for found in self.results.values():
-            if found["task"] in self.corpora and found["rotary"]:
+            if found["task"] in names and found["rotary"]:
                 key = json.dumps([found[name] for name in ("kind", "size", "changes")])
                 kinds.setdefault(key, []).append(found)
         path, length = self.output / "costs.json", self.budget.length
@@ -100,96 +90,50 @@ class Bench:
                       some[0]["changes"], seed=0)
                 for some in kinds.values()
             ]  # fmt: skip
-            corpus = next(iter(self.corpora.values()))
-            batches = text.batches(corpus.train, self.budget.batch, length, seed=0)
+            batches = text.batches(self.corpora[0].train, self.budget.batch, length, seed=0)
             costs = dict(zip(kinds, step_ms(models, batches), strict=True))
             path.write_text(json.dumps(costs, indent=1))
         for key, same in kinds.items():
             for found in same:
                 found["step_ms"] = costs[key]
 
-    def best_rates(self, corpus: str) -> dict[str, float]:
-        """Each kind's learning rate with the smallest validation loss."""
-        swept = [self.result(run) for run in plan.sweep(self.budget, corpus)]
-        return {
-            kind: min((r for r in swept if r["kind"] == kind), key=lambda r: r["valid_loss"])[
-                "rate"
-            ]
-            for kind in plan.KINDS
-        }
-
-    def _text(self, run: plan.Run) -> dict[str, Any]:
-        corpus, length = self.corpora[run.task], self.budget.length
-        model = build(run.kind, run.size, text.VOCAB_SIZE, length, run.changes, run.seed)
-        batches = text.batches(corpus.train, self.budget.batch, length, run.seed)
-        found = train(model, batches, run.steps, run.rate)
-        tokens, labels, recalled = text.valid_windows(corpus, length)
-        losses = token_losses(model, tokens, labels)
-        return found | {
-            "num_parameters": non_embedding(model),
-            "num_tokens": run.steps * self.budget.batch * length,
-            "valid_loss": losses.mean().item(),
-            "recalled_loss": losses[recalled].mean().item(),
-            "other_loss": losses[~recalled].mean().item(),
-            "recalled_share": recalled.double().mean().item(),
-        }
-
-    def _recall(self, run: plan.Run) -> dict[str, Any]:
-        length, pairs = (int(part) for part in run.task.split("-")[1:])
-        model = build(run.kind, run.size, mqar.VOCAB_SIZE, length, run.changes, run.seed)
-
-        def batches() -> Iterator[tuple[Tensor, Tensor]]:
-            for step in count():
-                yield mqar.examples(self.budget.recall_batch, length, pairs, seed=step)
-
-        found = train(model, batches(), run.steps, run.rate)
-        tokens, labels = mqar.examples(1_000, length, pairs, seed=10**9)
-        return found | {
-            "num_parameters": non_embedding(model),
-            "num_tokens": run.steps * self.budget.recall_batch * length,
-            "accuracy": accuracy(model, tokens, labels),
-        }
-
-
-def no_phases(
-    position: int, length: int, head_dim: int, base: float, like: Tensor
-) -> tuple[Tensor, Tensor]:
-    """(cos_TF, sin_TF) that turn nothing."""
-    del position, base
-    return like.new_ones(length, head_dim // 2), like.new_zeros(length, head_dim // 2)
+    def report(self, best: dict[str, dict[str, float]]) -> tuple[str, list[bars.Bar]]:
+        """Write results.json, table.md and curves.png; return the table and the bars."""
+        names = [corpus.name for corpus in self.corpora]
+        (self.output / "results.json").write_text(json.dumps(self.results, indent=1))
+        table, found = report.table(self.results, names, self.budget, best)
+        (self.output / "table.md").write_text(table, encoding="utf-8")
+        report.plot(self.results, names, self.output / "curves.png")
+        return table, found
 
 
 def main() -> None:
-    """Run what is missing, write results.json, table.md and curves.png, print the table."""
+    """Run what is missing, report after every stage, print the table and the bars."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=DATA, help="NAME.train.jsonl.xz, NAME.valid…")
     parser.add_argument("--corpora", nargs="+", default=["techdocs", "eltec_eng"])
     parser.add_argument("--output", type=Path, default=Path("runs/quality"))
     parser.add_argument("--budget", choices=plan.BUDGETS, default="full")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="models at a time")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
     budget, output = plan.BUDGETS[arguments.budget], arguments.output / arguments.budget
     corpora = text.prepare(arguments.data, arguments.corpora, output / "tokens", budget.megabytes)
-    bench = Bench(budget, corpora, output)
-    first = arguments.corpora[0]
-    best = {first: bench.best_rates(first)}
+    bench = Bench(budget, corpora, output, arguments.workers)
+    first, others = arguments.corpora[0], arguments.corpora[1:]
+    best = bench.best_rates([first])
+    bench.report(best)
     # they decide what the default is: before the rest
-    for run in plan.ablations(budget, first, best[first]["spectral"]):
-        bench.result(run)
-    best |= {name: bench.best_rates(name) for name in arguments.corpora[1:]}
-    for length, pairs in plan.RECALL_SETTINGS:
-        for run in plan.recall(budget, length, pairs):
-            bench.result(run)
-    for name in arguments.corpora:
-        for run in plan.repeats(budget, name, best[name]):
-            bench.result(run)
+    bench.run(plan.ablations(budget, first, best[first]["spectral"]))
+    bench.report(best)
+    best |= bench.best_rates(others)
+    bench.report(best)
+    bench.run([run for task in plan.RECALL_SETTINGS for run in plan.recall(budget, *task)])
+    bench.report(best)
+    bench.run([run for name in best for run in plan.repeats(budget, name, best[name])])
     bench.measure_costs()
-    (output / "results.json").write_text(json.dumps(bench.results, indent=1))
-    found = report.table(bench.results, arguments.corpora, budget, best)
-    (output / "table.md").write_text(found, encoding="utf-8")
-    report.plot(bench.results, arguments.corpora, output / "curves.png")
-    print(found)
+    table, found = bench.report(best)
+    print(table)
+    bars.judge(found)
 
 
 if __name__ == "__main__":
