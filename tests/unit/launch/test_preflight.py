@@ -24,7 +24,7 @@ from launch.preflight import (
 )
 from launch.programs import call
 from launch.slurm.config import SlurmConfig
-from launch.versions import differences, unmet_requirements, versions
+from launch.versions import _source_digest, differences, unmet_requirements, versions
 
 NOW = datetime(2027, 1, 1, 12)
 
@@ -83,6 +83,16 @@ def test_versions() -> None:
     other = {**here, "host": "n3", "torch": "1.0"}
     (line,) = differences(here, [here, other])
     assert line == f"n3: torch 1.0; expected {here['torch']}"
+
+
+def test_sources_are_told_apart_by_their_text(tmp_path: Path) -> None:
+    source = tmp_path / "spectral" / "modes.py"
+    source.parent.mkdir()
+    digests = []
+    for text in ("x = 1\n", "x = 2\n", "x = 1\n"):
+        source.write_text(text)
+        digests.append(_source_digest(tmp_path))
+    assert digests[0] == digests[2] != digests[1]
 
 
 def test_requirements(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import boto3
 import pytest
 
 from data_pipeline.config import StorageConfig
+from data_pipeline.storage import filesystem
 from pretrain.checkpoint.manifest import MANIFEST, publish, seal, verified
 from pretrain.checkpoint.remote import (
     fetch,
@@ -61,6 +62,17 @@ def test_a_store_is_tried_and_nothing_stays_behind(storage: StorageConfig) -> No
     assert _keys(storage) == []
     with pytest.raises(CheckpointError, match=r"s3://nowhere/one: cannot be written"):
         require_writable("s3://nowhere/one", storage)
+
+
+def test_a_store_that_can_only_be_read(
+    storage: StorageConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(url: str, _data: bytes) -> None:
+        raise PermissionError(f"{url}: AccessDenied")
+
+    monkeypatch.setattr(filesystem(REMOTE, storage), "pipe_file", refuse)
+    with pytest.raises(CheckpointError, match=r"s3://runs/one: cannot be written: .*AccessDenied"):
+        require_writable(REMOTE, storage)
 
 
 def test_one_without_its_manifest_does_not_count(storage: StorageConfig, tmp_path: Path) -> None:
