@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from bars import Bar, judge
 
-from data_pipeline.loader import Batch
+from data_pipeline.batch import Batch
 from pretrain.checkpoint.saving import Saver
 from pretrain.config import RunConfig
 from pretrain.distributed import init_ranks

@@ -15,7 +15,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from data_pipeline.loader import Batch
+from data_pipeline.batch import Batch
 from pretrain.config import RunConfig
 from pretrain.memory import allocator_environment
 

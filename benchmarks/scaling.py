@@ -43,7 +43,7 @@ def run_config(length: int, batch: int, recompute: str = "full", **parallel: int
 
 def plain_seconds(run: RunConfig, tokens: torch.Tensor, steps: int) -> list[float]:
     """Seconds of each step of the same training, without any engine."""
-    from data_pipeline.loader import Batch
+    from data_pipeline.batch import Batch
 
     torch.set_num_threads(1)
     torch.manual_seed(run.train.seed)

@@ -42,7 +42,7 @@ COMMANDS = {
     "data build": Command(data_config.BuildConfig, "data_pipeline.build", "build"),
     "data verify": Command(data_config.VerifyConfig, "data_pipeline.verify", "verify"),
     "data stats": Command(data_config.StatsConfig, "data_pipeline.stats", "stats"),
-    "pretrain": Command(commands.PretrainCommand, "pretrain.trainer", "pretrain"),
+    "pretrain": Command(commands.PretrainCommand, "pretrain.job", "pretrain"),
     "evaluate": Command(commands.EvaluateCommand, "pretrain.evaluate", "evaluate"),
     "generate": Command(commands.GenerateCommand, "pretrain.generate", "generate"),
     "chat": Command(commands.ChatCommand, "pretrain.chat", "chat"),

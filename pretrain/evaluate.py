@@ -11,10 +11,10 @@ from tqdm import tqdm
 
 from data_pipeline.atomic import write_text_atomically
 from data_pipeline.config import DataConfig
-from data_pipeline.loader import iterate_valid
 from data_pipeline.manifest import load_manifest
 from data_pipeline.shard_reader import ShardReader
 from data_pipeline.tokenizer import load_tokenizer
+from data_pipeline.valid import iterate_valid
 from pretrain.checkpoint.loading import load_model
 from pretrain.commands import EvaluateCommand
 from pretrain.errors import RunError

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from data_pipeline.loader import Batch
+from data_pipeline.batch import Batch
 from pretrain.config import RunConfig
 from pretrain.distributed import Ranks, decided_by_rank_0, gathered_objects
 from pretrain.guard import AuditLog, MicroBatch, Verdict

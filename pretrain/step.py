@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from data_pipeline.loader import Batch
+from data_pipeline.batch import Batch
 from data_pipeline.order import hash_integers
 from pretrain.distributed import Ranks, gathered
 from pretrain.engine import finish_step, gradient_norm

@@ -9,30 +9,21 @@ this gradient be applied (`Guard`, between gradient and optimizer).
 import time
 from pathlib import Path
 
-import torch.distributed as dist
-
-from data_pipeline.loader import Batch, build_train_loader, iterate_valid
+from data_pipeline.batch import Batch
+from data_pipeline.loader import build_train_loader
 from data_pipeline.order import hash_integers
 from launch.torchrun import REQUEUE_STATUS
 from pretrain.checkpoint.loading import load_engine
 from pretrain.checkpoint.saving import Saver
-from pretrain.commands import PretrainCommand
 from pretrain.config import RunConfig
-from pretrain.distributed import (
-    DEFAULT_TIMEOUT_S,
-    Ranks,
-    decided_by_rank_0,
-    init_ranks,
-    summed,
-)
-from pretrain.engine import build_engine, evaluator, finish_step
+from pretrain.distributed import Ranks, decided_by_rank_0
+from pretrain.engine import build_engine, finish_step
 from pretrain.errors import CheckpointError
-from pretrain.failures import failure_of_rank
 from pretrain.guard import Guard, Verdict, bad_step_error
-from pretrain.health import check_health, require_same_versions
+from pretrain.health import check_health
 from pretrain.heartbeat import Heartbeat
 from pretrain.journal import Journal
-from pretrain.loss import count_labels, valid_loss
+from pretrain.loss import count_labels
 from pretrain.metrics import Record
 from pretrain.parallel.build import build_model
 from pretrain.parallel.layout import check_layout
@@ -40,34 +31,10 @@ from pretrain.parallel.mesh import build_mesh
 from pretrain.parallel.parallelize import empty_model
 from pretrain.parallel.sequence import own_span
 from pretrain.precision import LossScale
-from pretrain.run_directory import check_run, check_tokenizer, find_newest, find_start
+from pretrain.run_directory import check_tokenizer, find_newest
 from pretrain.step import compute_gradient
 from pretrain.stopping import StopFlag, Stopped, StopPoll
-from pretrain.watchdog import Watchdog
-
-
-def pretrain(command: PretrainCommand) -> None:
-    """`resonance pretrain`: join the ranks, train, leave them.
-
-    Raises:
-        RunError: The run cannot be carried out as asked.
-        SystemExit: With REQUEUE_STATUS, when it was asked to stop before the end.
-    """
-    run = command.run
-    with StopFlag() as stop:
-        ranks = init_ranks(max(DEFAULT_TIMEOUT_S, 2 * run.health.hang_timeout_s))
-        heartbeat = Heartbeat(run.train.output, ranks.rank)
-        try:
-            require_same_versions()
-            start = decided_by_rank_0(lambda: _find_start(command, ranks.world_size))
-            name = decided_by_rank_0(lambda: time.strftime("%Y%m%d-%H%M%S"))
-            with Watchdog(run, heartbeat, ranks.world_size, name):
-                Trainer(run, ranks, start, stop=stop, heartbeat=heartbeat).train()
-        except Exception as error:
-            raise failure_of_rank(error, ranks, heartbeat, run.train.output) from error
-        finally:
-            if dist.is_initialized():
-                dist.destroy_process_group()
+from pretrain.validation import validation_loss
 
 
 class Trainer:
@@ -225,24 +192,11 @@ class Trainer:
             Stopped: A rank was asked to stop.
         """
         begin = time.perf_counter()
-        run = self.run
-        batches = iterate_valid(
-            run.data.valid,
-            sequence_length=run.data.sequence_length,
-            micro_batch_size=run.train.micro_batch_size,
-            data_rank=self.mesh.data.rank,
-            data_ranks=self.mesh.data.size,
-            config=run.data,
-        )
-        own = (own_span(batch, self.mesh.sequence) for batch in self.poll.polled(batches))
-        loss_sum, num_labels = valid_loss(evaluator(self.engine), own, self.ranks.device)
-        loss_sum, num_labels = summed(
-            [loss_sum * self.mesh.counts, num_labels * self.mesh.counts], self.ranks.device
-        )
+        loss = validation_loss(self.run, self.mesh, self.engine, self.ranks, self.poll)
         record = {
             "step": self.step,
             "tokens": self.tokens,
-            "valid_loss": loss_sum / max(num_labels, 1.0),
+            "valid_loss": loss,
             "valid_seconds": time.perf_counter() - begin,
         }
         self.journal.log(record)
@@ -307,12 +261,6 @@ class Trainer:
     def _is_due(self, every: int) -> bool:
         last = self.step == self.run.train.steps
         return last or (every > 0 and self.step % every == 0)
-
-
-def _find_start(command: PretrainCommand, num_ranks: int) -> Path | None:
-    """Check the run before anything is written, and find the checkpoint to go on from."""
-    check_run(command.run, num_ranks)
-    return find_start(command.run, resume=command.resume, auto_resume=command.auto_resume)
 
 
 def _announcement(

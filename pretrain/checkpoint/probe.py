@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from pretrain.config import RunConfig
 from pretrain.engine import evaluator
 from pretrain.parallel.placement import placements
-from spectral.lm import Block, LMLoss
+from spectral.block import Block
+from spectral.lm import LMLoss
 
 # sequences up to this long are probed whole, longer ones by a number of chunks that divides well
 MAX_PROBE_TOKENS, PROBE_CHUNKS = 16_384, 1_200

@@ -17,8 +17,9 @@ from transformers.utils.output_capturing import capture_outputs
 from pretrain.huggingface.configuration_resonance import ResonanceConfig
 from pretrain.huggingface.coverage import CoveragePenalty
 from pretrain.huggingface.diverse_beams import diverse_beam_search
+from spectral.block import Block
 from spectral.embedding import TableEmbedding
-from spectral.lm import Block, LMState, SpectralLM
+from spectral.lm import LMState, SpectralLM
 
 
 class RecurrentCache:

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from pretrain.parallel.collectives import exchanged_rows
 from pretrain.parallel.mesh import Axis
 from pretrain.parallel.placement import Placement, cut
+from spectral.block import Block
 from spectral.experts import Compute, Delivery, ExpertsFeedForward
-from spectral.lm import Block
 
 
 def share_experts(block: Block, name: str, axis: Axis) -> None:

@@ -17,9 +17,10 @@ from pretrain.parallel.mesh import Mesh
 from pretrain.parallel.noise import Noise
 from pretrain.parallel.placement import Placement, place
 from pretrain.precision import Precision
+from spectral.block import Block
 from spectral.config import ModelConfig
 from spectral.experts import ExpertsFeedForward
-from spectral.lm import Block, SpectralLM
+from spectral.lm import SpectralLM
 
 
 def empty_model(config: ModelConfig) -> SpectralLM:

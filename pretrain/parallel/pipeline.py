@@ -20,7 +20,7 @@ from deepspeed.runtime.pipe.schedule import OptimizerStep, PipeInstruction, Trai
 from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 from torch import Tensor, nn
 
-from data_pipeline.loader import Batch
+from data_pipeline.batch import Batch
 from kernels.linear_cross_entropy.reference import IGNORE
 from pretrain.config import RunConfig
 from pretrain.deepspeed_start import start_deepspeed

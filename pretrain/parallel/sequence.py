@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from data_pipeline.loader import Batch
+from data_pipeline.batch import Batch
 from kernels.state_scan.op import state_scan
 from pretrain.parallel.collectives import shifted, summed_over
 from pretrain.parallel.mesh import Axis

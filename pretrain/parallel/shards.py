@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from pretrain.parallel.collectives import all_reduce, gathered_along
 from pretrain.parallel.mesh import Axis
+from spectral.block import Block
 from spectral.feed_forward import FrequencyFeedForward
-from spectral.lm import Block, SpectralLM
+from spectral.lm import SpectralLM
 
 TOKENS = 1
 

@@ -11,9 +11,7 @@ Shape letters: D channels, R rows, H heads, M modes.
 
 from typing import Any
 
-import torch.nn.functional as F
 from megatron.core.model_parallel_config import ModelParallelConfig
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.tensor_parallel.mappings import copy_to_tensor_model_parallel_region
 from torch import Tensor, nn
 
@@ -21,9 +19,10 @@ from pretrain.parallel.collectives import all_reduce, gathered_along
 from pretrain.parallel.experts import TensorDelivery
 from pretrain.parallel.mesh import Axis
 from pretrain.parallel.placement import Placement, cut
-from pretrain.parallel.shards import all_tokens, summed_tokens
-from pretrain.precision import current_autocast
+from pretrain.parallel.shards import all_tokens
+from pretrain.parallel.tensor_linear import Column, Row
 from spectral.bidirectional import BidirectionalMixer
+from spectral.block import Block
 from spectral.experts import ExpertsFeedForward
 from spectral.feed_forward import FrequencyFeedForward, GatedFeedForward
 from spectral.frames import Frames
@@ -31,7 +30,6 @@ from spectral.fusion import ChunkFusion
 from spectral.gated_filter import GatedFilter
 from spectral.gating import SpectralGate
 from spectral.heads import Heads
-from spectral.lm import Block
 from spectral.mixer import SpectralMixer
 from spectral.modes import ModalFilter
 from spectral.projected import ProjectedMixer
@@ -158,7 +156,7 @@ class Splitter:
         self.cut(experts.down_proj, "weight", "feed_forward.down_proj", 2, ((begin, end),))
         experts.delivery = TensorDelivery(self.axis)
 
-    def column(self, linear: nn.Linear, name: str, ranges: Ranges, *, reduce: bool) -> "Column":
+    def column(self, linear: nn.Linear, name: str, ranges: Ranges, *, reduce: bool) -> Column:
         """The given outputs of a linear layer; `reduce`: sum its input's gradient over ranks."""
         found = Column(
             linear.in_features,
@@ -176,7 +174,7 @@ class Splitter:
             self.cut(found, "bias", name, 0, ranges)
         return found
 
-    def row(self, linear: nn.Linear, name: str, ranges: Ranges) -> "Row":
+    def row(self, linear: nn.Linear, name: str, ranges: Ranges) -> Row:
         """The given inputs of a linear layer; its output is summed over ranks."""
         found = Row(
             linear.in_features,
@@ -197,49 +195,6 @@ class Splitter:
         if self.shard:
             return (all_tokens(inputs[0], self.axis), *inputs[1:])
         return (copy_to_tensor_model_parallel_region(inputs[0], self.axis.group), *inputs[1:])
-
-
-class _CastBefore:
-    """Casts the operands of Megatron's product, whose backward pass knows CUDA's autocast only."""
-
-    def _forward_impl(self, input: Tensor, weight: Tensor, **others: Any) -> Tensor:
-        dtype = current_autocast() or weight.dtype
-        bias = others.pop("bias")
-        if bias is not None:
-            bias = bias.to(dtype)
-        output: Tensor = super()._forward_impl(  # type: ignore[misc]
-            input.to(dtype), weight.to(dtype), bias=bias, **others
-        )
-        return output
-
-
-class Column(_CastBefore, ColumnParallelLinear):
-    """A linear layer of which this rank has some outputs."""
-
-    weight_decays = True
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., D] -> [..., this rank's outputs]."""
-        output: Tensor = super().forward(x)[0]
-        return output
-
-
-class Row(_CastBefore, RowParallelLinear):
-    """A linear layer of which this rank has some inputs.
-
-    Attributes:
-        shard: Along which the sum's tokens are dealt out; None: every rank gets all of them.
-    """
-
-    weight_decays = True
-    shard: Axis | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., this rank's inputs] -> [..., D], this rank's tokens or the same on every rank."""
-        if self.shard is not None:
-            return summed_tokens(F.linear(x, self.weight), self.shard)
-        output: Tensor = super().forward(x)[0]
-        return output
 
 
 class RankHeads(Heads):

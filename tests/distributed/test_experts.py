@@ -81,7 +81,7 @@ def _gradients(
     """
     import torch.distributed as dist
 
-    from data_pipeline.loader import Batch
+    from data_pipeline.batch import Batch
     from pretrain.loss import batch_loss, count_labels, objective
     from pretrain.parallel.build import build_model
     from pretrain.parallel.placement import placements

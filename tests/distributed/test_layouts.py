@@ -73,7 +73,7 @@ def _train(rank: int, runs: dict[str, RunConfig], folder: Path) -> None:
     import pretrain.engine
     from pretrain.distributed import init_ranks
     from pretrain.trainer import Trainer
-    from spectral.lm import Block
+    from spectral.block import Block
 
     configure = pretrain.engine.deepspeed_config
 

@@ -71,7 +71,7 @@ def _gradients(run: RunConfig, mesh: Any) -> tuple[float, dict[str, Any]]:
     """Loss of the whole batch, and each parameter's gradient summed over spans."""
     import torch.distributed as dist
 
-    from data_pipeline.loader import Batch
+    from data_pipeline.batch import Batch
     from pretrain.loss import batch_loss, count_labels, objective
     from pretrain.parallel.build import build_model
     from pretrain.parallel.mesh import Axis, Mesh

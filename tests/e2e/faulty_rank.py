@@ -75,7 +75,7 @@ def _lose_key() -> None:
 FAULTS: dict[str, Callable[[], None]] = {
     "none": lambda: None,
     "slow data": _slow_data,
-    "slow validation": lambda: _slow_items("pretrain.trainer.iterate_valid", 2),
+    "slow validation": lambda: _slow_items("pretrain.validation.iterate_valid", 2),
     "slow start": lambda: _before_call("pretrain.trainer.build_engine", 1, lambda: time.sleep(3)),
     # while the checkpoint of step 6 is written
     "slow save": lambda: _before_call("pretrain.checkpoint.saving.save", 2, lambda: time.sleep(3)),

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from data_pipeline.batch import Batch
 from data_pipeline.config import DataConfig, DatasetConfig
 from data_pipeline.errors import DataError
-from data_pipeline.loader import Batch, TrainLoader, build_train_loader, iterate_valid
+from data_pipeline.loader import TrainLoader, build_train_loader
 from data_pipeline.manifest import load_manifest
 from data_pipeline.mixture import Mixture
+from data_pipeline.valid import iterate_valid
 
 
 def config_for(*paths: Path, **changes: object) -> DataConfig:

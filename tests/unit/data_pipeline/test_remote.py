@@ -20,6 +20,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from data_pipeline.batch import Batch
 from data_pipeline.build import build
 from data_pipeline.cache import ShardCache
 from data_pipeline.config import (
@@ -30,7 +31,7 @@ from data_pipeline.config import (
     VerifyConfig,
 )
 from data_pipeline.errors import DataError
-from data_pipeline.loader import Batch, build_train_loader
+from data_pipeline.loader import build_train_loader
 from data_pipeline.manifest import load_manifest
 from data_pipeline.opening import open_stream
 from data_pipeline.storage import read_bytes
