@@ -38,10 +38,10 @@ class Bench:
         self.results: dict[str, Result] = {}
 
     def run(self, runs: list[plan.Run]) -> list[Result]:
-        """Results in the order of `runs`: read, or trained for and written."""
+        """Results in the order of `runs`: read, or trained for."""
         waiting: dict[Future[Result], plan.Run] = {}
         for run in runs:
-            path = self._path(run)
+            path = self.output / f"{run.name}.json"
             if path.exists():
                 found = json.loads(path.read_text())
                 asked = json.loads(json.dumps(run._asdict()))
@@ -49,17 +49,10 @@ class Bench:
                     raise ValueError(f"{path}: expected a result of {asked}; remove it to run it")
                 self._keep(run, found)
             else:
-                waiting[self.pool.submit(self.worker.measure, run)] = run
+                waiting[self.pool.submit(self.worker.measure, run, path)] = run
         for future in as_completed(waiting):
-            run = waiting[future]
-            part = self._path(run).with_suffix(".part")
-            part.write_text(json.dumps(future.result(), indent=1))
-            part.rename(self._path(run))
-            self._keep(run, future.result())
+            self._keep(waiting[future], future.result())
         return [self.results[run.name] for run in runs]
-
-    def _path(self, run: plan.Run) -> Path:
-        return self.output / f"{run.name}.json"
 
     def _keep(self, run: plan.Run, found: Result) -> None:
         self.results[run.name] = found

@@ -3,6 +3,7 @@
 A run does not depend on which process takes it, or on how many cores the machine has.
 """
 
+import json
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -33,8 +34,8 @@ class Worker:
     def __init__(self, budget: Budget, corpora: list[text.Corpus]):
         self.budget, self.corpora = budget, {corpus.name: corpus for corpus in corpora}
 
-    def measure(self, run: Run) -> Result:
-        """Train; return the run with its measurements, commit and machine."""
+    def measure(self, run: Run, path: Path) -> Result:
+        """Train; write and return the run with its measurements, commit and machine."""
         torch.set_num_threads(1)
         phases = spectral.lm.rotary_phases
         if not run.rotary:
@@ -43,7 +44,11 @@ class Worker:
             measured = self._recall(run) if run.task.startswith("mqar") else self._text(run)
         finally:
             spectral.lm.rotary_phases = phases
-        return run._asdict() | measured | {"commit": _commit(), "machine": _machine()}
+        found = run._asdict() | measured | {"commit": _commit(), "machine": _machine()}
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(found, indent=1))
+        part.rename(path)
+        return found
 
     def _text(self, run: Run) -> Result:
         corpus, length = self.corpora[run.task], self.budget.length
