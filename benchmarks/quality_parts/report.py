@@ -20,9 +20,9 @@ def table(
     results: Results, corpora: list[str], budget: Budget, best: dict[str, dict[str, float]]
 ) -> tuple[str, list[Bar]]:
     """Markdown (losses with the spread over seeds, recall, ablations) and the bars."""
-    some = next(iter(results.values()))
+    sources = sorted({f"commit {run['commit']}, {run['machine']}" for run in results.values()})
     lines = [
-        f"Commit {some['commit']}; {some['machine']}. Validation loss in nats per token.",
+        f"{'; '.join(sources)}. Validation loss in nats per token.",
         "",
         "| corpus | size | model | parameters | loss | recalled | other tokens | ms per step |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pretrain.engine import parameter_groups
 from quality_parts.models import Spectral, Transformer
 
 WARMUP_SHARE, LAST_RATE_SHARE = 0.05, 0.1
@@ -66,13 +67,7 @@ def step_ms(
 
 
 def _optimizer(model: Spectral | Transformer, rate: float) -> torch.optim.Optimizer:
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": WEIGHT_DECAY},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=rate, betas=BETAS)
+    return torch.optim.AdamW(parameter_groups(model, WEIGHT_DECAY), lr=rate, betas=BETAS)
 
 
 def _step(
