@@ -6,6 +6,8 @@ Shape letters: B batch, T time (tokens), D channels.
 import torch
 from torch import Tensor
 
+INDEX_TYPES = (torch.int64, torch.int32)
+
 
 def check_tokens(tokens_BT: Tensor, num_dims: int) -> None:
     """Refuse anything but token ids [B, T], T >= 1, or [B]; costs no synchronisation.
@@ -16,8 +18,44 @@ def check_tokens(tokens_BT: Tensor, num_dims: int) -> None:
     expected = "[B, T] with T >= 1" if num_dims == 2 else "[B]"
     if tokens_BT.ndim != num_dims or tokens_BT.numel() == 0:
         raise ValueError(f"tokens: expected {expected}, got {tuple(tokens_BT.shape)}")
-    if tokens_BT.is_floating_point() or tokens_BT.is_complex() or tokens_BT.dtype == torch.bool:
-        raise ValueError(f"tokens: expected integers, got {tokens_BT.dtype}")
+    if tokens_BT.dtype not in INDEX_TYPES:
+        raise ValueError(f"tokens: expected int64 or int32, got {tokens_BT.dtype}")
+
+
+def check_labels(labels_BT: Tensor, shape: torch.Size) -> None:
+    """Refuse labels that would be read in another order; costs no synchronisation.
+
+    Raises:
+        ValueError: Another shape than the tokens', or not integers.
+    """
+    if labels_BT.shape != shape:
+        raise ValueError(f"labels: expected shape {tuple(shape)}, got {tuple(labels_BT.shape)}")
+    if labels_BT.dtype not in INDEX_TYPES:
+        raise ValueError(f"labels: expected int64 or int32, got {labels_BT.dtype}")
+
+
+def check_label_range(labels_BT: Tensor, vocab_size: int) -> None:
+    """Refuse labels that no logit stands for.
+
+    Raises:
+        ValueError: A label is not below the vocabulary's size, or is negative and not -100.
+    """
+    wrong_BT = (labels_BT != -100) & ((labels_BT < 0) | (labels_BT >= vocab_size))
+    if wrong_BT.any():
+        found = int(labels_BT[wrong_BT][0])
+        raise ValueError(f"labels: expected -100 or 0 to {vocab_size - 1}, got {found}")
+
+
+def check_state(batch: int, position: int, rows: int) -> None:
+    """Refuse a state of other sequences.
+
+    Raises:
+        ValueError: It remembers another number of rows.
+    """
+    if rows != batch:
+        raise ValueError(
+            f"state: expected {batch} rows, as the tokens have, got {rows} at position {position}"
+        )
 
 
 def check_vocabulary(tokens_BT: Tensor, vocab_size: int) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from spectral.gate_parts import GATE_PARTS
-from spectral.wavelet_bank import filter_bank
+from spectral.wavelet_bank import check_bank, filter_bank
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -126,8 +126,11 @@ class ModelConfig(BaseModel):
     def _look_up_wavelet(cls, values: Any) -> Any:
         if isinstance(values, dict) and "wavelet" in values.get("mixers", ()):
             name = values.get("wavelet", cls.model_fields["wavelet"].default)
-            if not values.get("wavelet_bank") and isinstance(name, str):
+            if not isinstance(name, str):
+                return values
+            if not values.get("wavelet_bank"):
                 return values | {"wavelet_bank": filter_bank(name)}
+            check_bank(name, values["wavelet_bank"])
         return values
 
     @model_validator(mode="after")

@@ -53,12 +53,15 @@ def check_segment_ids(segment_ids_BT: Tensor, batch: int, length: int) -> None:
     """Refuse segment ids that the mixers would misread.
 
     Raises:
-        ValueError: The shape differs from the tokens', or an id is smaller than the one before.
+        ValueError: The shape differs from the tokens', they are no integers, or an id is smaller
+            than the one before.
     """
     if segment_ids_BT.shape != (batch, length):
         raise ValueError(
             f"segment_ids: expected shape {(batch, length)}, got {tuple(segment_ids_BT.shape)}"
         )
+    if segment_ids_BT.is_floating_point() or segment_ids_BT.is_complex():
+        raise ValueError(f"segment_ids: expected integers, got {segment_ids_BT.dtype}")
     falls_BT = segment_ids_BT[:, 1:] < segment_ids_BT[:, :-1]
     if falls_BT.any():
         row, column = (int(i) for i in falls_BT.nonzero()[0])

@@ -7,6 +7,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class TableEmbedding(nn.Embedding):
@@ -26,7 +27,8 @@ class HarmonicEmbedding(nn.Module):
 
         E[v, d] = sum_s amplitude[v, s] * sin(2 pi frequency[v, s] d / D + phase[v, s])
 
-    48 numbers per token whatever D is; the table costs O(V S D) each time it is made.
+    48 numbers per token whatever D is; the table costs O(V S D) time each time it is made, and
+    O(V D) memory: sinusoids are added one by one and computed again in the backward pass.
 
     Source: the harmonic embeddings of SpectralLLM.
     """
@@ -59,5 +61,12 @@ class HarmonicEmbedding(nn.Module):
 
     def _vectors(self, amplitude_S: Tensor, frequency_S: Tensor, phase_S: Tensor) -> Tensor:
         place_D = torch.arange(self.dim, device=phase_S.device, dtype=phase_S.dtype) / self.dim
-        angle_SD = 2.0 * math.pi * frequency_S[..., None] * place_D + phase_S[..., None]
-        return (amplitude_S[..., None] * angle_SD.sin()).sum(-2)
+        vectors_D = place_D.new_zeros(*phase_S.shape[:-1], self.dim)
+        for one in zip(*(i.unbind(-1) for i in (amplitude_S, frequency_S, phase_S)), strict=True):
+            vectors_D = vectors_D + checkpoint(_sinusoid, *one, place_D, use_reentrant=False)
+        return vectors_D
+
+
+def _sinusoid(amplitude: Tensor, frequency: Tensor, phase: Tensor, place_D: Tensor) -> Tensor:
+    angle_D = 2.0 * math.pi * frequency[..., None] * place_D + phase[..., None]
+    return amplitude[..., None] * angle_D.sin()

@@ -24,6 +24,7 @@ from spectral.gating import GateLosses
 from spectral.mixer import SequenceContext
 from spectral.modes import ModalFilter
 from spectral.projected import ProjectedMixer
+from spectral.span import WHOLE
 from spectral.spectrum_gate import build_gate
 
 
@@ -32,7 +33,7 @@ class FFTState(NamedTuple):
 
     Attributes:
         near_BDM: State of the modal filter.
-        recent: The V inputs before the chunk and those since it began, in pieces [B, D, n].
+        recent: The V inputs before the chunk [B, D, V], then those since it began, in pieces.
         fused_BHS: Fused spectra of the chunks before.
         query_BHGR: Query of the chunk before.
         tail_BDV: What that chunk lets fade into this one.
@@ -50,8 +51,8 @@ class FFTState(NamedTuple):
 class FFTMixer(ProjectedMixer):
     """y = near modes + cross-faded, gated and fused spectra of earlier chunks.
 
-    Cost: O(T D (log C + M + R)) time, O(T D R) memory; a decoded token O(D M), and O(R D C) once
-    per chunk.
+    Cost: O(T D (log C + M + R)) time, O(T D R) memory; a decoded token O(D (M + log C)) in the mean
+    over a chunk, and O(R D C) once per chunk.
     """
 
     def __init__(self, config: ModelConfig):
@@ -90,8 +91,8 @@ class FFTMixer(ProjectedMixer):
             far_BDT, state, _ = self._far(u_BD[..., None], context, past)
             return near_BD + far_BDT[..., 0], state._replace(near_BDM=near_BDM)
         far_BD = past.far_BDC[..., since]
-        state = past._replace(near_BDM=near_BDM, recent=(*past.recent, u_BD[..., None]))
-        return near_BD + far_BD, state
+        recent = past.recent[0], *_append(past.recent[1:], u_BD[..., None])
+        return near_BD + far_BD, past._replace(near_BDM=near_BDM, recent=recent)
 
     def _start(self, u_BDT: Tensor) -> FFTState:
         B, D, _ = u_BDT.shape
@@ -117,6 +118,8 @@ class FFTMixer(ProjectedMixer):
         since = u_BDS.shape[-1] - T
         J = -(-(since + T) // C)
         borders = self._borders(context, since)
+        if since + T < C and self.span is WHOLE and not torch.is_grad_enabled():
+            return self._inside_chunk(u_BDS, recent_BDP[..., :V], borders, begin, T)
         new_BJDC = F.pad(u_BDS, (0, J * C - since - T)).view(B, D, J, C).transpose(1, 2)
         keep_BJ = u_BDT.new_ones(B, J)
         if borders is not None:
@@ -148,6 +151,29 @@ class FFTMixer(ProjectedMixer):
             far_BJDC = far_BJDC * borders.before_first_BJC[:, :, None]
         far_BDS = far_BJDC.transpose(1, 2).flatten(-2)
         return far_BDS[..., since : since + T], state, losses
+
+    def _inside_chunk(
+        self,
+        u_BDS: Tensor,
+        shared_BDV: Tensor,
+        borders: ChunkBorders | None,
+        begin: FFTState,
+        num_tokens: int,
+    ) -> tuple[Tensor, FFTState, None]:
+        """`_far` of tokens with which no chunk ends: no spectrum is asked for."""
+        S = u_BDS.shape[-1]
+        far_BDS = begin.far_BDC[..., :S]
+        if borders is not None:
+            far_BDS = far_BDS * borders.before_first_BJC[:, :, :S]
+            u_BDS = u_BDS * borders.after_last_BJC[:, :, :S]
+            keep_B11 = borders.keep_BJ[:, :, None].to(u_BDS.dtype)
+            shared_BDV = shared_BDV * keep_B11
+            begin = begin._replace(
+                fused_BHS=begin.fused_BHS * keep_B11,
+                tail_BDV=begin.tail_BDV * keep_B11,
+                far_BDC=begin.far_BDC * keep_B11,
+            )
+        return far_BDS[..., S - num_tokens :], begin._replace(recent=(shared_BDV, u_BDS)), None
 
     def _fuse(
         self, frames_BJDF: Tensor, keep_BJ: Tensor, phase_JK: Tensor, begin: FFTState
@@ -186,3 +212,12 @@ class FFTMixer(ProjectedMixer):
         earlier_BP = segments_BT[:, :1].expand(-1, since)
         segments_BS = torch.cat([earlier_BP, segments_BT], dim=1)
         return chunk_borders(segments_BS, self.chunk, context.before_BW)
+
+
+def _append(pieces: tuple[Tensor, ...], new: Tensor) -> list[Tensor]:
+    """Pieces with one more at the end, joined like the digits of a binary counter."""
+    found = [*pieces, new]
+    while len(found) > 1 and found[-1].shape[-1] >= found[-2].shape[-1]:
+        last = found.pop()
+        found[-1] = torch.cat([found[-1], last], dim=-1)
+    return found

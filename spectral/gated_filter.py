@@ -7,7 +7,6 @@ Shape letters: B batch, D channel, T time (tokens), H head, M modes, K modes tha
 (batch times chunks).
 """
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -18,7 +17,6 @@ from spectral.config import ModelConfig
 from spectral.documents import ChunkDocuments
 from spectral.gating import GateLosses, SpectralGate
 from spectral.modes import FilterEnd, ModalFilter
-from spectral.selection import MAX_SHARE
 from spectral.span import WHOLE, Span
 
 
@@ -48,8 +46,6 @@ class GatedFilter(nn.Module):
             num_channels, config.num_modes, config.conv_chunk, config.max_time_constant
         )
         self.gate = SpectralGate(config, num_heads, config.num_modes)
-        selects = self.gate.selector is not None
-        self.num_read = max(1, math.floor(MAX_SHARE * config.num_modes)) if selects else None
 
     def reset_parameters(self) -> None:
         """Initialise the filter as usual and the gate as the identity."""
@@ -85,7 +81,7 @@ class GatedFilter(nn.Module):
             state = self._state(
                 FilterEnd(torch.zeros_like(total_BDM), total_BDM, torch.ones_like(total_BDM[0]))
             )
-        lambda_DM = self.filter.powers(1, 1)[..., 0]
+        lambda_DM = self.filter.decay().to(state.local_BDM.dtype)
         local_BDM = state.local_BDM * lambda_DM + u_BD[..., None]
         residue_DM = self.filter.amplitudes()
         modes_BDK = self._by_channel(state.modes_BHK)
@@ -108,10 +104,13 @@ class GatedFilter(nn.Module):
     def _state(self, end: FilterEnd) -> GatedState:
         read_BDM, _ = self._read(end.carried_BDM, end.carried_BDM.shape[0], None)
         read_BDM = read_BDM * end.decay_DM
-        M = read_BDM.shape[-1]
+        num_read, selector = read_BDM.shape[-1], self.gate.selector
+        if selector is not None:
+            # of the head that reads most: heads are stepped together
+            num_read = int(selector.counts(num_read).max())
         # modes that the gate drops are zero in all channels of a head
         energy_BHM = read_BDM.abs().unflatten(1, (self.num_heads, -1)).sum(2)
-        modes_BHK = energy_BHM.topk(self.num_read or M, dim=-1).indices
+        modes_BHK = energy_BHM.topk(num_read, dim=-1).indices
         read_BDK = read_BDM.gather(-1, self._by_channel(modes_BHK))
         return GatedState(end.local_BDM, end.carried_BDM, read_BDK, modes_BHK)
 

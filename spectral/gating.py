@@ -75,7 +75,7 @@ class SpectralGate(nn.Module):
             self.mixing_HMM = nn.Parameter(torch.empty(H, M, M))
         if config.gate_residual:
             self.residual_H = nn.Parameter(torch.empty(H))
-        self.selector = BinSelector(H, M) if config.bin_selection else None
+        self.selector = BinSelector(H) if config.bin_selection else None
         self.heads: Heads = ALL_HEADS
         self.reset_parameters()
 
@@ -151,7 +151,9 @@ class SpectralGate(nn.Module):
             gain_RHM = gain_RHM * (1.0 + self.cross_head_out(hidden).tanh())[..., None]
         if "magnitude_mixing" in self.config_names:
             # magnitudes are mixed among bins, phases are not: order is not lost
-            mixed_RHM = torch.einsum("rhm,hmk->rhk", magnitude_RHM, self.mixing_HMM.tanh())
+            M = magnitude_RHM.shape[-1]
+            mixing_HMM = self.mixing_HMM[:, :M, :M].tanh()
+            mixed_RHM = torch.einsum("rhm,hmk->rhk", magnitude_RHM, mixing_HMM)
             share_RHM = mixed_RHM / magnitude_RHM.sum(-1, keepdim=True)
             gain_RHM = gain_RHM * F.softplus(share_RHM) / math.log(2.0)
         return gain_RHM
@@ -179,10 +181,9 @@ class SpectralGate(nn.Module):
         return band_of_bin(feature_RHM.shape[-1]).to(feature_RHM.device)
 
     def _bands(self, linear: nn.Linear, feature_RHM: Tensor) -> Tensor:
-        band_M = self._band(feature_RHM)
-        band_RHK = torch.stack(
-            [feature_RHM[..., band_M == band].mean(-1) for band in range(NUM_BANDS)], dim=-1
-        )
+        member_MK = F.one_hot(self._band(feature_RHM), NUM_BANDS).to(feature_RHM.dtype)
+        # a spectrum of fewer bins than bands leaves some of them empty
+        band_RHK = feature_RHM @ (member_MK / member_MK.sum(0).clamp_min(1.0))
         return linear(band_RHK.flatten(-2)).view(band_RHK.shape)
 
 

@@ -13,7 +13,14 @@ from torch.utils.checkpoint import checkpoint
 
 from kernels.linear_cross_entropy.op import linear_cross_entropy
 from spectral.block import Block
-from spectral.checks import check_finite, check_tokens, check_vocabulary
+from spectral.checks import (
+    check_finite,
+    check_label_range,
+    check_labels,
+    check_state,
+    check_tokens,
+    check_vocabulary,
+)
 from spectral.config import ModelConfig
 from spectral.documents import check_segment_ids, chunk_documents
 from spectral.embedding import HarmonicEmbedding, TableEmbedding
@@ -101,10 +108,14 @@ class SpectralLM(nn.Module):
             logits_BTV or, given labels, the losses.
 
         Raises:
-            ValueError: An empty sequence, segment ids that go back, or half-precision parameters;
-                outside of training, whose guard looks at losses, also ids without an embedding
-                and embeddings that are not finite.
+            ValueError: An empty sequence, segment ids that go back, labels of another shape, or
+                half-precision parameters; outside of training, whose guard looks at losses, also
+                ids and labels beyond the vocabulary and embeddings that are not finite.
         """
+        if labels_BT is not None:
+            check_labels(labels_BT, tokens_BT.shape)
+            if not self._is_hot():
+                check_label_range(labels_BT, self.config.vocab_size)
         x_BTD, _, auxiliary = self._hidden(tokens_BT, segment_ids_BT, None)
         if labels_BT is None:
             return F.linear(x_BTD, self.embedding.table())
@@ -130,12 +141,17 @@ class SpectralLM(nn.Module):
                 fill the memory, and generation needs the last ones only.
 
         Raises:
-            ValueError: As `forward`; or the model is bidirectional.
+            ValueError: As `forward`; or the model is bidirectional, the state is of another number
+                of rows, or num_logits is negative.
 
         Cost: O(T (D^2 + D log C)) time per layer, for chunks of C tokens.
         """
         self._check_causal()
         check_tokens(tokens_BT, 2)
+        if num_logits < 0:
+            raise ValueError(f"num_logits: expected at least 0, got {num_logits}")
+        if state is not None:
+            _check_rows(state, tokens_BT)
         first = self._tokens_to_chunk_end(state, tokens_BT.shape[1])
         if state is None or first == 0:
             x_BTD, state, _ = self._hidden(tokens_BT, segment_ids_BT, state)
@@ -219,9 +235,13 @@ class SpectralLM(nn.Module):
 
         Returns:
             (logits_BV for the token after it, the new state).
+
+        Raises:
+            ValueError: As `prefill`.
         """
         self._check_causal()
         check_tokens(tokens_B, 1)
+        _check_rows(state, tokens_B)
         x_BD = self._embed(tokens_B)
         context = self._context(x_BD, state.position, 1, None)
         states = []
@@ -232,13 +252,16 @@ class SpectralLM(nn.Module):
         return logits_BV, LMState(state.position + 1, tuple(states))
 
     def _embed(self, tokens: Tensor) -> Tensor:
-        # each of the checks waits for the device, and would split a compiled graph
-        if self.training or torch.compiler.is_compiling():
+        if self._is_hot():
             return self.embedding(tokens)
         check_vocabulary(tokens, self.config.vocab_size)
         x_D = self.embedding(tokens)
         check_finite(x_D, "embedding")
         return x_D
+
+    def _is_hot(self) -> bool:
+        """Whether checks must not look at values: they wait for the device, and split a graph."""
+        return self.training or torch.compiler.is_compiling()
 
     def _check_causal(self) -> None:
         if not self.config.causal:
@@ -261,3 +284,7 @@ class SpectralLM(nn.Module):
             chunks = {min(config.conv_chunk, T), min(config.recall_chunk, T)}
             documents = {c: chunk_documents(segment_ids_BT, c, before_BW) for c in chunks}
         return SequenceContext(position, *phases, segment_ids_BT, documents, before_BW)
+
+
+def _check_rows(state: LMState, tokens: Tensor) -> None:
+    check_state(tokens.shape[0], state.position, state.layers[0].short_BWD.shape[0])

@@ -56,6 +56,11 @@ class SequenceContext(NamedTuple):
     before_BW: Tensor | None = None
 
 
+def full_precision(z: Tensor) -> Tensor:
+    """In float32 at least: states, phases and spectra need it, whatever autocast made of z."""
+    return z.float() if z.dtype in (torch.bfloat16, torch.float16) else z
+
+
 class SpectralMixer(nn.Module):
     """Mix a sequence causally in O(T log C) with C-sized FFTs and a constant-size state.
 
@@ -118,9 +123,7 @@ class SpectralMixer(nn.Module):
         """
         z_BTZ, gate_BTD = self._project(x_BTD)
         with torch.autocast(x_BTD.device.type, enabled=False):
-            if z_BTZ.dtype in (torch.bfloat16, torch.float16):
-                # states and phases need float32
-                z_BTZ = z_BTZ.float()
+            z_BTZ = full_precision(z_BTZ)
             log_decay_BTH = self._log_decay(x_BTD.to(z_BTZ.dtype))
             y_BTD, state, losses = self.mix(z_BTZ, log_decay_BTH, context, state)
         return self.out_proj(self.normalise(y_BTD, gate_BTD)), state, losses
@@ -181,7 +184,21 @@ class SpectralMixer(nn.Module):
         self, x_BD: Tensor, context: SequenceContext, state: MixerState
     ) -> tuple[Tensor, MixerState]:
         """Mix one token in constant time; equal to `forward` on the whole sequence."""
-        z, gate_BD = self._project(x_BD)
+        z_BZ, gate_BD = self._project(x_BD)
+        with torch.autocast(x_BD.device.type, enabled=False):
+            z_BZ = full_precision(z_BZ)
+            log_decay_BH = self._log_decay(x_BD.to(z_BZ.dtype))
+            y_BD, state = self._mix_step(z_BZ, log_decay_BH, context, state)
+        return self.out_proj(self.normalise(y_BD, gate_BD)), state
+
+    def _mix_step(
+        self,
+        z: Tensor,
+        log_decay_BH: Tensor | None,
+        context: SequenceContext,
+        state: MixerState,
+    ) -> tuple[Tensor, MixerState]:
+        """`mix` of one token."""
         z, short = self.short_conv.step(z, state.short_BWD)
         q, k, v = z.chunk(3, dim=-1)
         outputs = []
@@ -195,14 +212,12 @@ class SpectralMixer(nn.Module):
             else:
                 raise TypeError(f"state: expected this mixer's own, got {type(modes).__name__}")
             outputs.append(q_BI * y_BI)
-        log_decay_BH = self._log_decay(x_BD)
         if log_decay_BH is not None:
             q, k, v = (i[:, None, self.conv_dim :] for i in (q, k, v))
             q, k, v = (i[:, :, 0] for i in self._recall_inputs(q, k, v, context, 1))
             y, recalled = recall_step(q, k, v, log_decay_BH, recalled)
             outputs.append(y.flatten(-2))
-        y_BD = self.normalise(torch.cat(outputs, dim=-1), gate_BD)
-        return self.out_proj(y_BD), MixerState(short, modes, recalled)
+        return torch.cat(outputs, dim=-1), MixerState(short, modes, recalled)
 
     def normalise(self, y_D: Tensor, gate_D: Tensor) -> Tensor:
         """What was mixed, normalised by head and gated by silu."""

@@ -42,8 +42,9 @@ class FilterEnd(NamedTuple):
     decay_DM: Tensor
 
     def total(self) -> Tensor:
-        """The state after the last token [B, D, M]."""
-        return self.local_BDM + self.decay_DM * self.carried_BDM
+        """The state after the last token [B, D, M]; complex128, as decoding keeps it."""
+        total_BDM = self.local_BDM + self.decay_DM * self.carried_BDM
+        return total_BDM.to(torch.complex128)
 
 
 class ModalFilter(nn.Module):
@@ -63,6 +64,7 @@ class ModalFilter(nn.Module):
         self.frequency = nn.Parameter(torch.empty(num_channels, num_modes))
         self.residue = nn.Parameter(torch.empty(num_channels, num_modes, 2))
         self.skip = nn.Parameter(torch.empty(num_channels))
+        self._decay: tuple[tuple[object, ...], Tensor] | None = None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -100,6 +102,24 @@ class ModalFilter(nn.Module):
         """log lambda_m of every channel: complex128 [D, M], since phases grow long."""
         return torch.complex(-self.log_decay.double().exp(), self.frequency.double())
 
+    def decay(self) -> Tensor:
+        """lambda_m of every channel: complex128 [D, M].
+
+        A model in eval mode keeps it until its parameters change: decoding asks at every token.
+        """
+        parts = self.log_decay, self.frequency
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self.log_lambda().exp()
+        key = tuple((p.device, p.data_ptr(), p._version) for p in parts)
+        if self._decay is None or self._decay[0] != key:
+            self._decay = key, self.log_lambda().exp()
+        return self._decay[1]
+
+    def train(self, mode: bool = True) -> "ModalFilter":
+        """As torch's; optimizers write to parameters unseen, so nothing is kept beyond it."""
+        self._decay = None
+        return super().train(mode)
+
     def amplitudes(self) -> Tensor:
         """a_m of every channel: complex [D, M]."""
         # not view_as_complex: ZeRO lays parameters end to end, also at odd offsets
@@ -130,7 +150,8 @@ class ModalFilter(nn.Module):
         Args:
             u_BDT: Signal.
             documents: Borders in chunks of min(chunk, T) tokens; nothing crosses a border.
-            state_BDM: State after the tokens before this sequence (zero if None), complex.
+            state_BDM: State after the tokens before this sequence (zero if None), complex; made
+                as precise as the parameters.
             span: How states reach later chunks.
             gate: Multiplies the carried states [B * J, D, M] where they are read.
 
@@ -171,7 +192,7 @@ class ModalFilter(nn.Module):
         carried = span.carry(
             decay_BJDM.flatten(2),
             update_BJDM.flatten(2)[..., None],
-            state_BDM.flatten(1)[..., None],
+            state_BDM.to(update_BJDM.dtype).flatten(1)[..., None],
         )
 
         # a mode is read at once in its own chunk, and one token later in the next
@@ -193,10 +214,13 @@ class ModalFilter(nn.Module):
         return y_BDT, FilterEnd(local_BDM, last_BDM, decay_DM)
 
     def step(self, u_BD: Tensor, state_BDM: Tensor) -> tuple[Tensor, Tensor]:
-        """Recurrent form: one token. Constant time and memory: O(B D M)."""
-        state_BDM = state_BDM * self.powers(1, 1)[..., 0] + u_BD[..., None]
+        """Recurrent form: one token. Constant time and memory: O(B D M).
+
+        The state is complex128: rounded to complex64, lambda^t drifts by 1e-4 in 204,800 steps.
+        """
+        state_BDM = state_BDM * self.decay() + u_BD[..., None]
         y_BD = (self.amplitudes() * state_BDM).sum(-1).real
-        return y_BD + self.skip * u_BD, state_BDM
+        return y_BD.to(u_BD.dtype) + self.skip * u_BD, state_BDM
 
     def _isolate(
         self,

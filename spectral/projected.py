@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kernels.norm_gate.op import norm_gate
 from spectral.config import ModelConfig
 from spectral.gating import GateLosses
-from spectral.mixer import SequenceContext
+from spectral.mixer import SequenceContext, full_precision
 from spectral.short_conv import ShortConv
 from spectral.span import WHOLE, Span
 
@@ -83,10 +83,7 @@ class ProjectedMixer(nn.Module, ABC):
         D = self.num_heads * self.head_dim
         z_BTZ, gate_BTD = self.in_proj(x_BTD).split([3 * D, D], dim=-1)
         with torch.autocast(x_BTD.device.type, enabled=False):
-            if z_BTZ.dtype in (torch.bfloat16, torch.float16):
-                # spectra need float32
-                z_BTZ = z_BTZ.float()
-            y_BTD, state, losses = self.mix(z_BTZ, context, state)
+            y_BTD, state, losses = self.mix(full_precision(z_BTZ), context, state)
         return self.out_proj(self.normalise(y_BTD, gate_BTD)), state, losses
 
     def mix(
@@ -112,9 +109,10 @@ class ProjectedMixer(nn.Module, ABC):
         """Mix one token; equal to `forward` on the whole sequence."""
         D = self.num_heads * self.head_dim
         z_BZ, gate_BD = self.in_proj(x_BD).split([3 * D, D], dim=-1)
-        z_BZ, short = self.short_conv.step(z_BZ, state.short_BWD)
-        q_BD, k_BD, v_BD = z_BZ.chunk(3, dim=-1)
-        y_BD, inner = self.convolve_step(k_BD * v_BD, context, state.inner)
+        with torch.autocast(x_BD.device.type, enabled=False):
+            z_BZ, short = self.short_conv.step(full_precision(z_BZ), state.short_BWD)
+            q_BD, k_BD, v_BD = z_BZ.chunk(3, dim=-1)
+            y_BD, inner = self.convolve_step(k_BD * v_BD, context, state.inner)
         return self.out_proj(self.normalise(q_BD * y_BD, gate_BD)), ProjectedState(short, inner)
 
     def normalise(self, y_D: Tensor, gate_D: Tensor) -> Tensor:

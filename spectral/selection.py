@@ -28,10 +28,9 @@ class BinSelector(nn.Module):
     Source: Gumbel top-k (Kool et al. 2019, arXiv 1903.06059) with a straight-through estimator.
     """
 
-    def __init__(self, num_heads: int, num_bins: int):
+    def __init__(self, num_heads: int):
         super().__init__()
-        H, M, W = num_heads, num_bins, max(16, 2 * num_heads)
-        self.num_bins = M
+        H, W = num_heads, max(16, 2 * num_heads)
         self.importance = nn.Sequential(
             nn.LayerNorm(H), nn.Linear(H, W), nn.GELU(), nn.Linear(W, W), nn.GELU(), nn.Linear(W, H)
         )
@@ -87,13 +86,14 @@ class BinSelector(nn.Module):
         if noise is not None:
             uniform = noise.uniform(score_RHM, batch).clamp_min(1e-9)
             score_RHM = score_RHM - temperature * (-uniform.log()).clamp_min(1e-9).log()
+        M = score_RHM.shape[-1]
         share_H1 = self.shares()[:, None]
-        count_H1 = self.counts()[:, None]
+        count_H1 = self.counts(M)[:, None]
         sorted_RHM, order_RHM = score_RHM.sort(dim=-1, descending=True)
         last_RH1 = sorted_RHM.gather(-1, (count_H1 - 1).expand(*score_RHM.shape[:2], 1))
         hard_RHM = (order_RHM.argsort(-1) < count_H1).to(score_RHM.dtype)
         # the share moves the soft mask as a lower threshold would
-        shift_H1 = (share_H1 - share_H1.detach()) * self.num_bins
+        shift_H1 = (share_H1 - share_H1.detach()) * M
         soft_RHM = ((score_RHM - last_RH1.detach()) / temperature + shift_H1).sigmoid()
         return hard_RHM + (soft_RHM - soft_RHM.detach())
 
@@ -101,15 +101,14 @@ class BinSelector(nn.Module):
         """Learned share of bins of each head, between 12% and 45%."""
         return MIN_SHARE + (MAX_SHARE - MIN_SHARE) * self.share_H.sigmoid()
 
-    def counts(self) -> Tensor:
-        """Bins that each head keeps: 12% to 45% of M, which is at least 3."""
-        M = self.num_bins
-        least, most = math.ceil(MIN_SHARE * M), math.floor(MAX_SHARE * M)
-        return (self.shares() * M).round().long().clamp(least, most)
+    def counts(self, num_bins: int) -> Tensor:
+        """Bins that each head keeps: 12% to 45% of them; one, if there are fewer than 3."""
+        least, most = math.ceil(MIN_SHARE * num_bins), math.floor(MAX_SHARE * num_bins)
+        return (self.shares() * num_bins).round().long().clamp(least, max(least, most))
 
     def scores(self, feature_RHM: Tensor) -> Tensor:
         """Importance of each bin before noise and choice: [R, H, M]."""
-        M = self.num_bins
+        M = feature_RHM.shape[-1]
         by_bin_RMH = feature_RHM.transpose(1, 2)
         importance_RHM = self.importance(by_bin_RMH).transpose(1, 2)
         score_RHM = sum(

@@ -3,6 +3,7 @@
 Shape letters: B batch, J chunks, H head, N channels of a head, K bins, M groups of bins.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,6 +15,8 @@ from spectral.span import Span
 
 class SpectrumGate(nn.Module):
     """A `SpectralGate` of M groups of neighbouring bins: no parameter depends on the FFT's length.
+
+    The groups differ by one bin at most; an FFT of fewer bins than M has a group for each.
 
     In a causal model the spectrum must be of the past, in a bidirectional one it is the real one.
     """
@@ -30,11 +33,17 @@ class SpectrumGate(nn.Module):
     def forward(self, spectrum_BJHNK: Tensor, span: Span) -> tuple[Tensor, GateLosses]:
         """(the spectrum as it is read, auxiliary losses). Cost: O(B J H (N K + M (H + M)))."""
         B, J, _, _, K = spectrum_BJHNK.shape
-        size = -(-K // self.num_groups)
-        padded = F.pad(spectrum_BJHNK, (0, size * self.num_groups - K)).flatten(0, 1)
-        by_group_RHNM = padded.unflatten(-1, (-1, size)).transpose(-1, -2).flatten(2, 3)
+        M, device = min(self.num_groups, K), spectrum_BJHNK.device
+        size = -(-K // M)
+        group_K = torch.arange(K, device=device) * M // K
+        begin_M = -(-torch.arange(M + 1, device=device) * K // M)
+        bin_Ms = begin_M[:-1, None] + torch.arange(size, device=device)
+        # groups that are smaller by one are filled up with the zero at the end
+        bin_Ms = torch.where(bin_Ms < begin_M[1:, None], bin_Ms, K)
+        padded = F.pad(spectrum_BJHNK, (0, 1)).flatten(0, 1)
+        by_group_RHNM = padded[..., bin_Ms].transpose(-1, -2).flatten(2, 3)
         gate_RHM, losses = self.gate(by_group_RHNM, B, span)
-        gate_RHK = gate_RHM.repeat_interleave(size, dim=-1)[..., :K]
+        gate_RHK = gate_RHM[..., group_K]
         read_RHNK = gate_spectrum(spectrum_BJHNK.flatten(0, 1), gate_RHK)
         return read_RHNK.unflatten(0, (B, J)), losses
 

@@ -75,12 +75,16 @@ def check_causal(model: SpectralLM) -> None:
 
 
 def check_isolated(model: SpectralLM) -> None:
-    """No logit depends on another document, and every logit on all of its own's past."""
+    """No logit depends on another document, and every logit on all of its own's past.
+
+    Nor does what is decoded after a packed prompt.
+    """
     influence_TT = influence(model, SEGMENTS)
     limit = 1e-6 * influence_TT.max()
     same_TT = SEGMENTS.T == SEGMENTS
     assert (influence_TT * ~same_TT).max() <= limit, "a logit sees another document"
     assert torch.equal(influence_TT > limit, same_TT.tril()), "a logit does not see its document"
+    check_state_isolated(model)
 
 
 def check_bidirectional(model: SpectralLM, segments_BT: Tensor | None) -> None:
@@ -94,6 +98,7 @@ def check_bidirectional(model: SpectralLM, segments_BT: Tensor | None) -> None:
     assert torch.equal(influence_TT > limit, same_TT), "a logit does not see its document"
 
 
+@torch.no_grad()
 def check_recurrent(model: SpectralLM, length: int = T) -> None:
     """One token at a time gives the logits of the whole sequence."""
     tokens = some_tokens(2, length)
@@ -105,6 +110,22 @@ def check_recurrent(model: SpectralLM, length: int = T) -> None:
         outputs.append(logits)
     assert state.position == length
     torch.testing.assert_close(torch.stack(outputs, dim=1), parallel)
+
+
+@torch.no_grad()
+def check_state_isolated(model: SpectralLM) -> None:
+    """What comes after a packed prompt hears its last document only."""
+    # one border more for the last chunk, and one for the chunk before it
+    for length in (T - 1, T):
+        segments = SEGMENTS[:, :length]
+        tokens = some_tokens(1, length)
+        others = torch.where(segments == segments[:, -1:], tokens, (tokens + 7) % 40)
+        states = [model.prefill(row, segments)[1] for row in (tokens, others)]
+        for token in some_tokens(12):
+            steps = [model.step(token[None], state) for state in states]
+            states = [state for _, state in steps]
+            difference = (steps[0][0] - steps[1][0]).abs().max()
+            assert difference < 1e-9, "a state hears another document"
 
 
 def check_gradients(config: ModelConfig) -> None:

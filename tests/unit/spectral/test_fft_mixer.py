@@ -166,6 +166,8 @@ def test_memory_is_bounded_by_a_chunk() -> None:
         _, state = model.step(token, state)
         inner = state.layers[0].inner
         sizes.add(sum(piece.shape[-1] for piece in inner.recent))
+        # what frames share, and a piece for each digit of a count up to 8
+        assert len(inner.recent) <= 1 + 4
     assert sizes == set(range(3, 11))
 
 

@@ -11,6 +11,7 @@ from spectral.gating import NUM_BANDS, SpectralGate, band_of_bin, gate_losses
 from spectral.lm import SpectralLM
 from spectral.selection import BinSelector
 from spectral.span import WHOLE
+from spectral.spectrum_gate import SpectrumGate
 from tests.unit.spectral.checks import (
     check_causal,
     check_gradients,
@@ -106,7 +107,7 @@ def test_bands_partition_the_bins() -> None:
 @pytest.mark.parametrize("share", [-30.0, 0.0, 30.0])
 def test_selection_drops_55_to_88_percent_of_the_bins(share: float) -> None:
     torch.manual_seed(0)
-    selector = BinSelector(num_heads=2, num_bins=100).double()
+    selector = BinSelector(num_heads=2).double()
     with torch.no_grad():
         selector.share_H.fill_(share)
     for training in (False, True):
@@ -121,7 +122,7 @@ def test_selection_drops_55_to_88_percent_of_the_bins(share: float) -> None:
 
 def test_selection_keeps_the_best_scores_and_explores_only_in_training() -> None:
     torch.manual_seed(0)
-    selector = BinSelector(num_heads=2, num_bins=32).double().eval()
+    selector = BinSelector(num_heads=2).double().eval()
     features = torch.randn(3, 2, 32, dtype=torch.float64)
     mask = selector(features)
     scores = selector.scores(features)
@@ -136,11 +137,26 @@ def test_selection_keeps_the_best_scores_and_explores_only_in_training() -> None
     assert not torch.equal(selector.train()(features, noise=WHOLE), mask)
 
 
-def test_dropped_modes_are_not_computed_when_decoding() -> None:
+@pytest.mark.parametrize(("share", "num_read"), [(-30.0, 1), (0.0, 2), (30.0, 3)])
+def test_dropped_modes_are_not_computed_when_decoding(share: float, num_read: int) -> None:
+    """12% to 45% of 8 modes are read: as many as the head keeps that keeps most."""
     config = _config("bin_selection", num_layers=1, conv_heads=(4,))
-    _, state = small_model(config).prefill(some_tokens(2, 20))
-    # 45% of 8 modes at most
-    assert state.layers[0].modes.read_BDK.shape == (2, config.dim, 3)
+    model = small_model(config)
+    with torch.no_grad():
+        model.blocks[0].mixer.filter.gate.selector.share_H.fill_(share)
+    _, state = model.prefill(some_tokens(2, 20))
+    assert state.layers[0].modes.read_BDK.shape == (2, config.dim, num_read)
+    check_recurrent(model)
+
+
+@pytest.mark.parametrize("num_bins", [1, 2, 3, 6, 10, 14, 28, 100])
+def test_any_number_of_bins_is_selected_from(num_bins: int) -> None:
+    gate = SpectrumGate(small_config(num_modes=16, bin_selection=True)).double().eval()
+    torch.manual_seed(0)
+    spectrum = torch.randn(2, 3, 4, 4, num_bins, dtype=torch.complex128)
+    kept = (gate(spectrum, WHOLE)[0].abs().amax(3) > 0).double().mean(-1)
+    least, most = (0.12, 0.45) if num_bins >= 3 else (1 / num_bins, 1 / num_bins)
+    assert least <= kept.min() <= kept.max() <= most
 
 
 def test_frequency_dropout_drops_whole_bins_in_training_only() -> None:

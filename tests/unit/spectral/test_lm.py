@@ -34,6 +34,23 @@ def test_recurrent_form_equals_parallel_form(conv_heads: tuple[int, ...], length
     check_recurrent(small_model(small_config(conv_heads=conv_heads)), length)
 
 
+@pytest.mark.parametrize("mixer", ["heads", "fft", "wavelet"])
+@pytest.mark.parametrize("gates", ["none", "band_gates", "bin_selection"])
+def test_decoding_under_autocast(mixer: str, gates: str) -> None:
+    """Matrix products round to bfloat16, what mixes along the sequence does not."""
+    config = small_config(mixers=(mixer,), fft_chunk=8, num_modes=8, **SETTINGS.get(gates, {}))
+    model, tokens = small_model(config).float(), some_tokens(1, 30)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        whole = model(tokens)
+        _, state = model.prefill(tokens[:, :13])
+        for position in range(13, 30):
+            logits, state = model.step(tokens[:, position], state)
+            error = (logits - whole[:, position]).norm() / whole[:, position].norm()
+            assert error < 0.05
+    with torch.no_grad():
+        assert not torch.allclose(whole.float(), model(tokens), atol=1e-4), "nothing was rounded"
+
+
 def test_a_packed_document_computes_as_if_alone() -> None:
     model, tokens = small_model(small_config()), some_tokens(1, 40)
     segments = torch.zeros(1, 40, dtype=torch.long)

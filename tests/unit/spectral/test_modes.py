@@ -18,8 +18,6 @@ def _filter(D: int = 3, M: int = 4, chunk: int = 16, tau: float = 1e4) -> ModalF
 
 def _recurrent(module: ModalFilter, u_BDT: torch.Tensor) -> torch.Tensor:
     state = torch.zeros(*u_BDT.shape[:2], module.num_modes, dtype=torch.complex128)
-    if u_BDT.dtype == torch.float32:
-        state = state.to(torch.complex64)
     outputs = []
     for t in range(u_BDT.shape[2]):
         y, state = module.step(u_BDT[..., t], state)
@@ -48,8 +46,40 @@ def test_float32_is_within_1e_5_of_a_float64_reference(T: int) -> None:
     module = _filter(chunk=256, tau=204_800.0)
     u = torch.randn(1, 3, T)
     exact = module.double().direct(u.double())
-    error = (module.float()(u)[0] - exact).abs().max() / exact.abs().max()
-    assert error < 1e-5
+    assert _error(module.float()(u)[0], exact) < 1e-5
+    if T <= 1_000:
+        assert _error(_recurrent(module, u), exact) < 1e-5
+
+
+def test_float32_is_within_1e_5_of_a_float64_reference_at_200k_tokens() -> None:
+    T = 204_800
+    module = _filter(D=2, M=16, chunk=64, tau=float(T)).double().eval()
+    u = torch.randn(1, 2, T)
+    with torch.no_grad():
+        taps = module.taps(module.powers(0, T))
+        spectrum = torch.fft.rfft(u.double(), n=2 * T) * torch.fft.rfft(taps, n=2 * T)
+        exact = torch.fft.irfft(spectrum, n=2 * T)[..., :T] + module.skip[:, None] * u
+        module.float()
+        assert _error(module(u)[0], exact) < 1e-5
+        assert _error(_recurrent(module, u), exact) < 1e-5
+
+
+def test_a_decay_that_is_kept_follows_its_parameters() -> None:
+    module = _filter().eval()
+    with torch.no_grad():
+        before = module.decay()
+        assert module.decay() is before
+        module.log_decay.add_(1.0)
+        torch.testing.assert_close(module.decay(), module.log_lambda().exp())
+        # as optimizers write, past autograd's count of versions
+        module.train()
+        module.log_decay.data.add_(1.0)
+        module.eval()
+        torch.testing.assert_close(module.decay(), module.log_lambda().exp())
+
+
+def _error(found: torch.Tensor, exact: torch.Tensor) -> float:
+    return float((found - exact).detach().abs().max() / exact.detach().abs().max())
 
 
 def test_powers_keep_their_precision_at_200k_tokens() -> None:

@@ -14,17 +14,24 @@ import spectral.short_conv
 import spectral.wavelet_mixer
 from spectral.fft_mixer import FFTMixer
 from spectral.fusion import ChunkFusion
+from spectral.gated_filter import GatedFilter
+from spectral.gating import SpectralGate
 from spectral.lm import SpectralLM
+from spectral.mixer import SequenceContext
+from spectral.short_conv import ShortConv
 from spectral.span import Carried, Span
+from spectral.wavelet_mixer import WaveletMixer
 from tests.unit.spectral.checks import (
     SEGMENTS,
     check_bidirectional,
     check_causal,
     check_isolated,
     check_recurrent,
+    check_state_isolated,
     small_config,
     small_model,
 )
+from tests.unit.spectral.test_gates import SETTINGS
 
 Check = Callable[[SpectralLM], None]
 
@@ -266,6 +273,68 @@ def test_a_broken_decoder(
     breaks(monkeypatch)
     with pytest.raises(AssertionError):
         check_recurrent(small_model(small_config(mixers=(mixer,), fft_chunk=4)))
+
+
+def _forget_borders(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
+    """What is remembered of a packed row is as if it were one document."""
+    operator = getattr(owner, name)
+
+    def broken(self: object, x: Tensor, *given: object) -> object:
+        bare = [
+            item._replace(segment_ids_BT=None) if isinstance(item, SequenceContext) else item
+            for item in given
+        ]
+        if owner is ShortConv:
+            bare = [None, *given[1:]]
+        found = list(operator(self, x, *given))
+        found[1] = operator(self, x, *bare)[1]
+        return found
+
+    monkeypatch.setattr(owner, name, broken)
+
+
+STATES = [(ShortConv, "forward"), (FFTMixer, "_far"), (WaveletMixer, "convolve")]
+
+
+@pytest.mark.parametrize(("owner", "name"), STATES, ids=["heads", "fft", "wavelet"])
+def test_a_state_that_forgets_borders(
+    owner: type, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixer = {FFTMixer: "fft", WaveletMixer: "wavelet"}.get(owner, "heads")
+    model = small_model(small_config(mixers=(mixer,), fft_chunk=4))
+    check_state_isolated(model)
+    _forget_borders(monkeypatch, owner, name)
+    with pytest.raises(AssertionError, match="a state hears another document"):
+        check_state_isolated(model)
+
+
+GATES = ["band_gates", "soft_threshold", "cross_head", "magnitude_mixing", "bin_selection"]
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_a_gate_that_looks_at_the_next_chunk(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model(small_config(num_modes=8, conv_heads=(4,), **SETTINGS[name]))
+    forward = SpectralGate.forward
+    monkeypatch.setattr(
+        SpectralGate,
+        "forward",
+        lambda self, spectrum, *rest: forward(self, spectrum.roll(-1, 0), *rest),
+    )
+    with pytest.raises(AssertionError, match="a logit sees the future"):
+        check_causal(model)
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_a_gate_whose_decoder_begins_chunks_late(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small_model(small_config(num_modes=8, conv_heads=(4,), **SETTINGS[name]))
+    step = GatedFilter.step
+    monkeypatch.setattr(
+        GatedFilter, "step", lambda self, u, state, position: step(self, u, state, position - 1)
+    )
+    with pytest.raises(AssertionError):
+        check_recurrent(model)
 
 
 @pytest.mark.parametrize("mixer", ["fft", "wavelet"])

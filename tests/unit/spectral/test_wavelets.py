@@ -162,7 +162,7 @@ def test_a_configuration_holds_its_filters(monkeypatch: pytest.MonkeyPatch) -> N
         ({"wavelet": "db99"}, "a discrete family of PyWavelets .* got 'db99'"),
         ({"wavelet": "morl"}, "a discrete family of PyWavelets .* got 'morl'"),
         ({"wavelet_levels": 0}, "greater than or equal to 1"),
-        ({"wavelet_bank": (1.0, 2.0, 3.0)}, "four filters of one even length, got 3 numbers"),
+        ({"wavelet_bank": (1.0, 2.0, 3.0)}, "the 32 numbers of wavelet 'db4', got 3 others"),
         ({"mixers": ("attention",)}, "'heads', 'fft' or 'wavelet'"),
         ({"mixers": ()}, "at least 1 item"),
         ({"fft_chunk": 0}, "greater than or equal to 1"),
