@@ -108,7 +108,9 @@ def _body(job: Job) -> Iterator[str]:
     yield 'array=(--array="$SLURM_ARRAY_TASK_ID")' if job.sweep else "array=()"
     run_file = f"{_word(job.directory / 'run')}{task}.toml"
     yield f"run_file={run_file}"
-    yield 'first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
+    # no pipe to head: scontrol would die of SIGPIPE, and this script with it
+    yield 'hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")'
+    yield "first=${hosts%%$'\\n'*}"
     yield f"port={config.port or '$((20000 + SLURM_JOB_ID % 20000))'}"
     limits = (slurm.max_requeues, slurm.max_failures, slurm.exclude_after)
     decide = [job.python, "-m", "launch.slurm.decision", *map(str, limits), *slurm.exclude]

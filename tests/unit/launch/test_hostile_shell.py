@@ -52,13 +52,21 @@ pwd >"$RECORD/directory"
 """
 
 
-def run_script(script: str, folder: Path) -> tuple[list[str], dict[str, str], str]:
-    """Run a batch script; returns srun's arguments, its environment and its directory."""
+def run_script(
+    script: str, folder: Path, hosts: str = "echo host1"
+) -> tuple[list[str], dict[str, str], str]:
+    """Run a batch script; returns srun's arguments, its environment and its directory.
+
+    Args:
+        script: Its text.
+        folder: Where the stand-ins are put, and what they write down.
+        hosts: The command that stands in for `scontrol show hostnames`.
+    """
     commands = folder / "commands"
     commands.mkdir()
     stand_ins = {
         "srun": SRUN,
-        "scontrol": "#!/bin/sh\necho host1\n",
+        "scontrol": f"#!/bin/sh\n{hosts}\n",
         "squeue": "#!/bin/sh\necho RUNNING\n",
         "module": '#!/bin/sh\nprintf "%s" "$2" >"$RECORD/module"\n',
     }
@@ -131,6 +139,17 @@ def test_hostile_paths(name: str) -> None:
 @given(value=VALUES, name=NAMES)
 def test_any_value_and_path(value: str, name: str) -> None:
     check_survives(value, name)
+
+
+def test_first_host_of_many(tmp_path: Path) -> None:
+    """More names than a pipe holds: whoever writes them must not die of SIGPIPE."""
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho done\n")
+    python.chmod(0o755)
+    path = PurePosixPath(tmp_path)
+    job = Job(LaunchConfig(), "trial", path, path, str(python), ["a = 1\n"], path)
+    arguments, _, _ = run_script(batch_script(job), tmp_path, "seq --format=host%g 100000")
+    assert f"--rdzv-endpoint=host1:{20000 + 7}" in arguments
 
 
 def parse_directive(line: str) -> str:

@@ -17,7 +17,8 @@ script=/shared/runs/novels/launch/job.sh
 ledger=/shared/runs/novels/launch/jobs.jsonl
 array=(--array="$SLURM_ARRAY_TASK_ID")
 run_file=/shared/runs/novels/launch/run-"$SLURM_ARRAY_TASK_ID".toml
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+first=${hosts%%$'\n'*}
 port=$((20000 + SLURM_JOB_ID % 20000))
 decide=(/shared/venv/bin/python -m launch.slurm.decision 20 3 2)
 step=
