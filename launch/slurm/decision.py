@@ -5,6 +5,7 @@ other nodes) or `stop`. In a chain the next job goes on by itself, so nothing is
 """
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,9 @@ from launch.torchrun import (
 
 # Failures of one attempt within this time have one cause: a dead rank takes its peers along.
 INCIDENT_S = 90.0
+FAILURE = re.compile(
+    r"(?P<time>\d+(?:\.\d+)?) (?P<host>\S+) (?P<status>-?\d+) (?P<attempt>\S+)", re.ASCII
+)
 
 
 class Limits(NamedTuple):
@@ -115,13 +119,18 @@ def bad_hosts(failures: Sequence[Failure], exclude_after: int) -> list[str]:
 
 
 def parse_failures(text: str) -> list[Failure]:
-    """Read a failure log; a line that a crash has cut short is left out."""
-    failures = []
-    for line in text.splitlines():
-        match line.split():
-            case [time, host, status, attempt] if status.lstrip("-").isdigit():
-                failures.append(Failure(float(time), host, int(status), attempt))
-    return failures
+    """Read a failure log; a line that a crash has cut short, or mixed with another, is left out."""
+    lines = map(FAILURE.fullmatch, text.splitlines())
+    return [
+        Failure(float(line["time"]), line["host"], int(line["status"]), line["attempt"])
+        for line in lines
+        if line
+    ]
+
+
+def attempts_log(failure_log: Path) -> Path:
+    """The list of failed attempts beside a failure log."""
+    return failure_log.with_name(f"{failure_log.name}.attempts")
 
 
 def main() -> None:
@@ -130,13 +139,13 @@ def main() -> None:
     limits = Limits(*map(int, arguments[:3]))
     status, stopped, state, requeues, mode = arguments[-5:]
     log = Path(os.environ[FAILURE_LOG])
-    attempts = log.with_name(f"{log.name}.attempts")
+    attempts = attempts_log(log)
     if int(status) not in (0, REQUEUE_STATUS, 128 + signal.SIGTERM):
         with attempts.open("a", encoding="utf-8") as file:
             file.write(f"{os.environ.get('SLURM_JOB_ID', '')} {status}\n")
-    count = len(attempts.read_text(encoding="utf-8").splitlines()) if attempts.exists() else 0
+    count = len(attempts.read_bytes().splitlines()) if attempts.exists() else 0
     ending = Ending(int(status), stopped == "1", state.strip(), int(requeues), count)
-    failures = parse_failures(log.read_text(encoding="utf-8")) if log.exists() else []
+    failures = parse_failures(log.read_text("utf-8", errors="replace")) if log.exists() else []
     print(decide(ending, limits, failures, arguments[3:-5], mode))
 
 

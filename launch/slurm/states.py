@@ -16,8 +16,12 @@ ENDED = frozenset(
         "COMPLETED",
         "DEADLINE",
         "FAILED",
+        "LAUNCH_FAILED",
         "NODE_FAIL",
         "OUT_OF_MEMORY",
+        "PREEMPTED",
+        "RECONFIG_FAIL",
+        "REVOKED",
         "TIMEOUT",
     }
 )

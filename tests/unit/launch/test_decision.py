@@ -81,6 +81,18 @@ def test_bad_hosts(failures: list[Failure], expected: list[str]) -> None:
     assert bad_hosts(failures[::-1], 2) == expected
 
 
-def test_failure_log_with_a_torn_line() -> None:
-    text = "1795.5 n1 -9 7.0\n1796.0 n2 1 7.0\n1797.1 n"
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        "1797.1 n",
+        "1797.11798.2 n1 1 7.0",
+        "1797.1 n1 1 7.01798.2 n1 1 7.0",
+        "soon n1 1 7.0",
+        "1797.1 n1 --1 7.0",
+        "1797.1 n1 ² 7.0",
+        "\0\0\0",
+    ],
+)
+def test_failure_log_with_a_damaged_line(damaged: str) -> None:
+    text = f"1795.5 n1 -9 7.0\n{damaged}\n1796.0 n2 1 7.0\n{damaged}"
     assert parse_failures(text) == [failure(1795.5, "n1", -9), failure(1796.0, "n2")]

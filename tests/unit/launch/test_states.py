@@ -76,6 +76,17 @@ def test_waiting_job_has_a_reason_and_no_status(job: dict[str, object]) -> None:
     assert (state.reason, state.nodes, state.status, state.ended) == ("Resources", "", None, False)
 
 
+@pytest.mark.parametrize("state", ["PREEMPTED", "REVOKED", "LAUNCH_FAILED", "RECONFIG_FAIL"])
+def test_states_after_which_nothing_runs(state: str) -> None:
+    assert parse(OLD | {"job_state": state}).ended
+    assert parse(NEW | {"job_state": [state]}).ended
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "REQUEUED", "SUSPENDED", "SPECIAL_EXIT", "STOPPED"])
+def test_states_after_which_something_may_run(state: str) -> None:
+    assert not parse(OLD | {"job_state": state}).ended
+
+
 def test_cancelled_job_that_is_completing_has_not_ended_twice() -> None:
     assert parse(NEW | {"job_state": ["CANCELLED", "COMPLETING"]}).state == "CANCELLED"
 
