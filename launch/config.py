@@ -16,7 +16,9 @@ class LaunchConfig(BaseModel):
 
     processes: int = Field(1, ge=1, description="Processes (ranks) on this machine.")
     threads: int = Field(1, ge=1, description="CPU threads of each process.")
-    name: Annotated[JobName, Field(description="Name of the job; empty: the output's name.")] = ""
+    name: Annotated[JobName, Field(description="Of the job; empty: made of the output's path.")] = (
+        ""
+    )
     nodes: int = Field(1, ge=1, description="Machines, under Slurm and Kubernetes.")
     min_nodes: int = Field(
         0, ge=0, description="Machines that are enough to go on with when one is lost; 0: all."

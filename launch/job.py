@@ -5,7 +5,10 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from launch.config import LaunchConfig
-from launch.values import name_of
+from launch.values import digest_of, name_of
+
+# Characters of a directory's name in that of a job: what operators append must fit in, too.
+MADE_OF_PATH = 39
 
 
 class Job(NamedTuple):
@@ -40,5 +43,10 @@ class Job(NamedTuple):
 
 
 def job_name(config: LaunchConfig, output: PurePosixPath) -> str:
-    """The configured name, or one made of the run's directory."""
-    return config.name or name_of(output.name)
+    """The configured name, or one made of the run's directory.
+
+    Clusters take two jobs of one name for the same: the whole path is told by its digest.
+    """
+    return (
+        config.name or f"{name_of(output.name)[:MADE_OF_PATH].rstrip('-')}-{digest_of(str(output))}"
+    )

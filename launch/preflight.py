@@ -85,7 +85,8 @@ def check_output(output: Path, needed_bytes: int | None) -> Iterator[Finding]:
             "disk",
             f"{free / 2**30:.2f} GiB free at {existing}; checkpoints to come need "
             f"{needed_bytes / 2**30:.2f} GiB",
-            "lower checkpoint.keep_last, free space, or choose another train.output",
+            "lower checkpoint.keep_last, raise checkpoint.keep_every, free space, or choose "
+            "another train.output",
         )
     else:
         text = f"{free / 2**30:.1f} GiB free, {needed_bytes / 2**30:.2f} GiB needed"
@@ -116,11 +117,13 @@ def check_time(slurm: SlurmConfig, stop_lead_s: int, plan: Plan, now: datetime) 
     needed = plan.steps * plan.seconds_per_step
     jobs = max(1, -(-int(needed) // (limit_s - stop_lead_s)))
     text = f"{plan.steps} steps of {plan.seconds_per_step:.2f} s need {needed / 3600:.1f} h"
-    if jobs > plan.jobs + slurm.max_requeues:
+    # nothing is requeued in a chain
+    jobs_to_run = plan.jobs if plan.jobs > 1 else 1 + slurm.max_requeues
+    if jobs > jobs_to_run:
         return Finding(
             "bad",
             "time",
-            f"{text}, {jobs} jobs of {slurm.time_limit}; {plan.jobs + slurm.max_requeues} will run",
+            f"{text}, {jobs} jobs of {slurm.time_limit}; {jobs_to_run} will run",
             f"--chain {jobs}, a higher launch.slurm.max_requeues or a longer time_limit",
         )
     return Finding("ok", "time", f"{text}: {jobs} jobs of {slurm.time_limit}")

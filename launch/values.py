@@ -4,6 +4,7 @@ A value is either of a kind that needs no quoting anywhere (a name, a list of ho
 otherwise, or it is free text (a path, an environment variable), and then every renderer quotes it.
 """
 
+import hashlib
 import re
 from typing import Annotated
 
@@ -62,3 +63,8 @@ def name_of(text: str) -> str:
     """A job name that Slurm and Kubernetes both take, made of any text (such as a path's end)."""
     name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-0123456789")
     return name[:52].rstrip("-") or "run"
+
+
+def digest_of(text: str) -> str:
+    """Eight characters that tell texts apart, and that every name may hold."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -44,7 +44,7 @@ class LaunchSlurmCommand(_StartCommand):
 
 
 class LaunchKubernetesCommand(_StartCommand):
-    """Print a run as Kubernetes manifests; with --submit, check and apply them."""
+    """Print a run as Kubernetes manifests; with --submit, check and create them."""
 
 
 class LaunchCheckCommand(_Command):

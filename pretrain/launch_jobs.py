@@ -1,7 +1,8 @@
 """From a run file to what the launchers need, and the jobs that were submitted for it."""
 
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from launch import ledger
@@ -14,23 +15,60 @@ from pretrain.launch_commands import LaunchCancelCommand, LaunchLogsCommand, Lau
 from pretrain.run_file import dump_run, load_run
 
 
-def job_of(run: RunConfig, sweep: Sequence[RunConfig] = ()) -> Job:
-    """What the launchers need to know of a run, or of a sweep that it is the base of."""
-    output = run.train.output.absolute()
+def job_of(
+    run: RunConfig, sweep: Sequence[RunConfig] = (), *, root: PurePosixPath | None = None
+) -> Job:
+    """What the launchers need to know of a run, or of a sweep that it is the base of.
+
+    Args:
+        run: The run.
+        sweep: The runs of its tasks.
+        root: Where its relative paths start on the machines; None: in this directory.
+    """
+    root = root or PurePosixPath(Path.cwd())
+    output = root / run.train.output
     return Job(
         config=run.launch,
-        name=job_name(run.launch, PurePosixPath(output)),
+        name=job_name(run.launch, output),
         directory=PurePosixPath(launch_directory(run)),
-        working_directory=PurePosixPath(Path.cwd()),
+        working_directory=root,
         python=sys.executable,
         run_files=[dump_run(one) for one in sweep or [run]],
-        output=PurePosixPath(output),
+        output=output,
     )
+
+
+def pods_job_of(run: RunConfig) -> Job:
+    """The same for pods, in which relative paths start in the volume claim."""
+    return job_of(run, root=PurePosixPath(run.launch.kubernetes.mount_path))
 
 
 def launch_directory(run: RunConfig) -> Path:
     """Where scripts, resolved runs, logs and the list of jobs are kept."""
     return run.train.output.absolute() / "launch"
+
+
+def require_ended(run: RunConfig) -> Iterator[str]:
+    """Yields that nothing writes into a run's directory: what was submitted for it has ended.
+
+    Raises:
+        LaunchError: Something has not, or the cluster cannot be asked.
+    """
+    directory = launch_directory(run)
+    jobs = ledger.read(directory) if (directory / ledger.NAME).exists() else []
+    alive = [f"slurm {state.job} ({state.state})" for state in slurm.living(_slurm_numbers(jobs))]
+    alive += [
+        f"kubernetes {job.job}"
+        for job in jobs
+        if job.launcher == "kubernetes" and kubernetes.lives(job)
+    ]
+    if alive:
+        raise LaunchError(f"{run.train.output} is in use: {', '.join(alive)} has not ended")
+    yield "no earlier job of this run is left"
+
+
+def _slurm_numbers(jobs: Sequence[ledger.Submitted]) -> list[str]:
+    return [job.job for job in jobs if job.launcher == "slurm"]
 
 
 def launch_status(command: LaunchStatusCommand) -> str:
@@ -41,7 +79,7 @@ def launch_status(command: LaunchStatusCommand) -> str:
     """
     jobs = ledger.read(launch_directory(load_run(command.run_file)))
     lines = []
-    numbers = [job.job for job in jobs if job.launcher == "slurm"]
+    numbers = _slurm_numbers(jobs)
     for state in slurm.status(numbers) if numbers else []:
         ended = "" if state.status is None else f" status {state.status}"
         back = f" requeued {state.requeues} times" if state.requeues else ""
@@ -74,14 +112,28 @@ def launch_cancel(command: LaunchCancelCommand) -> str:
     """Cancel what has not ended.
 
     Raises:
-        LaunchError: Nothing was submitted, or the cluster refuses.
+        LaunchError: Nothing was submitted, or a cluster refuses; says what was cancelled
+            nevertheless.
     """
     jobs = ledger.read(launch_directory(load_run(command.run_file)))
-    numbers = [job.job for job in jobs if job.launcher == "slurm"]
-    states = slurm.status(numbers) if numbers else []
-    alive = [state.job for state in states if not state.ended and state.state != "UNKNOWN"]
+    work = [
+        functools.partial(_cancel_slurm, _slurm_numbers(jobs)),
+        *(functools.partial(kubernetes.delete, job) for job in jobs if job.launcher != "slurm"),
+    ]
+    done, failed = [], []
+    for cancel in work:
+        try:
+            done.append(cancel())
+        except LaunchError as error:
+            failed.append(f"not cancelled: {error}")
+    text = "\n".join(line for line in [*done, *failed] if line)
+    if failed:
+        raise LaunchError(text)
+    return text or "nothing to cancel: every job has ended"
+
+
+def _cancel_slurm(numbers: Sequence[str]) -> str:
+    alive = [state.job for state in slurm.living(numbers)]
     if alive:
         slurm.cancel(alive)
-    deleted = [kubernetes.delete(job) for job in jobs if job.launcher == "kubernetes"]
-    lines = [f"cancelled {job}" for job in alive] + deleted
-    return "\n".join(lines) or "nothing to cancel: every job has ended"
+    return "\n".join(f"cancelled {job}" for job in alive)

@@ -1,24 +1,24 @@
-"""`resonance launch kubernetes`: manifests, printed or applied."""
+"""`resonance launch kubernetes`: manifests, printed or submitted."""
 
 from launch.kubernetes import client
 from launch.kubernetes.render import dump, manifests
 from pretrain.launch_check import require_good
 from pretrain.launch_commands import LaunchKubernetesCommand
-from pretrain.launch_jobs import job_of
+from pretrain.launch_jobs import pods_job_of
 from pretrain.run_file import load_run
 
 
 def launch_kubernetes(command: LaunchKubernetesCommand) -> str:
-    """Returns the manifests, or what was applied.
+    """Returns the manifests, or what was created.
 
     Raises:
         RunError: The run file is wrong, or the check has found what would stop it.
         LaunchError: A value cannot be rendered, or the cluster refuses.
     """
     run = load_run(command.run_file)
-    job = job_of(run)
+    job = pods_job_of(run)
     documents = manifests(job)
     if not command.submit:
         return dump(documents)
     warnings = require_good(run, "kubernetes")
-    return "\n".join([*warnings, client.apply(job, documents)])
+    return "\n".join([*warnings, client.submit(job, documents)])

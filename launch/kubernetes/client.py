@@ -11,22 +11,50 @@ from launch.kubernetes.render import dump
 from launch.ledger import Submitted, note
 from launch.programs import call
 
+# Conditions of the kinds of job after which no pod is started.
+ENDED = ("Complete", "Completed", "Failed", "Succeeded")
 
-def apply(job: Job, documents: list[Manifest]) -> str:
-    """Create every object, or change what exists; returns what kubectl says.
+
+def submit(job: Job, documents: list[Manifest]) -> str:
+    """Create the job, and make or change what it needs; returns what kubectl says.
 
     Raises:
-        LaunchError: kubectl is missing, or the cluster refuses.
+        LaunchError: kubectl is missing, the cluster refuses, or there is a job of this name.
     """
-    text = dump(documents)
-    answer = call(["kubectl", "apply", "--filename=-"], text)
     directory = Path(job.directory)
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "manifests.yaml").write_text(text, encoding="utf-8")
-    last = documents[-1]
-    reference = f"{_resource(last)}/{job.name}"
-    note(directory, Submitted("kubernetes", reference, job.config.kubernetes.namespace))
-    return answer.strip()
+    (directory / "manifests.yaml").write_text(dump(documents), encoding="utf-8")
+    *needs, last = documents
+    needed = call(["kubectl", "apply", "--filename=-"], dump(needs))
+    # not applied: to an unchanged job that would mean success, and start nothing
+    created = call(["kubectl", "create", "--filename=-"], dump([last]))
+    note(directory, _submitted(job, last))
+    return (needed + created).strip()
+
+
+def require_new(job: Job, documents: list[Manifest]) -> Iterator[str]:
+    """Yields the job's name in the cluster, if it is free.
+
+    Raises:
+        LaunchError: There is a job of this name, kubectl is missing, or the cluster refuses.
+    """
+    submitted = _submitted(job, documents[-1])
+    command = ["kubectl", "get", submitted.job, "--output=name", "--ignore-not-found"]
+    if call([*command, *_where(submitted)]).strip():
+        raise LaunchError(f"{submitted.job} is there already, running or ended")
+    yield f"no {submitted.job} is there"
+
+
+def lives(submitted: Submitted) -> bool:
+    """Whether an object is there and has not ended.
+
+    Raises:
+        LaunchError: kubectl is missing, or the cluster cannot be asked.
+    """
+    state = _state(submitted)
+    conditions = [] if state is None else state.get("conditions", [])
+    ended = any(one["type"] in ENDED and one["status"] == "True" for one in conditions)
+    return state is not None and not ended
 
 
 def status(submitted: Submitted) -> str:
@@ -35,12 +63,9 @@ def status(submitted: Submitted) -> str:
     Raises:
         LaunchError: kubectl is missing, or the cluster cannot be asked.
     """
-    text = call(
-        ["kubectl", "get", submitted.job, "--output=json", "--ignore-not-found", *_where(submitted)]
-    )
-    if not text.strip():
+    state = _state(submitted)
+    if state is None:
         return f"kubernetes {submitted.job}: deleted"
-    state = json.loads(text).get("status", {})
     conditions = state.get("conditions", [])
     shown = conditions[-1]["type"] if conditions else "waiting"
     active = f", {state['active']} pods active" if state.get("active") else ""
@@ -86,6 +111,21 @@ def require_claim(job: Job) -> Iterator[str]:
     if not found.strip():
         raise LaunchError(f"there is no volume claim {kubernetes.claim}")
     yield found.strip()
+
+
+def _state(submitted: Submitted) -> Manifest | None:
+    """What the cluster says of an object; None: it is not there."""
+    command = ["kubectl", "get", submitted.job, "--output=json", "--ignore-not-found"]
+    text = call([*command, *_where(submitted)])
+    if not text.strip():
+        return None
+    state: Manifest = json.loads(text).get("status", {})
+    return state
+
+
+def _submitted(job: Job, document: Manifest) -> Submitted:
+    reference = f"{_resource(document)}/{job.name}"
+    return Submitted("kubernetes", reference, job.config.kubernetes.namespace)
 
 
 def _where(submitted: Submitted) -> list[str]:

@@ -82,7 +82,8 @@ def trainjob(job: Job) -> list[Manifest]:
         ],
         "volumes": pod.volumes(job),
     }
-    template = {"metadata": {"labels": pod.labels(job)}, "spec": pods}
+    metadata = {"labels": pod.labels(job), "annotations": pod.annotations(job)}
+    template = {"metadata": metadata, "spec": pods}
     patch = {"name": ROLE, "template": {"spec": {"template": template}}}
     spec = {
         **_suspended(job),

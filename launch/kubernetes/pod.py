@@ -13,6 +13,7 @@ from launch.config import LaunchConfig
 from launch.job import Job
 from launch.local import rank_environment
 from launch.torchrun import torchrun_command
+from launch.values import digest_of
 
 RUN_DIRECTORY = PurePosixPath("/etc/resonance")
 HEARTBEAT_FILE = "/tmp/heartbeat"
@@ -27,6 +28,16 @@ OWN_STORES = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 def labels(job: Job) -> dict[str, str]:
     """What tells a run's objects from others."""
     return {"app.kubernetes.io/name": "resonance", "app.kubernetes.io/instance": job.name}
+
+
+def annotations(job: Job) -> dict[str, str]:
+    """Which run a pod was started with."""
+    return {"resonance.local/run": digest_of(job.run_files[0])}
+
+
+def config_map_name(job: Job) -> str:
+    """Of this run file and no other: an edited run must not change what pods of a job read."""
+    return f"{job.name}-run-{digest_of(job.run_files[0])}"
 
 
 def ranks_per_pod(config: LaunchConfig) -> int:
@@ -140,7 +151,7 @@ def volumes(job: Job) -> list[dict[str, Any]]:
     """What `mounts` mounts."""
     memory = {"medium": "Memory", "sizeLimit": job.config.kubernetes.shm}
     return [
-        {"name": "run", "configMap": {"name": f"{job.name}-run"}},
+        {"name": "run", "configMap": {"name": config_map_name(job)}},
         {"name": "workspace", "persistentVolumeClaim": {"claimName": claim_name(job)}},
         {"name": "shm", "emptyDir": memory},
         {"name": "tmp", "emptyDir": {}},
@@ -196,14 +207,14 @@ def pod_template(job: Job, name: str, rendezvous: Sequence[str]) -> dict[str, An
     fields = placement(job)
     if kubernetes.priority_class:
         fields["priorityClassName"] = kubernetes.priority_class
-    metadata: dict[str, Any] = {"labels": labels(job)}
+    metadata: dict[str, Any] = {"labels": labels(job), "annotations": annotations(job)}
     if kubernetes.queue == "volcano":
         fields["schedulerName"] = "volcano"
     if has_pod_group(job):
-        metadata["annotations"] = {"scheduling.k8s.io/group-name": job.name}
+        metadata["annotations"]["scheduling.k8s.io/group-name"] = job.name
     if kubernetes.queue == "kueue" and kubernetes.topology_key:
         required = {"kueue.x-k8s.io/podset-required-topology": kubernetes.topology_key}
-        metadata["annotations"] = required
+        metadata["annotations"] |= required
     return {
         "metadata": metadata,
         "spec": {

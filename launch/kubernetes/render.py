@@ -73,7 +73,7 @@ def _config_map(job: Job) -> Manifest:
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": {"name": f"{job.name}-run"},
+        "metadata": {"name": pod.config_map_name(job)},
         "data": {"run.toml": job.run_files[0]},
     }
 

@@ -7,7 +7,8 @@ from launch.errors import LaunchError
 from launch.job import Job
 from launch.ledger import Submitted, note
 from launch.programs import call
-from launch.slurm.script import CHAIN, batch_script, script_path
+from launch.slurm.decision import attempts_log
+from launch.slurm.script import CHAIN, batch_script, failure_logs, script_path
 from launch.slurm.states import JobState, parse_jobs
 
 
@@ -36,7 +37,7 @@ def test_only(script: Path) -> str:
 
 
 def submit(job: Job, script: Path, chain: int = 1) -> list[str]:
-    """Submit a script; returns the job numbers.
+    """Submit a script; returns the job numbers. Failures of earlier submissions are forgotten.
 
     Args:
         job: What the script was made of.
@@ -47,6 +48,9 @@ def submit(job: Job, script: Path, chain: int = 1) -> list[str]:
     Raises:
         LaunchError: Slurm refuses; nothing of the chain is left in the queue then.
     """
+    for log in map(Path, failure_logs(job)):
+        log.unlink(missing_ok=True)
+        attempts_log(log).unlink(missing_ok=True)
     # jobs of one name and user never run at the same time, also when one is submitted again
     options, mode = (["--dependency=singleton"], [CHAIN]) if chain > 1 else ([], [])
     numbers: list[str] = []
@@ -88,6 +92,16 @@ def status(numbers: Sequence[str]) -> list[JobState]:
         if number not in known
     ]
     return sorted([*found, *unknown], key=lambda state: _order(state.job))
+
+
+def living(numbers: Sequence[str]) -> list[JobState]:
+    """Those of some jobs, and of their arrays' tasks, that have not ended.
+
+    Raises:
+        LaunchError: Slurm cannot be asked.
+    """
+    states = status(numbers) if numbers else []
+    return [state for state in states if not state.ended and state.state != "UNKNOWN"]
 
 
 def cancel(numbers: Sequence[str]) -> str:

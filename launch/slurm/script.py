@@ -88,8 +88,15 @@ def script_path(job: Job) -> PurePosixPath:
     return job.directory / "job.sh"
 
 
-def failure_log(job: Job) -> PurePosixPath:
-    """The log of failures, without the suffix that a sweep's task adds."""
+def failure_logs(job: Job) -> list[PurePosixPath]:
+    """The log of failures, one for each task of a sweep."""
+    log = _failure_log(job)
+    tasks = [f"-{task}" for task in range(len(job.run_files))] if job.sweep else [""]
+    return [log.with_name(f"{log.name}{task}") for task in tasks]
+
+
+def _failure_log(job: Job) -> PurePosixPath:
+    """Without the suffix that a task adds."""
     return job.directory / "failures"
 
 
@@ -101,7 +108,7 @@ def _body(job: Job) -> Iterator[str]:
     for module in slurm.modules:
         yield f"module load {shlex.quote(module)}"
     task = '-"$SLURM_ARRAY_TASK_ID"' if job.sweep else ""
-    yield f"export {FAILURE_LOG}={_word(failure_log(job))}{task}"
+    yield f"export {FAILURE_LOG}={_word(_failure_log(job))}{task}"
     yield "mode=${1:-single}"
     yield f"script={_word(script_path(job))}"
     yield f"ledger={_word(job.directory / LEDGER)}"
