@@ -1,6 +1,5 @@
 """`resonance launch check`: what is known of a run, put before the checks."""
 
-import json
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -12,9 +11,9 @@ from launch.job import Job
 from launch.kubernetes import client as kubernetes
 from launch.kubernetes import pod
 from launch.kubernetes.render import manifests
+from launch.ledger import NAME as LEDGER
 from launch.preflight import (
     Finding,
-    Plan,
     check_output,
     check_port,
     check_time,
@@ -28,14 +27,14 @@ from launch.versions import REMEDY
 from pretrain.config import RunConfig
 from pretrain.errors import RunError
 from pretrain.fewer_nodes import check_fewer_nodes
+from pretrain.launch_amounts import checkpoint_bytes, longest_plan
 from pretrain.launch_commands import LaunchCheckCommand
-from pretrain.launch_jobs import job_of
-from pretrain.run_directory import check_run, find_newest, list_checkpoints
+from pretrain.launch_jobs import job_of, launch_directory, pods_job_of, require_ended
+from pretrain.launch_sweep import check_tasks
+from pretrain.run_directory import check_run, find_newest
 from pretrain.run_file import load_run
 
-# float32: the parameter and AdamW's two moments.
-BYTES_PER_PARAMETER = 12
-TIMED_STEPS = 50
+STORE_REMEDY = "see checkpoint.remote, data.storage and the credentials of the environment"
 
 
 def launch_check(command: LaunchCheckCommand) -> str:
@@ -52,14 +51,18 @@ def launch_check(command: LaunchCheckCommand) -> str:
 
 
 def require_good(
-    run: RunConfig, launcher: str, sweep: Sequence[RunConfig] = (), chain: int = 1
+    run: RunConfig,
+    launcher: str,
+    sweep: Sequence[RunConfig] = (),
+    keys: Sequence[str] = (),
+    chain: int = 1,
 ) -> list[str]:
     """Check a run that is about to be submitted; returns lines with warnings.
 
     Raises:
         RunError: Something would stop it.
     """
-    findings = check(run, launcher, sweep=sweep, chain=chain)
+    findings = check(run, launcher, sweep=sweep, keys=keys, chain=chain)
     bad = [finding for finding in findings if finding.level == "bad"]
     if bad:
         raise RunError(f"not submitted\n{report(bad)}")
@@ -72,25 +75,37 @@ def check(
     launcher: str,
     *,
     sweep: Sequence[RunConfig] = (),
+    keys: Sequence[str] = (),
     chain: int = 1,
     on_nodes: bool = False,
 ) -> list[Finding]:
-    """Every finding about a run or a sweep, for one launcher."""
-    job = job_of(run, sweep)
+    """Every finding about a run or a sweep, for one launcher.
+
+    Args:
+        run: The run, or the base of the sweep.
+        launcher: `local`, `slurm` or `kubernetes`.
+        sweep: The runs of its tasks.
+        keys: In which they differ.
+        chain: Jobs in a row.
+        on_nodes: Compare versions there, too.
+    """
     if launcher == "kubernetes":
-        return [_batch(run), *_kubernetes(job)]
-    findings = []
-    for one in sweep or [run]:
-        findings += [_data(one, launcher), *_start(one)]
-    needed = _checkpoint_bytes(run)
-    total = None if needed is None else needed * max(1, len(sweep))
-    findings += check_output(run.train.output.absolute(), total)
+        return [_batch(run), _earlier_jobs(run), *_kubernetes(pods_job_of(run))]
+    runs = sweep or [run]
+    findings = [*_store(run)]
+    for one in runs:
+        findings += [_data(one, launcher), _start(one)]
+    needed = [checkpoint_bytes(one) for one in runs]
+    known = [number for number in needed if number is not None]
+    findings += check_output(run.train.output.absolute(), sum(known) if known else None)
     findings.append(check_versions("resonance"))
     if launcher == "local":
         return [*findings, check_port(run.launch.port)]
-    plan = Plan(_steps_left(run), _seconds_per_step(run), chain)
+    if sweep:
+        findings.append(_tasks(sweep, keys))
     limits = run.launch.slurm, run.launch.stop_lead_s
-    return [*findings, check_time(*limits, plan, datetime.now()), *_slurm(job, on_nodes)]
+    findings.append(check_time(*limits, longest_plan(runs, chain), datetime.now()))
+    return [*findings, _earlier_jobs(run), *_slurm(job_of(run, sweep), on_nodes)]
 
 
 def _data(run: RunConfig, launcher: str) -> Finding:
@@ -124,28 +139,55 @@ def _joined(ranks: Sequence[int]) -> str:
     return " or ".join(map(str, ranks))
 
 
-def _start(run: RunConfig) -> Iterator[Finding]:
+def _store(run: RunConfig) -> Iterator[Finding]:
+    """A sweep's tasks write below the base run's store."""
+    remote = run.checkpoint.remote
+    if not remote:
+        return
+    # it needs more imports, which only some runs need
+    from pretrain.checkpoint.remote import require_writable
+
+    try:
+        require_writable(remote, run.data.storage)
+    except RunError as error:
+        yield Finding("bad", "store", str(error), STORE_REMEDY)
+        return
+    yield Finding("ok", "store", f"{remote} can be read and written")
+
+
+def _start(run: RunConfig) -> Finding:
     checkpoint: Path | str | None
-    remote, storage = run.checkpoint.remote, run.data.storage
     try:
         checkpoint = find_newest(run.train.output)
     except RunError as error:
-        yield Finding("bad", "checkpoint", str(error), "remove the damaged checkpoints")
-        return
-    if remote:
-        # they need more imports, which only some runs need
-        from pretrain.checkpoint.remote import newest_remote, require_writable
+        return Finding("bad", "checkpoint", str(error), "remove the damaged checkpoints")
+    if run.checkpoint.remote and not checkpoint:
+        from pretrain.checkpoint.remote import newest_remote
 
         try:
-            checkpoint = checkpoint or newest_remote(remote, storage)
-            require_writable(remote, storage)
+            checkpoint = newest_remote(run.checkpoint.remote, run.data.storage)
         except RunError as error:
-            remedy = "see checkpoint.remote, data.storage and the credentials of the environment"
-            yield Finding("bad", "store", str(error), remedy)
-            return
-        yield Finding("ok", "store", f"{remote} can be read and written")
+            return Finding("bad", "store", str(error), STORE_REMEDY)
     text = f"goes on from {checkpoint}" if checkpoint else "starts from scratch"
-    yield Finding("ok", "checkpoint", text)
+    return Finding("ok", "checkpoint", text)
+
+
+def _tasks(sweep: Sequence[RunConfig], keys: Sequence[str]) -> Finding:
+    try:
+        check_tasks(sweep, keys)
+    except RunError as error:
+        remedy = "choose another train.output, or remove that of the earlier sweep"
+        return Finding("bad", "sweep", str(error), remedy)
+    return Finding("ok", "sweep", f"no checkpoint of other values in {len(sweep)} directories")
+
+
+def _earlier_jobs(run: RunConfig) -> Finding:
+    ledger = launch_directory(run) / LEDGER
+    remedy = (
+        "`resonance launch cancel` ends it; or choose another train.output; or, if no cluster "
+        f"knows of it any more, remove {ledger}"
+    )
+    return judged("jobs", require_ended(run), remedy)
 
 
 def _slurm(job: Job, on_nodes: bool) -> Iterator[Finding]:
@@ -162,48 +204,12 @@ def _kubernetes(job: Job) -> Iterator[Finding]:
     if rendered.level == "ok":
         remedy = "create the claim, name another, or set launch.kubernetes.claim_size"
         yield judged("claim", kubernetes.require_claim(job), remedy)
+        remedy = (
+            "`resonance launch cancel` deletes what was submitted from here; or choose another "
+            "train.output or launch.name"
+        )
+        yield judged("job", kubernetes.require_new(job, manifests(job)), remedy)
 
 
 def _render(job: Job) -> Iterator[str]:
     yield f"{len(manifests(job))} objects keep the rules of Kubernetes"
-
-
-def _steps_left(run: RunConfig) -> int:
-    done = 0
-    for checkpoint in list_checkpoints(run.train.output)[-1:]:
-        done = int(checkpoint.name.removeprefix("step-"))
-    return max(0, run.train.steps - done)
-
-
-def _seconds_per_step(run: RunConfig) -> float | None:
-    """The median of the last steps that this run's directory has a record of."""
-    file = run.train.output / "metrics.jsonl"
-    if not file.exists():
-        return None
-    seconds = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            # a line that a crash has cut short
-            continue
-        if record.get("tokens_per_s"):
-            seconds.append(record["step_tokens"] / record["tokens_per_s"])
-    last = sorted(seconds[-TIMED_STEPS:])
-    return last[len(last) // 2] if last else None
-
-
-def _checkpoint_bytes(run: RunConfig) -> int | None:
-    """Bytes that checkpoints will take beyond those that are there; None without PyTorch."""
-    try:
-        import torch
-
-        from spectral.lm import SpectralLM
-    except ImportError:
-        return None
-    with torch.device("meta"):
-        model = SpectralLM(run.model)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    there = len(list_checkpoints(run.train.output))
-    # one more than is kept: the oldest goes when the newest is complete
-    return max(1, run.checkpoint.keep_last + 1 - there) * parameters * BYTES_PER_PARAMETER

@@ -6,7 +6,7 @@ from launch.slurm.script import batch_script
 from pretrain.launch_check import require_good
 from pretrain.launch_commands import LaunchSlurmCommand
 from pretrain.launch_jobs import job_of
-from pretrain.launch_sweep import sweep_runs
+from pretrain.launch_sweep import sweep_keys, sweep_runs
 from pretrain.run_file import load_run
 
 
@@ -26,7 +26,7 @@ def launch_slurm(command: LaunchSlurmCommand) -> str:
     job = job_of(run, sweep)
     if not command.submit:
         return batch_script(job)
-    warnings = require_good(run, "slurm", sweep, chain=command.chain)
+    warnings = require_good(run, "slurm", sweep, sweep_keys(command.sweep), command.chain)
     script = client.write_files(job)
     client.test_only(script)
     numbers = client.submit(job, script, command.chain)

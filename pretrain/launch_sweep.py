@@ -7,42 +7,90 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from data_pipeline.storage import join
 from pretrain.config import RunConfig
 from pretrain.errors import RunError
-from pretrain.run_file import describe
+from pretrain.run_directory import list_checkpoints
+from pretrain.run_file import describe, load_run
 
 OUTPUT = "train.output"
+REMOTE = "checkpoint.remote"
 
 
 def sweep_runs(run: RunConfig, descriptions: Sequence[str]) -> list[RunConfig]:
     """Every combination of the values, the last key's values changing first.
 
-    Each run writes into a folder of its own below the base run's output.
+    Each run writes into a folder of its own below the base run's output, and below its store.
 
     Raises:
-        RunError: A description is not KEY=VALUE,VALUE, or a combination is not a run.
+        RunError: A description is not KEY=VALUE,VALUE, names a key or a value twice, or a
+            combination is not a run.
     """
     axes = [_parse(description) for description in descriptions]
-    keys = [key for key, _ in axes]
+    keys = sweep_keys(descriptions)
+    for key in keys:
+        if keys.count(key) > 1:
+            raise RunError(f"--sweep: {key} is named {keys.count(key)} times; expected once")
     runs = []
     for number, values in enumerate(itertools.product(*(values for _, values in axes))):
         changes = dict(zip(keys, values, strict=True))
-        changes[OUTPUT] = str(run.train.output / f"task-{number:03d}")
+        name = f"task-{number:03d}"
+        changes[OUTPUT] = str(run.train.output / name)
+        if run.checkpoint.remote:
+            changes[REMOTE] = join(run.checkpoint.remote, name)
         runs.append(_changed(run, changes))
     return runs
+
+
+def check_tasks(runs: Sequence[RunConfig], keys: Sequence[str]) -> None:
+    """Refuse tasks that would go on from a checkpoint of another sweep.
+
+    Args:
+        runs: Of the tasks.
+        keys: In which they differ.
+
+    Raises:
+        RunError: The directory of a task holds a checkpoint of other values.
+    """
+    for run in runs:
+        for checkpoint in list_checkpoints(run.train.output)[-1:]:
+            earlier = load_run(checkpoint / "run.toml")
+            for key in keys:
+                found, expected = _value(earlier, key), _value(run, key)
+                if found != expected:
+                    raise RunError(f"{checkpoint} has {key} = {found!r}; expected {expected!r}")
+
+
+def sweep_keys(descriptions: Sequence[str]) -> list[str]:
+    """The keys that a sweep varies.
+
+    Raises:
+        RunError: A description is not KEY=VALUE,VALUE.
+    """
+    return [_parse(description)[0] for description in descriptions]
+
+
+def _value(run: RunConfig, key: str) -> Any:
+    value: Any = run.model_dump(mode="json")
+    for part in key.split("."):
+        value = value[part]
+    return value
 
 
 def _parse(description: str) -> tuple[str, list[Any]]:
     key, equals, text = description.partition("=")
     if not equals or not key or not text:
         raise RunError(f"--sweep: expected KEY=VALUE,VALUE, found {description!r}")
-    if key == OUTPUT or key.startswith("launch."):
+    if key in (OUTPUT, REMOTE) or key.startswith("launch."):
         raise RunError(f"--sweep: {key} is the same for all tasks of a sweep, or chosen for each")
     try:
         values: list[Any] = tomllib.loads(f"values = [{text}]")["values"]
     except tomllib.TOMLDecodeError:
         # words need no quotes here
         values = text.split(",")
+    repeated = [value for index, value in enumerate(values) if value in values[:index]]
+    if repeated:
+        raise RunError(f"--sweep: {key} has the value {repeated[0]!r} twice; expected once")
     return key, values
 
 

@@ -5,7 +5,6 @@ import json
 import shlex
 import shutil
 import socket
-import stat
 import sys
 from pathlib import Path
 
@@ -13,50 +12,12 @@ import pytest
 import yaml
 
 from pretrain.cli import main
-from pretrain.errors import RunError
 from pretrain.launch_check import check
-from pretrain.launch_sweep import sweep_runs
 from pretrain.run_file import load_run
 from tests.conftest import SmallCorpus
+from tests.unit.launch.stand_ins import called, refused
 
 KUBERNETES = '\n[launch.kubernetes]\nimage = "resonance:1"\nclaim = "data"\n'
-
-
-@pytest.fixture
-def run_file(small_corpus: SmallCorpus, tmp_path: Path) -> Path:
-    return small_corpus.run_file(tmp_path / "run.toml")
-
-
-@pytest.fixture
-def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that is the whole PATH, and a log of the commands in it that were called."""
-    folder = tmp_path / "programs"
-    folder.mkdir()
-    for name, answer in {
-        "sbatch": "41",
-        "sinfo": "up",
-        "kubectl": "applied",
-        "scancel": "",
-    }.items():
-        program = folder / name
-        program.write_text(
-            f'#!/bin/sh\necho {name} "$@" >>{shlex.quote(str(folder / "log"))}\necho {answer}\n'
-        )
-        program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-    return folder
-
-
-def called(programs: Path) -> list[str]:
-    log = programs / "log"
-    return log.read_text().splitlines() if log.exists() else []
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    with pytest.raises(SystemExit) as caught:
-        main([*map(str, arguments)])
-    assert caught.value.code in (1, 2)
-    return capsys.readouterr().err
 
 
 def test_local_prints_torchrun(run_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,7 +46,7 @@ def test_slurm_prints_and_submits_nothing(
     run_file: Path, programs: Path, capsys: pytest.CaptureFixture[str], options: list[str]
 ) -> None:
     main(["launch", "slurm", str(run_file), *options])
-    assert capsys.readouterr().out.startswith("#!/usr/bin/env bash\n#SBATCH --job-name=run\n")
+    assert capsys.readouterr().out.startswith("#!/usr/bin/env bash\n#SBATCH --job-name=run-")
     assert called(programs) == []
     assert not (run_file.parent / "run").exists()
 
@@ -114,7 +75,7 @@ def test_slurm_submits_nothing_that_the_check_refuses(
     assert not (run_file.parent / "run").exists()
 
 
-def test_kubernetes_prints_and_applies(
+def test_kubernetes_prints_and_creates(
     run_file: Path, programs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "image is empty" in refused(capsys, "launch", "kubernetes", run_file)
@@ -124,9 +85,13 @@ def test_kubernetes_prints_and_applies(
     assert [document["kind"] for document in documents] == ["ConfigMap", "Service", "Job"]
     assert called(programs) == []
     main(["launch", "kubernetes", str(run_file), "--submit"])
-    assert called(programs)[-1] == "kubectl apply --filename=-"
+    assert called(programs)[-2:] == [
+        "kubectl apply --filename=-",
+        "kubectl create --filename=-",
+    ]
+    name = documents[-1]["metadata"]["name"]
     main(["launch", "cancel", str(run_file)])
-    assert called(programs)[-1] == "kubectl delete job/run --ignore-not-found --wait=false"
+    assert called(programs)[-1] == f"kubectl delete job/{name} --ignore-not-found --wait=false"
 
 
 def test_missing_programs_are_named(
@@ -214,30 +179,3 @@ def test_time_is_measured_by_an_earlier_part(run_file: Path) -> None:
     findings = check(load_run(run_file), "slurm")
     (finding,) = (finding for finding in findings if finding.subject == "time")
     assert "6 steps of 4000.00 s" in finding.text
-
-
-def test_sweep(run_file: Path) -> None:
-    run = load_run(run_file)
-    runs = sweep_runs(run, ["train.seed=0,1", "optim.learning_rate=1e-3,3e-3"])
-    found = [(one.train.seed, one.optim.learning_rate) for one in runs]
-    assert found == [(0, 1e-3), (0, 3e-3), (1, 1e-3), (1, 3e-3)]
-    assert [one.train.output.name for one in runs] == [f"task-{n:03d}" for n in range(4)]
-    assert sweep_runs(run, ["train.precision=float32,bf16"])[1].train.precision == "bf16"
-
-
-@pytest.mark.parametrize(
-    ("description", "words"),
-    [
-        ("train.seed", "expected KEY=VALUE"),
-        ("train.seed=", "expected KEY=VALUE"),
-        ("train.sede=1", "did you mean"),
-        ("nothing.seed=1", "no key"),
-        ("train.seed=-1", "seed"),
-        ("train.output=a,b", "chosen for each"),
-        ("launch.nodes=1,2", "same for all"),
-        ("train.seed=$(touch pwned)", "seed"),
-    ],
-)
-def test_sweep_refuses(run_file: Path, description: str, words: str) -> None:
-    with pytest.raises(RunError, match=words):
-        sweep_runs(load_run(run_file), [description])

@@ -56,6 +56,9 @@ def test_time() -> None:
     assert time_level(Plan(3301, 1.0, 1), max_requeues=0) == "bad"
     assert time_level(Plan(3301, 1.0, 2), max_requeues=0) == "ok"
     assert time_level(Plan(3301, 1.0, 1), max_requeues=1) == "ok"
+    # nothing is requeued in a chain
+    assert time_level(Plan(2 * 3300, 1.0, 2), max_requeues=20) == "ok"
+    assert time_level(Plan(2 * 3300 + 1, 1.0, 2), max_requeues=20) == "bad"
     assert time_level(Plan(10, None, 1)) == "warn"
 
 

@@ -1,0 +1,56 @@
+"""Programs that stand in for a cluster's commands, and what was called of them."""
+
+import json
+import shlex
+import stat
+from pathlib import Path
+
+import pytest
+
+from pretrain.cli import main
+
+KUBECTL = """\
+case "$1 $2" in
+"get pvc") echo persistentvolumeclaim/data ;;
+get*) ;;
+*) echo done ;;
+esac"""
+PROGRAMS = {
+    "sbatch": "echo 41",
+    "sinfo": "echo up",
+    "kubectl": KUBECTL,
+    "scancel": "",
+    "squeue": "echo '{\"jobs\": []}'",
+    "sacct": "exit 1",
+}
+
+
+def write(folder: Path, name: str, text: str) -> None:
+    """A shell script that writes its call down and goes on with this text."""
+    program = folder / name
+    log = shlex.quote(str(folder / "log"))
+    program.write_text(f'#!/bin/sh\necho {name} "$@" >>{log}\n{text}\n')
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+
+
+def know(folder: Path, **states: str) -> None:
+    """Let Slurm know jobs by number, as job_41="RUNNING"."""
+    jobs = [
+        {"job_id": int(name.removeprefix("job_")), "name": "run", "job_state": state}
+        for name, state in states.items()
+    ]
+    write(folder, "squeue", f"echo {shlex.quote(json.dumps({'jobs': jobs}))}")
+
+
+def called(folder: Path) -> list[str]:
+    """The calls so far."""
+    log = folder / "log"
+    return log.read_text().splitlines() if log.exists() else []
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Run a command that is to fail; returns what it says."""
+    with pytest.raises(SystemExit) as caught:
+        main([*map(str, arguments)])
+    assert caught.value.code in (1, 2)
+    return capsys.readouterr().err
