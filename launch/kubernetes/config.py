@@ -3,12 +3,25 @@
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from launch.values import LABEL_KEY, LabelKey, LabelValue, Line, Quantity, Subdomain, Variable
 
 Image = Annotated[str, Field(pattern=r"^([a-zA-Z0-9][a-zA-Z0-9._:/@-]*)?$")]
 Resource = Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$")]
+# What a TrainJob cannot say.
+FROM_RUNTIME = ("priority_class", "image_pull_policy", "backoff_limit", "keep_s")
+
+
+def _absolute(path: str) -> str:
+    """A path without `//`, `.` and a slash at its end: another spelling is no other mount."""
+    parts = PurePosixPath(path).parts[1:]
+    if not parts or ".." in parts:
+        raise ValueError(f"expected a folder below / without '..', found {path!r}")
+    return "/" + "/".join(parts)
+
+
+MountPath = Annotated[Line, Field(pattern=r"^/[^:]+$"), AfterValidator(_absolute)]
 
 
 class KubernetesConfig(BaseModel):
@@ -41,9 +54,9 @@ class KubernetesConfig(BaseModel):
         "", description="Make the claim, of this size, and keep it; empty: it exists."
     )
     storage_class: Annotated[Subdomain, Field(description="Class of a claim that is made.")] = ""
-    mount_path: Annotated[Line, Field(pattern=r"^/[^:]+$")] = Field(
-        "/workspace", description="Where the claim is mounted; relative paths start there."
-    )
+    mount_path: Annotated[
+        MountPath, Field(description="Where the claim is mounted; relative paths start there.")
+    ] = "/workspace"
     gpus_per_node: int = Field(
         0, ge=0, description="GPUs of each pod, one rank each; 0: launch.processes ranks on CPUs."
     )
@@ -79,11 +92,24 @@ class KubernetesConfig(BaseModel):
                 "a TrainJob is queued by its runtime: expected queue 'none' or 'kueue', found "
                 "'volcano'"
             )
-        if ".." in PurePosixPath(self.mount_path).parts:
-            raise ValueError(f"mount_path: expected no '..', found {self.mount_path!r}")
+        if self.kind == "trainjob":
+            self._fits_trainjob()
         if any(part for part in self.namespace.split(".")[1:]) or len(self.namespace) > 63:
             raise ValueError(
                 f"namespace: expected at most 63 letters, digits and hyphens, found "
                 f"{self.namespace!r}"
             )
         return self
+
+    def _fits_trainjob(self) -> None:
+        """Refuse what the API of a TrainJob has no field for."""
+        for key in FROM_RUNTIME:
+            if key == "priority_class" and self.queue == "kueue":
+                # a label says it to Kueue
+                continue
+            found, expected = getattr(self, key), type(self).model_fields[key].default
+            if found != expected:
+                raise ValueError(
+                    f"a TrainJob has the {key} of its runtime: expected {expected!r}, found "
+                    f"{found!r}; set it in the ClusterTrainingRuntime, or choose another kind"
+                )

@@ -47,7 +47,17 @@ def jobset(job: Job) -> list[Manifest]:
     spec = {
         **_suspended(job),
         "network": {"enableDNSHostnames": True, "publishNotReadyAddresses": True},
-        "failurePolicy": {"maxRestarts": job.config.kubernetes.backoff_limit},
+        "failurePolicy": {
+            "maxRestarts": job.config.kubernetes.backoff_limit,
+            # what the pods' own policy gives up is not started again
+            "rules": [
+                {
+                    "name": "giveUp",
+                    "action": "FailJobSet",
+                    "onJobFailureReasons": ["PodFailurePolicy"],
+                }
+            ],
+        },
         "ttlSecondsAfterFinished": job.config.kubernetes.keep_s,
         "replicatedJobs": [
             {
@@ -61,7 +71,10 @@ def jobset(job: Job) -> list[Manifest]:
 
 
 def trainjob(job: Job) -> list[Manifest]:
-    """A Kubeflow TrainJob: the runtime's pods, patched with our mounts and limits."""
+    """A Kubeflow TrainJob: the runtime's pods, patched with our mounts and limits.
+
+    Its API patches neither probes, the failure policy of pods, nor whether they get a token.
+    """
     kubernetes = job.config.kubernetes
     # the operator says where the others are; TrainJobs cannot set a working directory
     rendezvous = [
@@ -111,7 +124,11 @@ def trainjob(job: Job) -> list[Manifest]:
 
 
 def pytorchjob(job: Job) -> list[Manifest]:
-    """A PyTorchJob of Kubeflow's first training operator."""
+    """A PyTorchJob of Kubeflow's first training operator.
+
+    Its pods start again after every failure: the operator's ExitCode policy takes 1 to 127 for
+    final, also REQUEUE_STATUS.
+    """
     config, kubernetes = job.config, job.config.kubernetes
     # the operator sets torchrun's PET_ variables: machines, rendezvous
     template = pod.pod_template(job, "pytorch", [])

@@ -31,8 +31,14 @@ def labels(job: Job) -> dict[str, str]:
 
 
 def annotations(job: Job) -> dict[str, str]:
-    """Which run a pod was started with."""
-    return {"resonance.local/run": digest_of(job.run_files[0])}
+    """Which run a pod was started with, and what queues ask for."""
+    kubernetes = job.config.kubernetes
+    table = {"resonance.local/run": digest_of(job.run_files[0])}
+    if has_pod_group(job):
+        table["scheduling.k8s.io/group-name"] = job.name
+    if kubernetes.queue == "kueue" and kubernetes.topology_key:
+        table["kueue.x-k8s.io/podset-required-topology"] = kubernetes.topology_key
+    return table
 
 
 def config_map_name(job: Job) -> str:
@@ -207,16 +213,10 @@ def pod_template(job: Job, name: str, rendezvous: Sequence[str]) -> dict[str, An
     fields = placement(job)
     if kubernetes.priority_class:
         fields["priorityClassName"] = kubernetes.priority_class
-    metadata: dict[str, Any] = {"labels": labels(job), "annotations": annotations(job)}
     if kubernetes.queue == "volcano":
         fields["schedulerName"] = "volcano"
-    if has_pod_group(job):
-        metadata["annotations"]["scheduling.k8s.io/group-name"] = job.name
-    if kubernetes.queue == "kueue" and kubernetes.topology_key:
-        required = {"kueue.x-k8s.io/podset-required-topology": kubernetes.topology_key}
-        metadata["annotations"] |= required
     return {
-        "metadata": metadata,
+        "metadata": {"labels": labels(job), "annotations": annotations(job)},
         "spec": {
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,

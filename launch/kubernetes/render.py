@@ -1,6 +1,8 @@
 """The manifests of a run: a pure function of the job, so they are tested without a cluster."""
 
+import posixpath
 import re
+from pathlib import PurePosixPath
 
 import yaml
 
@@ -59,6 +61,13 @@ def _require(job: Job) -> None:
         )
     if len(job.run_files) != 1:
         raise LaunchError("a sweep is several runs; expected one run per Kubernetes job")
+    output = PurePosixPath(posixpath.normpath(job.output))
+    if not output.is_relative_to(kubernetes.mount_path):
+        raise LaunchError(
+            f"train.output is {output} in a pod, which can write below "
+            f"launch.kubernetes.mount_path only; expected a path below {kubernetes.mount_path}, or "
+            "a relative one"
+        )
     limit = LONGEST_NAME[kubernetes.kind]
     if len(job.name) > limit:
         raise LaunchError(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from launch.kubernetes.render import manifests
-from pretrain.launch_jobs import job_of
+from pretrain.launch_jobs import pods_job_of
 from pretrain.run_file import load_run
 from tests.conftest import SmallCorpus
 from tests.launch.pods import IMAGE, Pods
@@ -47,7 +47,7 @@ shm = "256Mi"
     for folder in (workspace, *workspace.rglob("*")):
         # what fsGroup does to a new claim
         shutil.chown(folder, 1000, 1000)
-    documents = manifests(job_of(load_run(path)))
+    documents = manifests(pods_job_of(load_run(path)))
     first, second = pods.play(documents, "workspace", workspace)
     wait_for(lambda: "Heartbeat" in heartbeat(pods, first), 60, "a sign of life")
     statuses = [pods.podman("wait", name).strip() for name in (first, second)]

@@ -26,7 +26,7 @@ def make_job(num_runs: int = 1, *, name: str = "novels", **table: object) -> Job
         working_directory=PurePosixPath("/shared/my project"),
         python="/shared/venv/bin/python",
         run_files=[RUN] * num_runs,
-        output=PurePosixPath("/shared/runs/novels"),
+        output=PurePosixPath("/workspace" if "kubernetes" in table else "/shared", "runs/novels"),
     )
 
 
@@ -84,7 +84,9 @@ def kubernetes_jobs() -> dict[str, Job]:
         "job-kueue.yaml": make_job(**ON_GPUS, kubernetes={**full, **kueue}),
         "job-volcano.yaml": make_job(nodes=2, kubernetes={**plain, **volcano}),
         "jobset.yaml": make_job(**ON_GPUS, kubernetes={**full, "kind": "jobset"}),
-        "trainjob.yaml": make_job(**ON_GPUS, kubernetes={**full, "kind": "trainjob"}),
+        "trainjob.yaml": make_job(
+            **ON_GPUS, kubernetes={**full, "kind": "trainjob", "priority_class": ""}
+        ),
         "pytorchjob.yaml": make_job(
             **ON_GPUS, kubernetes={**full, **volcano, "kind": "pytorchjob"}
         ),

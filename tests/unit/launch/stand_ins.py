@@ -33,6 +33,12 @@ def write(folder: Path, name: str, text: str) -> None:
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
 
 
+def on_kubernetes(run_file: Path) -> None:
+    """Let a run have what Kubernetes needs; its paths are below the claim."""
+    table = f'image = "resonance:1"\nclaim = "data"\nmount_path = "{run_file.parent}"'
+    run_file.write_text(f"{run_file.read_text()}\n[launch.kubernetes]\n{table}\n")
+
+
 def know(folder: Path, **states: str) -> None:
     """Let Slurm know jobs by number, as job_41="RUNNING"."""
     jobs = [

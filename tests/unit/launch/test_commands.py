@@ -15,9 +15,7 @@ from pretrain.cli import main
 from pretrain.launch_check import check
 from pretrain.run_file import load_run
 from tests.conftest import SmallCorpus
-from tests.unit.launch.stand_ins import called, refused
-
-KUBERNETES = '\n[launch.kubernetes]\nimage = "resonance:1"\nclaim = "data"\n'
+from tests.unit.launch.stand_ins import called, on_kubernetes, refused
 
 
 def test_local_prints_torchrun(run_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,7 +77,7 @@ def test_kubernetes_prints_and_creates(
     run_file: Path, programs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "image is empty" in refused(capsys, "launch", "kubernetes", run_file)
-    run_file.write_text(run_file.read_text() + KUBERNETES)
+    on_kubernetes(run_file)
     main(["launch", "kubernetes", str(run_file)])
     documents = list(yaml.safe_load_all(capsys.readouterr().out))
     assert [document["kind"] for document in documents] == ["ConfigMap", "Service", "Job"]
@@ -105,7 +103,7 @@ def test_missing_programs_are_named(
     assert "sbatch: not found on this machine" in refused(
         capsys, "launch", "slurm", run_file, "--submit"
     )
-    run_file.write_text(run_file.read_text() + KUBERNETES)
+    on_kubernetes(run_file)
     assert "kubectl: not found" in refused(capsys, "launch", "kubernetes", run_file, "--submit")
 
 

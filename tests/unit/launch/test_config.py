@@ -63,6 +63,11 @@ def test_time_limit_that_is_none(text: str) -> None:
         ({"kubernetes": {"memory": "16GiB"}}, "memory"),
         ({"kubernetes": {"mount_path": "relative"}}, "mount_path"),
         ({"kubernetes": {"mount_path": "/a/../b"}}, "mount_path"),
+        ({"kubernetes": {"mount_path": "//"}}, "below /"),
+        ({"kubernetes": {"mount_path": "/./"}}, "below /"),
+        ({"kubernetes": {"kind": "trainjob", "priority_class": "high"}}, "of its runtime"),
+        ({"kubernetes": {"kind": "trainjob", "image_pull_policy": "Always"}}, "of its runtime"),
+        ({"kubernetes": {"kind": "trainjob", "keep_s": 60}}, "of its runtime"),
         ({"kubernetes": {"queue": "kueue"}}, "belong together"),
         ({"kubernetes": {"kind": "trainjob", "queue": "volcano", "queue_name": "q"}}, "runtime"),
         ({"kubernetes": {"node_selector": {"a b": "c"}}}, "node_selector"),
@@ -90,6 +95,12 @@ def test_refused(table: dict[str, object], words: str) -> None:
 def test_names_made_of_paths_are_names(text: str, name: str) -> None:
     assert name_of(text) == name
     assert LaunchConfig(name=name).name == name
+
+
+@pytest.mark.parametrize("path", ["/data", "/data/", "//data", "/./data/."])
+def test_mount_path_has_one_spelling(path: str) -> None:
+    table = {"kubernetes": {"mount_path": path}}
+    assert LaunchConfig.model_validate(table).kubernetes.mount_path == "/data"
 
 
 def test_number_of_machines() -> None:

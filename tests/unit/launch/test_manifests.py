@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Callable
+from pathlib import PurePosixPath
 from typing import Any
 
 import kubernetes.client.models
@@ -191,6 +192,34 @@ def test_sweep_and_long_names_are_refused() -> None:
         manifests(make_job(2, kubernetes=table))
     with pytest.raises(LaunchError, match="at most 48 characters"):
         manifests(make_job(name="a" * 49, kubernetes=table))
+
+
+@pytest.mark.parametrize("path", ["/tmp/", "/dev/shm/.", "//etc/resonance"])
+def test_mount_over_another(path: str) -> None:
+    table = {"image": "resonance:1", "claim": "data", "mount_path": path}
+    job = make_job(kubernetes=table)
+    with pytest.raises(LaunchError, match="is mounted twice"):
+        manifests(job._replace(output=PurePosixPath(job.config.kubernetes.mount_path, "run")))
+
+
+@pytest.mark.parametrize("output", ["/home/me/exp", "/workspace/../home/me", "/workspaces/run"])
+def test_output_where_pods_cannot_write(output: str) -> None:
+    job = make_job(kubernetes={"image": "resonance:1", "claim": "data"})
+    with pytest.raises(LaunchError, match="expected a path below /workspace"):
+        manifests(job._replace(output=PurePosixPath(output)))
+
+
+def test_status_78_ends_a_jobset() -> None:
+    """Otherwise its controller starts all pods again, maxRestarts times."""
+    policy = find("jobset.yaml", "JobSet")["spec"]["failurePolicy"]
+    (rule,) = policy["rules"]
+    assert (rule["action"], rule["onJobFailureReasons"]) == ("FailJobSet", ["PodFailurePolicy"])
+
+
+def test_kueue_knows_the_priority_of_a_trainjob() -> None:
+    table = {"image": "resonance:1", "claim": "data", "kind": "trainjob", "priority_class": "high"}
+    (*_, last) = manifests(make_job(kubernetes={**table, "queue": "kueue", "queue_name": "lab"}))
+    assert last["metadata"]["labels"]["kueue.x-k8s.io/priority-class"] == "high"
 
 
 def test_run_file_that_no_config_map_holds() -> None:

@@ -13,8 +13,7 @@ from pretrain.cli import main
 from pretrain.launch_jobs import job_of
 from pretrain.run_file import load_run
 from tests.unit.launch.jobs import make_job
-from tests.unit.launch.stand_ins import KUBECTL, called, know, refused, write
-from tests.unit.launch.test_commands import KUBERNETES
+from tests.unit.launch.stand_ins import KUBECTL, called, know, on_kubernetes, refused, write
 
 
 def submissions(programs: Path) -> int:
@@ -81,11 +80,6 @@ def test_directories_of_one_name_make_jobs_of_two(run_file: Path) -> None:
         names.append(job_of(run.model_copy(update={"train": train})).name)
     assert names[0] != names[1]
     assert all(name.startswith("novels-") for name in names)
-
-
-def on_kubernetes(run_file: Path) -> Path:
-    run_file.write_text(run_file.read_text() + KUBERNETES)
-    return run_file
 
 
 def know_object(programs: Path, conditions: list[dict[str, str]] | None) -> None:
