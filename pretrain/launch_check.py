@@ -108,12 +108,26 @@ def check(
     return [*findings, _earlier_jobs(run), *_slurm(job_of(run, sweep), on_nodes)]
 
 
+def require_possible(run: RunConfig, ranks_per_machine: int) -> list[int]:
+    """Check what needs no disk: the layout of every number of machines, and that there are data.
+
+    Returns:
+        The numbers of ranks that the run may have, the planned one first.
+
+    Raises:
+        RunError: Some number of ranks cannot share the work, or there is nothing to train on.
+    """
+    if not run.data.datasets:
+        raise RunError('data.datasets is empty; expected for example [{ path = "data/train" }]')
+    return check_fewer_nodes(run, ranks_per_machine)
+
+
 def _data(run: RunConfig, launcher: str) -> Finding:
     try:
         if launcher == "local":
             ranks = [run.launch.processes]
         else:
-            ranks = check_fewer_nodes(run, ranks_per_node(run.launch))
+            ranks = require_possible(run, ranks_per_node(run.launch))
         check_run(run, ranks[0])
         for path in [*(dataset.path for dataset in run.data.datasets), run.data.valid]:
             if path:
@@ -128,7 +142,7 @@ def _data(run: RunConfig, launcher: str) -> Finding:
 
 def _batch(run: RunConfig) -> Finding:
     try:
-        ranks = check_fewer_nodes(run, pod.ranks_per_pod(run.launch))
+        ranks = require_possible(run, pod.ranks_per_pod(run.launch))
     except RunError as error:
         return Finding("bad", "run", str(error), "change the run file")
     text = f"{_joined(ranks)} ranks share the batch; the claim is not visible from here"

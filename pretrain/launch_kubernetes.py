@@ -1,8 +1,8 @@
 """`resonance launch kubernetes`: manifests, printed or submitted."""
 
-from launch.kubernetes import client
+from launch.kubernetes import client, pod
 from launch.kubernetes.render import dump, manifests
-from pretrain.launch_check import require_good
+from pretrain.launch_check import require_good, require_possible
 from pretrain.launch_commands import LaunchKubernetesCommand
 from pretrain.launch_jobs import pods_job_of
 from pretrain.run_file import load_run
@@ -19,6 +19,7 @@ def launch_kubernetes(command: LaunchKubernetesCommand) -> str:
     job = pods_job_of(run)
     documents = manifests(job)
     if not command.submit:
+        require_possible(run, pod.ranks_per_pod(run.launch))
         return dump(documents)
     warnings = require_good(run, "kubernetes")
     return "\n".join([*warnings, client.submit(job, documents)])

@@ -1,9 +1,12 @@
 """`resonance launch slurm`: a batch script, printed or submitted."""
 
+import sys
+
 from launch.errors import LaunchError
 from launch.slurm import client
+from launch.slurm.directives import ranks_per_node
 from launch.slurm.script import batch_script
-from pretrain.launch_check import require_good
+from pretrain.launch_check import require_good, require_possible
 from pretrain.launch_commands import LaunchSlurmCommand
 from pretrain.launch_jobs import job_of
 from pretrain.launch_sweep import sweep_keys, sweep_runs
@@ -25,6 +28,13 @@ def launch_slurm(command: LaunchSlurmCommand) -> str:
         )
     job = job_of(run, sweep)
     if not command.submit:
+        for one in sweep or [run]:
+            require_possible(one, ranks_per_node(one.launch))
+        print(
+            f"resonance launch slurm: only printed; --submit checks the run, writes the files that "
+            f"the script names, below {job.directory}, and submits it",
+            file=sys.stderr,
+        )
         return batch_script(job)
     warnings = require_good(run, "slurm", sweep, sweep_keys(command.sweep), command.chain)
     script = client.write_files(job)

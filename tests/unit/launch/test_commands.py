@@ -44,9 +44,43 @@ def test_slurm_prints_and_submits_nothing(
     run_file: Path, programs: Path, capsys: pytest.CaptureFixture[str], options: list[str]
 ) -> None:
     main(["launch", "slurm", str(run_file), *options])
-    assert capsys.readouterr().out.startswith("#!/usr/bin/env bash\n#SBATCH --job-name=run-")
+    printed = capsys.readouterr()
+    assert printed.out.startswith("#!/usr/bin/env bash\n#SBATCH --job-name=run-")
+    assert "--submit checks the run, writes the files that the script names" in printed.err
     assert called(programs) == []
     assert not (run_file.parent / "run").exists()
+
+
+@pytest.mark.parametrize("launcher", ["slurm", "kubernetes"])
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("processes = 2", "processes = 3", "global_batch_size"),
+        ("processes = 2", "processes = 2\n\n[parallel]\ntensor = 3", "parallel.tensor"),
+        ("datasets = [", "datasets = [] #", "data.datasets is empty"),
+    ],
+)
+def test_run_that_is_impossible_is_not_printed(
+    run_file: Path,
+    capsys: pytest.CaptureFixture[str],
+    launcher: str,
+    old: str,
+    new: str,
+    words: str,
+) -> None:
+    on_kubernetes(run_file)
+    text = run_file.read_text()
+    assert old in text
+    run_file.write_text(text.replace(old, new))
+    assert words in refused(capsys, "launch", launcher, run_file)
+    assert capsys.readouterr().out == ""
+
+
+def test_task_that_is_impossible_is_not_printed(
+    run_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = "--sweep", "train.global_batch_size=4,5"
+    assert "global_batch_size" in refused(capsys, "launch", "slurm", run_file, *sweep)
 
 
 def test_slurm_submits_a_chain(
