@@ -8,6 +8,7 @@ from pathlib import Path
 from launch.errors import LaunchError
 from launch.job import Job
 from launch.programs import call
+from launch.slurm import container
 from launch.slurm.client import test_only
 from launch.slurm.directives import options
 from launch.slurm.script import batch_script
@@ -39,17 +40,47 @@ def can_start(job: Job) -> Iterator[str]:
 
 
 def versions_agree(job: Job) -> Iterator[str]:
-    """Whether the nodes have this machine's versions: asked in a job of a minute.
+    """Whether the nodes have the same versions: asked in a job of a minute.
+
+    They are those of this machine, too, unless the ranks run in a container.
 
     Raises:
-        LaunchError: They differ, or no node answers.
+        LaunchError: They differ, or a node does not answer.
     """
-    nodes = [f"--nodes={job.config.nodes}", "--ntasks-per-node=1", "--time=1"]
     table = options(job)
-    place = [f"--{key}={table[key]}" for key in PLACE if key in table]
-    command = ["srun", *nodes, *place, job.python, "-m", "launch.versions"]
-    answers = [json.loads(line) for line in call(command, timeout_s=NODE_ANSWER_S).splitlines()]
-    found = list(differences(versions(), answers))
+    place = {f"--{key}": table[key] for key in PLACE if key in table}
+    given = {
+        "--nodes": str(job.config.nodes),
+        "--ntasks-per-node": "1",
+        "--time": "1",
+        **place,
+        **container.srun_options(job),
+    }
+    words = [f"{name}={value}" for name, value in given.items()]
+    ranks = [*container.prefix(job), container.python(job), "-m", "launch.versions"]
+    text = call(["srun", *words, *ranks], timeout_s=NODE_ANSWER_S)
+    answers = _answers(text)
+    if len(answers) != job.config.nodes:
+        raise LaunchError(
+            f"{len(answers)} of {job.config.nodes} nodes said their versions; found {text!r}"
+        )
+    outside = job.config.slurm.container == "none"
+    found = list(differences(versions() if outside else answers[0], answers))
     if found:
         raise LaunchError("; ".join(found))
-    yield f"{len(answers)} nodes have the versions of this machine"
+    yield f"{len(answers)} nodes have the versions " + (
+        "of this machine" if outside else f"of {answers[0]['host']} in the container"
+    )
+
+
+def _answers(text: str) -> list[dict[str, str]]:
+    """What `launch.versions` printed, among the lines that a login banner or a module adds."""
+    answers = []
+    for line in text.splitlines():
+        try:
+            answer = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(answer, dict) and "host" in answer:
+            answers.append(answer)
+    return answers

@@ -13,6 +13,7 @@ from launch.errors import LaunchError
 from launch.job import Job
 from launch.ledger import NAME as LEDGER
 from launch.local import rank_environment
+from launch.slurm import container
 from launch.slurm.directives import directives, ranks_per_node
 from launch.torchrun import FAILURE_LOG, torchrun_command
 
@@ -128,28 +129,20 @@ def _body(job: Job) -> Iterator[str]:
 
 
 def _srun_options(job: Job) -> list[str]:
-    slurm = job.config.slurm
     options = [
         "--ntasks-per-node=1",
         '--cpus-per-task="$SLURM_CPUS_PER_TASK"',
         "--kill-on-bad-exit=0",
         f"--wait={LAST_NODES_S}",
     ]
-    if slurm.container == "pyxis":
-        options.append(f"--container-image={shlex.quote(slurm.image)}")
-        options.append(f"--container-mounts={shlex.quote(','.join(_mounts(job)))}")
-        options.append(f"--container-workdir={_word(job.working_directory)}")
-    return options
+    inside = container.srun_options(job)
+    return [*options, *(f"{name}={_quoted(value)}" for name, value in inside.items())]
 
 
 def _in_container(job: Job) -> list[str]:
-    slurm = job.config.slurm
-    if slurm.container != "apptainer":
-        return []
-    device = ["--nv"] if slurm.gpus_per_node else []
-    mounts = [f"--bind={shlex.quote(mount)}" for mount in _mounts(job)]
-    workdir = f"--pwd={_word(job.working_directory)}"
-    return ["apptainer", "exec", *device, *mounts, workdir, shlex.quote(slurm.image)]
+    words = container.prefix(job)
+    # an option's name needs no quotes
+    return ["=".join(map(_quoted, word.split("=", 1))) for word in words]
 
 
 def _environment(job: Job) -> list[str]:
@@ -158,20 +151,11 @@ def _environment(job: Job) -> list[str]:
     return ["env", *(f"{name}={shlex.quote(value)}" for name, value in table.items())]
 
 
-def _mounts(job: Job) -> list[str]:
-    own = dict.fromkeys(map(str, (job.working_directory, job.directory, job.output)))
-    for path in own:
-        if ":" in path or "," in path:
-            raise LaunchError(f"a container cannot mount a path with ':' or ',', found {path!r}")
-    return [*(f"{path}:{path}" for path in own), *job.config.slurm.mounts]
-
-
 def _torchrun(job: Job) -> list[str]:
     config = job.config
     nodes = f"{config.min_nodes}:" if ":" in config.nnodes else ""
-    python = job.python if config.slurm.container == "none" else config.slurm.container_python
     words = torchrun_command(
-        python,
+        container.python(job),
         ["NODES", "--rdzv-backend=c10d", "ENDPOINT", "ID"],
         PurePosixPath("RUN_FILE"),
         processes=ranks_per_node(config),
@@ -188,9 +172,13 @@ def _torchrun(job: Job) -> list[str]:
 
 
 def _word(path: PurePosixPath) -> str:
-    if "\0" in str(path):
-        raise LaunchError(f"expected a path without NUL characters, found {str(path)!r}")
-    return shlex.quote(str(path))
+    return _quoted(str(path))
+
+
+def _quoted(text: str) -> str:
+    if "\0" in text:
+        raise LaunchError(f"expected no NUL characters, found {text!r}")
+    return shlex.quote(text)
 
 
 def _lines(words: Sequence[str]) -> str:

@@ -1,0 +1,54 @@
+"""What runs the ranks inside an image: options of srun, or a program before theirs."""
+
+from launch.errors import LaunchError
+from launch.job import Job
+
+
+def srun_options(job: Job) -> dict[str, str]:
+    """For pyxis, by name; none for others.
+
+    Raises:
+        LaunchError: See `mounts`.
+    """
+    slurm = job.config.slurm
+    if slurm.container != "pyxis":
+        return {}
+    return {
+        "--container-image": slurm.image,
+        "--container-mounts": ",".join(mounts(job)),
+        "--container-workdir": str(job.working_directory),
+    }
+
+
+def prefix(job: Job) -> list[str]:
+    """The words before the ranks' command for apptainer; none for others.
+
+    Raises:
+        LaunchError: See `mounts`.
+    """
+    slurm = job.config.slurm
+    if slurm.container != "apptainer":
+        return []
+    device = ["--nv"] if slurm.gpus_per_node else []
+    binds = [f"--bind={mount}" for mount in mounts(job)]
+    workdir = f"--pwd={job.working_directory}"
+    return ["apptainer", "exec", *device, *binds, workdir, slurm.image]
+
+
+def python(job: Job) -> str:
+    """The interpreter of the ranks."""
+    slurm = job.config.slurm
+    return job.python if slurm.container == "none" else slurm.container_python
+
+
+def mounts(job: Job) -> list[str]:
+    """HOST:INSIDE of what a container sees.
+
+    Raises:
+        LaunchError: One of the run's own directories has a name that cannot be mounted.
+    """
+    own = dict.fromkeys(map(str, (job.working_directory, job.directory, job.output)))
+    for path in own:
+        if ":" in path or "," in path:
+            raise LaunchError(f"a container cannot mount a path with ':' or ',', found {path!r}")
+    return [*(f"{path}:{path}" for path in own), *job.config.slurm.mounts]
