@@ -19,7 +19,18 @@ LABEL_KEY = (
 )
 QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
 VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
-SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL")
+# One of the words between underscores.
+SECRET_WORDS = {
+    "APIKEY",
+    "CREDENTIAL",
+    "CREDENTIALS",
+    "KEY",
+    "PASSPHRASE",
+    "PASSWD",
+    "PASSWORD",
+    "SECRET",
+    "TOKEN",
+}
 
 
 def _no_control(value: str) -> str:
@@ -33,7 +44,7 @@ def _environment(table: dict[str, str]) -> dict[str, str]:
     for name, value in table.items():
         if not re.fullmatch(VARIABLE, name):
             raise ValueError(f"expected names of letters, digits and underscores, found {name!r}")
-        if any(word in name.upper() for word in SECRET_WORDS):
+        if not SECRET_WORDS.isdisjoint(name.upper().split("_")):
             raise ValueError(
                 f"{name} looks like a secret, and batch scripts and manifests are no place for "
                 "one: set it in the environment that submits (Slurm passes it on), or name a "

@@ -58,7 +58,9 @@ class SlurmConfig(BaseModel):
     gpu_type: Annotated[SlurmName, Field(description="Kind of GPU, such as 'h100'.")] = ""
     cpus_per_node: int = Field(0, ge=0, description="CPUs of each node; 0: ranks x launch.threads.")
     memory: str = Field(
-        "", pattern=r"^[0-9]*[KMGT]?$", description="Memory of each node, such as 64G; 0 for all."
+        "",
+        pattern=r"^([0-9]+[KMGT]?)?$",
+        description="Memory of each node, such as 64G; 0 for all.",
     )
     exclusive: bool = Field(False, description="Share no node with other jobs.")
     exclude: tuple[HostPattern, ...] = Field((), description="Nodes never to use.")
@@ -90,6 +92,11 @@ class SlurmConfig(BaseModel):
                 raise ValueError(
                     f"deadline: expected a time as 2027-01-31T18:00:00, found {self.deadline!r}"
                 ) from None
+        if self.gpu_type and not self.gpus_per_node:
+            raise ValueError(
+                f"gpu_type is {self.gpu_type!r} and gpus_per_node 0, which asks for no GPU: "
+                "expected both or neither"
+            )
         if (self.container == "none") != (self.image == ""):
             raise ValueError(
                 "container and image belong together: expected both or neither, found "

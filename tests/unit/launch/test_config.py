@@ -50,6 +50,11 @@ def test_time_limit_that_is_none(text: str) -> None:
         ({"environment": {"A": "\0"}}, "NUL"),
         ({"environment": {"WANDB_API_KEY": "x"}}, "looks like a secret"),
         ({"environment": {"HF_TOKEN": "x"}}, "looks like a secret"),
+        ({"environment": {"secret": "x"}}, "looks like a secret"),
+        ({"environment": {"AWS_SECRET_ACCESS_KEY": "x"}}, "looks like a secret"),
+        ({"slurm": {"gpu_type": "h100"}}, "asks for no GPU"),
+        ({"slurm": {"memory": "G"}}, "memory"),
+        ({"slurm": {"memory": "64GB"}}, "memory"),
         ({"network_interface": "eth0;id"}, "network_interface"),
         ({"name": "Upper"}, "name"),
         ({"name": "under_score"}, "name"),
@@ -95,6 +100,16 @@ def test_refused(table: dict[str, object], words: str) -> None:
 def test_names_made_of_paths_are_names(text: str, name: str) -> None:
     assert name_of(text) == name
     assert LaunchConfig(name=name).name == name
+
+
+@pytest.mark.parametrize("name", ["TOKENIZERS_PARALLELISM", "KEYBOARD", "MONKEY_PATCH", "_"])
+def test_names_that_hold_a_secret_word_by_chance(name: str) -> None:
+    assert LaunchConfig(environment={name: "1"}).environment == {name: "1"}
+
+
+@pytest.mark.parametrize("memory", ["", "0", "64G", "512000"])
+def test_memory(memory: str) -> None:
+    assert LaunchConfig.model_validate({"slurm": {"memory": memory}}).slurm.memory == memory
 
 
 @pytest.mark.parametrize("path", ["/data", "/data/", "//data", "/./data/."])
