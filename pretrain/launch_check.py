@@ -30,6 +30,7 @@ from pretrain.fewer_nodes import check_fewer_nodes
 from pretrain.launch_amounts import checkpoint_bytes, longest_plan
 from pretrain.launch_commands import LaunchCheckCommand
 from pretrain.launch_jobs import job_of, launch_directory, pods_job_of, require_ended
+from pretrain.launch_paths import check_mounts
 from pretrain.launch_sweep import check_tasks
 from pretrain.run_directory import check_run, find_newest
 from pretrain.run_file import load_run
@@ -90,7 +91,13 @@ def check(
         on_nodes: Compare versions there, too.
     """
     if launcher == "kubernetes":
-        return [_batch(run), _earlier_jobs(run), *_kubernetes(pods_job_of(run))]
+        job = pods_job_of(run)
+        return [
+            _batch(run),
+            check_mounts(run, job, launcher),
+            _earlier_jobs(run),
+            *_kubernetes(job),
+        ]
     runs = sweep or [run]
     findings = [*_store(run)]
     for one in runs:
@@ -105,7 +112,11 @@ def check(
         findings.append(_tasks(sweep, keys))
     limits = run.launch.slurm, run.launch.stop_lead_s
     findings.append(check_time(*limits, longest_plan(runs, chain), datetime.now()))
-    return [*findings, _earlier_jobs(run), *_slurm(job_of(run, sweep), on_nodes)]
+    findings.append(_earlier_jobs(run))
+    job = job_of(run, sweep)
+    if run.launch.slurm.container != "none":
+        findings += [check_mounts(one, job, launcher) for one in runs]
+    return [*findings, *_slurm(job, on_nodes)]
 
 
 def require_possible(run: RunConfig, ranks_per_machine: int) -> list[int]:

@@ -102,7 +102,7 @@ def _failure_log(job: Job) -> PurePosixPath:
 
 
 def _body(job: Job) -> Iterator[str]:
-    config, slurm = job.config, job.config.slurm
+    slurm = job.config.slurm
     # also ends the lines that sbatch reads: nothing below is a directive
     yield "set -euo pipefail"
     yield f"cd -- {_word(job.working_directory)}"
@@ -119,13 +119,26 @@ def _body(job: Job) -> Iterator[str]:
     # no pipe to head: scontrol would die of SIGPIPE, and this script with it
     yield 'hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")'
     yield "first=${hosts%%$'\\n'*}"
-    yield f"port={config.port or '$((20000 + SLURM_JOB_ID % 20000))'}"
+    yield f"port={_port(job)}"
     limits = (slurm.max_requeues, slurm.max_failures, slurm.exclude_after)
     decide = [job.python, "-m", "launch.slurm.decision", *map(str, limits), *slurm.exclude]
     yield f"decide=({shlex.join(decide)})"
     yield TRAP
     step = ["srun", *_srun_options(job), *_in_container(job), *_torchrun(job)]
     yield _lines([*_environment(job), *step]) + " &"
+
+
+def _port(job: Job) -> str:
+    port, last = job.config.port, len(job.run_files) - 1
+    if not port:
+        return "$((20000 + SLURM_JOB_ID % 20000))"
+    if port + last > 65535:
+        raise LaunchError(
+            f"launch.port {port}: expected at most {65535 - last}: each of {last + 1} tasks takes "
+            "the next one"
+        )
+    # tasks may share a first node
+    return f"$(({port} + SLURM_ARRAY_TASK_ID))" if job.sweep else str(port)
 
 
 def _srun_options(job: Job) -> list[str]:

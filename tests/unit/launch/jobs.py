@@ -53,7 +53,7 @@ def slurm_jobs() -> dict[str, Job]:
     return {
         "cpu.sh": make_job(nodes=2, processes=4),
         "gpus.sh": make_job(**ON_GPUS, slurm=gpus),
-        "sweep.sh": make_job(3, slurm=apptainer),
+        "sweep.sh": make_job(3, port=29400, slurm=apptainer),
     }
 
 

@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from launch.errors import LaunchError
+from launch.slurm.script import batch_script
 from pretrain.cli import main
 from pretrain.errors import RunError
 from pretrain.launch_sweep import sweep_runs
 from pretrain.run_file import dump_run, load_run
+from tests.unit.launch.jobs import make_job
 from tests.unit.launch.stand_ins import called, refused
 
 
@@ -57,6 +60,13 @@ def test_tasks_have_stores_of_their_own(run_file: Path, slash: str) -> None:
     runs = sweep_runs(load_run(run_file), ["train.seed=0,1"])
     found = [one.checkpoint.remote for one in runs]
     assert found == ["s3://bucket/run/task-000", "s3://bucket/run/task-001"]
+
+
+def test_tasks_on_one_node_meet_at_ports_of_their_own() -> None:
+    assert "\nport=$((29400 + SLURM_ARRAY_TASK_ID))\n" in batch_script(make_job(3, port=29400))
+    assert "\nport=29400\n" in batch_script(make_job(port=29400))
+    with pytest.raises(LaunchError, match="expected at most 65533"):
+        batch_script(make_job(3, port=65534))
 
 
 def train(run_file: Path, sweep: str) -> None:

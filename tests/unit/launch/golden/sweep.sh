@@ -19,7 +19,7 @@ array=(--array="$SLURM_ARRAY_TASK_ID")
 run_file=/shared/runs/novels/launch/run-"$SLURM_ARRAY_TASK_ID".toml
 hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
 first=${hosts%%$'\n'*}
-port=$((20000 + SLURM_JOB_ID % 20000))
+port=$((29400 + SLURM_ARRAY_TASK_ID))
 decide=(/shared/venv/bin/python -m launch.slurm.decision 20 3 2)
 step=
 stopped=0
