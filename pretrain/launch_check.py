@@ -200,8 +200,8 @@ def _start(run: RunConfig) -> Finding:
 def _tasks(sweep: Sequence[RunConfig], keys: Sequence[str]) -> Finding:
     try:
         check_tasks(sweep, keys)
-    except RunError as error:
-        remedy = "choose another train.output, or remove that of the earlier sweep"
+    except (RunError, DataError) as error:
+        remedy = "choose another train.output and checkpoint.remote, or remove the earlier sweep's"
         return Finding("bad", "sweep", str(error), remedy)
     return Finding("ok", "sweep", f"no checkpoint of other values in {len(sweep)} directories")
 

@@ -1,13 +1,15 @@
 """Sweeps: the runs that KEY=VALUE,VALUE descriptions make of one run (imports no torch)."""
 
 import itertools
+import tempfile
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from data_pipeline.storage import join
+from data_pipeline.storage import join, read_bytes
 from pretrain.config import RunConfig
 from pretrain.errors import RunError
 from pretrain.run_directory import list_checkpoints
@@ -15,6 +17,8 @@ from pretrain.run_file import describe, load_run
 
 OUTPUT = "train.output"
 REMOTE = "checkpoint.remote"
+# In every checkpoint.
+RUN_FILE = "run.toml"
 
 
 def sweep_runs(run: RunConfig, descriptions: Sequence[str]) -> list[RunConfig]:
@@ -50,15 +54,33 @@ def check_tasks(runs: Sequence[RunConfig], keys: Sequence[str]) -> None:
         keys: In which they differ.
 
     Raises:
-        RunError: The directory of a task holds a checkpoint of other values.
+        RunError: The directory or the store of a task holds a checkpoint of other values.
+        DataError: A store cannot be read.
     """
     for run in runs:
-        for checkpoint in list_checkpoints(run.train.output)[-1:]:
-            earlier = load_run(checkpoint / "run.toml")
+        for checkpoint, earlier in _start(run):
             for key in keys:
                 found, expected = _value(earlier, key), _value(run, key)
                 if found != expected:
                     raise RunError(f"{checkpoint} has {key} = {found!r}; expected {expected!r}")
+
+
+def _start(run: RunConfig) -> Iterator[tuple[str, RunConfig]]:
+    """The checkpoint that a task would go on from, and its run; nothing if there is none."""
+    remote, storage = run.checkpoint.remote, run.data.storage
+    checkpoints = list_checkpoints(run.train.output)
+    if checkpoints:
+        yield str(checkpoints[-1]), load_run(checkpoints[-1] / RUN_FILE)
+    elif remote:
+        # it needs more imports, which only some runs need
+        from pretrain.checkpoint.remote import newest_remote
+
+        url = newest_remote(remote, storage)
+        if url:
+            with tempfile.TemporaryDirectory() as folder:
+                copy = Path(folder) / RUN_FILE
+                copy.write_bytes(read_bytes(join(url, RUN_FILE), storage))
+                yield url, load_run(copy)
 
 
 def sweep_keys(descriptions: Sequence[str]) -> list[str]:

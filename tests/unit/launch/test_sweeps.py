@@ -8,7 +8,7 @@ from launch.errors import LaunchError
 from launch.slurm.script import batch_script
 from pretrain.cli import main
 from pretrain.errors import RunError
-from pretrain.launch_sweep import sweep_runs
+from pretrain.launch_sweep import check_tasks, sweep_runs
 from pretrain.run_file import dump_run, load_run
 from tests.unit.launch.jobs import make_job
 from tests.unit.launch.stand_ins import called, refused
@@ -89,9 +89,29 @@ def test_other_values_in_the_directories_of_an_earlier_sweep(
     arguments = "launch", "slurm", run_file, "--submit", "--sweep"
     error = refused(capsys, *arguments, "train.seed=2,3")
     assert "task-000/checkpoints/step-0000006 has train.seed = 0; expected 2" in error
-    assert "-> choose another train.output" in error
+    assert "-> choose another train.output and checkpoint.remote" in error
     # also a single value
     assert "has train.seed = 0; expected 7" in refused(capsys, *arguments, "train.seed=7")
     assert not any("--parsable" in call for call in called(programs))
     main([*map(str, arguments), "train.seed=0,1"])
     assert "submitted 41" in capsys.readouterr().out
+
+
+def test_other_values_in_the_stores_of_an_earlier_sweep(run_file: Path) -> None:
+    """A task whose directory is gone goes on from its store."""
+    store = run_file.parent / "store"
+    remote = f'[checkpoint]\nremote = "file://{store}"'
+    run_file.write_text(run_file.read_text().replace("[checkpoint]", remote))
+    run = load_run(run_file)
+    earlier, same, other = (
+        sweep_runs(run, [f"train.seed={values}"]) for values in ("0,1", "0,1", "0,2")
+    )
+    check_tasks(other, ["train.seed"])
+    for one in earlier:
+        checkpoint = store / one.train.output.name / "step-0000006"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "manifest.json").write_text("{}")
+        (checkpoint / "run.toml").write_text(dump_run(one))
+    check_tasks(same, ["train.seed"])
+    with pytest.raises(RunError, match=r"task-001/step-0000006 has train.seed = 1; expected 2"):
+        check_tasks(other, ["train.seed"])
