@@ -8,6 +8,7 @@ import pytest
 
 from launch.ledger import read
 from launch.slurm import client
+from pretrain.errors import RunError
 from pretrain.launch_check import check
 from pretrain.launch_commands import (
     LaunchCancelCommand,
@@ -140,6 +141,8 @@ def test_chain_goes_on_where_the_first_stopped(
 def test_cancelled_run_leaves_no_process(run_file: WriteRun, idle: Cluster) -> None:
     path = run_file(steps=100_000, validate_every=0)
     begin(path, idle)
+    with pytest.raises(RunError, match=r"is in use: slurm \d+ \(RUNNING\) has not ended"):
+        submit(path)
     launch_cancel(LaunchCancelCommand(run_file=path))
     wait_for_end(path, "CANCELLED")
     assert "requeued" not in launch_status(LaunchStatusCommand(run_file=path))
