@@ -57,11 +57,7 @@ def require_ended(run: RunConfig) -> Iterator[str]:
     directory = launch_directory(run)
     jobs = ledger.read(directory) if (directory / ledger.NAME).exists() else []
     alive = [f"slurm {state.job} ({state.state})" for state in slurm.living(_slurm_numbers(jobs))]
-    alive += [
-        f"kubernetes {job.job}"
-        for job in jobs
-        if job.launcher == "kubernetes" and kubernetes.lives(job)
-    ]
+    alive += [f"kubernetes {job.job}" for job in _kubernetes_jobs(jobs) if kubernetes.lives(job)]
     if alive:
         raise LaunchError(f"{run.train.output} is in use: {', '.join(alive)} has not ended")
     yield "no earlier job of this run is left"
@@ -69,6 +65,11 @@ def require_ended(run: RunConfig) -> Iterator[str]:
 
 def _slurm_numbers(jobs: Sequence[ledger.Submitted]) -> list[str]:
     return [job.job for job in jobs if job.launcher == "slurm"]
+
+
+def _kubernetes_jobs(jobs: Sequence[ledger.Submitted]) -> list[ledger.Submitted]:
+    """Each once: a job that is submitted again has the same name."""
+    return list(dict.fromkeys(job for job in jobs if job.launcher == "kubernetes"))
 
 
 def launch_status(command: LaunchStatusCommand) -> str:
@@ -85,9 +86,7 @@ def launch_status(command: LaunchStatusCommand) -> str:
         back = f" requeued {state.requeues} times" if state.requeues else ""
         where = " ".join(part for part in (state.nodes, state.reason) if part)
         lines.append(f"slurm {state.job:<12} {state.state:<12} {where}{ended}{back}".rstrip())
-    for job in jobs:
-        if job.launcher == "kubernetes":
-            lines.append(kubernetes.status(job))
+    lines += [kubernetes.status(job) for job in _kubernetes_jobs(jobs)]
     return "\n".join(lines)
 
 
@@ -118,7 +117,7 @@ def launch_cancel(command: LaunchCancelCommand) -> str:
     jobs = ledger.read(launch_directory(load_run(command.run_file)))
     work = [
         functools.partial(_cancel_slurm, _slurm_numbers(jobs)),
-        *(functools.partial(kubernetes.delete, job) for job in jobs if job.launcher != "slurm"),
+        *(functools.partial(kubernetes.delete, job) for job in _kubernetes_jobs(jobs)),
     ]
     done, failed = [], []
     for cancel in work:

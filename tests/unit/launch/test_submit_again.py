@@ -125,6 +125,9 @@ def test_kubernetes_job_that_has_ended_is_in_the_way_until_it_is_deleted(
     know_object(programs, None)
     main(["launch", "kubernetes", str(run_file), "--submit"])
     assert sum("create" in call for call in called(programs)) == 2
+    capsys.readouterr()
+    main(["launch", "status", str(run_file)])
+    assert capsys.readouterr().out.count("kubernetes job/") == 1
 
 
 def test_job_that_somebody_else_makes_first_is_not_taken_for_ours(
