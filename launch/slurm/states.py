@@ -38,6 +38,7 @@ class JobState(NamedTuple):
         nodes: Host list, or empty.
         status: Exit status; None while there is none.
         requeues: How often it went back into the queue.
+        completing: Whether its processes are being ended: they may still be saving.
     """
 
     job: str
@@ -47,11 +48,12 @@ class JobState(NamedTuple):
     nodes: str
     status: int | None
     requeues: int
+    completing: bool = False
 
     @property
     def ended(self) -> bool:
-        """Whether it will not run again by itself."""
-        return self.state in ENDED
+        """Whether nothing of it runs, or will run again by itself."""
+        return self.state in ENDED and not self.completing
 
 
 def parse_jobs(text: str) -> list[JobState]:
@@ -84,6 +86,7 @@ def _parse_job(job: dict[str, Any]) -> JobState:
         nodes=job.get("nodes") or "",
         status=_exit_status(job.get("exit_code")) if word in ENDED else None,
         requeues=_number(job.get("restart_cnt")) or 0,
+        completing="COMPLETING" in state["current"],
     )
 
 

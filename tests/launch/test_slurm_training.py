@@ -161,6 +161,9 @@ def test_sweep_is_one_array(run_file: WriteRun, tmp_path: Path) -> None:
         assert load_run(output / "run.toml").train.seed == task
         losses.append(json.loads((output / "metrics.jsonl").read_text().splitlines()[0])["loss"])
     assert losses[0] != losses[1]
+    with pytest.raises(RunError, match=r"has train\.seed = 1; expected 2") as caught:
+        submit(path, sweep=("train.seed=0,2",))
+    assert "is in use" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

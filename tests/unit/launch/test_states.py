@@ -87,8 +87,11 @@ def test_states_after_which_something_may_run(state: str) -> None:
     assert not parse(OLD | {"job_state": state}).ended
 
 
-def test_cancelled_job_that_is_completing_has_not_ended_twice() -> None:
-    assert parse(NEW | {"job_state": ["CANCELLED", "COMPLETING"]}).state == "CANCELLED"
+def test_cancelled_job_that_is_completing_may_still_be_saving() -> None:
+    state = parse(NEW | {"job_state": ["CANCELLED", "COMPLETING"]})
+    assert (state.state, state.ended) == ("CANCELLED", False)
+    assert not parse(OLD | {"job_state": "COMPLETING"}).ended
+    assert parse(NEW | {"job_state": ["CANCELLED"]}).ended
 
 
 @pytest.mark.parametrize(
