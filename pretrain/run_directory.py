@@ -6,14 +6,16 @@ from pathlib import Path
 from data_pipeline.manifest import load_manifest
 from data_pipeline.tokenizer import load_tokenizer
 from pretrain.checkpoint.manifest import MANIFEST, verified
+from pretrain.checkpoint.retention import in_order
 from pretrain.config import RunConfig
 from pretrain.errors import CheckpointError, RunError
 from pretrain.parallel.layout import check_layout
+from pretrain.run_file import load_run
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
     """Complete checkpoints of a run's directory, oldest first."""
-    return sorted((directory / "checkpoints").glob("step-*"))
+    return in_order((directory / "checkpoints").glob("step-*"))
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -60,8 +62,31 @@ def find_start(run: RunConfig, *, resume: bool, auto_resume: bool = False) -> Pa
     """The checkpoint from which a run goes on; None: it starts.
 
     Raises:
-        RunError: There is nothing to resume, or a fresh run would mix with an earlier one.
+        RunError: There is nothing to resume, what there is has another model, or a fresh run would
+            mix with an earlier one.
     """
+    start = _find_start(run, resume=resume, auto_resume=auto_resume)
+    if start is not None:
+        check_same_model(start, run)
+    return start
+
+
+def check_same_model(checkpoint: Path, run: RunConfig) -> None:
+    """Refuse a checkpoint of another architecture.
+
+    Raises:
+        CheckpointError: Names the first key that differs.
+    """
+    saved = load_run(checkpoint / "run.toml")
+    if saved.model != run.model:
+        ours, theirs = run.model.model_dump(), saved.model.model_dump()
+        key = next(key for key in ours if ours[key] != theirs[key])
+        raise CheckpointError(
+            f"{checkpoint}: another model: model.{key} is {theirs[key]} there, {ours[key]} here"
+        )
+
+
+def _find_start(run: RunConfig, *, resume: bool, auto_resume: bool) -> Path | None:
     output = run.train.output
     existing = list_checkpoints(output)
     if run.checkpoint.remote and not existing:

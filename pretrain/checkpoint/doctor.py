@@ -12,7 +12,7 @@ from pretrain.checkpoint.certificate import check_certificate
 from pretrain.checkpoint.engine_state import KINDS
 from pretrain.checkpoint.loading import load_model
 from pretrain.checkpoint.manifest import MANIFEST, read_manifest
-from pretrain.checkpoint.retention import step_of
+from pretrain.checkpoint.retention import is_named, step_of
 from pretrain.checkpoint.saving import TENSORS
 from pretrain.checkpoint.storage import missing_elements, stored_pieces
 from pretrain.commands import InspectCommand, VerifyCheckpointCommand
@@ -70,7 +70,7 @@ def _state(checkpoint: Path, run: RunConfig) -> Iterator[str]:
     except (KeyError, TypeError, ValueError) as error:
         yield f"state.json: expected step, schedule, data and random ({error!r})"
         return
-    if checkpoint.name.startswith("step-") and step_of(checkpoint) != step:
+    if is_named(checkpoint) and step_of(checkpoint) != step:
         yield f"state.json: step is {step}; expected that of the folder's name"
     if steps != step:
         yield f"state.json: the schedule is at {steps}; expected step {step}"

@@ -23,10 +23,9 @@ def load_engine(engine: Any, checkpoint: Path, run: RunConfig) -> dict[str, Any]
     Parameters, optimizer and schedule; returns the state, for the rest.
 
     Raises:
-        CheckpointError: It is of another model, cannot be read, or this layout does not compute
+        CheckpointError: It cannot be read, does not fit the model, or this layout does not compute
             what its certificate says; on all ranks together.
     """
-    check_same_model(checkpoint, run)
     problems = [""]
 
     def read(wanted: dict[str, Shard]) -> None:
@@ -58,21 +57,6 @@ def _load_schedule(engine: Any, steps: int) -> None:
     for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
     engine.global_steps = steps
-
-
-def check_same_model(checkpoint: Path, run: RunConfig) -> None:
-    """Refuse a checkpoint of another architecture.
-
-    Raises:
-        CheckpointError: Names the first key that differs.
-    """
-    saved = load_run(checkpoint / "run.toml")
-    if saved.model != run.model:
-        ours, theirs = run.model.model_dump(), saved.model.model_dump()
-        key = next(key for key in ours if ours[key] != theirs[key])
-        raise CheckpointError(
-            f"{checkpoint}: another model: model.{key} is {theirs[key]} there, {ours[key]} here"
-        )
 
 
 def load_model(path: Path) -> tuple[SpectralLM, RunConfig, Path]:
