@@ -84,12 +84,13 @@ class CheckpointConfig(_Table):
     remote: str = Field(
         "",
         description="Where complete checkpoints are also copied to, for example "
-        "s3://bucket/run; a run without local checkpoints goes on from there.",
+        "s3://bucket/run; a run without local checkpoints goes on from there. What could not be "
+        "uploaded is tried again with the next one.",
     )
     on_error: Literal["continue", "stop"] = Field(
         "continue",
         description="When one cannot be written (full disk): train on, or stop. The last one of a "
-        "run must be written either way.",
+        "run must be written either way; stop also makes it an error if remote then lacks one.",
     )
 
 

@@ -13,6 +13,7 @@ from data_pipeline.batch import Batch
 from data_pipeline.loader import build_train_loader
 from data_pipeline.order import hash_integers
 from launch.torchrun import REQUEUE_STATUS
+from pretrain.checkpoint.keeping import Keeper
 from pretrain.checkpoint.loading import load_engine
 from pretrain.checkpoint.saving import Saver
 from pretrain.config import RunConfig
@@ -74,7 +75,6 @@ class Trainer:
             run, build_model(run, self.mesh).to(ranks.device), ranks, self.mesh
         )
         self.loss_scale = LossScale(run.train, self.engine.module.parameters())
-        self.saver = Saver(run, self.tokenizer, ranks)
         self.heartbeat.beat("loading a checkpoint")
         if checkpoint is not None:
             state = load_engine(self.engine, checkpoint, run)
@@ -87,6 +87,8 @@ class Trainer:
         self._saved_step = self.step
         self.heartbeat.beat("opening files")
         self.journal = Journal(run, ranks, self.step, num_parameters)
+        self.keeper = Keeper(run, self.journal.say)
+        self.saver = Saver(run, self.tokenizer, ranks, self.keeper)
         self.journal.say(_announcement(run, ranks, num_parameters, checkpoint))
         for finding in check_health(run.health, run.train.output, ranks):
             self.journal.say(f"health: {finding}")
@@ -115,11 +117,13 @@ class Trainer:
                     self.validate()
                 if self._is_due(self.run.checkpoint.every):
                     self.save(needed=self.step == self.run.train.steps)
+            self.keeper.finish_run(self.heartbeat)
         except Stopped:
             self.finish_save()
             if self.step != self._saved_step:
                 self.save(needed=True)
             self.journal.say(f"asked to stop: step {self.step} is saved")
+            self.keeper.finish(self.heartbeat)
             raise SystemExit(REQUEUE_STATUS) from None
         finally:
             self.journal.close()

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from data_pipeline.config import StorageConfig
 from data_pipeline.errors import DataError, MissingFileError
-from data_pipeline.storage import filesystem, join, read_bytes, with_retries
+from data_pipeline.storage import exists, filesystem, join, read_bytes, with_retries
 from pretrain.checkpoint.manifest import MANIFEST, damage, publish, read_manifest, sweep
-from pretrain.checkpoint.retention import expired
+from pretrain.checkpoint.retention import expired, in_order
 from pretrain.commands import FetchCommand
 from pretrain.config import CheckpointConfig, RunConfig
 from pretrain.errors import CheckpointError
@@ -22,11 +22,28 @@ def upload(checkpoint: Path, remote: str, config: StorageConfig) -> None:
     """
     system = filesystem(remote, config)
     folder = join(remote, checkpoint.name)
+    if exists(join(folder, MANIFEST), config):
+        # of another one of this name: it does not describe what is being written
+        _remove(join(folder, MANIFEST), config)
     names = read_manifest((checkpoint / MANIFEST).read_bytes(), checkpoint / MANIFEST)
     for name in (*names, MANIFEST):
         target = join(folder, name)
         put = functools.partial(system.put_file, str(checkpoint / name), target)
         with_retries(target, config, put)
+
+
+def is_stored(checkpoint: Path, remote: str, config: StorageConfig) -> bool:
+    """Whether a store has a checkpoint, complete and with the same files.
+
+    Raises:
+        DataError: The store cannot be read.
+    """
+    try:
+        there = read_bytes(join(remote, f"{checkpoint.name}/{MANIFEST}"), config)
+    except MissingFileError:
+        return False
+    # it names every file's hash
+    return there == (checkpoint / MANIFEST).read_bytes()
 
 
 def remote_checkpoints(remote: str, config: StorageConfig) -> list[str]:
@@ -38,7 +55,7 @@ def remote_checkpoints(remote: str, config: StorageConfig) -> list[str]:
     system = filesystem(remote, config)
     pattern = join(remote, f"step-*/{MANIFEST}")
     found = with_retries(remote, config, lambda: system.glob(pattern))
-    return [join(remote, Path(name).parent.name) for name in sorted(found)]
+    return [join(remote, folder.name) for folder in in_order(Path(name).parent for name in found)]
 
 
 def prune_remote(config: CheckpointConfig, storage: StorageConfig) -> None:
@@ -51,9 +68,13 @@ def prune_remote(config: CheckpointConfig, storage: StorageConfig) -> None:
     urls = remote_checkpoints(config.remote, storage)
     for old in expired([Path(Path(url).name) for url in urls], config):
         folder = join(config.remote, old.name)
-        manifest = join(folder, MANIFEST)
-        with_retries(manifest, storage, functools.partial(system.rm_file, manifest))
+        _remove(join(folder, MANIFEST), storage)
         with_retries(folder, storage, functools.partial(system.rm, folder, recursive=True))
+
+
+def _remove(url: str, config: StorageConfig) -> None:
+    system = filesystem(url, config)
+    with_retries(url, config, lambda: system.rm_file(url))
 
 
 def fetch_command(command: FetchCommand) -> str:

@@ -16,6 +16,7 @@ import platform
 import shutil
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,21 +25,20 @@ import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from data_pipeline.errors import DataError
 from pretrain.checkpoint.certificate import certify
-from pretrain.checkpoint.manifest import Entry, discard, entry_of, publish, seal, sweep
-from pretrain.checkpoint.remote import prune_remote, upload
-from pretrain.checkpoint.retention import expired
+from pretrain.checkpoint.keeping import Keeper
+from pretrain.checkpoint.manifest import Entry, entry_of, publish, seal, sweep
 from pretrain.checkpoint.shards import owned_shards
 from pretrain.checkpoint.storage import JsonIndexWriter, PieceSavePlanner, Shard
 from pretrain.config import RunConfig
 from pretrain.distributed import Ranks, agreed
 from pretrain.errors import CheckpointError
-from pretrain.run_directory import list_checkpoints
 from pretrain.run_file import dump_run
 
 TENSORS = "tensors"
-_UNFINISHED = "the writer ended by an error of its own; its traceback is above"
+# Longer than any disk takes, and uploads are no part of it: a group is of no more use once its
+# timeout has passed. Ranks that are gone close connections; the watchdog ends those that hang.
+TIMEOUT = timedelta(days=1)
 
 
 class Saver:
@@ -46,21 +46,30 @@ class Saver:
 
     State: the thread that writes, and what became of it. All ranks call the same methods in the
     same order.
+
+    Args:
+        run: What is saved, and where.
+        tokenizer: What made the tokens; None for bytes.
+        ranks: This process among the others.
+        keeper: Gets every checkpoint that is complete, on rank 0.
     """
 
-    def __init__(self, run: RunConfig, tokenizer: Path | None, ranks: Ranks):
+    def __init__(self, run: RunConfig, tokenizer: Path | None, ranks: Ranks, keeper: Keeper):
         self.run, self.tokenizer, self.ranks = run, tokenizer, ranks
         self.root = run.train.output / "checkpoints"
         # the thread's own: its messages must not meet those of training
-        self._group = dist.new_group(backend="gloo")
+        self._group = dist.new_group(backend="gloo", timeout=TIMEOUT)
+        self._keeper = keeper
         self._thread: threading.Thread | None = None
         self._step, self._problem = 0, ""
+        self._error: Exception | None = None
 
     @property
     def has_failed(self) -> bool:
         """Whether this rank knows that the checkpoint being written will not be complete."""
-        thread = self._thread
-        return thread is not None and not thread.is_alive() and bool(self._problem)
+        if self._thread is None or self._thread.is_alive():
+            return False
+        return bool(self._problem) or self._error is not None
 
     def begin(self, engine: Any, state: dict[str, Any]) -> None:
         """Copy this rank's part to host memory, and begin to write it.
@@ -75,10 +84,10 @@ class Saver:
             "state.json": state | engine_facts(engine, self.run, self.ranks),
             "certificate.json": certify(engine, self.run),
         }
-        self._step, self._problem = state["step"], _UNFINISHED
+        self._step, self._problem = state["step"], ""
         # a daemon: a rank that fails must not wait for ranks that are gone
         self._thread = threading.Thread(
-            target=self._write, args=(shards, texts), name="checkpoint", daemon=True
+            target=self._run, args=(shards, texts), name="checkpoint", daemon=True
         )
         self._thread.start()
         if not self.run.checkpoint.asynchronous:
@@ -93,17 +102,28 @@ class Saver:
         Raises:
             CheckpointError: It could not be written, on all ranks together; earlier checkpoints
                 are untouched.
+            Exception: The writer itself failed in this rank, as when another rank is gone: it is of
+                no more use, and no later checkpoint would be written.
         """
         if self._thread is None:
             return None
         self._thread.join()
         self._thread = None
+        if self._error is not None:
+            raise self._error
         if self._problem:
             raise agreed(CheckpointError(self._problem))
         return self._step
 
-    def _write(self, shards: dict[str, Shard], texts: dict[str, dict[str, Any]]) -> None:
-        """The thread: every rank writes its file, rank 0 the rest."""
+    def _run(self, shards: dict[str, Shard], texts: dict[str, dict[str, Any]]) -> None:
+        """The thread: what happens to it is told by `wait`, in the thread that can end the run."""
+        try:
+            self._problem = self._write(shards, texts)
+        except Exception as error:  # noqa: BLE001
+            self._error = error
+
+    def _write(self, shards: dict[str, Shard], texts: dict[str, dict[str, Any]]) -> str:
+        """Every rank writes its file, rank 0 the rest; returns what went wrong."""
         final = self.root / f"step-{self._step:07d}"
         partial = self.root / f".{final.name}.partial"
         problem = self._on_rank_0(lambda: _make_room(self.root, partial))
@@ -114,7 +134,11 @@ class Saver:
             problem = self._hash_files(partial, files)
         if not problem:
             problem = self._on_rank_0(lambda: self._complete(partial, final, files, texts))
-        self._problem = self._explain(problem, partial) if problem else ""
+        if problem:
+            return self._explain(problem, partial)
+        if self.ranks.rank == 0:
+            self._keeper.keep(final)
+        return ""
 
     def _write_tensors(self, shards: dict[str, Shard], folder: Path) -> str:
         try:
@@ -153,7 +177,7 @@ class Saver:
         hashed: dict[str, Entry],
         texts: dict[str, dict[str, Any]],
     ) -> None:
-        """Rank 0's part: the small files, the manifest, the name; older ones go."""
+        """Rank 0's part: the small files, the manifest, the name."""
         for name, value in texts.items():
             (partial / name).write_text(json.dumps(value, indent=1), encoding="utf-8")
         (partial / "run.toml").write_text(dump_run(self.run), encoding="utf-8")
@@ -163,12 +187,6 @@ class Saver:
             shutil.copyfile(self.tokenizer, partial / "tokenizer.model")
         seal(partial, hashed)
         publish(partial, final)
-        config = self.run.checkpoint
-        if config.remote:
-            upload(final, config.remote, self.run.data.storage)
-            prune_remote(config, self.run.data.storage)
-        for old in expired(list_checkpoints(self.run.train.output), config):
-            discard(old)
 
     def _on_rank_0(self, write: Callable[[], None]) -> str:
         """Call it on rank 0; every rank learns what went wrong, or nothing."""
@@ -176,7 +194,7 @@ class Saver:
         if self.ranks.rank == 0:
             try:
                 write()
-            except (OSError, DataError) as error:
+            except OSError as error:
                 outcome[0] = f"rank 0 could not write it: {error}"
         dist.broadcast_object_list(outcome, group=self._group)
         return outcome[0]

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from pretrain.checkpoint.keeping import Keeper
 from pretrain.checkpoint.loading import load_model
 from pretrain.checkpoint.retention import step_of
 from pretrain.checkpoint.saving import Saver
@@ -38,7 +39,7 @@ def save_forever(run: RunConfig, ready: int) -> None:
     ranks = init_ranks()
     mesh = build_mesh(run.parallel, ranks)
     engine = build_engine(run, build_model(run, mesh), ranks, mesh)
-    saver = Saver(run, None, ranks)
+    saver = Saver(run, None, ranks, Keeper(run, print))
     newest = find_newest(run.train.output)
     step = step_of(newest) if newest else 0
     while True:

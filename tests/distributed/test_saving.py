@@ -4,16 +4,20 @@ import json
 import re
 import subprocess
 import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pretrain.checkpoint.remote import newest_remote
 from pretrain.run_directory import list_checkpoints
 from pretrain.run_file import load_run
 from tests.conftest import SmallCorpus
 from tests.distributed.ranks import run_ranks
 from tests.e2e.commands import ENVIRONMENT
+from tests.object_store import object_store
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,3 +89,54 @@ def test_a_writer_that_fails_is_heard_by_all_ranks_at_the_next_step(
         assert re.match(r"agreed: True; step [3-6]; ", outcome), outcome
         assert "rank 1 could not write it: [Errno 28] No space left on device" in outcome
         assert "earlier checkpoints are untouched" in outcome
+
+
+def _train_with_a_slow_store(rank: int, run_file: Path, upload_s: float, timeout_s: float) -> None:
+    """Groups other than the first have a short timeout; the store takes longer.
+
+    The writer's own is to be much longer than that of training.
+    """
+    import torch.distributed as dist
+
+    import pretrain.checkpoint.keeping as keeping
+    from pretrain.checkpoint.saving import TIMEOUT
+    from pretrain.distributed import DEFAULT_TIMEOUT_S, init_ranks
+    from pretrain.trainer import Trainer
+
+    new_group, asked = dist.new_group, []
+
+    def short(*arguments: Any, **options: Any) -> Any:
+        asked.append(options.get("timeout"))
+        return new_group(*arguments, **options | {"timeout": timedelta(seconds=timeout_s)})
+
+    dist.new_group = short  # type: ignore[assignment]
+    upload = keeping.upload
+
+    def slow(*arguments: Any) -> None:
+        time.sleep(upload_s)
+        upload(*arguments)
+
+    keeping.upload = slow
+    run = load_run(run_file)
+    trainer = Trainer(run, init_ranks())
+    assert asked.count(TIMEOUT) == 1
+    assert TIMEOUT.total_seconds() > 10 * DEFAULT_TIMEOUT_S
+    trainer.train()
+    trainer.engine.destroy()
+    (run.train.output / f"outcome-{rank}.json").write_text(json.dumps(trainer.step))
+
+
+def test_a_slow_upload_holds_no_other_rank_in_a_collective(
+    small_corpus: SmallCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_file = small_corpus.run_file(tmp_path / "run.toml", steps=3)
+    with object_store("runs", monkeypatch) as endpoint:
+        text = run_file.read_text().replace(
+            "[checkpoint]", '[checkpoint]\nremote = "s3://runs/one"\non_error = "stop"'
+        )
+        run_file.write_text(f'{text}\n[data.storage]\nendpoint_url = "{endpoint}"\n')
+        run_ranks(_train_with_a_slow_store, 2, tmp_path, run_file, 8.0, 4.0)
+        run = load_run(run_file)
+        assert newest_remote("s3://runs/one", run.data.storage).endswith("step-0000003")
+    outcomes = [json.loads(p.read_text()) for p in sorted((tmp_path / "run").glob("outcome-*"))]
+    assert outcomes == [3, 3]

@@ -9,9 +9,11 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from data_pipeline.errors import DataError
 from pretrain import cli
 
 FOREVER_S = 3600.0
@@ -72,6 +74,10 @@ def _lose_key() -> None:
     raise KeyError("lost")
 
 
+def _refuse_upload(checkpoint: Path, remote: str, _storage: Any) -> None:
+    raise DataError(f"{remote}/{checkpoint.name}: no route to the store")
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "none": lambda: None,
     "slow data": _slow_data,
@@ -79,6 +85,10 @@ FAULTS: dict[str, Callable[[], None]] = {
     "slow start": lambda: _before_call("pretrain.trainer.build_engine", 1, lambda: time.sleep(3)),
     # while the checkpoint of step 6 is written
     "slow save": lambda: _before_call("pretrain.checkpoint.saving.save", 2, lambda: time.sleep(3)),
+    "broken writer": lambda: _before_call("pretrain.checkpoint.saving.entry_of", 1, _lose_key),
+    "store is down": lambda: mock.patch(
+        "pretrain.checkpoint.keeping.upload", _refuse_upload
+    ).start(),
     "other versions": _other_versions,
     # two micro-batches per step
     "hang": lambda: _before_call("pretrain.step.batch_loss", 9, lambda: time.sleep(FOREVER_S)),

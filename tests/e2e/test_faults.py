@@ -162,6 +162,17 @@ def test_a_rank_that_hangs_is_named_and_the_run_goes_on(
     assert "faulty_rank.py" not in (hang / "rank-00000.txt").read_text().split("most recent")[1]
 
 
+def test_a_checkpoint_of_another_model_is_refused_once_and_for_all(
+    small_corpus: SmallCorpus, tmp_path: Path
+) -> None:
+    run = Run(small_corpus, tmp_path, steps=3)
+    run.start()
+    assert run.end() == 0, run.printed()
+    run.start("--model.dim", "64")
+    assert run.end() == GIVE_UP_STATUS, run.printed()
+    assert run.printed().count("another model: model.dim is 32 there, 64 here") == 1
+
+
 @pytest.mark.slow
 def test_a_rank_that_fails_says_so_once(
     small_corpus: SmallCorpus, tmp_path: Path, undisturbed: list[Step]
@@ -175,6 +186,41 @@ def test_a_rank_that_fails_says_so_once(
     assert run.printed().count(message) == 1
     assert "_lose_key" in file.read_text()
     assert "Traceback" not in run.printed()
+
+
+def test_a_writer_that_breaks_ends_its_rank_and_all_are_started_again(
+    small_corpus: SmallCorpus, tmp_path: Path, undisturbed: list[Step]
+) -> None:
+    run = Run(small_corpus, tmp_path)
+    run.start(fault="broken writer")
+    assert run.end() == 0, run.printed()
+    assert run.losses() == undisturbed
+    file = run.output / "errors" / "rank-00001.txt"
+    said = f"rank 1 of 2, waiting for a checkpoint: KeyError: 'lost'; traceback in {file}"
+    assert run.printed().count(said) == 1
+    assert "_hash_files" in file.read_text()
+    assert "Traceback" not in run.printed()
+
+
+def test_a_store_that_is_down_costs_no_checkpoint(
+    small_corpus: SmallCorpus, tmp_path: Path, undisturbed: list[Step]
+) -> None:
+    run = Run(small_corpus, tmp_path)
+    store = ["--checkpoint.remote", "memory://run", "--checkpoint.on-error", "stop"]
+    run.start(*store, fault="store is down", rank=0)
+    lacks = "checkpoint.remote memory://run does not hold every checkpoint yet"
+    run.wait_until(lambda: lacks in run.printed() and run.step() >= 4)
+    assert run.signalled(signal.SIGTERM) == REQUEUE_STATUS, run.printed()
+    assert run.checkpoints()[-1] == f"step-{run.step():07d}"
+    run.start(*store, fault="store is down", rank=0)
+    assert run.end() == GIVE_UP_STATUS, run.printed()
+    said = "all steps are done and saved, but checkpoint.remote memory://run lacks what is named"
+    assert run.printed().count(said) == 1
+    assert run.checkpoints()[-1] == f"step-{STEPS:07d}"
+    assert len(run.checkpoints()) == 2
+    run.start(*store)
+    assert run.end() == 0, run.printed()
+    assert run.losses() == undisturbed
 
 
 @pytest.fixture

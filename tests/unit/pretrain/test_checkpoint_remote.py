@@ -81,6 +81,8 @@ def test_one_without_its_manifest_does_not_count(storage: StorageConfig, tmp_pat
     client = boto3.client("s3", endpoint_url=storage.endpoint_url)
     client.delete_object(Bucket="runs", Key=f"one/step-0000002/{MANIFEST}")
     assert newest_remote(REMOTE, storage) == f"{REMOTE}/step-0000001"
+    client.put_object(Bucket="runs", Key=f"one/step-0000002.bak/{MANIFEST}", Body=b"a user's own")
+    assert newest_remote(REMOTE, storage) == f"{REMOTE}/step-0000001"
     with pytest.raises(CheckpointError, match=r"step-0000002: no checkpoint"):
         fetch(f"{REMOTE}/step-0000002", tmp_path / "there", storage)
 
