@@ -12,9 +12,9 @@ MAX_DOCUMENT_BYTES = 64 * 2**20
 
 
 class _Table(BaseModel):
-    """A table of a run file: frozen, unknown keys refused."""
+    """A table of a run file: frozen, unknown keys and numbers that are not finite refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class StorageConfig(_Table):

@@ -11,7 +11,7 @@ from pretrain.config import RunConfig
 
 
 class _Command(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class PretrainCommand(_Command):

@@ -12,10 +12,12 @@ from spectral.config import ModelConfig
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+# timers of the system take no more than some centuries
+YEAR_S = 365 * 86_400.0
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class OptimConfig(_Table):
@@ -24,8 +26,8 @@ class OptimConfig(_Table):
     learning_rate: float = Field(3e-3, gt=0.0, description="Peak, reached after the warm-up.")
     final_ratio: Fraction = Field(0.1, description="Last learning rate, as a share of the peak.")
     warmup_steps: int = Field(50, ge=0, description="Steps of linear warm-up.")
-    beta1: Fraction = Field(0.9, description="Decay of the first moment.")
-    beta2: Fraction = Field(0.95, description="Decay of the second moment.")
+    beta1: float = Field(0.9, ge=0.0, lt=1.0, description="Decay of the first moment.")
+    beta2: float = Field(0.95, ge=0.0, lt=1.0, description="Decay of the second moment.")
     epsilon: float = Field(1e-8, gt=0.0, description="Added to the root of the second moment.")
     weight_decay: float = Field(
         0.1, ge=0.0, description="On matrices; vectors and modes have none."
@@ -122,9 +124,10 @@ class HealthConfig(_Table):
     hang_timeout_s: float = Field(
         1800.0,
         ge=0.0,
+        le=YEAR_S,
         description="Without progress for so long, all ranks write their stacks and end; 0: never.",
     )
-    heartbeat_s: float = Field(10.0, gt=0.0, description="Between a rank's heartbeats.")
+    heartbeat_s: float = Field(10.0, gt=0.0, le=YEAR_S, description="Between a rank's heartbeats.")
     straggler_ratio: float = Field(
         1.5, gt=1.0, description="A rank that works so many times the median's seconds is named."
     )

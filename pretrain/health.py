@@ -3,6 +3,7 @@
 import shutil
 import socket
 import statistics
+import tempfile
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from launch.versions import REMEDY, differences, versions
 from pretrain.config import HealthConfig
 from pretrain.distributed import Ranks, agreed, gathered_objects
 from pretrain.errors import RunError
+from pretrain.parallel.config import ParallelConfig
 
 STRAGGLER_STEPS = 20
 MOST_SHOWN = 8
@@ -78,6 +80,30 @@ def require_same_versions() -> None:
     if found:
         shown = "; ".join(found[:MOST_SHOWN]) + ("; ..." if len(found) > MOST_SHOWN else "")
         raise agreed(RunError(f"versions differ from {first['host']}'s: {shown}. To do: {REMEDY}"))
+
+
+def require_offload_folder(config: ParallelConfig) -> None:
+    """Make the folder that ZeRO offloads to, on every rank's machine, before anything is built.
+
+    Raises:
+        RunError: It cannot be written somewhere, on all ranks.
+    """
+    if "nvme" not in (config.offload_optimizer, config.offload_parameters):
+        return
+    problem = ""
+    try:
+        config.nvme_path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=config.nvme_path) as file:
+            file.write(b"resonance")
+    except OSError as error:
+        problem = (
+            f"parallel.nvme_path {config.nvme_path} cannot be written on {socket.gethostname()} "
+            f"({error}); expected a folder, or a place for one, on the disk of every machine"
+        )
+    # several ranks of one machine: told once
+    found = list(dict.fromkeys(text for text in gathered_objects(problem) if text))
+    if found:
+        raise agreed(RunError("; ".join(found[:MOST_SHOWN])))
 
 
 def judge_health(config: HealthConfig, health: Sequence[NodeHealth]) -> list[str]:

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from pretrain.commands import PretrainCommand
 from pretrain.distributed import DEFAULT_TIMEOUT_S, decided_by_rank_0, init_ranks
 from pretrain.failures import failure_of_rank
-from pretrain.health import require_same_versions
+from pretrain.health import require_offload_folder, require_same_versions
 from pretrain.heartbeat import Heartbeat
 from pretrain.run_directory import check_run, find_start
 from pretrain.stopping import StopFlag
@@ -30,6 +30,7 @@ def pretrain(command: PretrainCommand) -> None:
         try:
             require_same_versions()
             start = decided_by_rank_0(lambda: _find_start(command, ranks.world_size))
+            require_offload_folder(run.parallel)
             name = decided_by_rank_0(lambda: time.strftime("%Y%m%d-%H%M%S"))
             with Watchdog(run, heartbeat, ranks.world_size, name):
                 Trainer(run, ranks, start, stop=stop, heartbeat=heartbeat).train()

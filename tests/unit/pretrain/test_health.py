@@ -11,12 +11,13 @@ import pytest
 
 from pretrain.config import HealthConfig, MonitorConfig, RunConfig, TrainConfig
 from pretrain.errors import RunError
-from pretrain.health import NodeHealth, Stragglers, judge_health
+from pretrain.health import NodeHealth, Stragglers, judge_health, require_offload_folder
 from pretrain.heartbeat import Heartbeat
 from pretrain.jsonl import JsonLines, read_lines
 from pretrain.metrics import Metrics, wandb_id
+from pretrain.parallel.config import ParallelConfig
 from pretrain.prometheus import PrometheusEndpoint
-from pretrain.watchdog import read_heartbeats
+from pretrain.watchdog import Watchdog, read_heartbeats
 
 GIB = 2**30
 GOOD = NodeHealth(0, "a", 4 * GIB, 4 * GIB, 1000.0, "")
@@ -36,6 +37,22 @@ def test_each_finding_names_the_machine_and_the_limit() -> None:
         "the clock of b (rank 2) is 7.5 s ahead of that of a (rank 0); expected at most 5 "
         "(health.max_clock_skew_s)",
     ]
+
+
+def test_a_folder_to_offload_to_is_made_or_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    offload = ParallelConfig(zero_stage=3, offload_optimizer="nvme", nvme_path=tmp_path / "a" / "b")
+    with mock.patch("pretrain.health.gathered_objects", lambda value: [value, value]):
+        require_offload_folder(offload)
+        assert list((tmp_path / "a" / "b").iterdir()) == []
+        impossible = offload.model_copy(update={"nvme_path": tmp_path / "file" / "b"})
+        with pytest.raises(
+            RunError, match=r"^parallel\.nvme_path .*/file/b cannot be written on"
+        ) as e:
+            require_offload_folder(impossible)
+    assert e.value.agreed
+    assert str(e.value).count("nvme_path") == 1
+    require_offload_folder(impossible.model_copy(update={"offload_optimizer": "cpu"}))
 
 
 def test_a_straggler_is_named_once_until_it_recovers() -> None:
@@ -126,3 +143,25 @@ def test_a_heartbeat_says_where_a_rank_is(tmp_path: Path) -> None:
     ]
     assert found[0]["pid"] == os.getpid()
     assert json.loads((tmp_path / "heartbeat" / "rank-00000.json").read_text()) == found[0]
+
+
+@pytest.mark.parametrize("damage", ["no heartbeats", "a damaged heartbeat"])
+def test_a_process_that_hangs_ends_whatever_became_of_the_heartbeats(
+    damage: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if damage == "no heartbeats":
+        (tmp_path / "heartbeat").touch()
+    heartbeat = Heartbeat(tmp_path, 0)
+    heartbeat._last -= 10_000
+    watchdog = Watchdog(_run(tmp_path), heartbeat, 1, "now")
+    if damage == "a damaged heartbeat":
+        heartbeat.write()
+        (tmp_path / "heartbeat" / "rank-00000.json").write_text("")
+        heartbeat.write = mock.Mock()  # type: ignore[method-assign]
+    leave = mock.Mock(side_effect=lambda _status: watchdog._closed.set())
+    with mock.patch("os._exit", leave), watchdog:
+        watchdog.join(60)
+    leave.assert_called_once()
+    expected = "no rank has left a heartbeat; stacks" if "no" in damage else "rank 0 hangs; "
+    assert expected in capfd.readouterr().err
+    assert (tmp_path / "hangs" / "now" / "rank-00000.txt").exists()
