@@ -97,7 +97,8 @@ class Watchdog(threading.Thread):
                 status = LOST_CONTACT_STATUS
                 # whoever ends first is noted as the cause
                 time.sleep(1.0)
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            # a disk that refuses, or a heartbeat that it has lost: the process ends all the same
             print(f"rank {self._heartbeat.rank} hangs; {error}", file=sys.stderr, flush=True)
             faulthandler.dump_traceback(sys.stderr, all_threads=True)
         # not sys.exit: the main thread, which would have to act on it, is what hangs
@@ -111,7 +112,7 @@ class Watchdog(threading.Thread):
     def _behind(self) -> tuple[list[dict[str, Any]], int]:
         """The ranks that made the least progress, and how many ranks were compared."""
         ranks = read_heartbeats(self._directory, self._world_size)
-        least = min(rank["beats"] for rank in ranks)
+        least = min((rank["beats"] for rank in ranks), default=0)
         return [rank for rank in ranks if rank["beats"] == least], len(ranks)
 
     def _report(self) -> str:
@@ -121,9 +122,9 @@ class Watchdog(threading.Thread):
             for rank in behind[:8]
         )
         what = "hangs" if len(behind) < num_ranks else "hang: no rank is behind the others"
+        who = f"{named} {what}" if behind else "no rank has left a heartbeat"
         return (
-            f"no progress for {self._limit_s:.0f} s: {named} {what}; stacks of all ranks are in "
-            f"{self._hang}"
+            f"no progress for {self._limit_s:.0f} s: {who}; stacks of all ranks are in {self._hang}"
         )
 
 
