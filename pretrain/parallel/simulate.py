@@ -31,6 +31,7 @@ from spectral.experts import Delivery
 from spectral.lm import SpectralLM
 
 BYTES = 4  # float32: parameters, gradients and each of AdamW's moments
+SHAPES_BYTES = 4 * 256  # DeepSpeed tells the next stage what comes
 
 
 class Simulation(NamedTuple):
@@ -70,7 +71,7 @@ def simulate(run: RunConfig, num_ranks: int) -> Simulation:
             wire, flops = _all_blocks(model, run, mesh)
     passes = run.train.global_batch_size // (run.train.micro_batch_size * mesh.data.size)
     sent = Counter({name: count * passes for name, count in wire.items()})
-    sent.update(_pipeline_bytes(run, mesh, passes))
+    sent.update(_pipeline_bytes(run, mesh, model, passes))
     for parameters, ranks in parts:
         sent.update(_zero_bytes(parameters, parallel.zero_stage, ranks, passes))
     return Simulation(
@@ -162,12 +163,20 @@ def _pass(model: SpectralLM, run: RunConfig, mesh: Mesh) -> tuple[Counter[str], 
     return wire.bytes, counter.get_total_flops()
 
 
-def _pipeline_bytes(run: RunConfig, mesh: Mesh, passes: int) -> dict[str, int]:
-    """Activations forward and their gradients back, of a stage in the middle."""
+def _pipeline_bytes(run: RunConfig, mesh: Mesh, model: SpectralLM, passes: int) -> dict[str, int]:
+    """What a stage in the middle sends in a step, and what the first and the last one sum."""
     if mesh.pipeline.size == 1:
         return {}
     tokens = run.train.micro_batch_size * run.data.sequence_length // mesh.sequence.size
-    return {"between stages": 2 * passes * BYTES * (tokens * run.model.dim + 1)}
+    held = tokens // mesh.tensor.size if run.parallel.shard_activations else tokens
+    # forward, and their gradients back; behind them the auxiliary losses
+    activations = 2 * BYTES * (held * run.model.dim + 1)
+    segment_ids = torch.int64.itemsize * tokens
+    table = sum(parameter.numel() for parameter in model.embedding.parameters())
+    return {
+        "between stages": passes * (activations + segment_ids + SHAPES_BYTES),
+        "tied embedding": BYTES * table,
+    }
 
 
 def _zero_bytes(parameters: int, stage: int, ranks: int, passes: int) -> dict[str, int]:

@@ -73,6 +73,29 @@ def test_experts_that_ranks_share_are_counted_once_and_rows_travel_four_times() 
     assert found.flops == alone.flops
 
 
+@pytest.mark.parametrize(
+    ("layout", "activations", "segment_ids", "rows"),
+    [
+        # micro-batches of 1 x 256 tokens and 32 channels, float32
+        ({}, 256 * 32, 256, 51),
+        ({"sequence": 2}, 128 * 32, 128, 51),
+        # 51 rows are padded to 52
+        ({"tensor": 2}, 256 * 32, 256, 26),
+        ({"tensor": 2, "shard_activations": True}, 128 * 32, 256, 26),
+    ],
+)
+def test_stages_send_activations_segment_ids_and_the_tied_embeddings_gradient(
+    layout: dict[str, int], activations: int, segment_ids: int, rows: int
+) -> None:
+    ranks = 2 * layout.get("tensor", 1) * layout.get("sequence", 1)
+    found = _simulated(_run(config(), batch=3, length=256, pipeline=2, **layout), ranks)
+    # there and back with one more number, and a message of 256 int32 that says what comes
+    once = 2 * 4 * (activations + 1) + 8 * segment_ids + 1_024
+    assert found.sent["between stages"] == 3 * once
+    # once per step, whatever the number of micro-batches
+    assert found.sent["tied embedding"] == 4 * rows * 32
+
+
 def test_an_impossible_layout_is_refused() -> None:
     with pytest.raises(
         RunError, match=r"parallel\.tensor is 3, which does not divide model\.num_heads 4"
