@@ -88,6 +88,9 @@ def _filesystem(protocol: str, config: StorageConfig, process: int) -> Any:
                 "retries": {"max_attempts": 0},
             },
         }
+    elif protocol == "file":
+        # object stores have no folders to be made first
+        options = {"auto_mkdir": True}
     system = fsspec.filesystem(
         protocol, skip_instance_cache=True, use_listings_cache=False, **options
     )

@@ -57,6 +57,15 @@ def test_what_is_uploaded_comes_back(storage: StorageConfig, tmp_path: Path) -> 
     assert fetch(f"{REMOTE}/step-0000009", tmp_path / "there", storage).name == "step-0000009"
 
 
+def test_a_folder_serves_as_a_store(tmp_path: Path) -> None:
+    remote, storage = f"file://{tmp_path}/shared/runs/one", StorageConfig()
+    checkpoint = _checkpoint(tmp_path / "here", 3)
+    require_writable(remote, storage)
+    upload(checkpoint, remote, storage)
+    found = verified(fetch(remote, tmp_path / "there", storage))
+    assert (found / MANIFEST).read_bytes() == (checkpoint / MANIFEST).read_bytes()
+
+
 def test_a_store_is_tried_and_nothing_stays_behind(storage: StorageConfig) -> None:
     require_writable(REMOTE, storage)
     assert _keys(storage) == []
