@@ -124,8 +124,10 @@ class Keeper:
                         f"checkpoint yet: {self._problem}. They are complete in "
                         f"{self._run.train.output}; the next one brings another attempt"
                     )
-        finally:
+        except BaseException:
+            # nobody is to wait for a thread that is gone
             self._idle.set()
+            raise
 
     def _takes_another(self) -> bool:
         with self._lock:
