@@ -41,6 +41,8 @@ class Bench:
         """Results in the order of `runs`: read, or trained for."""
         waiting: dict[Future[Result], plan.Run] = {}
         for run in runs:
+            if run.name in self.results:
+                continue
             path = self.output / f"{run.name}.json"
             if path.exists():
                 found = json.loads(path.read_text())
@@ -59,13 +61,27 @@ class Bench:
         print(f"{run.name}: {found.get('valid_loss', found.get('accuracy')):.4f}", flush=True)
 
     def best_rates(self, corpora: list[str]) -> dict[str, dict[str, float]]:
-        """Of every corpus each kind's learning rate with the smallest validation loss."""
-        swept = self.run([run for name in corpora for run in plan.sweep(self.budget, name)])
-        best: dict[str, dict[str, float]] = {name: {} for name in corpora}
-        # the smallest loss is written last
-        for found in sorted(swept, key=lambda found: -found["valid_loss"]):
-            best[found["task"]][found["kind"]] = found["rate"]
-        return best
+        """Of every corpus each kind's learning rate with the smallest validation loss.
+
+        A sweep goes on by factors of two until its best rate lies inside.
+        """
+        tried = {(name, kind): set(self.budget.rates) for name in corpora for kind in plan.KINDS}
+        best: dict[tuple[str, str], float] = {}
+        wider = dict.fromkeys(tried, 0.0)
+        while wider:
+            runs = [
+                plan.swept(self.budget, *key, rate)
+                for key, rates in tried.items()
+                for rate in sorted(rates)
+            ]
+            # the smallest loss is written last
+            for found in sorted(self.run(runs), key=lambda found: -found["valid_loss"]):
+                best[found["task"], found["kind"]] = found["rate"]
+            wider = {key: plan.next_rate(rates, best[key]) for key, rates in tried.items()}
+            wider = {key: rate for key, rate in wider.items() if rate not in tried[key]}
+            for key, rate in wider.items():
+                tried[key].add(rate)
+        return {name: {kind: best[name, kind] for kind in plan.KINDS} for name in corpora}
 
     def measure_costs(self) -> None:
         """Add the time of a step to the results of all runs on text."""

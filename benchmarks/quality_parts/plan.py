@@ -3,6 +3,7 @@
 A later stage may depend on what an earlier one found: learning rates are chosen by a sweep.
 """
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 KINDS = ("spectral", "transformer")
@@ -73,14 +74,18 @@ class Run(NamedTuple):
     rotary: bool = True
 
 
-def sweep(budget: Budget, corpus: str) -> list[Run]:
-    """Every learning rate for both kinds, with the first seed."""
-    return [
-        Run(f"{corpus}-{kind}-lr{rate:g}-seed{budget.seeds[0]}", corpus, kind, budget.small,
-            budget.steps, rate, budget.seeds[0], {})
-        for kind in KINDS
-        for rate in budget.rates
-    ]  # fmt: skip
+def swept(budget: Budget, corpus: str, kind: str, rate: float) -> Run:
+    """A learning rate of a sweep, with the first seed."""
+    seed = budget.seeds[0]
+    name = f"{corpus}-{kind}-lr{rate:g}-seed{seed}"
+    return Run(name, corpus, kind, budget.small, budget.steps, rate, seed, {})
+
+
+def next_rate(tried: Collection[float], best: float) -> float:
+    """Half or twice the best rate if it is the smallest or the largest; otherwise itself."""
+    if best == min(tried):
+        return best / 2
+    return best * 2 if best == max(tried) else best
 
 
 def repeats(budget: Budget, corpus: str, rates: dict[str, float]) -> list[Run]:

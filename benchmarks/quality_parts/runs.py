@@ -4,6 +4,7 @@ A run does not depend on which process takes it, or on how many cores the machin
 """
 
 import json
+import math
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -56,7 +57,8 @@ class Worker:
         batches = text.batches(corpus.train, self.budget.batch, length, run.seed)
         found = train(model, batches, run.steps, run.rate)
         tokens, labels, recalled = text.valid_windows(corpus, length)
-        losses = token_losses(model, tokens, labels)
+        # a model that has diverged is the worst of all
+        losses = token_losses(model, tokens, labels).nan_to_num(nan=math.inf)
         return found | {
             "num_parameters": non_embedding(model),
             "num_tokens": run.steps * self.budget.batch * length,
