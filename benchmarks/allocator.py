@@ -3,9 +3,9 @@
     python benchmarks/allocator.py
 
 A model of 12 recomputed blocks on one long row, one thread, two passes forward and backward: glibc
-as it is, glibc told to keep freed memory, mimalloc as ranks are started with it. Memory is the peak
-of resident bytes beyond those before the first pass, over the peak of what tensors held; every row
-is a process of its own. Prints a table.
+as it is, glibc told to keep freed memory, mimalloc, as `pretrain.memory` has it. Memory is the
+peak of resident bytes beyond those before the first pass, over the peak of what tensors held; every
+row is a process of its own. Prints a table.
 """
 
 import argparse

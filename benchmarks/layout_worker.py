@@ -46,7 +46,7 @@ def measure(run: RunConfig, ranks: int, tokens: Tensor, steps: int) -> Measureme
         tokens: At least steps x batch x length + 1 of them.
         steps: Optimizer steps.
     """
-    # as ranks that a launcher starts
+    # these ranks fork no readers
     os.environ.update(allocator_environment())
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "measurement.pt"

@@ -22,7 +22,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
 from torch.distributed import run as torchrun
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
@@ -37,7 +36,6 @@ from launch.torchrun import (
     LOST_CONTACT_STATUS,
     REQUEUE_STATUS,
 )
-from pretrain.memory import allocator_environment
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 # Ranks save together and then leave on their own: logs are flushed, processes joined.
@@ -115,8 +113,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     api.LocalElasticAgent = StoppableAgent  # type: ignore[attr-defined]
     options = torchrun.parse_args(list(sys.argv[1:] if arguments is None else arguments))
     options.signals_to_handle = "SIGINT,SIGHUP,SIGQUIT"
-    if not torch.cuda.is_available():
-        os.environ.update(allocator_environment())
     # where ranks leave their tracebacks; torchrun would leave the folder behind
     with tempfile.TemporaryDirectory(prefix="resonance_ranks_") as errors:
         options.log_dir = options.log_dir or errors

@@ -2,10 +2,14 @@
 
 glibc gives every large block back to the system when it is freed; the next one comes as new pages
 which the kernel must clear. For sequences of 204,800 tokens that costs more time than all
-arithmetic: 85 of 147 microseconds per token in `benchmarks/mixer.py`. Told to keep freed memory,
-glibc is fast, but its one heap falls to pieces: a process holds three times what its tensors do.
+arithmetic (`benchmarks/mixer.py` measures both). Told to keep freed memory, glibc is fast, but its
+one heap falls to pieces: a process holds three times what its tensors do.
+
 mimalloc (Leijen et al. 2019, MSR-TR-2019-18) keeps freed memory and stays compact (1.7 times, in
-`benchmarks/allocator.py`), but must be there before the process starts.
+`benchmarks/allocator.py`), but must be there before the process starts, and is not for one that
+forks while it has threads: mimalloc 3 registers nothing with pthread_atfork, so a child may wait
+forever for a lock that another thread held. The data loader's readers are such children: ranks are
+started with it only by those who set `data.num_workers = 0`.
 """
 
 import ctypes

@@ -59,7 +59,7 @@ def test_large_blocks_are_reused(left: int) -> None:
     assert int(reused) <= left / 4
 
 
-def test_ranks_that_are_started_reuse_them_by_mimalloc(left: int) -> None:
+def test_processes_that_are_started_with_mimalloc_reuse_them(left: int) -> None:
     environment = allocator_environment()
     if not environment:
         pytest.skip("cmeel-mimalloc is not installed: it is for Linux")
