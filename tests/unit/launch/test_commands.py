@@ -180,8 +180,10 @@ def test_check_finds_missing_shards_and_stores(
     text = run_file.read_text().replace(str(small_corpus.train), str(copied))
     remote = run_file.parent / "store"
     run_file.write_text(text.replace("[checkpoint]", f'[checkpoint]\nremote = "file://{remote}"'))
+    # a file where a folder is wanted
+    remote.touch()
     assert "cannot be written" in refused(capsys, "launch", "check", run_file)
-    remote.mkdir()
+    remote.unlink()
     main(["launch", "check", str(run_file)])
     assert f"ok   store        file://{remote} can be read and written" in capsys.readouterr().out
     (copied / "shard-000000.tar").unlink()
