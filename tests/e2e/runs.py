@@ -48,6 +48,8 @@ class Run:
                     *("--nproc-per-node=2", f"--max-restarts={restarts}"),
                     *("--module", "tests.e2e.faulty_rank", fault, str(rank)),
                     *("pretrain", str(self.file), "--auto-resume", "--health.heartbeat-s", "0.1"),
+                    # CPython 3.11 may hang in a fork while another thread begins or ends
+                    *("--data.num-workers", "0"),
                     *options,
                 ],
                 env=ENVIRONMENT | {FAILURE_LOG: str(self.failures)},
