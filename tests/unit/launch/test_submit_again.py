@@ -96,13 +96,20 @@ esac"""
     write(programs, "kubectl", text)
 
 
+def submit_again(
+    run_file: Path, programs: Path, capsys: pytest.CaptureFixture[str], condition: str
+) -> str:
+    """What is said to a run whose job was created before, and now is in that condition."""
+    on_kubernetes(run_file)
+    main(["launch", "kubernetes", str(run_file), "--submit"])
+    know_object(programs, [{"type": condition, "status": "True"}])
+    return refused(capsys, "launch", "kubernetes", run_file, "--submit")
+
+
 def test_kubernetes_job_that_has_not_ended(
     run_file: Path, programs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    on_kubernetes(run_file)
-    main(["launch", "kubernetes", str(run_file), "--submit"])
-    know_object(programs, [{"type": "Suspended", "status": "True"}])
-    error = refused(capsys, "launch", "kubernetes", run_file, "--submit")
+    error = submit_again(run_file, programs, capsys, "Suspended")
     assert "is in use: kubernetes job/run-" in error
     # nor does the same directory get a batch job
     error = refused(capsys, "launch", "slurm", run_file, "--submit")
@@ -114,10 +121,7 @@ def test_kubernetes_job_that_has_not_ended(
 def test_kubernetes_job_that_has_ended_is_in_the_way_until_it_is_deleted(
     run_file: Path, programs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    on_kubernetes(run_file)
-    main(["launch", "kubernetes", str(run_file), "--submit"])
-    know_object(programs, [{"type": "Complete", "status": "True"}])
-    error = refused(capsys, "launch", "kubernetes", run_file, "--submit")
+    error = submit_again(run_file, programs, capsys, "Complete")
     assert "is in use" not in error
     assert "is there already, running or ended" in error
     assert "-> `resonance launch cancel` deletes" in error
