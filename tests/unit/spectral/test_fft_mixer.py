@@ -141,7 +141,7 @@ def test_gated_models_stay_causal_isolated_and_recurrent(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("chunk", "overlap"), [(1, 0.5), (3, 0.1), (5, 0.4), (8, 0.125), (64, 0.1)]
+    ("chunk", "overlap"), [(1, 0.5), (3, 0.1), (5, 0.4), (8, 0.125), (24, 0.25), (64, 0.1)]
 )
 def test_any_frames_stay_causal_isolated_and_recurrent(chunk: int, overlap: float) -> None:
     model = small_model(_config(chunk, overlap))
@@ -156,6 +156,26 @@ def test_a_prompt_may_come_in_pieces(split: int) -> None:
     head, state = model.prefill(tokens[:, :split])
     tail, _ = model.prefill(tokens[:, split:], state=state)
     torch.testing.assert_close(torch.cat([head, tail], dim=1), model(tokens))
+
+
+@torch.no_grad()
+def test_a_packed_prompt_inside_a_chunk() -> None:
+    """It asks for no spectrum, and hands on what a prompt with spectra hands on."""
+    model = small_model(_config(24, 0.25))
+    head, tail, rest = some_tokens(1, 30), some_tokens(1, 8), some_tokens(30)
+    segments = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1]])
+    logits = []
+    for begin, with_grad in ((head, False), (head, True), ((head + 7) % 40, False)):
+        _, state = model.prefill(begin)
+        with torch.set_grad_enabled(with_grad):
+            found, state = model.prefill(tail, segments, state)
+        logits.append([found[:, 3:]])
+        for token in rest:
+            found, state = model.step(token[None], state)
+            logits[-1].append(found[:, None])
+    short, whole, other = (torch.cat(parts, dim=1) for parts in logits)
+    torch.testing.assert_close(short, whole)
+    torch.testing.assert_close(short, other)
 
 
 def test_memory_is_bounded_by_a_chunk() -> None:

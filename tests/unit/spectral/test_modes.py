@@ -17,7 +17,8 @@ def _filter(D: int = 3, M: int = 4, chunk: int = 16, tau: float = 1e4) -> ModalF
 
 
 def _recurrent(module: ModalFilter, u_BDT: torch.Tensor) -> torch.Tensor:
-    state = torch.zeros(*u_BDT.shape[:2], module.num_modes, dtype=torch.complex128)
+    dtype = torch.complex64 if u_BDT.dtype == torch.float32 else torch.complex128
+    state = torch.zeros(*u_BDT.shape[:2], module.num_modes, dtype=dtype)
     outputs = []
     for t in range(u_BDT.shape[2]):
         y, state = module.step(u_BDT[..., t], state)
