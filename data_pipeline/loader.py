@@ -1,5 +1,6 @@
 """The torch side: batches for training, the same on every number of ranks and workers."""
 
+import signal
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -54,7 +55,12 @@ def reader_failure(error: RuntimeError) -> DataError:
 
 def _explained(loader: DataLoader[Step | DataError]) -> Iterator[Step]:
     """Iterate, raising the errors that workers hand over and those about the workers."""
-    steps = iter(loader)
+    # Blocked here, it stays blocked in the workers: it asks ranks to save, and would end workers.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    try:
+        steps = iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     while True:
         try:
             step = next(steps)
@@ -107,6 +113,8 @@ class TrainLoader:
             prefetch_factor=config.prefetch if workers else None,
             pin_memory=config.pin_memory and torch.cuda.is_available(),
             timeout=config.worker_timeout_s if workers else 0,
+            # Not forked: a fork copies locks that other threads of the rank hold at that moment.
+            multiprocessing_context="spawn" if workers else None,
             # A seed is drawn for workers: not from the generator that the model trains with.
             generator=torch.Generator(),
         )

@@ -8,8 +8,8 @@ one heap falls to pieces: a process holds three times what its tensors do.
 mimalloc (Leijen et al. 2019, MSR-TR-2019-18) keeps freed memory and stays compact (1.7 times, in
 `benchmarks/allocator.py`), but must be there before the process starts, and is not for one that
 forks while it has threads: mimalloc 3 registers nothing with pthread_atfork, so a child may wait
-forever for a lock that another thread held. The data loader's readers are such children: ranks are
-started with it only by those who set `data.num_workers = 0`.
+forever for a lock that another thread held. Ranks are started with it only by those who ask for it
+(docs/layouts.md).
 """
 
 import ctypes

@@ -4,7 +4,6 @@ A flag is one rank's own. In the exchange that every step and every batch of a v
 with, the flags of all ranks are added up, so that all leave at the same place.
 """
 
-import os
 import signal
 import time
 from collections.abc import Iterable, Iterator
@@ -27,7 +26,7 @@ class _Interrupted(Exception):  # noqa: N818
 
 
 class StopFlag:
-    """Set by SIGTERM and SIGUSR1 while entered; only in the process that entered it.
+    """Set by SIGTERM and SIGUSR1 while entered.
 
     Attributes:
         requested: Whether a signal came.
@@ -36,11 +35,9 @@ class StopFlag:
     def __init__(self) -> None:
         self.requested = False
         self._waiting = False
-        self._pid = 0
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopFlag":
-        self._pid = os.getpid()
         self._before = {number: signal.signal(number, self._ask) for number in STOP_SIGNALS}
         return self
 
@@ -65,12 +62,9 @@ class StopFlag:
             return None
 
     def _ask(self, _number: int, _frame: FrameType | None) -> None:
-        # processes that read data inherit this handler
-        if os.getpid() != self._pid:
-            return
         self.requested = True
-        # A signal to the whole process group ends them too, and torch would make that an error
-        # here, in the middle of a step. No more data is wanted.
+        # A signal to the whole process group ends the processes that read data too, and torch would
+        # make that an error here, in the middle of a step. No more data is wanted.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if self._waiting:
             self._waiting = False

@@ -48,8 +48,6 @@ class Run:
                     *("--nproc-per-node=2", f"--max-restarts={restarts}"),
                     *("--module", "tests.e2e.faulty_rank", fault, str(rank)),
                     *("pretrain", str(self.file), "--auto-resume", "--health.heartbeat-s", "0.1"),
-                    # CPython 3.11 may hang in a fork while another thread begins or ends
-                    *("--data.num-workers", "0"),
                     *options,
                 ],
                 env=ENVIRONMENT | {FAILURE_LOG: str(self.failures)},
@@ -90,8 +88,10 @@ class Run:
         return self.end(limit_s=40)
 
     def _processes(self) -> list[psutil.Process]:
-        found = psutil.process_iter(["cmdline"])
-        return [each for each in found if str(self.file) in (each.info["cmdline"] or [])]
+        # processes that read data do not name the run file
+        found = psutil.process_iter(["environ"])
+        mark = str(self.failures)
+        return [each for each in found if (each.info["environ"] or {}).get(FAILURE_LOG) == mark]
 
     def printed(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")

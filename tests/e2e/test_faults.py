@@ -51,7 +51,8 @@ def test_a_signal_stops_the_run_in_every_phase(
 ) -> None:
     run = Run(small_corpus, tmp_path)
     run.start(fault=fault)
-    run.wait_until(lambda: run.is_in(PHASES[fault]))
+    # the first step's data is waited for, too: the readers begin
+    run.wait_until(lambda: run.step() > 0 and run.is_in(PHASES[fault]))
     assert run.signalled(number) == REQUEUE_STATUS, run.printed()
     assert run.checkpoints()[-1] == ("step-0000004" if fault == "slow data" else "step-0000003")
     run.start()

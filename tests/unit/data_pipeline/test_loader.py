@@ -2,8 +2,10 @@
 
 import json
 import logging
+import multiprocessing
 import os
 import shutil
+import signal
 from itertools import islice
 from pathlib import Path
 
@@ -15,7 +17,6 @@ from data_pipeline.config import DataConfig, DatasetConfig
 from data_pipeline.errors import DataError
 from data_pipeline.loader import TrainLoader, build_train_loader
 from data_pipeline.manifest import load_manifest
-from data_pipeline.mixture import Mixture
 from data_pipeline.valid import iterate_valid
 
 
@@ -228,20 +229,25 @@ def test_a_shard_is_not_hashed_when_that_is_switched_off(damaged: tuple[Path, st
     assert len(list(islice(loader_for(config_for(folder, verify_shards=False)), 100))) == 100
 
 
-def test_a_dead_worker_is_an_error(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parent = os.getpid()
-    read = Mixture.read
-
-    def die(*arguments: object) -> object:
-        if os.getpid() != parent and arguments[1].step == 3:  # type: ignore[attr-defined]
-            os.kill(os.getpid(), 9)
-        return read(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Mixture, "read", die)
+def test_a_dead_worker_is_an_error(dataset: Path) -> None:
+    before = set(multiprocessing.active_children())
     loader = loader_for(config_for(dataset / "train", num_workers=2))
+    steps = iter(loader)
+    next(steps)
+    worker = (set(multiprocessing.active_children()) - before).pop()
+    worker.kill()
     with pytest.raises(DataError, match=r"reader process .*DataLoader worker .* (killed|exited)"):
-        list(islice(loader, 10))
-    assert loader.state_dict()["step"] <= 3
+        list(islice(steps, 100))
+
+
+def test_workers_are_not_asked_to_stop(dataset: Path) -> None:
+    before = set(multiprocessing.active_children())
+    loader = loader_for(config_for(dataset / "train", num_workers=2))
+    steps = iter(loader)
+    next(steps)
+    for worker in set(multiprocessing.active_children()) - before:
+        os.kill(worker.pid or 0, signal.SIGUSR1)
+    assert len(list(islice(steps, 100))) == 100
 
 
 def test_sizes_that_do_not_divide_are_refused(dataset: Path) -> None:
