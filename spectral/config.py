@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from spectral.gate_parts import GATE_PARTS
+from spectral.gate_parts import GATE_PARTS, SELECTION_PARTS, SelectionPart
 from spectral.wavelet_bank import check_bank, filter_bank
 
 Positive = Annotated[int, Field(ge=1)]
@@ -51,8 +51,12 @@ class ModelConfig(BaseModel):
     )
     fusion_dim: int = Field(
         4,
-        ge=2,
-        description="Numbers per head and band by which chunks of the FFT find one another.",
+        ge=1,
+        description="Numbers per head and band by which chunks of the FFT find one another; the "
+        "first is constant, with 1 all are heard alike.",
+    )
+    fft_bands: Positive = Field(
+        4, description="Octave bands of the FFT, coarse to fine, each with a scale and a query."
     )
     wavelet: str = Field("db4", description="Family of wavelets, by its name in PyWavelets.")
     wavelet_levels: Positive = Field(3, description="Levels of wavelet analysis.")
@@ -105,6 +109,9 @@ class ModelConfig(BaseModel):
     gate_residual: bool = Field(False, description="Let a learned share of the spectrum pass.")
     bin_selection: bool = Field(
         False, description="Read 12% to 45% of the modes of each head, chosen by content."
+    )
+    selection_parts: tuple[SelectionPart, ...] = Field(
+        SELECTION_PARTS, description="What bin_selection chooses by; without any, by energy."
     )
     frequency_dropout: float = Field(
         0.0, ge=0.0, lt=1.0, description="Share of modes that training drops whole."

@@ -31,7 +31,9 @@ class FFTEncoderMixer(ProjectedMixer):
         self.chunk, self.direct = config.fft_chunk, config.fft_direct
         self.near = TwoSidedFilter(config, config.num_heads, config.dim)
         self.frames = Frames(config.fft_overlap)
-        self.fusion = ChunkFusion(config.num_heads, self.head_dim, config.fusion_dim)
+        self.fusion = ChunkFusion(
+            config.num_heads, self.head_dim, config.fusion_dim, config.fft_bands
+        )
         self.gate = build_gate(config)
 
     def convolve(

@@ -19,7 +19,7 @@ from torch import Tensor
 from spectral.config import ModelConfig
 from spectral.documents import ChunkBorders, chunk_borders
 from spectral.frames import Frames, add_head
-from spectral.fusion import NUM_BANDS, ChunkFusion, turns
+from spectral.fusion import ChunkFusion, turns
 from spectral.gating import GateLosses
 from spectral.mixer import SequenceContext
 from spectral.modes import ModalFilter
@@ -64,7 +64,9 @@ class FFTMixer(ProjectedMixer):
             config.dim, config.num_modes, config.conv_chunk, config.max_time_constant
         )
         self.near_chunk = config.conv_chunk
-        self.fusion = ChunkFusion(config.num_heads, self.head_dim, config.fusion_dim)
+        self.fusion = ChunkFusion(
+            config.num_heads, self.head_dim, config.fusion_dim, config.fft_bands
+        )
         self.gate = build_gate(config)
 
     def convolve(
@@ -102,7 +104,7 @@ class FFTMixer(ProjectedMixer):
             near_BDM=fused[..., :0],
             recent=(u_BDT.new_zeros(B, D, V),),
             fused_BHS=torch.complex(fused, fused),
-            query_BHGR=u_BDT.new_zeros(B, H, NUM_BANDS, R),
+            query_BHGR=u_BDT.new_zeros(B, H, self.fusion.num_bands, R),
             tail_BDV=u_BDT.new_zeros(B, D, V),
             far_BDC=u_BDT.new_zeros(B, D, C),
         )

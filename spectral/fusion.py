@@ -17,14 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NUM_BANDS = 4
 EPSILON = 1e-6
 
 
-def octave_of_bin(num_bins: int) -> Tensor:
-    """The band of each bin, coarse to fine: up to 1/8, 1/4, 1/2 and 1 times Nyquist's."""
+def octave_of_bin(num_bins: int, num_bands: int) -> Tensor:
+    """The band of each bin, coarse to fine: of 4, up to 1/8, 1/4, 1/2 and 1 times Nyquist's."""
     place_K = torch.arange(num_bins) / max(num_bins - 1, 1)
-    return torch.bucketize(place_K, torch.tensor([0.125, 0.25, 0.5]), right=False)
+    end_G = 0.5 ** torch.arange(num_bands - 1, 0, -1)
+    return torch.bucketize(place_K, end_G, right=False)
 
 
 def group_mean(values_K: Tensor, group_K: Tensor, num_groups: int) -> Tensor:
@@ -34,19 +34,24 @@ def group_mean(values_K: Tensor, group_K: Tensor, num_groups: int) -> Tensor:
 
 
 class ChunkFusion(nn.Module):
-    """Queries, keys and decays of all heads, and a scale for each head and band."""
+    """Queries, keys and decays of all heads, and a scale for each head and band.
 
-    def __init__(self, num_heads: int, head_dim: int, num_features: int):
+    Without learned features (R = 1) all chunks are heard alike, but for the decay.
+    """
+
+    def __init__(self, num_heads: int, head_dim: int, num_features: int, num_bands: int):
         super().__init__()
-        self.num_features = num_features
-        self.query_key = nn.Parameter(torch.empty(num_heads, head_dim, 2 * (num_features - 1)))
-        self.band_scale_HG = nn.Parameter(torch.empty(num_heads, NUM_BANDS))
+        self.num_features, self.num_bands = num_features, num_bands
+        if num_features > 1:
+            self.query_key = nn.Parameter(torch.empty(num_heads, head_dim, 2 * (num_features - 1)))
+        self.band_scale_HG = nn.Parameter(torch.empty(num_heads, num_bands))
         self.log_decay_H = nn.Parameter(torch.empty(num_heads))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Time constants log-spaced from one chunk to 64; all bands alike."""
-        nn.init.normal_(self.query_key, std=self.query_key.shape[1] ** -0.5)
+        if self.num_features > 1:
+            nn.init.normal_(self.query_key, std=self.query_key.shape[1] ** -0.5)
         nn.init.ones_(self.band_scale_HG)
         with torch.no_grad():
             log_tau_H = torch.linspace(0.0, math.log(64.0), self.log_decay_H.shape[0])
@@ -58,7 +63,7 @@ class ChunkFusion(nn.Module):
 
     def scales(self, num_bins: int) -> Tensor:
         """The learned scale of each head's bins [H, K]."""
-        return self.band_scale_HG[:, octave_of_bin(num_bins).to(self.band_scale_HG.device)]
+        return self.band_scale_HG[:, self._band(num_bins)]
 
     def features(self, spectrum_BJHNK: Tensor) -> tuple[Tensor, Tensor]:
         """Query and key of every chunk, head and band: real [B, J, H, G, R], at most 1 in length.
@@ -66,8 +71,12 @@ class ChunkFusion(nn.Module):
         They do not depend on how loud a chunk is. The first of their numbers is constant: something
         of every chunk passes to all that follow.
         """
-        band_K = octave_of_bin(spectrum_BJHNK.shape[-1]).to(spectrum_BJHNK.device)
-        energy_BJHNG = group_mean(spectrum_BJHNK.abs().square(), band_K, NUM_BANDS)
+        if self.num_features == 1:
+            shape = *spectrum_BJHNK.shape[:3], self.num_bands, 1
+            constant = self.band_scale_HG.new_full(shape, 0.5**0.5)
+            return constant, constant
+        band_K = self._band(spectrum_BJHNK.shape[-1])
+        energy_BJHNG = group_mean(spectrum_BJHNK.abs().square(), band_K, self.num_bands)
         shape_BJHGN = (energy_BJHNG + EPSILON).log().transpose(-1, -2)
         shape_BJHGN = F.layer_norm(shape_BJHGN, shape_BJHGN.shape[-1:])
         found = torch.einsum("bjhgn,hnr->bjhgr", shape_BJHGN, self.query_key)
@@ -81,15 +90,22 @@ class ChunkFusion(nn.Module):
     def write(self, spectrum_BJHNK: Tensor, key_BJHGR: Tensor, phase_JK: Tensor) -> Tensor:
         """What each chunk adds to the state: complex [B, J, H, S]."""
         turned_BJHNK = spectrum_BJHNK * phase_JK.conj()[:, None, None]
-        key_BJHRK = _by_bin(key_BJHGR, phase_JK.shape[-1])
+        key_BJHRK = self._by_bin(key_BJHGR, phase_JK.shape[-1])
         return (key_BJHRK[..., None, :] * turned_BJHNK[..., None, :, :]).flatten(-3)
 
     def read(self, state_BJHS: Tensor, query_BJHGR: Tensor, phase_JK: Tensor) -> Tensor:
         """What each chunk reads of the state: a spectrum [B, J, H, N, K]."""
         K = phase_JK.shape[-1]
         state_BJHRNK = state_BJHS.unflatten(-1, (self.num_features, -1, K))
-        query_BJHRK = _by_bin(query_BJHGR, K)
+        query_BJHRK = self._by_bin(query_BJHGR, K)
         return (query_BJHRK[..., None, :] * state_BJHRNK).sum(-3) * phase_JK[:, None, None]
+
+    def _by_bin(self, features_BJHGR: Tensor, num_bins: int) -> Tensor:
+        """[B, J, H, R, K]: the features of each bin's band."""
+        return features_BJHGR.transpose(-1, -2)[..., self._band(num_bins)]
+
+    def _band(self, num_bins: int) -> Tensor:
+        return octave_of_bin(num_bins, self.num_bands).to(self.band_scale_HG.device)
 
 
 def turns(first: int, num_chunks: int, chunk: int, frame: int, like: Tensor) -> Tensor:
@@ -109,9 +125,3 @@ def turns(first: int, num_chunks: int, chunk: int, frame: int, like: Tensor) -> 
     return torch.polar(torch.ones_like(angle_JK), angle_JK).to(
         torch.complex128 if like.dtype == torch.float64 else torch.complex64
     )
-
-
-def _by_bin(features_BJHGR: Tensor, num_bins: int) -> Tensor:
-    """[B, J, H, R, K]: the features of each bin's band."""
-    band_K = octave_of_bin(num_bins).to(features_BJHGR.device)
-    return features_BJHGR.transpose(-1, -2)[..., band_K]

@@ -1,4 +1,6 @@
-"""Which keys of `ModelConfig` switch on parts of the spectral gates (imports nothing)."""
+"""Which keys of `ModelConfig` switch on parts of the spectral gates (imports no torch)."""
+
+from typing import Literal, get_args
 
 GATE_PARTS = (
     "band_gates",
@@ -12,3 +14,6 @@ GATE_PARTS = (
     "entropy_weight",
     "consistency_weight",
 )
+
+SelectionPart = Literal["importance", "scales", "noise", "context", "adaptive_share", "head_ranges"]
+SELECTION_PARTS: tuple[SelectionPart, ...] = get_args(SelectionPart)

@@ -75,7 +75,9 @@ class SpectralGate(nn.Module):
             self.mixing_HMM = nn.Parameter(torch.empty(H, M, M))
         if config.gate_residual:
             self.residual_H = nn.Parameter(torch.empty(H))
-        self.selector = BinSelector(H) if config.bin_selection else None
+        self.selector: BinSelector | None = None
+        if config.bin_selection:
+            self.selector = BinSelector(H, config.selection_parts)
         self.heads: Heads = ALL_HEADS
         self.reset_parameters()
 

@@ -6,6 +6,8 @@ A later stage may depend on what an earlier one found: learning rates are chosen
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
+from spectral.gate_parts import SELECTION_PARTS
+
 KINDS = ("spectral", "transformer")
 
 
@@ -36,6 +38,14 @@ BUDGETS = {
 }
 RECALL_SETTINGS = ((64, 4), (128, 8))
 
+_FFT = {"mixers": ("heads", "fft"), "fft_chunk": 128}
+
+
+def _selection_without(part: str) -> dict[str, Any]:
+    parts = tuple(name for name in SELECTION_PARTS if name != part)
+    return {"bin_selection": True, "selection_parts": parts}
+
+
 # one change each of the default model; None changes the code, not the configuration
 ABLATIONS: dict[str, dict[str, Any] | None] = {
     "default": {},
@@ -49,7 +59,15 @@ ABLATIONS: dict[str, dict[str, Any] | None] = {
     "B8 magnitude mixing": {"magnitude_mixing": True},
     "B10 consistency loss 0.1": {"consistency_weight": 0.1},
     "C adaptive selection": {"bin_selection": True},
-    "A1-A4 FFT in every other layer": {"mixers": ("heads", "fft"), "fft_chunk": 128},
+    "C without C1 importance network": _selection_without("importance"),
+    "C without C2 scales": _selection_without("scales"),
+    "C without C3 Gumbel noise": _selection_without("noise"),
+    "C without C4 patterns and context": _selection_without("context"),
+    "C without C5 adaptive share": _selection_without("adaptive_share"),
+    "C without C6 head ranges": _selection_without("head_ranges"),
+    "A1-A4 FFT in every other layer": _FFT,
+    "A without A3 bands": _FFT | {"fft_bands": 1},
+    "A without A4 queries and keys": _FFT | {"fusion_dim": 1},
     "A5 wavelets in every other layer": {"mixers": ("heads", "wavelet")},
     "D2 no rotary phases": None,
     "D3 frequency feed-forward": {"feed_forward": "frequency"},

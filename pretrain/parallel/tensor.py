@@ -122,8 +122,8 @@ class Splitter:
         elif isinstance(module, GatedFilter):
             module.num_heads //= self.axis.size
         elif isinstance(module, ChunkFusion):
-            for key in ("query_key", "band_scale_HG", "log_decay_H"):
-                self.cut(module, key, name, 0, (self.share(len(getattr(module, key))),))
+            for key, parameter in list(module.named_parameters()):
+                self.cut(module, key, name, 0, (self.share(len(parameter)),))
         elif isinstance(module, SpectralGate | Frames):
             # whole on every rank; their gradient is what all ranks' heads have to say
             for parameter in module.parameters():

@@ -150,6 +150,26 @@ def test_any_frames_stay_causal_isolated_and_recurrent(chunk: int, overlap: floa
     check_recurrent(model, 25)
 
 
+@pytest.mark.parametrize("changes", [{"fft_bands": 1}, {"fusion_dim": 1}, {"fft_bands": 9}])
+def test_without_bands_or_queries(changes: dict[str, object]) -> None:
+    model = small_model(_config(8, **changes))
+    check_causal(model)
+    check_isolated(model)
+    check_recurrent(model, 25)
+    check_gradients(_config(8, **changes))
+
+
+def test_without_queries_a_chunk_is_heard_whatever_it_is_like() -> None:
+    """What a chunk hears is linear in those before it; queries and keys make it depend on them."""
+    torch.manual_seed(0)
+    u = torch.randn(1, 16, 40, dtype=torch.float64)
+    other = torch.randn(1, 16, 40, dtype=torch.float64)
+    for features, linear in ((1, True), (4, False)):
+        mixer = small_model(_config(8, fusion_dim=features)).blocks[0].mixer
+        heard, of_other, of_sum = (_far(mixer, x, None) for x in (u, other, u + other))
+        assert torch.allclose(of_sum, heard + of_other, rtol=0.0, atol=1e-10) == linear
+
+
 @pytest.mark.parametrize("split", [1, 7, 8, 11, 16, 29])
 def test_a_prompt_may_come_in_pieces(split: int) -> None:
     model, tokens = small_model(_config(8)), some_tokens(2, 30)

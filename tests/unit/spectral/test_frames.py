@@ -5,7 +5,7 @@ import scipy.signal
 import torch
 
 from spectral.frames import Frames, window_functions
-from spectral.fusion import NUM_BANDS, ChunkFusion, octave_of_bin
+from spectral.fusion import ChunkFusion, octave_of_bin
 
 WINDOWS = ("hann", "hamming", "boxcar")
 
@@ -58,16 +58,17 @@ def test_frames_overlap_by_an_eighth() -> None:
     assert frames.analysis(torch.randn(1, 1, 204_800), 8_192).shape == (1, 25, 1, 4_609)
 
 
+@pytest.mark.parametrize("num_bands", [1, 2, 4])
 @pytest.mark.parametrize("num_bins", [1, 2, 3, 9, 64, 4_609])
-def test_bands_partition_the_spectrum_exactly_once(num_bins: int) -> None:
-    bands = octave_of_bin(num_bins)
+def test_bands_partition_the_spectrum_exactly_once(num_bins: int, num_bands: int) -> None:
+    bands = octave_of_bin(num_bins, num_bands)
     assert bands.shape == (num_bins,)
     assert (bands.diff() >= 0).all()
     if num_bins > 8:
-        assert bands.unique().tolist() == list(range(NUM_BANDS))
+        assert bands.unique().tolist() == list(range(num_bands))
     # one scale at a time passes one band, and together they pass every bin once
-    fusion, total = ChunkFusion(1, 2, 2), torch.zeros(num_bins)
-    for band in range(NUM_BANDS):
+    fusion, total = ChunkFusion(1, 2, 2, num_bands), torch.zeros(num_bins)
+    for band in range(num_bands):
         with torch.no_grad():
             fusion.band_scale_HG.zero_()[:, band] = 1.0
         total += fusion.scales(num_bins)[0].detach()

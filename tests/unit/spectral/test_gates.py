@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spectral.config import ModelConfig
-from spectral.gate_parts import GATE_PARTS
+from spectral.gate_parts import GATE_PARTS, SELECTION_PARTS
 from spectral.gating import NUM_BANDS, SpectralGate, band_of_bin, gate_losses
 from spectral.lm import SpectralLM
 from spectral.selection import BinSelector
@@ -26,6 +26,7 @@ SETTINGS = {name: {name: True} for name in GATE_PARTS} | {
     name: {name: 0.1} for name in ("frequency_dropout", "entropy_weight", "consistency_weight")
 }
 SETTINGS["everything"] = {k: v for setting in SETTINGS.values() for k, v in setting.items()}
+SETTINGS["selection_by_energy"] = {"bin_selection": True, "selection_parts": ()}
 # parts that change what a model computes by themselves, once they have learned something
 ACTIVE = [name for name in GATE_PARTS if not name.endswith(("_weight", "_dropout", "_residual"))]
 
@@ -118,6 +119,28 @@ def test_selection_drops_55_to_88_percent_of_the_bins(share: float) -> None:
         kept = mask.mean(-1)
         assert 0.12 <= kept.min() <= kept.max() <= 0.45
         assert kept.unique().tolist() == pytest.approx([round(selector.shares()[0].item(), 2)])
+
+
+@pytest.mark.parametrize("part", SELECTION_PARTS)
+def test_every_part_of_the_selection_is_switched_by_itself(part: str) -> None:
+    """Its parameters go with it, what is left learns, and another choice is made."""
+    others = tuple(name for name in SELECTION_PARTS if name != part)
+    features = torch.randn(50, 2, 32, generator=torch.Generator().manual_seed(0))
+    kept = []
+    for parts in (SELECTION_PARTS, others, (part,), ()):
+        config = _config("bin_selection", conv_heads=(4,), selection_parts=parts)
+        check_gradients(config)
+        torch.manual_seed(0)
+        selector = BinSelector(2, parts)
+        if "adaptive_share" in parts:
+            selector.share_H.data.fill_(-3.0)
+        kept.append(selector(features, noise=WHOLE))
+    assert not torch.equal(kept[0], kept[1])
+    by_energy = kept[3]
+    # with all heads alike, smoothing and ranges need no parameter to be seen at work
+    assert not torch.equal(kept[2], by_energy)
+    order = features.argsort(-1, descending=True).argsort(-1)
+    assert torch.equal(by_energy, (order < round(0.285 * 32)).float())
 
 
 def test_selection_keeps_the_best_scores_and_explores_only_in_training() -> None:

@@ -168,7 +168,7 @@ def test_a_configuration_holds_its_filters(monkeypatch: pytest.MonkeyPatch) -> N
         ({"fft_chunk": 0}, "greater than or equal to 1"),
         ({"fft_overlap": 0.6}, "less than or equal to 0.5"),
         ({"fft_overlap": 0.0}, "greater than 0"),
-        ({"fusion_dim": 1}, "greater than or equal to 2"),
+        ({"fusion_dim": 0}, "greater than or equal to 1"),
     ],
 )
 def test_impossible_settings_are_refused(changes: dict[str, object], message: str) -> None:
