@@ -1,7 +1,11 @@
 """The torch side: batches for training, the same on every number of ranks and workers."""
 
+import os
 import signal
+import threading
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Any
 
 import torch
@@ -53,14 +57,37 @@ def reader_failure(error: RuntimeError) -> DataError:
     )
 
 
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Block what asks ranks to stop, for processes started here, too: workers would die of it.
+
+    A cluster sends it to all processes, in any order. A worker that dies is an error of its rank.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    try:
+        # it is started with the first worker, and unblocks SIGTERM then
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_with_rank(_worker: int) -> None:
+    """In a worker: end when its rank says so, whatever else it waits for."""
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(os.EX_OK)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def _explained(loader: DataLoader[Step | DataError]) -> Iterator[Step]:
     """Iterate, raising the errors that workers hand over and those about the workers."""
-    # Blocked here, it stays blocked in the workers: it asks ranks to save, and would end workers.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
-    try:
+    with _signals_blocked():
         steps = iter(loader)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     while True:
         try:
             step = next(steps)
@@ -115,6 +142,7 @@ class TrainLoader:
             timeout=config.worker_timeout_s if workers else 0,
             # Not forked: a fork copies locks that other threads of the rank hold at that moment.
             multiprocessing_context="spawn" if workers else None,
+            worker_init_fn=_end_with_rank,
             # A seed is drawn for workers: not from the generator that the model trains with.
             generator=torch.Generator(),
         )

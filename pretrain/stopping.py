@@ -63,9 +63,6 @@ class StopFlag:
 
     def _ask(self, _number: int, _frame: FrameType | None) -> None:
         self.requested = True
-        # A signal to the whole process group ends the processes that read data too, and torch would
-        # make that an error here, in the middle of a step. No more data is wanted.
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if self._waiting:
             self._waiting = False
             raise _Interrupted

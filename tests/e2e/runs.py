@@ -76,7 +76,7 @@ class Run:
             os.killpg(self.process.pid, signal.SIGKILL)
             raise AssertionError(f"did not end within {limit_s} s\n{self.printed()}") from None
         deadline = time.monotonic() + 15
-        while left := self._processes():
+        while left := self.processes():
             assert time.monotonic() < deadline, f"left over: {left}"
             time.sleep(0.2)
         return status
@@ -87,7 +87,8 @@ class Run:
         self.process.send_signal(number)
         return self.end(limit_s=40)
 
-    def _processes(self) -> list[psutil.Process]:
+    def processes(self) -> list[psutil.Process]:
+        """All that this run has started, those before that have started others."""
         # processes that read data do not name the run file
         found = psutil.process_iter(["environ"])
         mark = str(self.failures)

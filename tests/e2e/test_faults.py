@@ -101,9 +101,9 @@ def test_a_signal_to_all_processes_ends_no_rank_in_the_middle_of_a_step(
     run = Run(small_corpus, tmp_path)
     run.start("--checkpoint.every", "0")
     run.wait_until(lambda: run.step() >= 4)
-    assert run.process is not None
-    # to the processes that read data, too
-    os.killpg(run.process.pid, signal.SIGTERM)
+    # first to the processes that read data
+    for process in reversed(run.processes()):
+        process.send_signal(signal.SIGTERM)
     assert run.end(limit_s=40) == REQUEUE_STATUS, run.printed()
     assert 4 <= run.step() < STEPS
     assert run.checkpoints() == [f"step-{run.step():07d}"]

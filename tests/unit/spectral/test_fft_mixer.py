@@ -178,21 +178,24 @@ def test_a_prompt_may_come_in_pieces(split: int) -> None:
     torch.testing.assert_close(torch.cat([head, tail], dim=1), model(tokens))
 
 
+@pytest.mark.parametrize(("num_before", "num_tokens"), [(30, 8), (25, 4)])
+@pytest.mark.parametrize("in_steps", [True, False])
 @torch.no_grad()
-def test_a_packed_prompt_inside_a_chunk() -> None:
+def test_a_packed_prompt_inside_a_chunk(num_before: int, num_tokens: int, in_steps: bool) -> None:
     """It asks for no spectrum, and hands on what a prompt with spectra hands on."""
     model = small_model(_config(24, 0.25))
-    head, tail, rest = some_tokens(1, 30), some_tokens(1, 8), some_tokens(30)
-    segments = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1]])
+    head, tail, rest = some_tokens(1, num_before), some_tokens(1, num_tokens), some_tokens(1, 30)
+    # the document ends after 3 tokens; in a chunk's first 6, that of before still fades
+    segments = (torch.arange(num_tokens) >= 3).long()[None]
     logits = []
     for begin, with_grad in ((head, False), (head, True), ((head + 7) % 40, False)):
         _, state = model.prefill(begin)
         with torch.set_grad_enabled(with_grad):
             found, state = model.prefill(tail, segments, state)
         logits.append([found[:, 3:]])
-        for token in rest:
-            found, state = model.step(token[None], state)
-            logits[-1].append(found[:, None])
+        for part in rest.split(1 if in_steps else 30, dim=1):
+            found, state = model.prefill(part, state=state)
+            logits[-1].append(found)
     short, whole, other = (torch.cat(parts, dim=1) for parts in logits)
     torch.testing.assert_close(short, whole)
     torch.testing.assert_close(short, other)
