@@ -4,7 +4,6 @@ import itertools
 import json
 import logging
 import multiprocessing
-import os
 import shutil
 import subprocess
 from itertools import islice

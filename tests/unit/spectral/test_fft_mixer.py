@@ -178,7 +178,7 @@ def test_a_prompt_may_come_in_pieces(split: int) -> None:
     torch.testing.assert_close(torch.cat([head, tail], dim=1), model(tokens))
 
 
-@pytest.mark.parametrize(("num_before", "num_tokens"), [(30, 8), (25, 4)])
+@pytest.mark.parametrize(("num_before", "num_tokens"), [(30, 8), (49, 4)])
 @pytest.mark.parametrize("in_steps", [True, False])
 @torch.no_grad()
 def test_a_packed_prompt_inside_a_chunk(num_before: int, num_tokens: int, in_steps: bool) -> None:
