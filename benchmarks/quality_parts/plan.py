@@ -12,7 +12,7 @@ KINDS = ("spectral", "transformer")
 
 
 class Budget(NamedTuple):
-    """How long everything may take. `full` is about five hours on two cores."""
+    """How long everything may take. `full` is about six hours on two cores."""
 
     megabytes: float
     batch: int
@@ -36,6 +36,7 @@ BUDGETS = {
     ),
     "smoke": Budget(*(0.2, 2, 64, "mini", "mini", 4, 3, 3, 4, 4), *((1e-3, 3e-3), (1e-3,), (0, 1))),
 }
+NUM_CONFIRMED = 4
 RECALL_SETTINGS = ((64, 4), (128, 8))
 
 _FFT = {"mixers": ("heads", "fft"), "fft_chunk": 128}
@@ -57,7 +58,8 @@ ABLATIONS: dict[str, dict[str, Any] | None] = {
     "B6 frequency dropout 0.1": {"frequency_dropout": 0.1},
     "B7 spectral residual, with B1": {"band_gates": True, "gate_residual": True},
     "B8 magnitude mixing": {"magnitude_mixing": True},
-    "B10 consistency loss 0.1": {"consistency_weight": 0.1},
+    # without a gate what is read is what is carried, and the loss is zero
+    "B10 consistency loss 0.1, with B1": {"band_gates": True, "consistency_weight": 0.1},
     "C adaptive selection": {"bin_selection": True},
     "C without C1 importance network": _selection_without("importance"),
     "C without C2 scales": _selection_without("scales"),
@@ -120,18 +122,36 @@ def repeats(budget: Budget, corpus: str, rates: dict[str, float]) -> list[Run]:
     return runs
 
 
+def ablation(budget: Budget, corpus: str, rate: float, label: str, seed: int) -> Run:
+    """A change of the default model, at the default's best rate."""
+    changes = ABLATIONS[label]
+    if budget.small == "mini" and changes and "conv_heads" in changes:
+        changes = {"conv_heads": tuple(heads // 2 for heads in changes["conv_heads"])}
+    name = f"{ablation_name(label)}-seed{seed}"
+    steps, turns = budget.ablation_steps, changes is not None
+    return Run(name, corpus, "spectral", budget.small, steps, rate, seed, changes or {}, turns)
+
+
+def ablation_name(label: str) -> str:
+    """What the names of its runs begin with."""
+    return f"ablation-{label.lower().replace(' ', '-').replace(',', '')}"
+
+
 def ablations(budget: Budget, corpus: str, rate: float) -> list[Run]:
-    """Every feature by itself, at the default model's best rate."""
-    runs = []
-    for label, changes in ABLATIONS.items():
-        slug = label.lower().replace(" ", "-").replace(",", "")
-        if budget.small == "mini" and changes and "conv_heads" in changes:
-            changes = {"conv_heads": tuple(heads // 2 for heads in changes["conv_heads"])}
-        runs.append(
-            Run(f"ablation-{slug}", corpus, "spectral", budget.small, budget.ablation_steps, rate,
-                budget.seeds[0], changes or {}, rotary=changes is not None)
-        )  # fmt: skip
-    return runs
+    """Every change by itself with one seed, and the default with all: how much is chance."""
+    first, *others = budget.seeds
+    return [
+        *(ablation(budget, corpus, rate, "default", seed) for seed in others),
+        *(ablation(budget, corpus, rate, label, first) for label in ABLATIONS),
+    ]
+
+
+def confirmations(budget: Budget, corpus: str, rate: float, losses: dict[str, float]) -> list[Run]:
+    """The changes with the smallest losses, with the other seeds."""
+    labels = sorted(set(losses) - {"default"}, key=losses.__getitem__)[:NUM_CONFIRMED]
+    return [
+        ablation(budget, corpus, rate, label, seed) for label in labels for seed in budget.seeds[1:]
+    ]
 
 
 def recall(budget: Budget, length: int, num_pairs: int) -> list[Run]:

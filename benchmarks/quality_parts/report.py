@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib
 from bars import Bar
 
-from quality_parts.plan import ABLATIONS, KINDS, RECALL_SETTINGS, Budget
+from quality_parts.plan import ABLATIONS, KINDS, RECALL_SETTINGS, Budget, ablation_name
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -101,21 +101,28 @@ def _best_accuracy(results: Results, prefix: str) -> float | None:
 
 
 def _ablation_lines(results: Results) -> list[str]:
-    rows = {label: results.get(f"ablation-{label.lower().replace(' ', '-').replace(',', '')}")
-            for label in ABLATIONS}  # fmt: skip
-    default = rows["default"]
+    rows = {
+        label: [run for name, run in results.items()
+                if name.startswith(f"{ablation_name(label)}-seed")]
+        for label in ABLATIONS
+    }  # fmt: skip
+    rows = {label: runs for label, runs in rows.items() if runs}
+    if "default" not in rows:
+        return []
+    default = rows["default"][0]
+    usual = statistics.mean(run["valid_loss"] for run in rows["default"])
     lines = [
-        "| change of the default model | loss | difference | parameters | time of a step |",
-        "| --- | --- | --- | --- | --- |",
+        "| change of the default model | seeds | loss | difference | parameters | time of a step |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
-    for label, run in rows.items():
-        if run is not None and default is not None:
-            lines.append(
-                f"| {label} | {run['valid_loss']:.4f} | "
-                f"{run['valid_loss'] - default['valid_loss']:+.4f} | "
-                f"{_ratio(run, default, 'num_parameters')} | "
-                f"{_ratio(run, default, 'step_ms')} |"
-            )
+    for label, runs in rows.items():
+        losses = [run["valid_loss"] for run in runs]
+        lines.append(
+            f"| {label} | {len(runs)} | {_mean_and_spread(losses)} | "
+            f"{statistics.mean(losses) - usual:+.4f} | "
+            f"{_ratio(runs[0], default, 'num_parameters')} | "
+            f"{_ratio(runs[0], default, 'step_ms')} |"
+        )
     return lines
 
 
