@@ -21,7 +21,9 @@ pretrain: setup
 	$(BIN)/python -m pretrain.main_job
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow"
+	@# these start no ranks of their own: as many at a time as there are cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto tests/unit
+	$(BIN)/python -m pytest -m "not slow" --ignore tests/unit
 
 test-all: setup
 	$(BIN)/python -m pytest

@@ -1,5 +1,6 @@
 """The torch side: batches for training, the same on every number of ranks and workers."""
 
+import atexit
 import os
 import signal
 import threading
@@ -74,7 +75,7 @@ def _signals_blocked() -> Iterator[None]:
 
 
 def _end_with_rank(_worker: int) -> None:
-    """In a worker: end when its rank says so, whatever else it waits for."""
+    """In a worker: end when its rank says so, whatever else it waits for, and at once."""
 
     def wait() -> None:
         while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
@@ -82,6 +83,8 @@ def _end_with_rank(_worker: int) -> None:
         os._exit(os.EX_OK)
 
     threading.Thread(target=wait, daemon=True).start()
+    # A thread that still hands over a tensor would abort an interpreter that is taken down.
+    atexit.register(os._exit, os.EX_OK)
 
 
 def _explained(loader: DataLoader[Step | DataError]) -> Iterator[Step]:
