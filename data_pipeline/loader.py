@@ -91,14 +91,19 @@ def _explained(loader: DataLoader[Step | DataError]) -> Iterator[Step]:
     """Iterate, raising the errors that workers hand over and those about the workers."""
     with _signals_blocked():
         steps = iter(loader)
-    while True:
-        try:
-            step = next(steps)
-        except RuntimeError as error:
-            raise reader_failure(error) from error
-        if isinstance(step, DataError):
-            raise step
-        yield step
+    try:
+        while True:
+            try:
+                step = next(steps)
+            except RuntimeError as error:
+                raise reader_failure(error) from error
+            if isinstance(step, DataError):
+                raise step
+            yield step
+    finally:
+        # Ends the workers now. A traceback would keep them until the collector takes it apart, and
+        # that begins with the semaphores of those that are still starting.
+        del steps
 
 
 class TrainLoader:

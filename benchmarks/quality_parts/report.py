@@ -1,6 +1,5 @@
 """From results to a table and a plot: reads the JSON files only, so it can be made again."""
 
-import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,7 @@ def table(
                          ("valid_loss", "recalled_loss", "other_loss")]  # fmt: skip
                 lines.append(
                     f"| {corpus} | {size} | {kind} | {runs[0]['num_parameters']:,} | "
-                    f"{' | '.join(cells)} | {runs[0].get('step_ms', math.nan):.0f} |"
+                    f"{' | '.join(cells)} | {_time(runs[0])} |"
                 )
             if len(means) == len(KINDS):
                 gap = means["spectral"] - means["transformer"]
@@ -126,6 +125,12 @@ def _ablation_lines(results: Results) -> list[str]:
     return lines
 
 
+def _time(run: dict[str, Any]) -> str:
+    return f"{run['step_ms']:.0f}" if "step_ms" in run else "not measured"
+
+
 def _ratio(run: dict[str, Any], default: dict[str, Any], key: str) -> str:
-    # what is the default's by its nature is not measured
+    if key not in default:
+        return "not measured"
+    # what is the default's by its nature has no measurement of its own
     return f"{run[key] / default[key]:.2f}x" if key in run else "as the default"

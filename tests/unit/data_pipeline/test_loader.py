@@ -154,11 +154,14 @@ def damaged(dataset: Path, tmp_path: Path) -> tuple[Path, str]:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_corrupt_shard_is_fatal_by_default(damaged: tuple[Path, str], workers: int) -> None:
     folder, shard = damaged
+    before = multiprocessing.active_children()
     loader = loader_for(config_for(folder, num_workers=workers))
     with pytest.raises(DataError, match=r"SHA-256 is .* expected .* by the manifest") as caught:
         list(islice(loader, 100))
     assert str(caught.value).startswith(shard)
     assert "\n" not in str(caught.value)
+    # although the traceback is still there
+    assert set(multiprocessing.active_children()) <= set(before)
 
 
 def test_the_longest_windows_and_the_random_numbers_of_the_model(dataset: Path) -> None:
