@@ -75,6 +75,11 @@ def test_bands_partition_the_spectrum_exactly_once(num_bins: int, num_bands: int
     assert torch.equal(total, torch.ones(num_bins))
 
 
+def test_bands_are_octaves() -> None:
+    assert octave_of_bin(9, 4).tolist() == [0, 0, 1, 2, 2, 3, 3, 3, 3]
+    assert octave_of_bin(9, 2).tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1]
+
+
 def test_gradients_of_window_and_fade_are_right() -> None:
     torch.manual_seed(0)
     frames = Frames(0.25).double()
