@@ -70,7 +70,7 @@ class Bench:
         wider = dict.fromkeys(tried, 0.0)
         while wider:
             runs = [
-                plan.swept(self.budget, *key, rate)
+                plan.swept(self.budget, *key, rate, self.budget.seeds[0])
                 for key, rates in tried.items()
                 for rate in sorted(rates)
             ]

@@ -73,7 +73,7 @@ class SpectralMixer(nn.Module):
         super().__init__()
         D, H = config.dim, config.num_heads
         self.head_dim, self.norm_eps = D // H, config.norm_eps
-        self.num_conv = config.conv_heads[layer % len(config.conv_heads)]
+        self.num_conv = config.num_conv_heads(layer)
         self.num_recall = H - self.num_conv
         self.conv_dim = self.num_conv * self.head_dim
         self.conv_chunk, self.recall_chunk = config.conv_chunk, config.recall_chunk
@@ -178,7 +178,7 @@ class SpectralMixer(nn.Module):
             q, k, v = self._recall_inputs(q_BTR, k_BTR, v_BTR, context, chunk)
             y, recalled = recall(q, k, v, log_decay_BTH, documents, past, self.span)
             outputs.append(y.flatten(-2))
-        return torch.cat(outputs, dim=-1), MixerState(short, modes, recalled), losses
+        return _side_by_side(outputs), MixerState(short, modes, recalled), losses
 
     def step(
         self, x_BD: Tensor, context: SequenceContext, state: MixerState
@@ -217,7 +217,7 @@ class SpectralMixer(nn.Module):
             q, k, v = (i[:, :, 0] for i in self._recall_inputs(q, k, v, context, 1))
             y, recalled = recall_step(q, k, v, log_decay_BH, recalled)
             outputs.append(y.flatten(-2))
-        return torch.cat(outputs, dim=-1), MixerState(short, modes, recalled)
+        return _side_by_side(outputs), MixerState(short, modes, recalled)
 
     def normalise(self, y_D: Tensor, gate_D: Tensor) -> Tensor:
         """What was mixed, normalised by head and gated by silu."""
@@ -238,3 +238,8 @@ class SpectralMixer(nn.Module):
         cos, sin = context.cos_TF, context.sin_TF
         q, k, v = (i.to(cos.dtype) for i in (q_BTR, k_BTR, v_BTR))
         return recall_inputs(q, k, v, cos, sin, self.num_recall, chunk)
+
+
+def _side_by_side(outputs: list[Tensor]) -> Tensor:
+    # torch.cat copies a single one too
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)

@@ -43,14 +43,13 @@ def _preset(
         dim=dim,
         num_layers=layers,
         num_heads=num_heads,
-        conv_heads=(num_heads // 2,),
         ffn_dim=ffn_dim,
         max_time_constant=float(context_length),
     )
     return Preset(model, num_parameters, context_length)
 
 
-# all but tiny have a multiple of 8 heads of each kind, for as many tensor ranks
+# all have a multiple of 8 heads, for as many tensor ranks
 PRESETS = {
     "tiny": _preset(63e6, 16_384, dim=512, head_dim=64, layers=12, ffn_dim=1_664),
     "small": _preset(428e6, 65_536, dim=1_280, head_dim=80, layers=18, ffn_dim=3_456),

@@ -3,13 +3,13 @@
 Shape letters: B batch, T time (tokens), V vocabulary.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from kernels.linear_cross_entropy.op import linear_cross_entropy
 from spectral.config import ModelConfig
 from spectral.lm import SpectralLM
 
@@ -32,20 +32,30 @@ SIZES = {
 
 
 class Spectral(nn.Module):
-    """A `SpectralLM` behind the benchmark's interface."""
+    """A `SpectralLM` behind the benchmark's interface.
+
+    Args:
+        size: Its dimensions.
+        vocab_size: V.
+        length: Tokens per window.
+        changes: Values of `ModelConfig` besides the plain model's, which has both kinds of heads
+            in every layer; `conv_heads` of 4 heads, whatever the size has.
+    """
 
     def __init__(self, size: Size, vocab_size: int, length: int, changes: dict[str, object]):
         super().__init__()
-        values: dict[str, object] = {
+        values: dict[str, Any] = {
             "vocab_size": vocab_size,
             "dim": size.dim,
             "num_layers": size.num_layers,
             "num_heads": size.num_heads,
-            "conv_heads": (size.num_heads // 2,),
+            "conv_heads": (2,),
             "ffn_dim": size.ffn_dim,
             "max_time_constant": float(length),
-        }
-        self.model = SpectralLM(ModelConfig.model_validate(values | changes))
+        } | changes
+        values["conv_heads"] = [heads * size.num_heads // 4 for heads in values["conv_heads"]]
+        self.model = SpectralLM(ModelConfig.model_validate(values))
+        self.model.cross_entropy = counted_cross_entropy
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """Logits [B, T, V]."""
@@ -84,7 +94,16 @@ class Transformer(nn.Module):
 
     def loss(self, tokens_BT: Tensor, labels_BT: Tensor) -> Tensor:
         """Mean loss of the labels that count."""
-        return F.cross_entropy(self(tokens_BT).flatten(0, 1), labels_BT.flatten())
+        x_BTD = self.model.model(tokens_BT).last_hidden_state
+        table = self.model.get_output_embeddings().weight
+        nll = counted_cross_entropy(x_BTD.flatten(0, 1), table, labels_BT.flatten())
+        return nll / (labels_BT >= 0).sum()
+
+
+def counted_cross_entropy(x_ND: Tensor, table_VD: Tensor, labels_N: Tensor) -> Tensor:
+    """Summed loss; no logits where there is no label, which recall has few of."""
+    counts_N = labels_N >= 0
+    return linear_cross_entropy(x_ND[counts_N], table_VD, labels_N[counts_N])
 
 
 def non_embedding(model: nn.Module) -> int:

@@ -6,6 +6,7 @@ A later stage may depend on what an earlier one found: learning rates are chosen
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
+from spectral.config import ModelConfig
 from spectral.gate_parts import SELECTION_PARTS
 
 KINDS = ("spectral", "transformer")
@@ -36,7 +37,8 @@ BUDGETS = {
     ),
     "smoke": Budget(*(0.2, 2, 64, "mini", "mini", 4, 3, 3, 4, 4), *((1e-3, 3e-3), (1e-3,), (0, 1))),
 }
-NUM_CONFIRMED = 4
+NUM_CONFIRMED = 5
+PLAIN = "plain"
 RECALL_SETTINGS = ((64, 4), (128, 8))
 
 _FFT = {"mixers": ("heads", "fft"), "fft_chunk": 128}
@@ -47,9 +49,12 @@ def _selection_without(part: str) -> dict[str, Any]:
     return {"bin_selection": True, "selection_parts": parts}
 
 
-# one change each of the default model; None changes the code, not the configuration
+# what the ablations changed in `ModelConfig`'s defaults, as changes of the plain model
+DEFAULT: dict[str, Any] = {"conv_heads": ModelConfig().head_mixture}
+
+# changes of the plain model; None changes the code, not the configuration
 ABLATIONS: dict[str, dict[str, Any] | None] = {
-    "default": {},
+    PLAIN: {},
     "B1 band gates": {"band_gates": True},
     "B2 soft thresholds": {"soft_threshold": True},
     "B3 phase functions": {"phase_functions": True},
@@ -77,7 +82,12 @@ ABLATIONS: dict[str, dict[str, Any] | None] = {
     "convolution heads only": {"conv_heads": (4,)},
     "recall heads only": {"conv_heads": (0,)},
     "layers by turns": {"conv_heads": (4, 0)},
+    "layers by turns, harmonic embedding": {"conv_heads": (4, 0), "embedding": "harmonic"},
 }
+
+
+def _changes(kind: str) -> dict[str, Any]:
+    return DEFAULT if kind == "spectral" else {}
 
 
 class Run(NamedTuple):
@@ -94,11 +104,10 @@ class Run(NamedTuple):
     rotary: bool = True
 
 
-def swept(budget: Budget, corpus: str, kind: str, rate: float) -> Run:
-    """A learning rate of a sweep, with the first seed."""
-    seed = budget.seeds[0]
+def swept(budget: Budget, corpus: str, kind: str, rate: float, seed: int) -> Run:
+    """A learning rate of a sweep, or another seed at the best one."""
     name = f"{corpus}-{kind}-lr{rate:g}-seed{seed}"
-    return Run(name, corpus, kind, budget.small, budget.steps, rate, seed, {})
+    return Run(name, corpus, kind, budget.small, budget.steps, rate, seed, _changes(kind))
 
 
 def next_rate(tried: Collection[float], best: float) -> float:
@@ -113,20 +122,18 @@ def repeats(budget: Budget, corpus: str, rates: dict[str, float]) -> list[Run]:
     runs = []
     for kind in KINDS:
         for seed in budget.seeds[1:]:
-            name = f"{corpus}-{kind}-lr{rates[kind]:g}-seed{seed}"
-            runs.append(Run(name, corpus, kind, budget.small, budget.steps, rates[kind], seed, {}))
+            runs.append(swept(budget, corpus, kind, rates[kind], seed))
         # larger models take smaller steps
         rate, seed = rates[kind] / 2, budget.seeds[0]
         name = f"{corpus}-{kind}-large-lr{rate:g}-seed{seed}"
-        runs.append(Run(name, corpus, kind, budget.large, budget.large_steps, rate, seed, {}))
+        size, steps = budget.large, budget.large_steps
+        runs.append(Run(name, corpus, kind, size, steps, rate, seed, _changes(kind)))
     return runs
 
 
 def ablation(budget: Budget, corpus: str, rate: float, label: str, seed: int) -> Run:
-    """A change of the default model, at the default's best rate."""
+    """A change of the plain model."""
     changes = ABLATIONS[label]
-    if budget.small == "mini" and changes and "conv_heads" in changes:
-        changes = {"conv_heads": tuple(heads // 2 for heads in changes["conv_heads"])}
     name = f"{ablation_name(label)}-seed{seed}"
     steps, turns = budget.ablation_steps, changes is not None
     return Run(name, corpus, "spectral", budget.small, steps, rate, seed, changes or {}, turns)
@@ -138,17 +145,17 @@ def ablation_name(label: str) -> str:
 
 
 def ablations(budget: Budget, corpus: str, rate: float) -> list[Run]:
-    """Every change by itself with one seed, and the default with all: how much is chance."""
+    """Every change by itself with one seed, and the plain model with all: how much is chance."""
     first, *others = budget.seeds
     return [
-        *(ablation(budget, corpus, rate, "default", seed) for seed in others),
+        *(ablation(budget, corpus, rate, PLAIN, seed) for seed in others),
         *(ablation(budget, corpus, rate, label, first) for label in ABLATIONS),
     ]
 
 
 def confirmations(budget: Budget, corpus: str, rate: float, losses: dict[str, float]) -> list[Run]:
     """The changes with the smallest losses, with the other seeds."""
-    labels = sorted(set(losses) - {"default"}, key=losses.__getitem__)[:NUM_CONFIRMED]
+    labels = sorted(set(losses) - {PLAIN}, key=losses.__getitem__)[:NUM_CONFIRMED]
     return [
         ablation(budget, corpus, rate, label, seed) for label in labels for seed in budget.seeds[1:]
     ]
@@ -158,7 +165,7 @@ def recall(budget: Budget, length: int, num_pairs: int) -> list[Run]:
     """Multi-query associative recall: both kinds, every rate."""
     return [
         Run(f"mqar-{length}-{num_pairs}-{kind}-lr{rate:g}", f"mqar-{length}-{num_pairs}", kind,
-            "mqar", budget.recall_steps, rate, budget.seeds[0], {})
+            "mqar", budget.recall_steps, rate, budget.seeds[0], _changes(kind))
         for kind in KINDS
         for rate in budget.recall_rates
     ]  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib
 from bars import Bar
 
-from quality_parts.plan import ABLATIONS, KINDS, RECALL_SETTINGS, Budget, ablation_name
+from quality_parts.plan import ABLATIONS, KINDS, PLAIN, RECALL_SETTINGS, Budget, ablation_name
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -106,12 +106,12 @@ def _ablation_lines(results: Results) -> list[str]:
         for label in ABLATIONS
     }  # fmt: skip
     rows = {label: runs for label, runs in rows.items() if runs}
-    if "default" not in rows:
+    if PLAIN not in rows:
         return []
-    default = rows["default"][0]
-    usual = statistics.mean(run["valid_loss"] for run in rows["default"])
+    plain = rows[PLAIN][0]
+    usual = statistics.mean(run["valid_loss"] for run in rows[PLAIN])
     lines = [
-        "| change of the default model | seeds | loss | difference | parameters | time of a step |",
+        "| change of the plain model | seeds | loss | difference | parameters | time of a step |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for label, runs in rows.items():
@@ -119,8 +119,8 @@ def _ablation_lines(results: Results) -> list[str]:
         lines.append(
             f"| {label} | {len(runs)} | {_mean_and_spread(losses)} | "
             f"{statistics.mean(losses) - usual:+.4f} | "
-            f"{_ratio(runs[0], default, 'num_parameters')} | "
-            f"{_ratio(runs[0], default, 'step_ms')} |"
+            f"{_ratio(runs[0], plain, 'num_parameters')} | "
+            f"{_ratio(runs[0], plain, 'step_ms')} |"
         )
     return lines
 
@@ -129,8 +129,8 @@ def _time(run: dict[str, Any]) -> str:
     return f"{run['step_ms']:.0f}" if "step_ms" in run else "not measured"
 
 
-def _ratio(run: dict[str, Any], default: dict[str, Any], key: str) -> str:
-    if key not in default:
+def _ratio(run: dict[str, Any], plain: dict[str, Any], key: str) -> str:
+    if key not in plain:
         return "not measured"
-    # what is the default's by its nature has no measurement of its own
-    return f"{run[key] / default[key]:.2f}x" if key in run else "as the default"
+    # what is the plain model's by its nature has no measurement of its own
+    return f"{run[key] / plain[key]:.2f}x" if key in run else "as the plain model"

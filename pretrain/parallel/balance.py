@@ -45,18 +45,13 @@ def layer_costs(run: RunConfig) -> list[float]:
     """
     config = run.model
     length = min(run.data.sequence_length // run.parallel.sequence, TOKENS)
-    period = _period(run)
+    period = config.layer_period
     seconds = [_measure(run, layer, length) for layer in range(min(period, config.num_layers))]
     costs = [seconds[layer % period] for layer in range(config.num_layers)]
     ends = _measure(run, None, length)
     # looking up is cheap beside multiplying with the whole table, three times
     costs[-1] += ends
     return costs
-
-
-def _period(run: RunConfig) -> int:
-    kinds = len(run.model.mixers), len(run.model.conv_heads)
-    return max(kinds) if max(kinds) % min(kinds) == 0 else kinds[0] * kinds[1]
 
 
 def _measure(run: RunConfig, layer: int | None, length: int) -> float:

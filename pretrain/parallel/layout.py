@@ -61,19 +61,19 @@ def _fits_data(run: RunConfig, found: int) -> bool:
 
 def _tensor(run: RunConfig) -> Iterator[str]:
     size, model = run.parallel.tensor, run.model
-    works = _divisors(model.num_heads, *model.conv_heads)
+    works = _divisors(model.num_heads, *model.head_mixture)
     if model.num_heads % size:
         yield (
             f"parallel.tensor is {size}, which does not divide model.num_heads "
             f"{model.num_heads}; expected one of {works}"
         )
-    for conv in model.conv_heads if "heads" in model.mixers else ():
+    for conv in model.head_mixture if "heads" in model.mixers else ():
         for kind, heads in (("convolution", conv), ("recall", model.num_heads - conv)):
             if heads % size:
                 yield (
                     f"parallel.tensor is {size}, which does not divide the {heads} {kind} heads "
                     f"of a layer (model.num_heads {model.num_heads}, model.conv_heads "
-                    f"{model.conv_heads}); expected one of {works}"
+                    f"{model.head_mixture}); expected one of {works}"
                 )
     span = run.data.sequence_length // run.parallel.sequence
     if run.parallel.shard_activations and span % size:

@@ -5,7 +5,6 @@ does: parameters of each rank, every collective that it issues, and the operatio
 DeepSpeed does after the passes is counted by its rules.
 """
 
-import math
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -139,8 +138,7 @@ def _even_experts() -> Iterator[None]:
 
 def _all_blocks(model: SpectralLM, run: RunConfig, mesh: Mesh) -> tuple[Counter[str], int]:
     """As `_pass`, of which only one block of each kind and then as many again are run."""
-    config, blocks = run.model, model.blocks
-    period = math.lcm(len(config.mixers), len(config.conv_heads))
+    blocks, period = model.blocks, run.model.layer_period
     if len(blocks) <= 2 * period or len(blocks) % period:
         return _pass(model, run, mesh)
     model.blocks = nn.ModuleList(list(blocks)[: 2 * period])

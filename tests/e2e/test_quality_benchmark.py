@@ -24,8 +24,8 @@ def test_every_stage_runs_once_and_is_kept(tmp_path: Path) -> None:
     first = subprocess.run(command, capture_output=True, text=True)
     assert first.returncode == int("falls short" in first.stdout), first.stderr
     results = json.loads((tmp_path / "out" / "smoke" / "results.json").read_text())
-    assert "ablation-default-seed1" in results
-    found = results["ablation-default-seed0"]
+    assert "ablation-plain-seed1" in results
+    found = results["ablation-plain-seed0"]
     assert {"commit", "machine", "valid_loss", "recalled_loss"} <= set(found)
     sizes = {
         kind: results[f"mqar-64-4-{kind}-lr0.001"]["num_parameters"]
@@ -34,7 +34,7 @@ def test_every_stage_runs_once_and_is_kept(tmp_path: Path) -> None:
     assert sizes["transformer"] == pytest.approx(sizes["spectral"], rel=0.02)
     assert (tmp_path / "out" / "smoke" / "curves.png").stat().st_size > 1_000
     # a second start trains only what is missing
-    kept = tmp_path / "out" / "smoke" / "ablation-default-seed0.json"
+    kept = tmp_path / "out" / "smoke" / "ablation-plain-seed0.json"
     before = kept.stat().st_mtime_ns
     (tmp_path / "out" / "smoke" / "ablation-d5-harmonic-embedding-seed0.json").unlink()
     second = subprocess.run(command, capture_output=True, text=True)

@@ -15,7 +15,7 @@ from tests.unit.spectral.checks import (
 )
 from tests.unit.spectral.test_gates import SETTINGS
 
-MIXTURES = {"mixed": (2,), "alternating": (4, 0), "convolution": (4,), "recall": (0,)}
+MIXTURES = {"mixed": (2,), "by turns": (), "convolution": (4,), "recall": (0,)}
 
 
 @pytest.mark.parametrize("conv_heads", MIXTURES.values(), ids=MIXTURES.keys())

@@ -1,0 +1,32 @@
+"""Which layer has which mixer and how many heads of each kind."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from spectral.config import ModelConfig
+from spectral.lm import SpectralLM
+from spectral.mixer import SpectralMixer
+
+
+@pytest.mark.parametrize(
+    ("changes", "kinds"),
+    [
+        ({}, [4, 0]),
+        ({"num_heads": 8}, [8, 0]),
+        ({"conv_heads": (2,)}, [2]),
+        # layers of other mixers do not count as turns: recall heads would never come
+        ({"mixers": ("heads", "fft")}, [4, None, 0, None]),
+        ({"mixers": ("heads", "fft", "heads")}, [4, None, 0]),
+        ({"mixers": ("fft", "heads"), "conv_heads": (4, 2, 0)}, [None, 4, None, 2, None, 0]),
+        ({"mixers": ("fft",)}, [None]),
+    ],
+)
+def test_kinds_of_layers_repeat(changes: dict[str, Any], kinds: list[int | None]) -> None:
+    config = ModelConfig(dim=32, num_layers=2 * len(kinds), **changes)
+    assert config.layer_period == len(kinds)
+    with torch.device("meta"):
+        mixers = [block.mixer for block in SpectralLM(config).blocks]
+    found = [mixer.num_conv if isinstance(mixer, SpectralMixer) else None for mixer in mixers]
+    assert found == 2 * kinds
