@@ -2,8 +2,8 @@
 
     python benchmarks/mixer.py
 
-Forward and backward, batch 1, D = 512, one thread, the mixing operators of a default layer without
-its projections against attention without its own. Every figure is a ratio of the fastest of several
+Forward and backward, batch 1, D = 512, one thread, the mixing operators of a default layer (the mean
+of its two kinds) without projections against attention without its own. Every figure is a ratio of the fastest of several
 interleaved runs; the last column is achieved FLOP/s over a matrix product's in the same run. Freed
 memory goes back to the system as PyTorch does by itself; time per token is also measured as in
 training, where it is reused. Peak memory is that of processes of their own, beyond what they hold
@@ -31,7 +31,9 @@ from spectral.rotary import rotary_phases
 
 D, HEAD_DIM = 512, 64
 H = D // HEAD_DIM
-CONFIG = ModelConfig(dim=D, num_heads=H, conv_heads=(H // 2,))
+CONFIG = ModelConfig(dim=D, num_heads=H)
+# layers take turns: all kinds of them are measured
+LAYERS = range(CONFIG.layer_period)
 NAIVE_BARS = {512: 1.67, 1_024: 2.98, 2_048: 6.60}
 FLASH_BARS = {2_048: 1.2, 16_384: 8.0}
 LENGTHS = (512, 1_024, 2_048, 8_192, 16_384, 204_800)
@@ -39,17 +41,20 @@ PEAK_LENGTHS = (51_200, 204_800)
 
 
 def spectral_mixing(T: int) -> Callable[[], None]:
-    """The default layer's mixing, forward and backward."""
-    mixer = SpectralMixer(CONFIG, layer=0)
-    mixer.reset_parameters(D**-0.5, D**-0.5)
+    """The mixing of a layer of each kind, forward and backward."""
+    mixers = [SpectralMixer(CONFIG, layer) for layer in LAYERS]
+    for mixer in mixers:
+        mixer.reset_parameters(D**-0.5, D**-0.5)
     z = torch.randn(1, T, 3 * D, requires_grad=True)
-    decay = F.logsigmoid(torch.randn(1, T, mixer.num_recall) + 4.0).requires_grad_()
+    decay = F.logsigmoid(torch.randn(1, T, H) + 4.0).requires_grad_()
     context = SequenceContext(0, *rotary_phases(0, T, HEAD_DIM, 1e4, like=z), None, {})
     gate = torch.randn(1, T, D, requires_grad=True)
     grad = torch.randn(1, T, D)
 
     def run() -> None:
-        mixer.normalise(mixer.mix(z, decay, context)[0], gate).backward(grad)
+        for mixer in mixers:
+            own = decay[..., : mixer.num_recall] if mixer.num_recall else None
+            mixer.normalise(mixer.mix(z, own, context)[0], gate).backward(grad)
 
     return run
 
@@ -119,7 +124,7 @@ def fastest(*runs: Callable[[], None], seconds: float = 6.0) -> list[float]:
 
 
 def mixing_flops(T: int) -> float:
-    """Multiplications and additions of one forward and backward pass, by the products' sizes."""
+    """Multiplications and additions of a layer's forward and backward pass, by products' sizes."""
     C, M, K = CONFIG.conv_chunk, CONFIG.num_modes, HEAD_DIM
     fft = 2.5 * 2 * C * torch.log2(torch.tensor(2.0 * C)).item() / C
     convolution = 2 * fft + 8 * M
@@ -154,13 +159,13 @@ def print_peak(make: Callable[[int], Callable[[], None]], T: int) -> None:
 
 
 def print_time(T: int) -> None:
-    """Print the time of a pass in seconds, with freed memory reused."""
+    """Print the time of a layer's pass in seconds, with freed memory reused."""
     reuse_freed_memory()
     run = spectral_mixing(T)
     for _ in range(2):
         # until there is memory to be reused
         run()
-    print(fastest(run)[0])
+    print(fastest(run)[0] / len(LAYERS))
 
 
 def main() -> None:
@@ -189,7 +194,8 @@ def main() -> None:
     for T in LENGTHS:
         rivals = {"naive": naive_attention} if T <= 2_048 else {}
         rivals |= {"SDPA": flash_attention} if T <= 16_384 else {}
-        ours, *theirs = fastest(spectral_mixing(T), *(make(T) for make in rivals.values()))
+        all_kinds, *theirs = fastest(spectral_mixing(T), *(make(T) for make in rivals.values()))
+        ours = all_kinds / len(LAYERS)
         ratio = {name: seconds / ours for name, seconds in zip(rivals, theirs, strict=True)}
         own, other = fastest(convolution_heads(T), whole_fft(T))
         ratio["FFT"] = other / own

@@ -3,7 +3,7 @@
     S = Σ_t w_t k_t v_tᵀ      y_t = w_t Sᵀ q_t      y_t = Σ_(s <= t) e^(l_t - l_s) (q_t · k_s) v_s
 
 Shape letters: N rows (batch times chunks), H head, C time inside a chunk, K key channels, V value
-channels, X = N H pairs, x as many of them as fit into a processor's cache.
+channels, x as many rows as fit into a processor's cache.
 
 Source: the chunkwise form of gated linear attention (Yang et al. 2024, arXiv 2312.06635).
 """
@@ -28,7 +28,12 @@ def recall_state(k_NHCK: Tensor, v_NHCV: Tensor, weight_NHC: Tensor) -> Tensor:
 
     Cost: 2 N H C K V FLOPs.
     """
-    return (k_NHCK * weight_NHC[..., None]).mT @ v_NHCV.to(weight_NHC.dtype)
+    (N, H, _, K), V = k_NHCK.shape, v_NHCV.shape[-1]
+    state_NHKV = weight_NHC.new_empty(N, H, K, V)
+    for rows in _blocks(weight_NHC):
+        written = k_NHCK[rows] * weight_NHC[rows, :, :, None]
+        torch.matmul(written.mT, v_NHCV[rows].to(weight_NHC.dtype), out=state_NHKV[rows])
+    return state_NHKV
 
 
 def recall_state_backward(
@@ -36,8 +41,11 @@ def recall_state_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `recall_state`: (dk, dv, dweight)."""
     dk_NHCK, dweight_NHC = _read_gradients(v_NHCV, grad_NHKV, k_NHCK, weight_NHC)
-    dv_NHCV = (k_NHCK.to(grad_NHKV.dtype) @ grad_NHKV).mul_(weight_NHC[..., None])
-    return dk_NHCK, dv_NHCV.to(v_NHCV.dtype), dweight_NHC
+    dv_NHCV = torch.empty_like(v_NHCV, memory_format=torch.contiguous_format)
+    for rows in _blocks(weight_NHC):
+        written = k_NHCK[rows].to(grad_NHKV.dtype) @ grad_NHKV[rows]
+        torch.mul(written, weight_NHC[rows, :, :, None], out=dv_NHCV[rows])
+    return dk_NHCK, dv_NHCV, dweight_NHC
 
 
 def recall_read(
@@ -56,8 +64,11 @@ def recall_read(
 
     Cost: 2 N H C K V FLOPs.
     """
-    y_NHCV = (q_NHCK.to(state_NHKV.dtype) @ state_NHKV).mul_(weight_NHC[..., None])
-    return y_NHCV.add_(rest_NHCV).to(rest_NHCV.dtype)
+    y_NHCV = torch.empty_like(rest_NHCV, memory_format=torch.contiguous_format)
+    for rows in _blocks(weight_NHC):
+        read = q_NHCK[rows].to(state_NHKV.dtype) @ state_NHKV[rows]
+        torch.add(rest_NHCV[rows], read.mul_(weight_NHC[rows, :, :, None]), out=y_NHCV[rows])
+    return y_NHCV
 
 
 def recall_read_backward(
@@ -72,9 +83,13 @@ def _read_gradients(
     v_NHCV: Tensor, state_NHKV: Tensor, k_NHCK: Tensor, weight_NHC: Tensor
 ) -> tuple[Tensor, Tensor]:
     # of Σ w_t k_tᵀ S v_t: with respect to k and to w
-    dk_NHCK = v_NHCV.to(state_NHKV.dtype) @ state_NHKV.mT
-    dweight_NHC = torch.linalg.vecdot(dk_NHCK, k_NHCK.to(dk_NHCK.dtype))
-    return dk_NHCK.mul_(weight_NHC[..., None]).to(k_NHCK.dtype), dweight_NHC
+    dk_NHCK = torch.empty_like(k_NHCK, memory_format=torch.contiguous_format)
+    dweight_NHC = torch.empty_like(weight_NHC, memory_format=torch.contiguous_format)
+    for rows in _blocks(weight_NHC):
+        own = v_NHCV[rows].to(state_NHKV.dtype) @ state_NHKV[rows].mT
+        dweight_NHC[rows] = torch.linalg.vecdot(own, k_NHCK[rows].to(own.dtype))
+        torch.mul(own, weight_NHC[rows, :, :, None], out=dk_NHCK[rows])
+    return dk_NHCK, dweight_NHC
 
 
 def recall_local(
@@ -131,11 +146,11 @@ def recall_local_backward(
     return dq, dk, dv, dtotal
 
 
-def _blocks(total_NHC: Tensor) -> Iterator[slice]:
-    N, H, C = total_NHC.shape
-    size = max(1, BLOCK_BYTES // (total_NHC.element_size() * H * C * C))
+def _blocks(weight_NHC: Tensor) -> Iterator[slice]:
+    N, H, C = weight_NHC.shape
+    size = max(1, BLOCK_BYTES // (weight_NHC.element_size() * H * C * C))
     # a GPU has no use for small blocks
-    size = size if total_NHC.device.type == "cpu" else N
+    size = size if weight_NHC.device.type == "cpu" else N
     return (slice(begin, begin + size) for begin in range(0, N, size))
 
 

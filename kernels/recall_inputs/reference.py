@@ -60,8 +60,9 @@ def recall_inputs(
             _turn(x_jCHK, cos_JC1F[rows], sin_JC1F[rows], y_BJHCK[b, rows].transpose(1, 2))
         outputs += [y_BJHCK.flatten(0, 1), inverse_BJHC.flatten(0, 1)]
     q_NHCK, q_inverse_NHC, k_NHCK, k_inverse_NHC = outputs
+    v_NHCK = torch.empty_like(q_NHCK)
     x_BJCHK = _heads(v_BTR, num_heads, chunk)
-    v_NHCK = F.silu(x_BJCHK).transpose(2, 3).contiguous().flatten(0, 1)
+    torch.ops.aten.silu.out(x_BJCHK, out=v_NHCK.unflatten(0, x_BJCHK.shape[:2]).transpose(2, 3))
     return q_NHCK, k_NHCK, v_NHCK, q_inverse_NHC, k_inverse_NHC
 
 
