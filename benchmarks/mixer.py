@@ -2,12 +2,12 @@
 
     python benchmarks/mixer.py
 
-Forward and backward, batch 1, D = 512, one thread, the mixing operators of a default layer (the mean
-of its two kinds) without projections against attention without its own. Every figure is a ratio of the fastest of several
-interleaved runs; the last column is achieved FLOP/s over a matrix product's in the same run. Freed
-memory goes back to the system as PyTorch does by itself; time per token is also measured as in
-training, where it is reused. Peak memory is that of processes of their own, beyond what they hold
-before the first step.
+Forward and backward, batch 1, D = 512, one thread, the mixing operators of a default layer (the
+mean of its two kinds) without projections against attention without its own. Every figure is a
+ratio of the fastest of several interleaved runs; the last column is achieved FLOP/s over a matrix
+product's in the same run. Freed memory goes back to the system as PyTorch does by itself; time per
+token is also measured as in training, where it is reused. Peak memory is that of processes of their
+own, beyond what they hold before the first step.
 Prints a line per bar and exits with 1 if one falls short.
 """
 

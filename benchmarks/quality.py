@@ -15,7 +15,7 @@ import argparse
 import json
 import multiprocessing
 import os
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import bars
@@ -30,11 +30,11 @@ DATA = Path(__file__).parents[2] / "shared/data/lm"
 class Bench:
     """Runs what has no result yet and keeps results in a folder."""
 
-    def __init__(self, budget: plan.Budget, corpora: list[text.Corpus], output: Path, workers: int):
-        self.budget, self.corpora, self.output = budget, corpora, output
+    def __init__(
+        self, budget: plan.Budget, corpora: list[text.Corpus], output: Path, pool: Executor
+    ):
+        self.budget, self.corpora, self.output, self.pool = budget, corpora, output, pool
         self.worker = Worker(budget, corpora)
-        # threads of torch do not survive a fork
-        self.pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
         self.results: dict[str, Result] = {}
 
     def run(self, runs: list[plan.Run]) -> list[Result]:
@@ -84,7 +84,7 @@ class Bench:
         return {name: {kind: best[name, kind] for kind in plan.KINDS} for name in corpora}
 
     def ablate(self, corpus: str, rate: float) -> None:
-        """Every change with one seed; the best of them with all."""
+        """Every change with one seed; the best of them with all, and longer."""
         self.run(plan.ablations(self.budget, corpus, rate))
         first = self.budget.seeds[0]
         names = {
@@ -138,8 +138,17 @@ def main() -> None:
     arguments = parser.parse_args()
     budget, output = plan.BUDGETS[arguments.budget], arguments.output / arguments.budget
     corpora = text.prepare(arguments.data, arguments.corpora, output / "tokens", budget.megabytes)
-    bench = Bench(budget, corpora, output, arguments.workers)
-    first, others = arguments.corpora[0], arguments.corpora[1:]
+    # threads of torch do not survive a fork
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(arguments.workers, context) as pool:
+        table, found = measure(Bench(budget, corpora, output, pool), arguments.corpora)
+    print(table)
+    bars.judge(found)
+
+
+def measure(bench: Bench, corpora: list[str]) -> tuple[str, list[bars.Bar]]:
+    """All stages; the table and the bars of the last report."""
+    first, others = corpora[0], corpora[1:]
     best = bench.best_rates([first])
     bench.report(best)
     # they decide what the default is: before the rest
@@ -147,13 +156,11 @@ def main() -> None:
     bench.report(best)
     best |= bench.best_rates(others)
     bench.report(best)
-    bench.run([run for task in plan.RECALL_SETTINGS for run in plan.recall(budget, *task)])
+    bench.run([run for task in plan.RECALL_SETTINGS for run in plan.recall(bench.budget, *task)])
     bench.report(best)
-    bench.run([run for name in best for run in plan.repeats(budget, name, best[name])])
+    bench.run([run for name in best for run in plan.repeats(bench.budget, name, best[name])])
     bench.measure_costs()
-    table, found = bench.report(best)
-    print(table)
-    bars.judge(found)
+    return bench.report(best)
 
 
 if __name__ == "__main__":

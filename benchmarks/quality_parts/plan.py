@@ -32,8 +32,8 @@ class Budget(NamedTuple):
 
 BUDGETS = {
     "full": Budget(
-        *(30.0, 8, 512, "small", "large", 700, 500, 350, 3_000, 64),
-        *((4e-3, 8e-3, 16e-3), (1e-3, 3e-3), (0, 1, 2)),
+        *(30.0, 8, 512, "small", "large", 700, 500, 350, 5_000, 64),
+        *((4e-3, 8e-3, 16e-3), (3e-3, 1e-2), (0, 1, 2)),
     ),
     "smoke": Budget(*(0.2, 2, 64, "mini", "mini", 4, 3, 3, 4, 4), *((1e-3, 3e-3), (1e-3,), (0, 1))),
 }
@@ -154,11 +154,20 @@ def ablations(budget: Budget, corpus: str, rate: float) -> list[Run]:
 
 
 def confirmations(budget: Budget, corpus: str, rate: float, losses: dict[str, float]) -> list[Run]:
-    """The changes with the smallest losses, with the other seeds."""
+    """The changes with the smallest losses: with the other seeds, and as long as a sweep's runs.
+
+    What helps early need not last, so the plain model is trained that long too.
+    """
     labels = sorted(set(losses) - {PLAIN}, key=losses.__getitem__)[:NUM_CONFIRMED]
-    return [
-        ablation(budget, corpus, rate, label, seed) for label in labels for seed in budget.seeds[1:]
+    first, *others = budget.seeds
+    repeated = [ablation(budget, corpus, rate, label, seed) for label in labels for seed in others]
+    longer = [
+        ablation(budget, corpus, rate, label, first)._replace(
+            name=f"{ablation_name(label)}-long-seed{first}", steps=budget.steps
+        )
+        for label in (PLAIN, *labels)
     ]
+    return repeated + longer
 
 
 def recall(budget: Budget, length: int, num_pairs: int) -> list[Run]:

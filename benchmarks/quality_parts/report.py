@@ -55,7 +55,7 @@ def table(
                   for kind in KINDS if found[kind] is not None]  # fmt: skip
         if None not in found.values() and found["transformer"] >= 0.95:
             bars.append(Bar(f"recall ({length}, {pairs}): accuracy", found["spectral"], 0.95))
-    lines += ["", *_ablation_lines(results)]
+    lines += ["", *_ablation_lines(results, budget)]
     return "\n".join(lines) + "\n", bars
 
 
@@ -99,30 +99,34 @@ def _best_accuracy(results: Results, prefix: str) -> float | None:
     return max(found, default=None)
 
 
-def _ablation_lines(results: Results) -> list[str]:
-    rows = {
-        label: [run for name, run in results.items()
-                if name.startswith(f"{ablation_name(label)}-seed")]
-        for label in ABLATIONS
-    }  # fmt: skip
-    rows = {label: runs for label, runs in rows.items() if runs}
-    if PLAIN not in rows:
+def _ablation_lines(results: Results, budget: Budget) -> list[str]:
+    rows = {label: _ablation(results, label, "seed") for label in ABLATIONS}
+    if not rows[PLAIN]:
         return []
     plain = rows[PLAIN][0]
     usual = statistics.mean(run["valid_loss"] for run in rows[PLAIN])
     lines = [
-        "| change of the plain model | seeds | loss | difference | parameters | time of a step |",
-        "| --- | --- | --- | --- | --- | --- |",
+        f"| change of the plain model | seeds | loss after {budget.ablation_steps} steps | "
+        f"difference | after {budget.steps} | parameters | time of a step |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for label, runs in rows.items():
+        if not runs:
+            continue
         losses = [run["valid_loss"] for run in runs]
+        longer = [f"{run['valid_loss']:.4f}" for run in _ablation(results, label, "long")]
         lines.append(
             f"| {label} | {len(runs)} | {_mean_and_spread(losses)} | "
-            f"{statistics.mean(losses) - usual:+.4f} | "
+            f"{statistics.mean(losses) - usual:+.4f} | {''.join(longer)} | "
             f"{_ratio(runs[0], plain, 'num_parameters')} | "
             f"{_ratio(runs[0], plain, 'step_ms')} |"
         )
     return lines
+
+
+def _ablation(results: Results, label: str, length: str) -> list[dict[str, Any]]:
+    prefix = f"{ablation_name(label)}-{length}"
+    return [run for name, run in results.items() if name.startswith(prefix)]
 
 
 def _time(run: dict[str, Any]) -> str:
