@@ -83,16 +83,15 @@ class Bench:
                 tried[key].add(rate)
         return {name: {kind: best[name, kind] for kind in plan.KINDS} for name in corpora}
 
-    def ablate(self, corpus: str, rate: float) -> None:
+    def ablate(self, corpus: str) -> None:
         """Every change with one seed; the best of them with all, and longer."""
-        self.run(plan.ablations(self.budget, corpus, rate))
+        self.run(plan.ablations(self.budget, corpus))
         first = self.budget.seeds[0]
         names = {
-            label: plan.ablation(self.budget, corpus, rate, label, first).name
-            for label in plan.ABLATIONS
+            label: plan.ablation(self.budget, corpus, label, first).name for label in plan.ABLATIONS
         }
         losses = {label: self.results[name]["valid_loss"] for label, name in names.items()}
-        self.run(plan.confirmations(self.budget, corpus, rate, losses))
+        self.run(plan.confirmations(self.budget, corpus, losses))
 
     def measure_costs(self) -> None:
         """Add the time of a step to the results of all runs on text."""
@@ -152,7 +151,7 @@ def measure(bench: Bench, corpora: list[str]) -> tuple[str, list[bars.Bar]]:
     best = bench.best_rates([first])
     bench.report(best)
     # they decide what the default is: before the rest
-    bench.ablate(first, best[first]["spectral"])
+    bench.ablate(first)
     bench.report(best)
     best |= bench.best_rates(others)
     bench.report(best)

@@ -25,6 +25,8 @@ class Budget(NamedTuple):
     ablation_steps: int
     recall_steps: int
     recall_batch: int
+    # the plain model's best of the rates of a sweep
+    ablation_rate: float
     rates: tuple[float, ...]
     recall_rates: tuple[float, ...]
     seeds: tuple[int, ...]
@@ -32,10 +34,37 @@ class Budget(NamedTuple):
 
 BUDGETS = {
     "full": Budget(
-        *(30.0, 8, 512, "small", "large", 700, 500, 350, 5_000, 64),
-        *((4e-3, 8e-3, 16e-3), (3e-3, 1e-2), (0, 1, 2)),
+        megabytes=30.0,
+        batch=8,
+        length=512,
+        small="small",
+        large="large",
+        steps=700,
+        large_steps=500,
+        ablation_steps=350,
+        recall_steps=5_000,
+        recall_batch=64,
+        ablation_rate=8e-3,
+        rates=(4e-3, 8e-3, 16e-3),
+        recall_rates=(3e-3, 1e-2),
+        seeds=(0, 1, 2),
     ),
-    "smoke": Budget(*(0.2, 2, 64, "mini", "mini", 4, 3, 3, 4, 4), *((1e-3, 3e-3), (1e-3,), (0, 1))),
+    "smoke": Budget(
+        megabytes=0.2,
+        batch=2,
+        length=64,
+        small="mini",
+        large="mini",
+        steps=4,
+        large_steps=3,
+        ablation_steps=3,
+        recall_steps=4,
+        recall_batch=4,
+        ablation_rate=1e-3,
+        rates=(1e-3, 3e-3),
+        recall_rates=(1e-3,),
+        seeds=(0, 1),
+    ),
 }
 NUM_CONFIRMED = 5
 PLAIN = "plain"
@@ -131,11 +160,11 @@ def repeats(budget: Budget, corpus: str, rates: dict[str, float]) -> list[Run]:
     return runs
 
 
-def ablation(budget: Budget, corpus: str, rate: float, label: str, seed: int) -> Run:
+def ablation(budget: Budget, corpus: str, label: str, seed: int) -> Run:
     """A change of the plain model."""
     changes = ABLATIONS[label]
     name = f"{ablation_name(label)}-seed{seed}"
-    steps, turns = budget.ablation_steps, changes is not None
+    steps, rate, turns = budget.ablation_steps, budget.ablation_rate, changes is not None
     return Run(name, corpus, "spectral", budget.small, steps, rate, seed, changes or {}, turns)
 
 
@@ -144,25 +173,25 @@ def ablation_name(label: str) -> str:
     return f"ablation-{label.lower().replace(' ', '-').replace(',', '')}"
 
 
-def ablations(budget: Budget, corpus: str, rate: float) -> list[Run]:
+def ablations(budget: Budget, corpus: str) -> list[Run]:
     """Every change by itself with one seed, and the plain model with all: how much is chance."""
     first, *others = budget.seeds
     return [
-        *(ablation(budget, corpus, rate, PLAIN, seed) for seed in others),
-        *(ablation(budget, corpus, rate, label, first) for label in ABLATIONS),
+        *(ablation(budget, corpus, PLAIN, seed) for seed in others),
+        *(ablation(budget, corpus, label, first) for label in ABLATIONS),
     ]
 
 
-def confirmations(budget: Budget, corpus: str, rate: float, losses: dict[str, float]) -> list[Run]:
+def confirmations(budget: Budget, corpus: str, losses: dict[str, float]) -> list[Run]:
     """The changes with the smallest losses: with the other seeds, and as long as a sweep's runs.
 
     What helps early need not last, so the plain model is trained that long too.
     """
     labels = sorted(set(losses) - {PLAIN}, key=losses.__getitem__)[:NUM_CONFIRMED]
     first, *others = budget.seeds
-    repeated = [ablation(budget, corpus, rate, label, seed) for label in labels for seed in others]
+    repeated = [ablation(budget, corpus, label, seed) for label in labels for seed in others]
     longer = [
-        ablation(budget, corpus, rate, label, first)._replace(
+        ablation(budget, corpus, label, first)._replace(
             name=f"{ablation_name(label)}-long-seed{first}", steps=budget.steps
         )
         for label in (PLAIN, *labels)
