@@ -17,6 +17,7 @@ HEADS: dict[str, dict[str, object]] = {
     "convolution": {"conv_heads": (4,)},
     "recall": {"conv_heads": (0,)},
     "mixed": {"conv_heads": (2,)},
+    "by turns": {},
 }
 ALONE: dict[str, dict[str, object]] = {
     "fft": {"mixers": ("fft",)},

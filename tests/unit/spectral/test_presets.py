@@ -1,10 +1,17 @@
-"""Sizes: as many parameters as their names say, counted without memory for them."""
+"""Presets: as many parameters as they are named after, counted without memory; causal."""
 
 import pytest
 import torch
 
 from spectral.lm import SpectralLM
 from spectral.presets import PRESETS
+from tests.unit.spectral.checks import (
+    check_causal,
+    check_isolated,
+    check_recurrent,
+    small_config,
+    small_model,
+)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -16,3 +23,13 @@ def test_a_preset_has_the_parameters_of_its_name(name: str) -> None:
     assert num_parameters == pytest.approx(preset.num_parameters, rel=0.05)
     # nothing is as long as the sequence
     assert preset.context_length not in {size for p in model.parameters() for size in p.shape}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_presets_features_are_causal(name: str) -> None:
+    sizes = small_config().model_fields_set - {"conv_heads"}
+    features = PRESETS[name].model.model_dump(exclude=sizes)
+    model = small_model(small_config(**features))
+    check_causal(model)
+    check_isolated(model)
+    check_recurrent(model, 30)
