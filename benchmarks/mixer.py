@@ -28,12 +28,13 @@ from pretrain.memory import reuse_freed_memory
 from spectral.config import ModelConfig
 from spectral.mixer import SequenceContext, SpectralMixer
 from spectral.rotary import rotary_phases
+from spectral.turns import layer_period
 
 D, HEAD_DIM = 512, 64
 H = D // HEAD_DIM
 CONFIG = ModelConfig(dim=D, num_heads=H)
 # layers take turns: all kinds of them are measured
-LAYERS = range(CONFIG.layer_period)
+LAYERS = range(layer_period(CONFIG))
 NAIVE_BARS = {512: 1.67, 1_024: 2.98, 2_048: 6.60}
 FLASH_BARS = {2_048: 1.2, 16_384: 8.0}
 LENGTHS = (512, 1_024, 2_048, 8_192, 16_384, 204_800)

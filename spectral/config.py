@@ -1,11 +1,11 @@
 """The `[model]` table of a run file: a spectral language model's parts (imports no torch)."""
 
-import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from spectral.gate_parts import GATE_PARTS, SELECTION_PARTS, SelectionPart
+from spectral.turns import head_mixture
 from spectral.wavelet_bank import check_bank, filter_bank
 
 Positive = Annotated[int, Field(ge=1)]
@@ -149,11 +149,11 @@ class ModelConfig(BaseModel):
                 f"num_heads={self.num_heads}"
             )
         head_dim = self.dim // self.num_heads
-        if max(self.head_mixture) > self.num_heads:
+        if max(head_mixture(self)) > self.num_heads:
             raise ValueError(
                 f"conv_heads must be at most num_heads={self.num_heads}, got {self.conv_heads}"
             )
-        if min(self.head_mixture) < self.num_heads and head_dim % 2:
+        if min(head_mixture(self)) < self.num_heads and head_dim % 2:
             raise ValueError(
                 "recall heads rotate pairs of channels: dim / num_heads must be even, "
                 f"got {head_dim}"
@@ -165,7 +165,7 @@ class ModelConfig(BaseModel):
             )
         only_heads = set(self.mixers) == {"heads"}
         gates = any(getattr(self, name) for name in GATE_PARTS)
-        if only_heads and max(self.head_mixture) == 0 and gates:
+        if only_heads and max(head_mixture(self)) == 0 and gates:
             raise ValueError(
                 "gates act on convolution heads: expected some in conv_heads, got "
                 f"{self.conv_heads} and {[n for n in GATE_PARTS if getattr(self, n)]}"
@@ -184,22 +184,3 @@ class ModelConfig(BaseModel):
                 f"num_modes must be at least 4 for gates per band, got {self.num_modes}"
             )
         return self
-
-    @property
-    def head_mixture(self) -> tuple[int, ...]:
-        """Convolution heads of each layer that has heads, repeated over them."""
-        return self.conv_heads or (self.num_heads, 0)
-
-    def num_conv_heads(self, layer: int) -> int:
-        """Convolution heads of a layer; layers of other mixers do not count as turns."""
-        rounds, rest = divmod(layer, len(self.mixers))
-        before = rounds * self.mixers.count("heads") + self.mixers[:rest].count("heads")
-        return self.head_mixture[before % len(self.head_mixture)]
-
-    @property
-    def layer_period(self) -> int:
-        """After so many layers their kinds repeat."""
-        with_heads = self.mixers.count("heads")
-        if not with_heads:
-            return len(self.mixers)
-        return len(self.mixers) * math.lcm(with_heads, len(self.head_mixture)) // with_heads

@@ -21,6 +21,7 @@ from spectral.modes import ModalFilter
 from spectral.recall_heads import recall, recall_step
 from spectral.short_conv import ShortConv
 from spectral.span import WHOLE, Span
+from spectral.turns import num_conv_heads
 
 
 class MixerState(NamedTuple):
@@ -73,7 +74,7 @@ class SpectralMixer(nn.Module):
         super().__init__()
         D, H = config.dim, config.num_heads
         self.head_dim, self.norm_eps = D // H, config.norm_eps
-        self.num_conv = config.num_conv_heads(layer)
+        self.num_conv = num_conv_heads(config, layer)
         self.num_recall = H - self.num_conv
         self.conv_dim = self.num_conv * self.head_dim
         self.conv_chunk, self.recall_chunk = config.conv_chunk, config.recall_chunk

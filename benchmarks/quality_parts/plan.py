@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from spectral.config import ModelConfig
 from spectral.gate_parts import SELECTION_PARTS
+from spectral.turns import head_mixture
 
 KINDS = ("spectral", "transformer")
 
@@ -79,7 +80,7 @@ def _selection_without(part: str) -> dict[str, Any]:
 
 
 # what the ablations changed in `ModelConfig`'s defaults, as changes of the plain model
-DEFAULT: dict[str, Any] = {"conv_heads": ModelConfig().head_mixture}
+DEFAULT: dict[str, Any] = {"conv_heads": head_mixture(ModelConfig())}
 
 # changes of the plain model; None changes the code, not the configuration
 ABLATIONS: dict[str, dict[str, Any] | None] = {

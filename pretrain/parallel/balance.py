@@ -10,6 +10,7 @@ from torch import nn
 from pretrain.config import RunConfig
 from pretrain.parallel.mesh import Mesh
 from spectral.lm import SpectralLM
+from spectral.turns import layer_period
 
 # enough for the costs of tokens to outweigh those of launching work
 TOKENS = 2048
@@ -45,7 +46,7 @@ def layer_costs(run: RunConfig) -> list[float]:
     """
     config = run.model
     length = min(run.data.sequence_length // run.parallel.sequence, TOKENS)
-    period = config.layer_period
+    period = layer_period(config)
     seconds = [_measure(run, layer, length) for layer in range(min(period, config.num_layers))]
     costs = [seconds[layer % period] for layer in range(config.num_layers)]
     ends = _measure(run, None, length)

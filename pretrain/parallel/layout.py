@@ -6,6 +6,7 @@ from pretrain.config import RunConfig
 from pretrain.errors import RunError
 from spectral.config import ModelConfig
 from spectral.gate_parts import GATE_PARTS
+from spectral.turns import head_mixture
 
 
 def check_layout(run: RunConfig, num_ranks: int) -> None:
@@ -61,19 +62,19 @@ def _fits_data(run: RunConfig, found: int) -> bool:
 
 def _tensor(run: RunConfig) -> Iterator[str]:
     size, model = run.parallel.tensor, run.model
-    works = _divisors(model.num_heads, *model.head_mixture)
+    works = _divisors(model.num_heads, *head_mixture(model))
     if model.num_heads % size:
         yield (
             f"parallel.tensor is {size}, which does not divide model.num_heads "
             f"{model.num_heads}; expected one of {works}"
         )
-    for conv in model.head_mixture if "heads" in model.mixers else ():
+    for conv in head_mixture(model) if "heads" in model.mixers else ():
         for kind, heads in (("convolution", conv), ("recall", model.num_heads - conv)):
             if heads % size:
                 yield (
                     f"parallel.tensor is {size}, which does not divide the {heads} {kind} heads "
                     f"of a layer (model.num_heads {model.num_heads}, model.conv_heads "
-                    f"{model.head_mixture}); expected one of {works}"
+                    f"{head_mixture(model)}); expected one of {works}"
                 )
     span = run.data.sequence_length // run.parallel.sequence
     if run.parallel.shard_activations and span % size:

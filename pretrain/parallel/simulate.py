@@ -28,6 +28,7 @@ from pretrain.parallel.placement import Placement, place
 from pretrain.parallel.wire import WireCount
 from spectral.experts import Delivery
 from spectral.lm import SpectralLM
+from spectral.turns import layer_period
 
 BYTES = 4  # float32: parameters, gradients and each of AdamW's moments
 SHAPES_BYTES = 4 * 256  # DeepSpeed tells the next stage what comes
@@ -138,7 +139,7 @@ def _even_experts() -> Iterator[None]:
 
 def _all_blocks(model: SpectralLM, run: RunConfig, mesh: Mesh) -> tuple[Counter[str], int]:
     """As `_pass`, of which only one block of each kind and then as many again are run."""
-    blocks, period = model.blocks, run.model.layer_period
+    blocks, period = model.blocks, layer_period(run.model)
     if len(blocks) <= 2 * period or len(blocks) % period:
         return _pass(model, run, mesh)
     model.blocks = nn.ModuleList(list(blocks)[: 2 * period])

@@ -8,6 +8,7 @@ import torch
 from spectral.config import ModelConfig
 from spectral.lm import SpectralLM
 from spectral.mixer import SpectralMixer
+from spectral.turns import layer_period
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,7 @@ from spectral.mixer import SpectralMixer
 )
 def test_kinds_of_layers_repeat(changes: dict[str, Any], kinds: list[int | None]) -> None:
     config = ModelConfig(dim=32, num_layers=2 * len(kinds), **changes)
-    assert config.layer_period == len(kinds)
+    assert layer_period(config) == len(kinds)
     with torch.device("meta"):
         mixers = [block.mixer for block in SpectralLM(config).blocks]
     found = [mixer.num_conv if isinstance(mixer, SpectralMixer) else None for mixer in mixers]
