@@ -60,7 +60,6 @@ vocab_size = 512
 dim = 32
 num_layers = 2
 num_heads = 4
-conv_heads = [2]
 num_modes = 4
 conv_chunk = 32
 recall_chunk = 16
