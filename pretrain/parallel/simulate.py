@@ -138,15 +138,16 @@ def _even_experts() -> Iterator[None]:
 
 
 def _all_blocks(model: SpectralLM, run: RunConfig, mesh: Mesh) -> tuple[Counter[str], int]:
-    """As `_pass`, of which only one block of each kind and then as many again are run."""
+    """As `_pass`, of which only one round of the kinds of blocks and then a second one are run."""
     blocks, period = model.blocks, layer_period(run.model)
-    if len(blocks) <= 2 * period or len(blocks) % period:
+    rounds, rest = divmod(len(blocks), period)
+    if rounds <= 2:
         return _pass(model, run, mesh)
-    model.blocks = nn.ModuleList(list(blocks)[: 2 * period])
+    model.blocks = nn.ModuleList(list(blocks)[: 2 * period + rest])
     twice, twice_flops = _pass(model, run, mesh)
-    model.blocks = nn.ModuleList(list(blocks)[:period])
+    model.blocks = nn.ModuleList(list(blocks)[: period + rest])
     once, once_flops = _pass(model, run, mesh)
-    more = len(blocks) // period - 1
+    more = rounds - 1
     sent = Counter({name: once[name] + more * (twice[name] - once[name]) for name in twice})
     return sent, once_flops + more * (twice_flops - once_flops)
 

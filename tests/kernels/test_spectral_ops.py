@@ -9,6 +9,7 @@ from kernels.document_reset.op import document_reset
 from kernels.modes.op import modal_read, modal_state
 from kernels.modes.reference import mode_powers
 from kernels.norm_gate.op import norm_gate
+from kernels.recall import reference as recall_reference
 from kernels.recall.op import recall_local, recall_read, recall_state
 from kernels.spectral_gate.op import gate_spectrum, gate_values, spectral_energy
 from kernels.spectral_gate.reference import GateParts
@@ -57,8 +58,12 @@ def test_document_reset_takes_away_what_came_from_before() -> None:
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("block_bytes", [1, 1 << 18])
 @pytest.mark.parametrize("packed", [False, True])
-def test_recall_equals_its_recurrence(packed: bool) -> None:
+def test_recall_equals_its_recurrence(
+    packed: bool, block_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recall_reference, "BLOCK_BYTES", block_bytes)
     torch.manual_seed(0)
     N, H, C = 2, 3, 9
     q, k, v = randn(N, H, C, 4), randn(N, H, C, 4), randn(N, H, C, 5)
@@ -121,6 +126,12 @@ def test_gradients(name: str) -> None:
     torch.manual_seed(0)
     function, arguments, _ = CASES[name]()
     assert torch.autograd.gradcheck(function, arguments)
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(CASES) if name.startswith("recall_")])
+def test_gradients_of_several_blocks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recall_reference, "BLOCK_BYTES", 1)
+    test_gradients(name)
 
 
 @pytest.mark.parametrize("name", sorted(CASES))

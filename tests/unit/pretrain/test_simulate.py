@@ -1,6 +1,7 @@
 """Simulated layouts: what they count is what real ranks do."""
 
 import multiprocessing
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,16 +12,25 @@ from kernels.fft_conv.op import fft_conv
 from kernels.recall.op import recall_local
 from pretrain.config import RunConfig
 from pretrain.errors import RunError
+from pretrain.parallel import simulate as simulate_module
 from pretrain.parallel.flops import op_formulas
 from pretrain.parallel.simulate import Simulation, simulate
 from spectral.presets import PRESETS
 from tests.distributed.features import config
 
 
-def _simulated(run: RunConfig, ranks: int) -> Simulation:
+def _simulated(
+    run: RunConfig, ranks: int, how: Callable[[RunConfig, int], Simulation] = simulate
+) -> Simulation:
     """In a process of its own: a fake process group is the process's only one."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(simulate, (run, ranks))
+        return pool.apply(how, (run, ranks))
+
+
+def _all_blocks_run(run: RunConfig, ranks: int) -> Simulation:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(simulate_module, "layer_period", lambda model: model.num_layers)
+        return simulate(run, ranks)
 
 
 def _run(model: Any, batch: int = 1, length: int = 8_192, **parallel: int) -> RunConfig:
@@ -47,6 +57,11 @@ def test_4096_ranks_of_the_largest_preset() -> None:
     # six operations per parameter and token, of which the embedding has only the output's
     assert 5.5 * whole * tokens < found.flops < 9 * whole * tokens
     assert found.sent["allreduce"] > 0 < found.sent["allgather_base"]
+
+
+def test_blocks_of_a_kind_are_counted_by_two_rounds() -> None:
+    run = _run(config(conv_heads=(4, 0), num_layers=7), length=256, tensor=2, sequence=2)
+    assert _simulated(run, 4) == _simulated(run, 4, _all_blocks_run)
 
 
 def test_sequence_ranks_send_the_same_at_every_length() -> None:
