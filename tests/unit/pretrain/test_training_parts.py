@@ -25,7 +25,7 @@ def test_learning_rate_warms_up_linearly_and_decays_by_cosine() -> None:
 
 
 def test_only_matrices_decay_and_every_parameter_is_in_one_group() -> None:
-    model = SpectralLM(ModelConfig(dim=16, num_layers=1, vocab_size=10, ffn_dim=8))
+    model = SpectralLM(ModelConfig(dim=16, num_layers=1, conv_heads=(2,), vocab_size=10, ffn_dim=8))
     decayed, rest = (
         {id(parameter) for parameter in group["params"]} for group in parameter_groups(model, 0.1)
     )
