@@ -17,9 +17,9 @@ from tests.distributed.features import EVERYTHING
 from tests.distributed.ranks import run_ranks
 
 STEPS = 10
-# both kinds of heads in every layer. With layers by turns a few of the embedding's 8,224 numbers end
-# up to a fifth of a step apart on tensor ranks, where AdamW makes a step of a gradient's rounding
-# error; that model's gradients are compared in float64 (test_split_model.py).
+# both kinds of heads in every layer. By turns, a few of the embedding's 8,224 numbers end up to a
+# fifth of a step apart on tensor ranks, where AdamW makes a step of a gradient's rounding error;
+# gradients of that model are compared in float64 (test_split_model.py).
 MODELS: dict[str, dict[str, object]] = {"plain": {"conv_heads": (2,)}, "everything": EVERYTHING}
 
 
