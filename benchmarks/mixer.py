@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from statistics import mean
 
 import torch
 import torch.nn.functional as F
@@ -41,21 +42,31 @@ LENGTHS = (512, 1_024, 2_048, 8_192, 16_384, 204_800)
 PEAK_LENGTHS = (51_200, 204_800)
 
 
-def spectral_mixing(T: int) -> Callable[[], None]:
-    """The mixing of a layer of each kind, forward and backward."""
-    mixers = [SpectralMixer(CONFIG, layer) for layer in LAYERS]
-    for mixer in mixers:
-        mixer.reset_parameters(D**-0.5, D**-0.5)
+def layer_mixing(T: int, layer: int) -> Callable[[], None]:
+    """A default layer's mixing, forward and backward."""
+    mixer = SpectralMixer(CONFIG, layer)
+    mixer.reset_parameters(D**-0.5, D**-0.5)
     z = torch.randn(1, T, 3 * D, requires_grad=True)
-    decay = F.logsigmoid(torch.randn(1, T, H) + 4.0).requires_grad_()
+    decay = None
+    if mixer.num_recall:
+        decay = F.logsigmoid(torch.randn(1, T, mixer.num_recall) + 4.0).requires_grad_()
     context = SequenceContext(0, *rotary_phases(0, T, HEAD_DIM, 1e4, like=z), None, {})
     gate = torch.randn(1, T, D, requires_grad=True)
     grad = torch.randn(1, T, D)
 
     def run() -> None:
-        for mixer in mixers:
-            own = decay[..., : mixer.num_recall] if mixer.num_recall else None
-            mixer.normalise(mixer.mix(z, own, context)[0], gate).backward(grad)
+        mixer.normalise(mixer.mix(z, decay, context)[0], gate).backward(grad)
+
+    return run
+
+
+def spectral_mixing(T: int) -> Callable[[], None]:
+    """The mixing of a layer of each kind, one after the other."""
+    runs = [layer_mixing(T, layer) for layer in LAYERS]
+
+    def run() -> None:
+        for one in runs:
+            one()
 
     return run
 
@@ -162,11 +173,11 @@ def print_peak(make: Callable[[int], Callable[[], None]], T: int) -> None:
 def print_time(T: int) -> None:
     """Print the time of a layer's pass in seconds, with freed memory reused."""
     reuse_freed_memory()
-    run = spectral_mixing(T)
-    for _ in range(2):
+    runs = [layer_mixing(T, layer) for layer in LAYERS]
+    for run in 2 * runs:
         # until there is memory to be reused
         run()
-    print(fastest(run)[0] / len(LAYERS))
+    print(mean(fastest(*runs)))
 
 
 def main() -> None:
@@ -195,9 +206,10 @@ def main() -> None:
     for T in LENGTHS:
         rivals = {"naive": naive_attention} if T <= 2_048 else {}
         rivals |= {"SDPA": flash_attention} if T <= 16_384 else {}
-        all_kinds, *theirs = fastest(spectral_mixing(T), *(make(T) for make in rivals.values()))
-        ours = all_kinds / len(LAYERS)
-        ratio = {name: seconds / ours for name, seconds in zip(rivals, theirs, strict=True)}
+        kinds = [layer_mixing(T, layer) for layer in LAYERS]
+        seconds = fastest(*kinds, *(make(T) for make in rivals.values()))
+        ours, theirs = mean(seconds[: len(kinds)]), seconds[len(kinds) :]
+        ratio = {name: other / ours for name, other in zip(rivals, theirs, strict=True)}
         own, other = fastest(convolution_heads(T), whole_fft(T))
         ratio["FFT"] = other / own
         per_token[T] = ours / T
