@@ -173,11 +173,14 @@ def print_peak(make: Callable[[int], Callable[[], None]], T: int) -> None:
 def print_time(T: int) -> None:
     """Print the time of a layer's pass in seconds, with freed memory reused."""
     reuse_freed_memory()
-    runs = [layer_mixing(T, layer) for layer in LAYERS]
-    for run in 2 * runs:
-        # until there is memory to be reused
-        run()
-    print(mean(fastest(*runs)))
+    seconds = []
+    for layer in LAYERS:
+        run = layer_mixing(T, layer)
+        for _ in range(2):
+            # until there is memory to be reused
+            run()
+        seconds += fastest(run)
+    print(mean(seconds))
 
 
 def main() -> None:
@@ -200,6 +203,8 @@ def main() -> None:
     # before this process grows: Linux counts it into the peak of those that it starts
     peaks = {T: alone("--peak", T) for T in PEAK_LENGTHS}
     whole, chunked = (alone(name, PEAK_LENGTHS[-1]) for name in ("--whole", "--chunked"))
+    # and before it holds what these need
+    reusing = {T: alone("--time", T) / T for T in (8_192, 204_800)}
     rate, per_token = matmul_rate(), {}
     bars: list[Bar] = []
     print(f"{'T':>8}{'us/token':>10}{'naive':>8}{'SDPA':>8}{'whole FFT':>11}{'of matmul':>11}")
@@ -224,7 +229,6 @@ def main() -> None:
         if T >= 8_192:
             bars.append(Bar(f"whole FFT / chunked convolution at {T}", ratio["FFT"], 1.0))
     print(f"time per token at 8,192 / at 204,800: {per_token[8_192] / per_token[204_800]:.2f}")
-    reusing = {T: alone("--time", T) / T for T in (8_192, 204_800)}
     microseconds = ", ".join(f"{1e6 * s:.1f} us/token at {T}" for T, s in reusing.items())
     print(f"freed memory reused: {microseconds}")
     flat = reusing[8_192] / reusing[204_800]
