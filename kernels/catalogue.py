@@ -55,9 +55,10 @@ def others(dtype: torch.dtype) -> list[tuple[str, Launch]]:
     q, total = torch.zeros(2, 4, 64, 64, dtype=dtype), torch.zeros(2, 4, 64)
     segment, memory = torch.zeros(2, 64, dtype=torch.int64), torch.zeros(2, 4, 64, 64)
     x, vector = torch.zeros(128, 512, dtype=dtype), torch.zeros(512)
-    qkv, phases = torch.zeros(3, 2, 128, 512, dtype=dtype), torch.zeros(2, 128, 32, dtype=dtype)
+    qkv, phases = torch.zeros(2, 128, 3, 512, dtype=dtype), torch.zeros(2, 128, 32, dtype=dtype)
     heads, inverses = torch.zeros(3, 4, 8, 64, 64, dtype=dtype), torch.zeros(2, 4, 8, 64)
-    signal, taps = torch.zeros(2, 67, 512, dtype=dtype), torch.zeros(4, 512, dtype=dtype)
+    signal, past = (torch.zeros(2, T, 512, dtype=dtype) for T in (64, 3))
+    taps = torch.zeros(4, 512, dtype=dtype)
     reach = torch.zeros(2, 64, dtype=torch.int64)
     weight, labels = torch.zeros(32768, 512, dtype=dtype), torch.zeros(128, dtype=torch.int64)
     cases = [
@@ -73,12 +74,12 @@ def others(dtype: torch.dtype) -> list[tuple[str, Launch]]:
         (recall.recall_read_backward, q, q, total, memory),
         (recall.recall_local, q, q, q, total, segment),
         (recall.recall_local_backward, q, q, q, q, total, segment),
-        (recall_inputs.recall_inputs, *qkv, *phases, 8, 64),
-        (recall_inputs.recall_inputs_backward, *heads, *qkv, *phases, *heads[:2], *inverses),
+        (recall_inputs.recall_inputs, qkv, *phases, 8, 64),
+        (recall_inputs.recall_inputs_backward, *heads, qkv, *phases, *heads[:2], *inverses),
         (norm_gate.norm_gate, x, x, vector, 8, 1e-6),
         (norm_gate.norm_gate_backward, x, x, x, vector, torch.zeros(128, 8)),
-        (short_conv.short_conv, signal, taps, reach),
-        (short_conv.short_conv_backward, signal[:, 3:], signal, taps, reach),
+        (short_conv.short_conv, signal, past, taps, reach),
+        (short_conv.short_conv_backward, signal, signal, past, taps, reach),
         (linear_cross_entropy.linear_cross_entropy, x, weight, labels, True),
     ]
     return _named(cases)

@@ -155,9 +155,7 @@ class SpectralMixer(nn.Module):
         else:
             past = state.short_BWD
         z_BTZ, short = self.short_conv(z_BTZ, context.segment_ids_BT, past, context.before_BW)
-        # one split: its gradient is one concatenation
-        widths = [self.conv_dim, z_BTZ.shape[-1] // 3 - self.conv_dim]
-        q_BTI, q_BTR, k_BTI, k_BTR, v_BTI, v_BTR = z_BTZ.split(3 * widths, dim=-1)
+        conv_BT3I, recall_BT3R = self._by_kind(z_BTZ)
         outputs = []
         modes: Tensor | GatedState
         modes = recalled = z_BTZ.new_zeros(z_BTZ.shape[0], 0)
@@ -165,6 +163,7 @@ class SpectralMixer(nn.Module):
         if self.filter is not None:
             documents = context.documents.get(min(self.conv_chunk, T))
             past_modes = None if state is None else state.modes
+            q_BTI, k_BTI, v_BTI = conv_BT3I.unbind(-2)
             u_BIT = (k_BTI * v_BTI).transpose(1, 2)
             if isinstance(self.filter, GatedFilter):
                 y_BIT, modes, losses = self.filter(u_BIT, documents, past_modes, self.span)
@@ -176,7 +175,7 @@ class SpectralMixer(nn.Module):
             chunk = min(self.recall_chunk, T)
             documents = context.documents.get(chunk)
             past = None if state is None else state.recall_BHKK
-            q, k, v = self._recall_inputs(q_BTR, k_BTR, v_BTR, context, chunk)
+            q, k, v = self._recall_inputs(recall_BT3R, context, chunk)
             y, recalled = recall(q, k, v, log_decay_BTH, documents, past, self.span)
             outputs.append(y.flatten(-2))
         return _side_by_side(outputs), MixerState(short, modes, recalled), losses
@@ -201,11 +200,11 @@ class SpectralMixer(nn.Module):
     ) -> tuple[Tensor, MixerState]:
         """`mix` of one token."""
         z, short = self.short_conv.step(z, state.short_BWD)
-        q, k, v = z.chunk(3, dim=-1)
+        conv_B3I, recall_B3R = self._by_kind(z)
         outputs = []
         modes, recalled = state.modes, state.recall_BHKK
         if self.filter is not None:
-            q_BI, k_BI, v_BI = (i[..., : self.conv_dim] for i in (q, k, v))
+            q_BI, k_BI, v_BI = conv_B3I.unbind(-2)
             if isinstance(self.filter, GatedFilter) and isinstance(modes, GatedState):
                 y_BI, modes = self.filter.step(k_BI * v_BI, modes, context.position)
             elif isinstance(self.filter, ModalFilter) and isinstance(modes, Tensor):
@@ -214,8 +213,7 @@ class SpectralMixer(nn.Module):
                 raise TypeError(f"state: expected this mixer's own, got {type(modes).__name__}")
             outputs.append(q_BI * y_BI)
         if log_decay_BH is not None:
-            q, k, v = (i[:, None, self.conv_dim :] for i in (q, k, v))
-            q, k, v = (i[:, :, 0] for i in self._recall_inputs(q, k, v, context, 1))
+            q, k, v = (i[:, :, 0] for i in self._recall_inputs(recall_B3R[:, None], context, 1))
             y, recalled = recall_step(q, k, v, log_decay_BH, recalled)
             outputs.append(y.flatten(-2))
         return _side_by_side(outputs), MixerState(short, modes, recalled)
@@ -233,12 +231,22 @@ class SpectralMixer(nn.Module):
     def _log_decay(self, x_D: Tensor) -> Tensor | None:
         return None if self.decay_proj is None else F.logsigmoid(self.decay_proj(x_D))
 
+    def _by_kind(self, z_Z: Tensor) -> tuple[Tensor, Tensor]:
+        """q, k and v of the convolution heads [..., 3, I] and of the recall heads [..., 3, R].
+
+        All are of the only kind that there is: the gradient of a split would be a copy.
+        """
+        z_3D = z_Z.unflatten(-1, (3, -1))
+        if not (self.num_conv and self.num_recall):
+            return z_3D, z_3D
+        conv_3I, recall_3R = z_3D.split([self.conv_dim, z_3D.shape[-1] - self.conv_dim], dim=-1)
+        return conv_3I, recall_3R
+
     def _recall_inputs(
-        self, q_BTR: Tensor, k_BTR: Tensor, v_BTR: Tensor, context: SequenceContext, chunk: int
+        self, qkv_BT3R: Tensor, context: SequenceContext, chunk: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         cos, sin = context.cos_TF, context.sin_TF
-        q, k, v = (i.to(cos.dtype) for i in (q_BTR, k_BTR, v_BTR))
-        return recall_inputs(q, k, v, cos, sin, self.num_recall, chunk)
+        return recall_inputs(qkv_BT3R.to(cos.dtype), cos, sin, self.num_recall, chunk)
 
 
 def _side_by_side(outputs: list[Tensor]) -> Tensor:

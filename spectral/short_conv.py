@@ -48,16 +48,18 @@ class ShortConv(nn.Module):
         T, pad = x_BTD.shape[1], self.width - 1
         if past_BWD is None:
             past_BWD = x_BTD.new_zeros(x_BTD.shape[0], pad, x_BTD.shape[2])
-        x_BSD = torch.cat([past_BWD.to(x_BTD.dtype), x_BTD], dim=1)
+        past_BWD = past_BWD.to(x_BTD.dtype)
+        last_BWD = torch.cat([past_BWD, x_BTD[:, max(T - pad, 0) :]], dim=1)[:, min(T, pad) :]
         if segment_ids_BT is None:
-            return short_conv(x_BSD, self.taps), x_BSD[:, T:]
+            return short_conv(x_BTD, past_BWD, self.taps), last_BWD
         if before_BW is None:
             before_BW = segment_ids_BT[:, :1].expand(-1, pad)
         segment_BS = torch.cat([before_BW[:, before_BW.shape[1] - pad :], segment_ids_BT], dim=1)
         # ids never fall along a row, so the tokens of the same document are the latest ones
         same_BTW = segment_BS.unfold(1, self.width, 1)[..., :pad] == segment_ids_BT[..., None]
         same_BW1 = (segment_BS[:, T:] == segment_ids_BT[:, -1:])[..., None]
-        return short_conv(x_BSD, self.taps, same_BTW.sum(-1)), x_BSD[:, T:] * same_BW1
+        y_BTD = short_conv(x_BTD, past_BWD, self.taps, same_BTW.sum(-1))
+        return y_BTD, last_BWD * same_BW1
 
     def step(self, x_BD: Tensor, past_BWD: Tensor) -> tuple[Tensor, Tensor]:
         """One token of the recurrent form."""

@@ -121,11 +121,11 @@ def modal_state_backward(
     table_DCR = _descending(fine_DfM, coarse_DsM, C)
     du_DNC = torch.bmm(_pairs(grad_DNM), table_DCR.mT)
     # with respect to log λ, λ^e becomes e λ^e
-    weighted_DNC = _work(u_DNC, fine_DfM) * _time(table_DCR).flip(0)
+    written_DNC = _work(u_DNC, fine_DfM)
     if mask is not None:
         du_DNC *= mask
-        weighted_DNC *= mask
-    weighted_DNM = _complex(torch.bmm(weighted_DNC, table_DCR))
+        written_DNC = written_DNC * mask
+    weighted_DNM = _complex(_weighted_product(written_DNC, _time(table_DCR).flip(0), table_DCR))
     dlog_DM = (grad_DNM * weighted_DNM.conj()).sum(1)
     return du_DNC.to(u_DNC.dtype), dlog_DM.to(torch.complex128)
 
@@ -168,9 +168,16 @@ def modal_read_backward(
         grad_DNC = grad_DNC * mask
     table_DCR = _ascending(fine_DfM, coarse_DsM, grad_DNC.shape[-1])
     dstate_DNM = _complex(torch.bmm(grad_DNC, table_DCR)).conj_physical()
-    weighted_DNM = _complex(torch.bmm(grad_DNC * _time(table_DCR), table_DCR))
+    weighted_DNM = _complex(_weighted_product(grad_DNC, _time(table_DCR), table_DCR))
     dlog_DM = (state_DNM * weighted_DNM).sum(1).conj_physical()
     return dstate_DNM, dlog_DM.to(torch.complex128)
+
+
+def _weighted_product(x_DNC: Tensor, weight_C: Tensor, table_DCR: Tensor) -> Tensor:
+    """Σ_t weight_t x_t table_t: [D, N, R]. The smaller factor is the one that is weighted."""
+    if x_DNC.shape[1] < table_DCR.shape[2]:
+        return torch.bmm(x_DNC * weight_C, table_DCR)
+    return torch.bmm(x_DNC, table_DCR * weight_C[:, None])
 
 
 def _time(table_DCR: Tensor) -> Tensor:

@@ -21,18 +21,12 @@ SHORTEST = 1e-12
 
 
 def recall_inputs(
-    q_BTR: Tensor,
-    k_BTR: Tensor,
-    v_BTR: Tensor,
-    cos_TF: Tensor,
-    sin_TF: Tensor,
-    num_heads: int,
-    chunk: int,
+    qkv_BT3R: Tensor, cos_TF: Tensor, sin_TF: Tensor, num_heads: int, chunk: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Silu; of q and k each head's direction, channels (f, f + F) turned by the token's angle.
 
     Args:
-        q_BTR: Projections; k and v likewise.
+        qkv_BT3R: Projections.
         cos_TF, sin_TF: Of the tokens' angles.
         num_heads: R is divided among them.
         chunk: Tokens per chunk C; time past the end of the last one is zero.
@@ -43,6 +37,7 @@ def recall_inputs(
 
     Cost: O(B T R); inputs read once and outputs written once on CPU, block by block.
     """
+    q_BTR, k_BTR, v_BTR = qkv_BT3R.unbind(2)
     outputs = []
     for x_BTR in (q_BTR, k_BTR):
         x_BJCHK = _heads(x_BTR, num_heads, chunk)
@@ -70,27 +65,27 @@ def recall_inputs_backward(
     dq_NHCK: Tensor,
     dk_NHCK: Tensor,
     dv_NHCK: Tensor,
-    q_BTR: Tensor,
-    k_BTR: Tensor,
-    v_BTR: Tensor,
+    qkv_BT3R: Tensor,
     cos_TF: Tensor,
     sin_TF: Tensor,
     q_NHCK: Tensor,
     k_NHCK: Tensor,
     q_inverse_NHC: Tensor,
     k_inverse_NHC: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of `recall_inputs` with respect to q_BTR, k_BTR and v_BTR."""
-    gradients = []
-    for grad_NHCK, x_BTR, y_NHCK, inverse_NHC in (
-        (dq_NHCK, q_BTR, q_NHCK, q_inverse_NHC),
-        (dk_NHCK, k_BTR, k_NHCK, k_inverse_NHC),
+) -> Tensor:
+    """Gradient of `recall_inputs` with respect to qkv_BT3R."""
+    (B, T, _, R), (N, H, C, _) = qkv_BT3R.shape, q_NHCK.shape
+    # time past the end is cut off below
+    dqkv_BT3R = qkv_BT3R.new_empty(B, N // B * C, 3, R)
+    dq_BTR, dk_BTR, dv_BTR = dqkv_BT3R.unbind(2)
+    q_BTR, k_BTR, v_BTR = qkv_BT3R.unbind(2)
+    for grad_NHCK, x_BTR, dx_BTR, y_NHCK, inverse_NHC in (
+        (dq_NHCK, q_BTR, dq_BTR, q_NHCK, q_inverse_NHC),
+        (dk_NHCK, k_BTR, dk_BTR, k_NHCK, k_inverse_NHC),
     ):
-        (B, T, R), (_, H, C, _) = x_BTR.shape, y_NHCK.shape
-        x_BJCHK = _heads(x_BTR, H, C)
+        x_BJCHK, dx_BJCHK = _heads(x_BTR, H, C), _heads(dx_BTR, H, C)
         grad_BJHCK, y_BJHCK = (i.unflatten(0, x_BJCHK.shape[:2]) for i in (grad_NHCK, y_NHCK))
         inverse_BJHC1 = inverse_NHC.unflatten(0, x_BJCHK.shape[:2])[..., None]
-        dx_BJCHK = x_BTR.new_empty(x_BJCHK.shape)
         cos_JC1F, sin_JC1F = (_heads(i[None], 1, C)[0] for i in (cos_TF, sin_TF))
         for b, rows in _blocks(x_BJCHK):
             grad_jHCK, y_jHCK = grad_BJHCK[b, rows], y_BJHCK[b, rows]
@@ -101,17 +96,14 @@ def recall_inputs_backward(
             dx_jCHK = dx_BJCHK[b, rows]
             _turn(tangent_jCHK, cos_JC1F[rows], -sin_JC1F[rows], dx_jCHK)
             _silu_backward(dx_jCHK, x_BJCHK[b, rows], dx_jCHK)
-        gradients.append(dx_BJCHK.view(B, -1, R)[:, :T])
     x_BJCHK = _heads(v_BTR, H, C)
     dv_BJCHK = dv_NHCK.transpose(1, 2).unflatten(0, x_BJCHK.shape[:2])
-    dx_BJCHK = _silu_backward(dv_BJCHK, x_BJCHK, x_BTR.new_empty(x_BJCHK.shape))
-    gradients.append(dx_BJCHK.view(B, -1, R)[:, :T])
-    return gradients[0], gradients[1], gradients[2]
+    _silu_backward(dv_BJCHK, x_BJCHK, _heads(dv_BTR, H, C))
+    return dqkv_BT3R[:, :T].contiguous()
 
 
-def _silu_backward(grad: Tensor, x: Tensor, out: Tensor) -> Tensor:
-    result: Tensor = torch.ops.aten.silu_backward.grad_input(grad, x, grad_input=out)
-    return result
+def _silu_backward(grad: Tensor, x: Tensor, out: Tensor) -> None:
+    torch.ops.aten.silu_backward.grad_input(grad, x, grad_input=out)
 
 
 def _turn(x_jCHK: Tensor, cos_jC1F: Tensor, sin_jC1F: Tensor, out_jCHK: Tensor) -> None:

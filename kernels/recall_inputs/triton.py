@@ -27,14 +27,15 @@ def silu_slope(x):
 @tuned(4, 8, key=["T", "F"])
 @triton.jit
 def forward_kernel(
-    x, cos, sin, y, inverse, T, J, H, C, F, shortest,
+    x, cos, sin, y, inverse, T, J, H, C, F, row_stride, batch_stride, shortest,
     BT: tl.constexpr, BF: tl.constexpr, TURNS: tl.constexpr,
 ):  # fmt: skip
     """Silu of one head's channels; made a unit vector and turned if TURNS."""
     h, b, f = tl.program_id(1), tl.program_id(2), tl.arange(0, BF)
     t = tl.program_id(0) * BT + tl.arange(0, BT)
     mask = (t[:, None] < T) & (f[None, :] < F)
-    place = ((b.to(tl.int64) * T + t[:, None]) * H + h) * 2 * F + f[None, :]
+    place = b.to(tl.int64) * batch_stride + t[:, None].to(tl.int64) * row_stride
+    place += h * 2 * F + f[None, :]
     first, _ = silu_slope(tl.load(x + place, mask=mask, other=0.0).to(tl.float32))
     second, _ = silu_slope(tl.load(x + place + F, mask=mask, other=0.0).to(tl.float32))
     row = ((b.to(tl.int64) * J + t // C) * H + h) * C + t % C
@@ -57,7 +58,7 @@ def forward_kernel(
 @tuned(4, 8, key=["T", "F"])
 @triton.jit
 def backward_kernel(
-    grad, x, cos, sin, y, inverse, dx, T, J, H, C, F,
+    grad, x, cos, sin, y, inverse, dx, T, J, H, C, F, row_stride, batch_stride,
     BT: tl.constexpr, BF: tl.constexpr, TURNS: tl.constexpr,
 ):  # fmt: skip
     """Gradient of `forward_kernel`."""
@@ -78,35 +79,31 @@ def backward_kernel(
         c = tl.load(cos + angle, mask=mask, other=0.0).to(tl.float32)
         s = tl.load(sin + angle, mask=mask, other=0.0).to(tl.float32)
         first, second = first * c + second * s, second * c - first * s
-    place = ((b.to(tl.int64) * T + t[:, None]) * H + h) * 2 * F + f[None, :]
+    place = b.to(tl.int64) * batch_stride + t[:, None].to(tl.int64) * row_stride
+    place += h * 2 * F + f[None, :]
+    own = (b.to(tl.int64) * T + t[:, None]) * 3 * H * 2 * F + h * 2 * F + f[None, :]
     _, slope = silu_slope(tl.load(x + place, mask=mask, other=0.0).to(tl.float32))
-    tl.store(dx + place, (first * slope).to(dx.dtype.element_ty), mask=mask)
+    tl.store(dx + own, (first * slope).to(dx.dtype.element_ty), mask=mask)
     _, slope = silu_slope(tl.load(x + place + F, mask=mask, other=0.0).to(tl.float32))
-    tl.store(dx + place + F, (second * slope).to(dx.dtype.element_ty), mask=mask)
+    tl.store(dx + own + F, (second * slope).to(dx.dtype.element_ty), mask=mask)
 
 
 def recall_inputs(
-    q_BTR: Tensor,
-    k_BTR: Tensor,
-    v_BTR: Tensor,
-    cos_TF: Tensor,
-    sin_TF: Tensor,
-    num_heads: int,
-    chunk: int,
+    qkv_BT3R: Tensor, cos_TF: Tensor, sin_TF: Tensor, num_heads: int, chunk: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See `reference.recall_inputs`."""
-    operand_type(q_BTR)
-    (B, T, R), H, C = q_BTR.shape, num_heads, chunk
+    operand_type(qkv_BT3R)
+    (B, T, _, R), H, C = qkv_BT3R.shape, num_heads, chunk
     J, F = triton.cdiv(T, C), R // H // 2
     BT, BF = _tile(F)
     cos_TF, sin_TF = cos_TF.contiguous(), sin_TF.contiguous()
     vectors, inverses = [], []
-    for x_BTR, turns in ((q_BTR, True), (k_BTR, True), (v_BTR, False)):
-        vectors.append(q_BTR.new_empty(B * J, H, C, 2 * F))
-        inverses.append(q_BTR.new_empty(B * J, H, C, dtype=torch.float32))
+    for x_BTR, turns in zip(_parts(qkv_BT3R), (True, True, False), strict=True):
+        vectors.append(x_BTR.new_empty(B * J, H, C, 2 * F))
+        inverses.append(x_BTR.new_empty(B * J, H, C, dtype=torch.float32))
         forward_kernel[(triton.cdiv(J * C, BT), H, B)](
-            x_BTR.contiguous(), cos_TF, sin_TF, vectors[-1], inverses[-1], T, J, H, C, F, SHORTEST,
-            BT, BF, turns,
+            x_BTR, cos_TF, sin_TF, vectors[-1], inverses[-1], T, J, H, C, F, x_BTR.stride(1),
+            x_BTR.stride(0), SHORTEST, BT, BF, turns,
         )  # fmt: skip
     return vectors[0], vectors[1], vectors[2], inverses[0], inverses[1]
 
@@ -115,37 +112,38 @@ def recall_inputs_backward(
     dq_NHCK: Tensor,
     dk_NHCK: Tensor,
     dv_NHCK: Tensor,
-    q_BTR: Tensor,
-    k_BTR: Tensor,
-    v_BTR: Tensor,
+    qkv_BT3R: Tensor,
     cos_TF: Tensor,
     sin_TF: Tensor,
     q_NHCK: Tensor,
     k_NHCK: Tensor,
     q_inverse_NHC: Tensor,
     k_inverse_NHC: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Tensor:
     """See `reference.recall_inputs_backward`."""
-    operand_type(q_BTR)
-    (B, T, R), (N, H, C, _) = q_BTR.shape, q_NHCK.shape
+    operand_type(qkv_BT3R)
+    (B, T, _, R), (N, H, C, _) = qkv_BT3R.shape, q_NHCK.shape
     F = R // H // 2
     BT, BF = _tile(F)
     cos_TF, sin_TF = cos_TF.contiguous(), sin_TF.contiguous()
-    gradients = []
-    for grad_NHCK, x_BTR, y_NHCK, inverse_NHC in (
-        (dq_NHCK, q_BTR, q_NHCK, q_inverse_NHC),
-        (dk_NHCK, k_BTR, k_NHCK, k_inverse_NHC),
-        (dv_NHCK, v_BTR, None, None),
+    dqkv_BT3R = torch.empty_like(qkv_BT3R, memory_format=torch.contiguous_format)
+    outputs = ((q_NHCK, q_inverse_NHC), (k_NHCK, k_inverse_NHC), (None, None))
+    for grad_NHCK, x_BTR, dx_BTR, (y_NHCK, inverse_NHC) in zip(
+        (dq_NHCK, dk_NHCK, dv_NHCK), _parts(qkv_BT3R), dqkv_BT3R.unbind(2), outputs, strict=True
     ):
         turns = y_NHCK is not None and inverse_NHC is not None
-        gradients.append(torch.empty_like(x_BTR, memory_format=torch.contiguous_format))
         backward_kernel[(triton.cdiv(T, BT), H, B)](
-            grad_NHCK.contiguous(), x_BTR.contiguous(), cos_TF, sin_TF,
+            grad_NHCK.contiguous(), x_BTR, cos_TF, sin_TF,
             y_NHCK.contiguous() if y_NHCK is not None else cos_TF,
             inverse_NHC.contiguous() if inverse_NHC is not None else cos_TF,
-            gradients[-1], T, N // B, H, C, F, BT, BF, turns,
+            dx_BTR, T, N // B, H, C, F, x_BTR.stride(1), x_BTR.stride(0), BT, BF, turns,
         )  # fmt: skip
-    return gradients[0], gradients[1], gradients[2]
+    return dqkv_BT3R
+
+
+def _parts(qkv_BT3R: Tensor) -> tuple[Tensor, ...]:
+    # tokens may lie apart, channels may not
+    return (qkv_BT3R if qkv_BT3R.stride(3) == 1 else qkv_BT3R.contiguous()).unbind(2)
 
 
 def _tile(F: int) -> tuple[int, int]:

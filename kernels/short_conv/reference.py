@@ -1,7 +1,7 @@
 """Depthwise causal convolution of a few taps, time-major.
 
-Shape letters: B batch, T time (tokens), D channel, W taps, S = T + W - 1 tokens with their past, E
-tokens that may not see all of that.
+Shape letters: B batch, T time (tokens), D channel, W taps, P = W - 1 tokens before the signal, S
+tokens of a signal with its past, E tokens that may not see all of their past, n = min(P, T).
 """
 
 import torch
@@ -13,11 +13,12 @@ from torch import Tensor
 BLOCK_ELEMENTS = 1 << 16
 
 
-def short_conv(x_BSD: Tensor, taps_WD: Tensor, reach_BT: Tensor | None) -> Tensor:
+def short_conv(x_BTD: Tensor, past_BPD: Tensor, taps_WD: Tensor, reach_BT: Tensor | None) -> Tensor:
     """y[t] = sum over w <= reach[t] of taps[w] * x[t - w].
 
     Args:
-        x_BSD: Signal, with the W - 1 tokens before it in front.
+        x_BTD: Signal.
+        past_BPD: The W - 1 tokens before it.
         taps_WD: Filter of each channel, lag 0 first.
         reach_BT: How many earlier tokens each token may see (integers); None: all of them.
 
@@ -26,39 +27,66 @@ def short_conv(x_BSD: Tensor, taps_WD: Tensor, reach_BT: Tensor | None) -> Tenso
 
     Cost: O(B T D W).
     """
-    W = taps_WD.shape[0]
-    y_BTD = _depthwise(x_BSD, taps_WD.flip(0), padding=0)
+    (B, T, D), (W, P) = x_BTD.shape, (taps_WD.shape[0], past_BPD.shape[1])
+    lags_WD = taps_WD.flip(0)
+    # rows one behind the other; tokens that read another row's end are computed again
+    y_BTD = _depthwise(x_BTD.reshape(1, B * T, D), lags_WD, P)[:, : B * T].view(B, T, D)
+    if P:
+        y_BTD[:, :P] = _depthwise(torch.cat([past_BPD, x_BTD[:, :P]], dim=1), lags_WD, 0)
     if reach_BT is not None:
         # tokens behind a border are few: computed again, so that nothing of the other side is left
-        row_E, time_E = (reach_BT < W - 1).nonzero(as_tuple=True)
-        y_ED = x_BSD.new_zeros(len(row_E), x_BSD.shape[2])
+        row_E, time_E = (reach_BT < P).nonzero(as_tuple=True)
+        y_ED = x_BTD.new_zeros(len(row_E), D)
         for w in range(W):
             seen_E1 = reach_BT[row_E, time_E, None] >= w
-            y_ED.addcmul_(x_BSD[row_E, time_E + (W - 1 - w)] * seen_E1, taps_WD[w])
+            y_ED.addcmul_(_tokens(x_BTD, past_BPD, row_E, time_E - w) * seen_E1, taps_WD[w])
         y_BTD[row_E, time_E] = y_ED
     return y_BTD
 
 
 def short_conv_backward(
-    grad_BTD: Tensor, x_BSD: Tensor, taps_WD: Tensor, reach_BT: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Gradients of `short_conv` with respect to the signal and the taps: (dx_BSD, dtaps_WD)."""
-    (B, S, D), W = x_BSD.shape, taps_WD.shape[0]
+    grad_BTD: Tensor,
+    x_BTD: Tensor,
+    past_BPD: Tensor,
+    taps_WD: Tensor,
+    reach_BT: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `short_conv`: (dx_BTD, dpast_BPD, dtaps_WD)."""
+    (B, T, D), (W, P) = x_BTD.shape, (taps_WD.shape[0], past_BPD.shape[1])
+    if reach_BT is not None:
+        row_E, time_E = (reach_BT < P).nonzero(as_tuple=True)
+        grad_ED, grad_BTD = grad_BTD[row_E, time_E], grad_BTD.clone()
+        grad_BTD[row_E, time_E] = 0.0
+    dx_1SD = _depthwise(grad_BTD.reshape(1, B * T, D), taps_WD, P)
+    dpast_BPD, dx_BTD = dx_1SD[:, :P].repeat(B, 1, 1), dx_1SD[:, P:].view(B, T, D)
     dtaps_WD = torch.zeros_like(taps_WD, dtype=torch.promote_types(taps_WD.dtype, torch.float32))
-    if reach_BT is None:
-        dx_BSD = _depthwise(grad_BTD, taps_WD, padding=W - 1)
-        return dx_BSD, _taps_gradient(grad_BTD, x_BSD, dtaps_WD).to(taps_WD.dtype)
-    row_E, time_E = (reach_BT < W - 1).nonzero(as_tuple=True)
-    grad_ED, grad_BTD = grad_BTD[row_E, time_E], grad_BTD.clone()
-    grad_BTD[row_E, time_E] = 0.0
-    dx_BSD = _depthwise(grad_BTD, taps_WD, padding=W - 1)
-    dtaps_WD = _taps_gradient(grad_BTD, x_BSD, dtaps_WD)
-    for w in range(W):
-        seen_ED = grad_ED * (reach_BT[row_E, time_E, None] >= w)
-        past_E = row_E * S + time_E + (W - 1 - w)
-        dx_BSD.view(B * S, D).index_add_(0, past_E, seen_ED * taps_WD[w])
-        dtaps_WD[w] += (seen_ED * x_BSD[row_E, time_E + (W - 1 - w)]).sum(0)
-    return dx_BSD, dtaps_WD.to(taps_WD.dtype)
+    _add_taps_gradient(dtaps_WD, grad_BTD[:, P:], x_BTD)
+    if P:
+        first_BnD = grad_BTD[:, :P]
+        _add_taps_gradient(dtaps_WD, first_BnD, torch.cat([past_BPD, x_BTD[:, :P]], dim=1))
+    if P and B > 1:
+        # a row's end is not read by the next row
+        dx_BTD[:, -P:] = _depthwise(F.pad(grad_BTD[:, -P:], (0, 0, 0, P)), taps_WD, 0)
+        ahead_BTD = F.pad(first_BnD, (0, 0, P, P - first_BnD.shape[1]))
+        dpast_BPD = _depthwise(ahead_BTD, taps_WD, 0)
+    if reach_BT is not None:
+        for w in range(W):
+            seen_ED = grad_ED * (reach_BT[row_E, time_E, None] >= w)
+            source_E = time_E - w
+            dtaps_WD[w] += (seen_ED * _tokens(x_BTD, past_BPD, row_E, source_E)).sum(0)
+            seen_ED *= taps_WD[w]
+            own_E1 = source_E[:, None] >= 0
+            place_E = row_E * T + source_E.clamp(min=0)
+            dx_BTD.view(B * T, D).index_add_(0, place_E, seen_ED * own_E1)
+            place_E = row_E * P + P + source_E.clamp(max=-1)
+            dpast_BPD.view(B * P, D).index_add_(0, place_E, seen_ED * ~own_E1)
+    return dx_BTD, dpast_BPD, dtaps_WD.to(taps_WD.dtype)
+
+
+def _tokens(x_BTD: Tensor, past_BPD: Tensor, row_E: Tensor, time_E: Tensor) -> Tensor:
+    """The signal at some times, which may be before its beginning."""
+    own_ED, before_ED = x_BTD[row_E, time_E.clamp(min=0)], past_BPD[row_E, time_E.clamp(max=-1)]
+    return torch.where(time_E[:, None] >= 0, own_ED, before_ED)
 
 
 def _depthwise(x_BSD: Tensor, taps_WD: Tensor, padding: int) -> Tensor:
@@ -69,15 +97,18 @@ def _depthwise(x_BSD: Tensor, taps_WD: Tensor, padding: int) -> Tensor:
     return y_BD1T[:, :, 0].transpose(1, 2).contiguous()
 
 
-def _taps_gradient(grad_BTD: Tensor, x_BSD: Tensor, dtaps_WD: Tensor) -> Tensor:
-    """Add sum over t of grad[t] * x[t - w] to every tap's gradient."""
+def _add_taps_gradient(dtaps_WD: Tensor, grad_BTD: Tensor, x_BSD: Tensor) -> None:
+    """Add sum over t of grad[t] * x[t + W - 1 - w] to every tap's gradient."""
     W, D = dtaps_WD.shape
+    T = grad_BTD.shape[1]
+    if T == 0:
+        return
     # a GPU has no use for small blocks
-    size = max(1, BLOCK_ELEMENTS // D) if x_BSD.device.type == "cpu" else grad_BTD.shape[1]
+    size = max(1, BLOCK_ELEMENTS // D) if x_BSD.device.type == "cpu" else T
     window_BTWD = x_BSD.unfold(1, W, 1).transpose(2, 3)
-    sum_tWD = dtaps_WD.new_zeros(min(size, grad_BTD.shape[1]), W, D)
+    sum_tWD = dtaps_WD.new_zeros(min(size, T), W, D)
     for grad_TD, window_TWD in zip(grad_BTD, window_BTWD, strict=True):
         blocks = zip(grad_TD.split(size), window_TWD.split(size), strict=True)
         for grad_tD, window_tWD in blocks:
             sum_tWD[: len(grad_tD)].addcmul_(grad_tD[:, None], window_tWD)
-    return dtaps_WD.add_(sum_tWD.sum(0).flip(0))
+    dtaps_WD.add_(sum_tWD.sum(0).flip(0))

@@ -1,6 +1,7 @@
 """`short_conv` on a GPU: the signal is read once (its halo of W - 1 tokens twice), written once.
 
-Shape letters: B batch, T time (tokens), D channel, W taps, S = T + W - 1; BT and BD edges of tiles.
+Shape letters: B batch, T time (tokens), D channel, W taps, P = W - 1 tokens before the signal; BT
+and BD edges of tiles.
 """
 
 import torch
@@ -13,13 +14,22 @@ from kernels.tiles import block_of, operand_type, tuned
 TIME, CHANNELS = 64, 64
 
 
+@triton.jit
+def load_tokens(x, past, b, t, d, D, row, batch, P: tl.constexpr, mask):
+    """The signal at times t, which may be before its beginning: [BT, BD] in float32."""
+    own, before = mask & (t[:, None] >= 0), mask & (t[:, None] < 0)
+    X = tl.load(x + b * batch + t[:, None].to(tl.int64) * row + d[None, :], mask=own, other=0.0)
+    place = (b * P + P + t[:, None]) * D + d[None, :]
+    return X.to(tl.float32) + tl.load(past + place, mask=before, other=0.0).to(tl.float32)
+
+
 @tuned(4, 8, key=["T", "D"])
 @triton.jit
 def forward_kernel(
-    x, taps, reach, y, T, D, W: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr,
-    REACHES: tl.constexpr,
+    x, past, taps, reach, y, T, D, row, batch,
+    W: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, REACHES: tl.constexpr,
 ):  # fmt: skip
-    """y[t] = sum over w of taps[w] x[t + W - 1 - w]."""
+    """y[t] = sum over w of taps[w] x[t - w]."""
     b = tl.program_id(2).to(tl.int64)
     t, d = tl.program_id(0) * BT + tl.arange(0, BT), tl.program_id(1) * BD + tl.arange(0, BD)
     mask = (t[:, None] < T) & (d[None, :] < D)
@@ -29,9 +39,8 @@ def forward_kernel(
         far = tl.load(reach + b * T + t, mask=t < T, other=0).to(tl.int32)
     for w in tl.static_range(W):
         tap = tl.load(taps + w * D + d, mask=d < D, other=0.0).to(tl.float32)
-        row = b * (T + W - 1) + t[:, None] + (W - 1 - w)
-        X = tl.load(x + row * D + d[None, :], mask=mask & (far[:, None] >= w), other=0.0)
-        acc += X.to(tl.float32) * tap[None, :]
+        seen = mask & (far[:, None] >= w)
+        acc += load_tokens(x, past, b, t - w, d, D, row, batch, W - 1, seen) * tap[None, :]
     place = (b * T + t[:, None]) * D + d[None, :]
     tl.store(y + place, acc.to(y.dtype.element_ty), mask=mask)
 
@@ -39,19 +48,19 @@ def forward_kernel(
 @tuned(4, 8, key=["T", "D"])
 @triton.jit
 def backward_kernel(
-    grad, x, taps, reach, dx, dtaps, T, D,
+    grad, x, past, taps, reach, dx, dpast, dtaps, T, D, row, batch,
     W: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, REACHES: tl.constexpr,
 ):  # fmt: skip
-    """dx of T + W - 1 tokens, and the taps' gradient as one partial sum per tile."""
+    """dx and dpast, and the taps' gradient as one partial sum per tile."""
     tile, b = tl.program_id(0), tl.program_id(2).to(tl.int64)
-    s, d = tile * BT + tl.arange(0, BT), tl.program_id(1) * BD + tl.arange(0, BD)
-    inside = (s[:, None] < T + W - 1) & (d[None, :] < D)
-    place = (b * (T + W - 1) + s[:, None]) * D + d[None, :]
-    X = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+    # a tile's tokens begin W - 1 before the signal
+    s, d = tile * BT + tl.arange(0, BT) - (W - 1), tl.program_id(1) * BD + tl.arange(0, BD)
+    inside = (s[:, None] < T) & (d[None, :] < D)
+    X = load_tokens(x, past, b, s, d, D, row, batch, W - 1, inside)
     acc = tl.zeros((BT, BD), tl.float32)
     for w in tl.static_range(W):
         # the output that reads s with tap w
-        t = s - (W - 1 - w)
+        t = s + w
         mask = (t >= 0) & (t < T)
         if REACHES:
             far = tl.load(reach + b * T + t, mask=mask, other=0).to(tl.int32)
@@ -61,41 +70,53 @@ def backward_kernel(
         G = G.to(tl.float32)
         tap = tl.load(taps + w * D + d, mask=d < D, other=0.0).to(tl.float32)
         acc += G * tap[None, :]
-        row = (b * tl.num_programs(0) + tile) * W + w
-        tl.store(dtaps + row * D + d, tl.sum(G * X, axis=0), mask=d < D)
-    tl.store(dx + place, acc.to(dx.dtype.element_ty), mask=inside)
+        part = (b * tl.num_programs(0) + tile) * W + w
+        tl.store(dtaps + part * D + d, tl.sum(G * X, axis=0), mask=d < D)
+    found = acc.to(dx.dtype.element_ty)
+    own, before = inside & (s[:, None] >= 0), inside & (s[:, None] < 0)
+    tl.store(dx + (b * T + s[:, None]) * D + d[None, :], found, mask=own)
+    tl.store(dpast + (b * (W - 1) + W - 1 + s[:, None]) * D + d[None, :], found, mask=before)
 
 
-def short_conv(x_BSD: Tensor, taps_WD: Tensor, reach_BT: Tensor | None) -> Tensor:
+def short_conv(x_BTD: Tensor, past_BPD: Tensor, taps_WD: Tensor, reach_BT: Tensor | None) -> Tensor:
     """See `reference.short_conv`."""
-    (B, S, D), W = x_BSD.shape, taps_WD.shape[0]
-    operand_type(x_BSD)
-    x_BSD, T = x_BSD.contiguous(), S - W + 1
-    y_BTD = x_BSD.new_empty(B, T, D)
+    (B, T, D), W = x_BTD.shape, taps_WD.shape[0]
+    operand_type(x_BTD)
+    x_BTD, y_BTD = _rows(x_BTD), x_BTD.new_empty(B, T, D)
     BT, BD = block_of(T, TIME), block_of(D, CHANNELS)
     forward_kernel[(triton.cdiv(T, BT), triton.cdiv(D, BD), B)](
-        x_BSD, taps_WD.contiguous(), _reach(reach_BT, x_BSD), y_BTD, T, D, W, BT, BD,
-        reach_BT is not None,
+        x_BTD, past_BPD.contiguous(), taps_WD.contiguous(), _reach(reach_BT, x_BTD), y_BTD, T, D,
+        x_BTD.stride(1), x_BTD.stride(0), W, BT, BD, reach_BT is not None,
     )  # fmt: skip
     return y_BTD
 
 
 def short_conv_backward(
-    grad_BTD: Tensor, x_BSD: Tensor, taps_WD: Tensor, reach_BT: Tensor | None
-) -> tuple[Tensor, Tensor]:
+    grad_BTD: Tensor,
+    x_BTD: Tensor,
+    past_BPD: Tensor,
+    taps_WD: Tensor,
+    reach_BT: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """See `reference.short_conv_backward`."""
-    (B, S, D), W = x_BSD.shape, taps_WD.shape[0]
-    operand_type(x_BSD)
-    x_BSD = x_BSD.contiguous()
+    (B, T, D), W = x_BTD.shape, taps_WD.shape[0]
+    operand_type(x_BTD)
+    x_BTD, S = _rows(x_BTD), T + W - 1
     BT, BD = block_of(S, TIME), block_of(D, CHANNELS)
     tiles = triton.cdiv(S, BT)
-    dx_BSD = torch.empty_like(x_BSD)
-    dtaps_BGWD = x_BSD.new_empty(B, tiles, W, D, dtype=torch.float32)
+    dx_BTD, dpast_BPD = x_BTD.new_empty(B, T, D), past_BPD.new_empty(past_BPD.shape)
+    dtaps_BGWD = x_BTD.new_empty(B, tiles, W, D, dtype=torch.float32)
     backward_kernel[(tiles, triton.cdiv(D, BD), B)](
-        grad_BTD.contiguous(), x_BSD, taps_WD.contiguous(), _reach(reach_BT, x_BSD), dx_BSD,
-        dtaps_BGWD, S - W + 1, D, W, BT, BD, reach_BT is not None,
+        grad_BTD.contiguous(), x_BTD, past_BPD.contiguous(), taps_WD.contiguous(),
+        _reach(reach_BT, x_BTD), dx_BTD, dpast_BPD, dtaps_BGWD, T, D, x_BTD.stride(1),
+        x_BTD.stride(0), W, BT, BD, reach_BT is not None,
     )  # fmt: skip
-    return dx_BSD, dtaps_BGWD.sum((0, 1)).to(taps_WD.dtype)
+    return dx_BTD, dpast_BPD, dtaps_BGWD.sum((0, 1)).to(taps_WD.dtype)
+
+
+def _rows(x_BTD: Tensor) -> Tensor:
+    # tokens may lie apart: the signal is a part of a wider projection
+    return x_BTD if x_BTD.stride(2) == 1 else x_BTD.contiguous()
 
 
 def _reach(reach_BT: Tensor | None, stand_in: Tensor) -> Tensor:

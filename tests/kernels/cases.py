@@ -85,7 +85,7 @@ def _recall_local() -> Case:
 def _recall_inputs() -> Case:
     # the last chunk incomplete
     angle = torch.rand(7, 2, dtype=torch.float64)
-    arguments, rest = tuple(randn(2, 7, 8) for _ in range(3)), (angle.cos(), angle.sin(), 2, 3)
+    arguments, rest = (randn(2, 7, 3, 8),), (angle.cos(), angle.sin(), 2, 3)
     return lambda *i: recall_inputs(*i, *rest), arguments, (*arguments, *rest)
 
 

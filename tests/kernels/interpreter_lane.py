@@ -162,16 +162,17 @@ def test_recall(N: int, H: int, C: int, K: int, V: int, dtype: torch.dtype) -> N
     ("B", "T", "H", "K", "C"), [(1, 1, 1, 2, 1), (2, 7, 3, 6, 4), (1, 130, 2, 64, 64)]
 )
 def test_recall_inputs(B: int, T: int, H: int, K: int, C: int, dtype: torch.dtype) -> None:
-    projections = [_strided(B, T, H * K, dtype=dtype) for _ in range(3)]
     angle = torch.rand(T, K // 2)
     phases = [angle.cos().to(dtype), angle.sin().to(dtype)]
-    check("recall_inputs", "recall_inputs", *projections, *phases, H, C)
-    wide = (i.double() for i in (*projections, *phases))
-    q, k, _, *inverses = reference_recall_inputs(*wide, H, C)
-    grads = [_strided(*q.shape, dtype=dtype) for _ in range(3)]
-    turned = (q.to(dtype), k.to(dtype), *(i.float() for i in inverses))
-    arguments = (*grads, *projections, *phases, *turned)
-    check("recall_inputs", "recall_inputs_backward", *arguments)
+    # in one layout no channels are neighbours, in the other tokens lie apart
+    wider = torch.randn(B, T, 3, H * K + 5).to(dtype)
+    for qkv in (_strided(B, T, 3, H * K, dtype=dtype), wider[..., 5:]):
+        check("recall_inputs", "recall_inputs", qkv, *phases, H, C)
+        wide = (i.double() for i in (qkv, *phases))
+        q, k, _, *inverses = reference_recall_inputs(*wide, H, C)
+        grads = [_strided(*q.shape, dtype=dtype) for _ in range(3)]
+        turned = (q.to(dtype), k.to(dtype), *(i.float() for i in inverses))
+        check("recall_inputs", "recall_inputs_backward", *grads, qkv, *phases, *turned)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -185,13 +186,16 @@ def test_norm_gate(R: int, H: int, K: int, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("B", "T", "D", "W"), [(1, 1, 1, 4), (2, 130, 7, 3), (1, 64, 65, 1)])
+@pytest.mark.parametrize(
+    ("B", "T", "D", "W"), [(1, 1, 1, 4), (3, 2, 5, 4), (2, 130, 7, 3), (1, 64, 65, 1)]
+)
 def test_short_conv(B: int, T: int, D: int, W: int, dtype: torch.dtype) -> None:
-    x, grad = _strided(B, T + W - 1, D, dtype=dtype), _strided(B, T, D, dtype=dtype)
-    taps = _strided(W, D, dtype=dtype)
-    for reach in (None, torch.randint(0, W + 1, (B, T))):
-        check("short_conv", "short_conv", x, taps, reach)
-        check("short_conv", "short_conv_backward", grad, x, taps, reach)
+    grad, past, taps = (_strided(*i, D, dtype=dtype) for i in ((B, T), (B, W - 1), (W,)))
+    # in one layout no channels are neighbours, in the other tokens lie apart
+    for x in (_strided(B, T, D, dtype=dtype), torch.randn(B, T, 2 * D).to(dtype)[..., D:]):
+        for reach in (None, torch.randint(0, W + 1, (B, T))):
+            check("short_conv", "short_conv", x, past, taps, reach)
+            check("short_conv", "short_conv_backward", grad, x, past, taps, reach)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)

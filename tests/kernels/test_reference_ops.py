@@ -48,7 +48,7 @@ def test_state_scan_equals_its_recurrence(complex_: bool) -> None:
 def test_short_conv_reaches_only_as_far_as_told() -> None:
     x, taps = torch.randn(2, 8, 3), torch.randn(4, 3)
     reach = torch.tensor([[0, 1, 2, 3, 3], [3, 0, 1, 0, 1]])
-    y = short_conv(x, taps, reach)
+    y = short_conv(x[:, 3:], x[:, :3], taps, reach)
     for b in range(2):
         for t in range(5):
             expected = sum(taps[w] * x[b, 3 + t - w] for w in range(int(reach[b, t]) + 1))
@@ -80,9 +80,10 @@ def test_every_backward_passes_gradcheck() -> None:
     c = torch.complex128
     arguments = (_randn(1, 3, 2, dtype=c), _randn(1, 3, 2, 1, dtype=c), _randn(1, 2, 1, dtype=c))
     assert gradcheck(state_scan, arguments)
-    reach = torch.randint(0, 4, (2, 6))
-    assert gradcheck(short_conv, (_randn(2, 9, 3), _randn(4, 3), reach))
-    assert gradcheck(short_conv, (_randn(2, 9, 3), _randn(4, 3), None))
+    # one row and several; the last signal is shorter than its past
+    for B, T in ((1, 6), (2, 6), (2, 2)):
+        for reach in (torch.randint(0, 4, (B, T)), None):
+            assert gradcheck(short_conv, (_randn(B, T, 3), _randn(B, 3, 3), _randn(4, 3), reach))
     labels = torch.tensor([1, -100, 4])
     assert gradcheck(
         lambda x, weight: linear_cross_entropy(x, weight, labels), (_randn(3, 4), _randn(5, 4))
@@ -94,7 +95,7 @@ def test_every_backward_passes_gradcheck() -> None:
     [
         ("fft_conv", (_randn(2, 3, 8), _randn(2, 8))),
         ("state_scan", (_randn(2, 4, 3), _randn(2, 4, 3, 2), _randn(2, 3, 2))),
-        ("short_conv", (_randn(2, 9, 3), _randn(4, 3), None)),
+        ("short_conv", (_randn(2, 6, 3), _randn(2, 3, 3), _randn(4, 3), None)),
         ("linear_cross_entropy", (_randn(3, 4), _randn(5, 4), torch.tensor([1, 2, 4]), True)),
     ],
 )
@@ -118,9 +119,18 @@ def test_fft_conv_works_in_float32_for_half_precision(dtype: torch.dtype) -> Non
     ("call", "message"),
     [
         (lambda: fft_conv(torch.ones(2, 3, 8), torch.ones(2, 7)), r"got \(2, 3, 8\) and \(2, 7\)"),
-        (lambda: short_conv(torch.ones(1, 3, 2), torch.ones(4, 2)), r"got \(1, 3, 2\)"),
         (
-            lambda: short_conv(torch.ones(1, 6, 2), torch.ones(4, 2), torch.ones(1, 2)),
+            lambda: short_conv(torch.ones(1, 5, 2), torch.ones(1, 2, 2), torch.ones(4, 2)),
+            r"got \(1, 5, 2\), \(4, 2\) and \(1, 2, 2\)",
+        ),
+        (
+            lambda: short_conv(torch.ones(1, 5, 2), torch.ones(1, 3, 2).half(), torch.ones(4, 2)),
+            "past of torch.float32, as the signal, got torch.float16",
+        ),
+        (
+            lambda: short_conv(
+                torch.ones(1, 3, 2), torch.ones(1, 3, 2), torch.ones(4, 2), torch.ones(1, 2)
+            ),
             r"expected reach \(1, 3\), got \(1, 2\)",
         ),
         (
