@@ -123,11 +123,11 @@ def convolution_heads(T: int) -> Callable[[], None]:
 PEAKS = {"--peak": spectral_mixing, "--chunked": convolution_heads, "--whole": whole_fft}
 
 
-def fastest(*runs: Callable[[], None], seconds: float = 6.0) -> list[float]:
+def fastest(*runs: Callable[[], None], seconds: float = 6.0, least: int = 2) -> list[float]:
     """The shortest time of each, by turns, so that a busy neighbour hits all of them."""
     times: list[list[float]] = [[] for _ in runs]
     begin = time.perf_counter()
-    while len(times[0]) < 2 or time.perf_counter() - begin < seconds:
+    while len(times[0]) < least or time.perf_counter() - begin < seconds:
         for run, found in zip(runs, times, strict=True):
             start = time.perf_counter()
             run()
@@ -173,14 +173,8 @@ def print_peak(make: Callable[[int], Callable[[], None]], T: int) -> None:
 def print_time(T: int) -> None:
     """Print the time of a layer's pass in seconds, with freed memory reused."""
     reuse_freed_memory()
-    seconds = []
-    for layer in LAYERS:
-        run = layer_mixing(T, layer)
-        for _ in range(2):
-            # until there is memory to be reused
-            run()
-        seconds += fastest(run)
-    print(mean(seconds))
+    # the first runs find no memory that could be reused
+    print(mean(best for layer in LAYERS for best in fastest(layer_mixing(T, layer), least=6)))
 
 
 def main() -> None:
