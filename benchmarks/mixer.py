@@ -27,7 +27,8 @@ from torch import Tensor
 
 from pretrain.memory import reuse_freed_memory
 from spectral.config import ModelConfig
-from spectral.mixer import SequenceContext, SpectralMixer
+from spectral.context import SequenceContext
+from spectral.mixer import SpectralMixer
 from spectral.rotary import rotary_phases
 from spectral.turns import layer_period
 

@@ -9,9 +9,10 @@ Source: the two directions and shared projections of Caduceus (Schiff et al. 202
 from torch import Tensor
 
 from spectral.config import ModelConfig
+from spectral.context import SequenceContext
 from spectral.documents import chunk_documents
 from spectral.gating import GateLosses, mean_losses
-from spectral.mixer import MixerState, SequenceContext, SpectralMixer
+from spectral.mixer import MixerState, SpectralMixer
 
 
 class BidirectionalMixer(SpectralMixer):

@@ -6,8 +6,8 @@ Shape letters: B batch, T time (tokens), D channels.
 from torch import Tensor, nn
 
 from spectral.config import ModelConfig
+from spectral.context import SequenceContext
 from spectral.feed_forwards import build_feed_forward
-from spectral.mixer import SequenceContext
 from spectral.mixers import State, build_mixer
 
 

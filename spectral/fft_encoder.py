@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from spectral.config import ModelConfig
+from spectral.context import SequenceContext
 from spectral.filters import TwoSidedFilter
 from spectral.frames import Frames
 from spectral.fusion import ChunkFusion, turns
 from spectral.gating import GateLosses, mean_losses
-from spectral.mixer import SequenceContext
 from spectral.per_document import per_document
 from spectral.projected import ProjectedMixer
 from spectral.span import WHOLE

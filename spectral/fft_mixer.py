@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spectral.config import ModelConfig
+from spectral.context import SequenceContext
 from spectral.documents import ChunkBorders, chunk_borders
 from spectral.frames import Frames, add_head
 from spectral.fusion import ChunkFusion, turns
 from spectral.gating import GateLosses
-from spectral.mixer import SequenceContext
 from spectral.modes import ModalFilter
 from spectral.projected import ProjectedMixer
 from spectral.span import WHOLE

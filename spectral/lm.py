@@ -22,12 +22,10 @@ from spectral.checks import (
     check_vocabulary,
 )
 from spectral.config import ModelConfig
-from spectral.documents import check_segment_ids, chunk_documents
+from spectral.context import sequence_context
 from spectral.embedding import HarmonicEmbedding, TableEmbedding
 from spectral.gating import uses_gates
-from spectral.mixer import SequenceContext
 from spectral.mixers import State
-from spectral.rotary import rotary_phases
 from spectral.span import WHOLE, Span
 
 
@@ -212,7 +210,9 @@ class SpectralLM(nn.Module):
         Returns:
             (x_BTD, the blocks' states after the last token, weighted auxiliary losses).
         """
-        context = self._context(x_BTD, position, num_tokens, segment_ids_BT)
+        context = sequence_context(
+            self.config, self.span, x_BTD, position, num_tokens, segment_ids_BT
+        )
         states = []
         auxiliary = x_BTD.new_zeros(())
         for layer, block in enumerate(self.blocks):
@@ -243,7 +243,7 @@ class SpectralLM(nn.Module):
         check_tokens(tokens_B, 1)
         _check_rows(state, tokens_B)
         x_BD = self._embed(tokens_B)
-        context = self._context(x_BD, state.position, 1, None)
+        context = sequence_context(self.config, self.span, x_BD, state.position, 1, None)
         states = []
         for layer, block in enumerate(self.blocks):
             x_BD, after = cast(Block, block).step(x_BD, context, state.layers[layer])
@@ -269,21 +269,6 @@ class SpectralLM(nn.Module):
                 "causal: expected true to decode or to keep a state, got false: a bidirectional "
                 "model sees all tokens at once"
             )
-
-    def _context(
-        self, like: Tensor, position: int, T: int, segment_ids_BT: Tensor | None
-    ) -> SequenceContext:
-        config, B = self.config, like.shape[0]
-        phases = rotary_phases(
-            position, T, config.dim // config.num_heads, config.rotary_base, like=like
-        )
-        documents, before_BW = {}, None
-        if segment_ids_BT is not None:
-            check_segment_ids(segment_ids_BT, B, T)
-            before_BW = self.span.before(segment_ids_BT, max(config.short_conv - 1, 1))
-            chunks = {min(config.conv_chunk, T), min(config.recall_chunk, T)}
-            documents = {c: chunk_documents(segment_ids_BT, c, before_BW) for c in chunks}
-        return SequenceContext(position, *phases, segment_ids_BT, documents, before_BW)
 
 
 def _check_rows(state: LMState, tokens: Tensor) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kernels.norm_gate.op import norm_gate
 from kernels.recall_inputs.op import recall_inputs
 from spectral.config import ModelConfig
-from spectral.documents import ChunkDocuments
+from spectral.context import SequenceContext
 from spectral.gated_filter import GatedFilter, GatedState
 from spectral.gating import GateLosses, uses_gates
 from spectral.modes import ModalFilter
@@ -36,25 +36,6 @@ class MixerState(NamedTuple):
     short_BWD: Tensor
     modes: Tensor | GatedState
     recall_BHKK: Tensor
-
-
-class SequenceContext(NamedTuple):
-    """What every mixer of a model needs to know of the sequence, computed once per forward.
-
-    Attributes:
-        position: Tokens before this sequence.
-        cos_TF, sin_TF: Rotary phases of the tokens' positions.
-        segment_ids_BT: Document numbers, or None for one document per row.
-        documents: Borders by chunk length; empty if segment_ids_BT is None.
-        before_BW: Document numbers of the tokens before; None if they are of the first one.
-    """
-
-    position: int
-    cos_TF: Tensor
-    sin_TF: Tensor
-    segment_ids_BT: Tensor | None
-    documents: dict[int, ChunkDocuments]
-    before_BW: Tensor | None = None
 
 
 def full_precision(z: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from kernels.norm_gate.op import norm_gate
 from spectral.config import ModelConfig
+from spectral.context import SequenceContext
 from spectral.gating import GateLosses
-from spectral.mixer import SequenceContext, full_precision
+from spectral.mixer import full_precision
 from spectral.short_conv import ShortConv
 from spectral.span import WHOLE, Span
 

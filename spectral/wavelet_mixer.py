@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from spectral.config import ModelConfig
+from spectral.context import SequenceContext
 from spectral.filters import CausalFilter, FilterState, TwoSidedFilter
 from spectral.gating import GateLosses, mean_losses
-from spectral.mixer import SequenceContext
 from spectral.per_document import per_document
 from spectral.projected import ProjectedMixer
 from spectral.wavelets import (

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pretrain.config import TrainConfig
 from pretrain.precision import autocast, current_autocast
 from spectral.block import Block
-from spectral.mixer import SequenceContext
+from spectral.context import SequenceContext
 from spectral.mixers import State
 
 

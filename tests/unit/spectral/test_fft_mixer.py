@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spectral.config import ModelConfig
+from spectral.context import SequenceContext
 from spectral.fft_mixer import FFTMixer
-from spectral.mixer import SequenceContext
 from spectral.modes import ModalFilter
 from tests.unit.spectral.checks import (
     check_causal,

@@ -12,12 +12,12 @@ import spectral.modes
 import spectral.recall_heads
 import spectral.short_conv
 import spectral.wavelet_mixer
+from spectral.context import SequenceContext
 from spectral.fft_mixer import FFTMixer
 from spectral.fusion import ChunkFusion
 from spectral.gated_filter import GatedFilter
 from spectral.gating import SpectralGate
 from spectral.lm import SpectralLM
-from spectral.mixer import SequenceContext
 from spectral.short_conv import ShortConv
 from spectral.span import Carried, Span
 from spectral.wavelet_mixer import WaveletMixer

@@ -7,9 +7,11 @@ import torch
 
 from data_pipeline.tokenizer import load_tokenizer
 from spectral.config import ModelConfig
+from spectral.context import sequence_context
 from spectral.embedding import HarmonicEmbedding
 from spectral.feed_forward import FrequencyFeedForward
 from spectral.lm import SpectralLM
+from spectral.span import WHOLE
 from tests.unit.spectral.checks import (
     check_causal,
     check_isolated,
@@ -80,7 +82,7 @@ def test_a_byte_model_needs_no_tokenizer_file() -> None:
 @pytest.mark.filterwarnings("ignore:.*does not support code generation for complex:UserWarning")
 def test_mixers_compile_without_graph_breaks(changes: dict[str, object]) -> None:
     model = small_model(small_config(**changes)).float()
-    context = model._context(torch.zeros(1, 21, 16), 0, 21, None)
+    context = sequence_context(model.config, WHOLE, torch.zeros(1, 21, 16), 0, 21, None)
     x = torch.randn(1, 21, 16, requires_grad=True)
     for block in model.blocks:
         torch._dynamo.reset()
