@@ -87,9 +87,9 @@ def test_a_broken_carry(
 
 def _keep_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """Documents that reset nothing of the carried state."""
-    import spectral.lm
+    import spectral.context
 
-    find = spectral.lm.chunk_documents
+    find = spectral.context.chunk_documents
 
     def broken(segments: Tensor, chunk: int, before: Tensor | None) -> object:
         found = find(segments, chunk, before)
@@ -98,20 +98,20 @@ def _keep_everything(monkeypatch: pytest.MonkeyPatch) -> None:
             before_first_BJC=torch.ones_like(found.before_first_BJC),
         )
 
-    monkeypatch.setattr(spectral.lm, "chunk_documents", broken)
+    monkeypatch.setattr(spectral.context, "chunk_documents", broken)
 
 
 def _write_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks that hand on what they read of documents that have ended."""
-    import spectral.lm
+    import spectral.context
 
-    find = spectral.lm.chunk_documents
+    find = spectral.context.chunk_documents
 
     def broken(segments: Tensor, chunk: int, before: Tensor | None) -> object:
         found = find(segments, chunk, before)
         return found._replace(after_last_BJC=torch.ones_like(found.after_last_BJC))
 
-    monkeypatch.setattr(spectral.lm, "chunk_documents", broken)
+    monkeypatch.setattr(spectral.context, "chunk_documents", broken)
 
 
 def _no_isolation_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
