@@ -11,6 +11,7 @@ from spectral.gate_parts import SELECTION_PARTS
 from spectral.turns import head_mixture
 
 KINDS = ("spectral", "transformer")
+SPLITS = ("train", "valid")
 
 
 class Budget(NamedTuple):
