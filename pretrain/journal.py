@@ -1,6 +1,7 @@
 """What a run tells, seen from every rank: all call it, rank 0 writes."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from data_pipeline.batch import Batch
 from pretrain.config import RunConfig
@@ -18,7 +19,8 @@ class Journal:
     """
 
     def __init__(self, run: RunConfig, ranks: Ranks, first_step: int, num_parameters: int):
-        self._ranks, self._directory = ranks, run.train.output
+        self._run, self._ranks, self._directory = run, ranks, run.train.output
+        self._num_parameters = num_parameters
         self._stragglers = Stragglers(run.health.straggler_ratio)
         self._metrics: Metrics | None = None
         self._audit: AuditLog | None = None
@@ -30,6 +32,16 @@ class Journal:
             self._audit = AuditLog(self._directory)
 
         decided_by_rank_0(open_files)
+
+    def announce(self, checkpoint: Path | None) -> None:
+        """Say what is trained, and where it begins."""
+        run = self._run
+        origin = "from scratch" if checkpoint is None else f"resumed from {checkpoint}"
+        self.say(
+            f"{self._num_parameters:,} parameters, {self._ranks.world_size} ranks on "
+            f"{self._ranks.device.type}, ZeRO {run.parallel.zero_stage}, "
+            f"{run.train.global_batch_size} x {run.data.sequence_length} tokens per step, {origin}"
+        )
 
     def say(self, text: str) -> None:
         """Print a line, once for all ranks."""

@@ -14,7 +14,6 @@ from data_pipeline.loader import build_train_loader
 from data_pipeline.order import hash_integers
 from launch.torchrun import REQUEUE_STATUS
 from pretrain.checkpoint.keeping import Keeper
-from pretrain.checkpoint.loading import load_engine
 from pretrain.checkpoint.saving import Saver
 from pretrain.config import RunConfig
 from pretrain.distributed import Ranks, decided_by_rank_0
@@ -32,6 +31,7 @@ from pretrain.parallel.mesh import build_mesh
 from pretrain.parallel.parallelize import empty_model
 from pretrain.parallel.sequence import own_span
 from pretrain.precision import LossScale
+from pretrain.progress import Progress
 from pretrain.run_directory import check_tokenizer, find_newest
 from pretrain.step import compute_gradient
 from pretrain.stopping import StopFlag, Stopped, StopPoll
@@ -41,8 +41,7 @@ from pretrain.validation import validation_loss
 class Trainer:
     """One run on all ranks.
 
-    State, all of it in checkpoints: the engine's, the position in the data, `step` (optimizer steps
-    that were applied), `tokens`, the guard's, and the loss scale.
+    State, all of it in checkpoints: the engine's and its `Progress`.
     """
 
     def __init__(
@@ -57,7 +56,6 @@ class Trainer:
         self.run, self.ranks = run, ranks
         self.heartbeat = heartbeat or Heartbeat(run.train.output, ranks.rank)
         self.poll = StopPoll(stop or StopFlag(), ranks, self.heartbeat)
-        self.step = self.tokens = 0
         self.guard = Guard(run.guard)
         check_layout(run, ranks.world_size)
         self.mesh = build_mesh(run.parallel, ranks)
@@ -75,21 +73,15 @@ class Trainer:
             run, build_model(run, self.mesh).to(ranks.device), ranks, self.mesh
         )
         self.loss_scale = LossScale(run.train, self.engine.module.parameters())
+        self.progress = Progress(run, self.engine, self.loader, self.guard, self.loss_scale)
         self.heartbeat.beat("loading a checkpoint")
         if checkpoint is not None:
-            state = load_engine(self.engine, checkpoint, run)
-            self.step, self.tokens = state["step"], state["tokens"]
-            self.loader.load_state_dict(state["data"])
-            self.guard.load_state_dict(state["guard"])
-            self.loss_scale.load_state_dict(state.get("loss_scale", {}))
-        # what a checkpoint is to hold: before a step that was read but not yet done
-        self._position = self.loader.state_dict()
-        self._saved_step = self.step
+            self.progress.resume(checkpoint)
         self.heartbeat.beat("opening files")
-        self.journal = Journal(run, ranks, self.step, num_parameters)
+        self.journal = Journal(run, ranks, self.progress.step, num_parameters)
         self.keeper = Keeper(run, self.journal.say)
         self.saver = Saver(run, self.tokenizer, ranks, self.keeper)
-        self.journal.say(_announcement(run, ranks, num_parameters, checkpoint))
+        self.journal.announce(checkpoint)
         for finding in check_health(run.health, run.train.output, ranks):
             self.journal.say(f"health: {finding}")
 
@@ -103,26 +95,23 @@ class Trainer:
         """
         try:
             # a validation that was broken off
-            if (
-                self.step
-                and self._validation_is_due()
-                and not self.journal.has_validation(self.step)
-            ):
+            step = self.progress.step
+            if step and self._validation_is_due() and not self.journal.has_validation(step):
                 self.validate()
             steps = iter(self.loader)
-            while self.step < self.run.train.steps:
+            while self.progress.step < self.run.train.steps:
                 if self.train_step(self.poll.next_step(steps)) is None:
                     continue
                 if self._validation_is_due():
                     self.validate()
                 if self._is_due(self.run.checkpoint.every):
-                    self.save(needed=self.step == self.run.train.steps)
+                    self.save(needed=self.progress.step == self.run.train.steps)
             self.keeper.finish_run(self.heartbeat)
         except Stopped:
             self.finish_save()
-            if self.step != self._saved_step:
+            if self.progress.step != self.progress.saved_step:
                 self.save(needed=True)
-            self.journal.say(f"asked to stop: step {self.step} is saved")
+            self.journal.say(f"asked to stop: step {self.progress.step} is saved")
             self.keeper.finish(self.heartbeat)
             raise SystemExit(REQUEUE_STATUS) from None
         finally:
@@ -159,26 +148,27 @@ class Trainer:
             self.mesh,
             self.heartbeat,
             self.poll.waited_s,
-            noise=hash_integers(self.run.train.seed, self.step),
+            noise=hash_integers(self.run.train.seed, self.progress.step),
             loss_scale=self.loss_scale,
         )
-        verdict = self.guard.judge(self.step + 1, gradient.loss, gradient.norm)
+        step = self.progress.step + 1
+        verdict = self.guard.judge(step, gradient.loss, gradient.norm)
         if verdict.reason:
             # once for each row: tensor ranks and stages read the same
             own = batches if self.mesh.counts else []
             losses = gradient.losses if self.mesh.counts else []
-            self.journal.log_bad_step(self.step + 1, verdict, own, losses)
+            self.journal.log_bad_step(step, verdict, own, losses)
         self.heartbeat.beat("optimizer")
         finish_step(self.engine, apply=verdict.applies)
-        self._position = self.loader.state_dict()
+        self.progress.pass_data()
         if not verdict.applies:
             self._pass_over(verdict)
             return None
-        self.step += 1
-        self.tokens += int(num_tokens)
+        self.progress.step = step
+        self.progress.tokens += int(num_tokens)
         record = {
-            "step": self.step,
-            "tokens": self.tokens,
+            "step": step,
+            "tokens": self.progress.tokens,
             "step_tokens": int(num_tokens),
             "loss": gradient.loss,
             "auxiliary_loss": gradient.auxiliary,
@@ -198,8 +188,8 @@ class Trainer:
         begin = time.perf_counter()
         loss = validation_loss(self.run, self.mesh, self.engine, self.ranks, self.poll)
         record = {
-            "step": self.step,
-            "tokens": self.tokens,
+            "step": self.progress.step,
+            "tokens": self.progress.tokens,
             "valid_loss": loss,
             "valid_seconds": time.perf_counter() - begin,
         }
@@ -217,14 +207,7 @@ class Trainer:
         """
         self.finish_save()
         self.heartbeat.beat("checkpoint")
-        state = {
-            "step": self.step,
-            "tokens": self.tokens,
-            "data": self._position,
-            "guard": self.guard.state_dict(),
-            "loss_scale": self.loss_scale.state_dict(),
-        }
-        self.saver.begin(self.engine, state)
+        self.saver.begin(self.engine, self.progress.state_dict())
         if needed:
             self.finish_save(needed=True)
 
@@ -232,7 +215,7 @@ class Trainer:
         """Wait for the checkpoint that is being written, if there is one; see `save`."""
         self.heartbeat.beat("waiting for a checkpoint")
         try:
-            self._saved_step = self.saver.wait() or self._saved_step
+            self.progress.saved_step = self.saver.wait() or self.progress.saved_step
         except CheckpointError as error:
             if needed or self.run.checkpoint.on_error == "stop":
                 raise
@@ -242,7 +225,7 @@ class Trainer:
         """Leave a bad step's data behind; its gradient is gone already."""
         if verdict.action == "stop":
             self.finish_save()
-            raise bad_step_error(self.step + 1, verdict)
+            raise bad_step_error(self.progress.step + 1, verdict)
         if verdict.action != "rollback":
             return
         self.finish_save()
@@ -250,29 +233,13 @@ class Trainer:
         if checkpoint is None:
             self.journal.say("there is no checkpoint yet to go back to: only the step is skipped")
             return
-        # the position in the data stays: all that was read since the checkpoint is passed over
-        state = load_engine(self.engine, checkpoint, self.run)
-        self.step, self.tokens = state["step"], state["tokens"]
-        self.guard.rewind(state["guard"])
-        self.loss_scale.load_state_dict(state.get("loss_scale", {}))
-        self.journal.rewind(self.step)
-        self._saved_step = self.step
+        self.progress.rewind(checkpoint)
+        self.journal.rewind(self.progress.step)
         self.journal.say(f"back to {checkpoint.name}")
 
     def _validation_is_due(self) -> bool:
         return bool(self.run.data.valid) and self._is_due(self.run.train.validate_every)
 
     def _is_due(self, every: int) -> bool:
-        last = self.step == self.run.train.steps
-        return last or (every > 0 and self.step % every == 0)
-
-
-def _announcement(
-    run: RunConfig, ranks: Ranks, num_parameters: int, checkpoint: Path | None
-) -> str:
-    origin = "from scratch" if checkpoint is None else f"resumed from {checkpoint}"
-    return (
-        f"{num_parameters:,} parameters, {ranks.world_size} ranks on {ranks.device.type}, "
-        f"ZeRO {run.parallel.zero_stage}, {run.train.global_batch_size} x "
-        f"{run.data.sequence_length} tokens per step, {origin}"
-    )
+        step = self.progress.step
+        return step == self.run.train.steps or (every > 0 and step % every == 0)

@@ -12,9 +12,9 @@ from pretrain.checkpoint.certificate import check_certificate
 from pretrain.checkpoint.engine_state import KINDS
 from pretrain.checkpoint.loading import load_model
 from pretrain.checkpoint.manifest import MANIFEST, read_manifest
+from pretrain.checkpoint.reading import missing_elements, stored_pieces
 from pretrain.checkpoint.retention import is_named, step_of
 from pretrain.checkpoint.saving import TENSORS
-from pretrain.checkpoint.storage import missing_elements, stored_pieces
 from pretrain.commands import InspectCommand, VerifyCheckpointCommand
 from pretrain.config import RunConfig
 from pretrain.errors import CheckpointError

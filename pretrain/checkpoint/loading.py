@@ -6,9 +6,10 @@ from typing import Any
 
 from pretrain.checkpoint.boxes import Box, Piece
 from pretrain.checkpoint.certificate import check_certificate
+from pretrain.checkpoint.reading import read_pieces, stored_pieces
 from pretrain.checkpoint.saving import TENSORS
 from pretrain.checkpoint.shards import load_shards
-from pretrain.checkpoint.storage import Shard, read_pieces, stored_pieces
+from pretrain.checkpoint.storage import Shard
 from pretrain.config import RunConfig
 from pretrain.distributed import agreed, gathered_objects
 from pretrain.errors import CheckpointError

@@ -72,7 +72,7 @@ def _train_without(run: RunConfig, windows: set[int]) -> None:
     for number, batches in enumerate(trainer.loader):
         if number not in windows:
             trainer.train_step(batches)
-        if trainer.step == run.train.steps:
+        if trainer.progress.step == run.train.steps:
             break
     trainer.journal.close()
     trainer.engine.destroy()

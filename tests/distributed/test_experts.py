@@ -168,10 +168,10 @@ def _train(rank: int, jobs: list[Job]) -> None:
         for batches in trainer.loader:
             record = trainer.train_step(batches)
             assert record is not None
-            records[trainer.step] = record
-            if trainer.step == HALF:
+            records[trainer.progress.step] = record
+            if trainer.progress.step == HALF:
                 trainer.save(needed=True)
-            if trainer.step == STEPS:
+            if trainer.progress.step == STEPS:
                 break
         valid = trainer.validate()["valid_loss"]
         parts = {

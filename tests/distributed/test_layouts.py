@@ -110,7 +110,7 @@ def _train(rank: int, runs: dict[str, RunConfig], folder: Path) -> None:
         records = []
         for batches in trainer.loader:
             records.append(trainer.train_step(batches))
-            if trainer.step == run.train.steps:
+            if trainer.progress.step == run.train.steps:
                 break
         valid = trainer.validate()["valid_loss"]
         torch.save((records, valid, _pieces(trainer.engine)), folder / f"{name}-{rank}.pt")

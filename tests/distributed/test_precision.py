@@ -35,7 +35,7 @@ def _train(rank: int, runs: dict[str, RunConfig], folder: Path) -> None:
         records = []
         for batches in trainer.loader:
             records.append(trainer.train_step(batches))
-            if trainer.step == STEPS:
+            if trainer.progress.step == STEPS:
                 break
         valid = trainer.validate()["valid_loss"]
         trainer.save(needed=True)

@@ -91,7 +91,7 @@ def _train_all(rank: int, jobs: list[Job]) -> None:
             record = trainer.train_step(batches)
             assert record is not None
             losses.append(record["loss"])
-            if trainer.step == stop:
+            if trainer.progress.step == stop:
                 break
         trainer.save(needed=True)
         trainer.journal.close()

@@ -65,7 +65,7 @@ def _train_with_a_failing_writer(rank: int, run_file: Path, on_error: str) -> No
         trainer.train()
         outcome = "trained"
     except CheckpointError as error:
-        outcome = f"agreed: {error.agreed}; step {trainer.step}; {error}"
+        outcome = f"agreed: {error.agreed}; step {trainer.progress.step}; {error}"
     trainer.engine.destroy()
     (run.train.output / f"outcome-{rank}.json").write_text(json.dumps(outcome))
 
@@ -123,7 +123,7 @@ def _train_with_a_slow_store(rank: int, run_file: Path, upload_s: float, timeout
     assert TIMEOUT.total_seconds() > 10 * DEFAULT_TIMEOUT_S
     trainer.train()
     trainer.engine.destroy()
-    (run.train.output / f"outcome-{rank}.json").write_text(json.dumps(trainer.step))
+    (run.train.output / f"outcome-{rank}.json").write_text(json.dumps(trainer.progress.step))
 
 
 def test_a_slow_upload_holds_no_other_rank_in_a_collective(
