@@ -21,6 +21,7 @@ from spectral.modes import ModalFilter
 from spectral.recall_heads import recall, recall_step
 from spectral.short_conv import ShortConv
 from spectral.span import WHOLE, Span
+from spectral.transposed import channels_first, time_first
 from spectral.turns import num_conv_heads
 
 
@@ -145,13 +146,13 @@ class SpectralMixer(nn.Module):
             documents = context.documents.get(min(self.conv_chunk, T))
             past_modes = None if state is None else state.modes
             q_BTI, k_BTI, v_BTI = conv_BT3I.unbind(-2)
-            u_BIT = (k_BTI * v_BTI).transpose(1, 2)
+            u_BIT = channels_first(k_BTI * v_BTI)
             if isinstance(self.filter, GatedFilter):
                 y_BIT, modes, losses = self.filter(u_BIT, documents, past_modes, self.span)
             else:
                 y_BIT, end = self.filter(u_BIT, documents, past_modes, self.span)
                 modes = end.total()
-            outputs.append(q_BTI * y_BIT.transpose(1, 2))
+            outputs.append(q_BTI * time_first(y_BIT))
         if log_decay_BTH is not None:
             chunk = min(self.recall_chunk, T)
             documents = context.documents.get(chunk)

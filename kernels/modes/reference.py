@@ -67,11 +67,23 @@ def _ascending(fine_DfM: Tensor, coarse_DsM: Tensor, C: int) -> Tensor:
     return torch.view_as_real(_powers(fine_DfM, coarse_DsM)[:, :C]).flatten(2)
 
 
-def _descending(fine_DfM: Tensor, coarse_DsM: Tensor, C: int) -> Tensor:
-    """Real and imaginary parts of λ^(C-1-t): [D, C, R]."""
+def _written(
+    u_DNC: Tensor, fine_DfM: Tensor, coarse_DsM: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Signal, powers [D, C, R] and their exponents [C] whose product the state is.
+
+    A token at t is worth λ^(C-1-t): the smaller one of signal and powers runs backwards.
+    """
+    written_DNC = _work(u_DNC, fine_DfM)
+    if mask is not None:
+        written_DNC = written_DNC * mask
+    table_DCR = _ascending(fine_DfM, coarse_DsM, u_DNC.shape[-1])
+    exponent_C = _time(table_DCR)
+    if _is_smaller(u_DNC, table_DCR):
+        return written_DNC.flip(-1), table_DCR, exponent_C
+    exponent_C = exponent_C.flip(0)
     # three times as fast as flip
-    exponent_C = torch.arange(C - 1, -1, -1, device=fine_DfM.device)
-    return torch.view_as_real(_powers(fine_DfM, coarse_DsM).index_select(1, exponent_C)).flatten(2)
+    return written_DNC, table_DCR.index_select(1, exponent_C.long()), exponent_C
 
 
 def _powers(fine_DfM: Tensor, coarse_DsM: Tensor) -> Tensor:
@@ -107,25 +119,22 @@ def modal_state(u_DNC: Tensor, fine_DfM: Tensor, coarse_DsM: Tensor, mask: Tenso
 
     Cost: 4 D N C M FLOPs; a table of 2 D C M reals as scratch.
     """
-    u_DNC = _work(u_DNC, fine_DfM)
-    if mask is not None:
-        u_DNC = u_DNC * mask
-    return _complex(torch.bmm(u_DNC, _descending(fine_DfM, coarse_DsM, u_DNC.shape[-1])))
+    written_DNC, table_DCR, _ = _written(u_DNC, fine_DfM, coarse_DsM, mask)
+    return _complex(torch.bmm(written_DNC, table_DCR))
 
 
 def modal_state_backward(
     grad_DNM: Tensor, u_DNC: Tensor, fine_DfM: Tensor, coarse_DsM: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Gradients of `modal_state`: (du_DNC, dlog_lambda_DM in complex128)."""
-    C = u_DNC.shape[-1]
-    table_DCR = _descending(fine_DfM, coarse_DsM, C)
+    written_DNC, table_DCR, exponent_C = _written(u_DNC, fine_DfM, coarse_DsM, mask)
     du_DNC = torch.bmm(_pairs(grad_DNM), table_DCR.mT)
-    # with respect to log λ, λ^e becomes e λ^e
-    written_DNC = _work(u_DNC, fine_DfM)
+    if _is_smaller(u_DNC, table_DCR):
+        du_DNC = du_DNC.flip(-1)
     if mask is not None:
         du_DNC *= mask
-        written_DNC = written_DNC * mask
-    weighted_DNM = _complex(_weighted_product(written_DNC, _time(table_DCR).flip(0), table_DCR))
+    # with respect to log λ, λ^e becomes e λ^e
+    weighted_DNM = _complex(_weighted_product(written_DNC, exponent_C, table_DCR))
     dlog_DM = (grad_DNM * weighted_DNM.conj()).sum(1)
     return du_DNC.to(u_DNC.dtype), dlog_DM.to(torch.complex128)
 
@@ -175,9 +184,13 @@ def modal_read_backward(
 
 def _weighted_product(x_DNC: Tensor, weight_C: Tensor, table_DCR: Tensor) -> Tensor:
     """Σ_t weight_t x_t table_t: [D, N, R]. The smaller factor is the one that is weighted."""
-    if x_DNC.shape[1] < table_DCR.shape[2]:
+    if _is_smaller(x_DNC, table_DCR):
         return torch.bmm(x_DNC * weight_C, table_DCR)
     return torch.bmm(x_DNC, table_DCR * weight_C[:, None])
+
+
+def _is_smaller(x_DNC: Tensor, table_DCR: Tensor) -> bool:
+    return x_DNC.shape[1] < table_DCR.shape[2]
 
 
 def _time(table_DCR: Tensor) -> Tensor:
