@@ -32,7 +32,7 @@ def recall_state(k_NHCK: Tensor, v_NHCV: Tensor, weight_NHC: Tensor) -> Tensor:
     state_NHKV = weight_NHC.new_empty(N, H, K, V)
     for rows in _blocks(weight_NHC):
         written = k_NHCK[rows] * weight_NHC[rows, :, :, None]
-        torch.matmul(written.mT, v_NHCV[rows].to(weight_NHC.dtype), out=state_NHKV[rows])
+        _product(written.mT, v_NHCV[rows].to(weight_NHC.dtype), state_NHKV[rows])
     return state_NHKV
 
 
@@ -114,7 +114,7 @@ def recall_local(
     for rows in _blocks(total_NHC):
         weight = _weights(total_NHC[rows], None if segment_NC is None else segment_NC[rows])
         q, k, v = (x[rows].to(weight.dtype) for x in (q_NHCK, k_NHCK, v_NHCV))
-        y_NHCV[rows] = weight.mul_(q @ k.mT) @ v
+        _product(weight.mul_(q @ k.mT), v, y_NHCV[rows])
     return y_NHCV
 
 
@@ -137,13 +137,21 @@ def recall_local_backward(
         weight = _weights(total_NHC[rows], None if segment_NC is None else segment_NC[rows])
         product = q @ k.mT
         dproduct = (grad @ v.mT).mul_(weight)
-        dv[rows] = weight.mul_(product).mT @ grad
-        dq[rows] = dproduct @ k
-        dk[rows] = dproduct.mT @ q
+        _product(weight.mul_(product).mT, grad, dv[rows])
+        _product(dproduct, k, dq[rows])
+        _product(dproduct.mT, q, dk[rows])
         # of a product's weight e^(l_t - l_s): l_t gains what l_s loses
         dlag = product.mul_(dproduct)
         dtotal[rows] = dlag.sum(-1) - dlag.sum(-2)
     return dq, dk, dv, dtotal
+
+
+def _product(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """a b in its place; without a copy if its dtype is theirs."""
+    if out.dtype == a.dtype:
+        torch.matmul(a, b, out=out)
+    else:
+        out.copy_(a @ b)
 
 
 def _blocks(weight_NHC: Tensor) -> Iterator[slice]:
