@@ -1,4 +1,4 @@
-"""Harmonic embedding, frequency feed-forward, byte models, torch.compile."""
+"""Harmonic embedding, frequency feed-forward, byte models, transposed signals, torch.compile."""
 
 import math
 
@@ -12,6 +12,7 @@ from spectral.embedding import HarmonicEmbedding
 from spectral.feed_forward import FrequencyFeedForward
 from spectral.lm import SpectralLM
 from spectral.span import WHOLE
+from spectral.transposed import channels_first, time_first
 from tests.unit.spectral.checks import (
     check_causal,
     check_isolated,
@@ -20,6 +21,9 @@ from tests.unit.spectral.checks import (
     small_model,
     some_tokens,
 )
+
+# torch's own compiler makes an object of every autograd.Function that it meets
+INSTANTIATED = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 
 
 def test_a_harmonic_vector_is_a_sum_of_sinusoids() -> None:
@@ -68,6 +72,17 @@ def test_a_byte_model_needs_no_tokenizer_file() -> None:
     assert model(ids).shape == (1, 7, 259)
 
 
+def test_signals_are_transposed_and_their_gradients_back() -> None:
+    x = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(channels_first(x), x.transpose(1, 2))
+    torch.testing.assert_close(time_first(x), x.transpose(1, 2))
+    for swap in (channels_first, time_first):
+        assert torch.autograd.gradcheck(swap, (x,))
+        assert torch.autograd.gradgradcheck(swap, (x,))
+        # of signals that lie in memory in another order
+        assert torch.autograd.gradcheck(lambda x, swap=swap: swap(x.transpose(0, 2)), (x,))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -80,6 +95,7 @@ def test_a_byte_model_needs_no_tokenizer_file() -> None:
 @pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
 @pytest.mark.filterwarnings("ignore:.*does not support code generation for complex:UserWarning")
+@INSTANTIATED
 def test_mixers_compile_without_graph_breaks(changes: dict[str, object]) -> None:
     model = small_model(small_config(**changes)).float()
     context = sequence_context(model.config, WHOLE, torch.zeros(1, 21, 16), 0, 21, None)
@@ -94,6 +110,7 @@ def test_mixers_compile_without_graph_breaks(changes: dict[str, object]) -> None
         torch.testing.assert_close(*grads)
 
 
+@INSTANTIATED
 def test_a_whole_model_compiles() -> None:
     model = small_model(small_config()).float()
     torch._dynamo.reset()
