@@ -17,6 +17,7 @@ from spectral.per_document import per_document
 from spectral.projected import ProjectedMixer
 from spectral.span import WHOLE
 from spectral.spectrum_gate import build_gate
+from spectral.transposed import channels_first, time_first
 
 
 class FFTEncoderMixer(ProjectedMixer):
@@ -41,8 +42,8 @@ class FFTEncoderMixer(ProjectedMixer):
     ) -> tuple[Tensor, None, GateLosses | None]:
         """Mix every document both ways."""
         del past
-        y_BDT, losses = per_document(self._mix, u_BTD.transpose(1, 2), context.segment_ids_BT)
-        return y_BDT.transpose(1, 2), None, losses
+        y_BDT, losses = per_document(self._mix, channels_first(u_BTD), context.segment_ids_BT)
+        return time_first(y_BDT), None, losses
 
     def _mix(self, u_BDT: Tensor) -> tuple[Tensor, GateLosses | None]:
         near_BDT, near_losses = self.near(u_BDT)

@@ -26,6 +26,7 @@ from spectral.modes import ModalFilter
 from spectral.projected import ProjectedMixer
 from spectral.span import WHOLE
 from spectral.spectrum_gate import build_gate
+from spectral.transposed import channels_first, time_first
 
 
 class FFTState(NamedTuple):
@@ -73,13 +74,13 @@ class FFTMixer(ProjectedMixer):
         self, u_BTD: Tensor, context: SequenceContext, past: FFTState | None
     ) -> tuple[Tensor, FFTState, GateLosses | None]:
         """Chunked form; the sequence may begin anywhere in a chunk if a state says so."""
-        T, u_BDT = u_BTD.shape[1], u_BTD.transpose(1, 2)
+        T, u_BDT = u_BTD.shape[1], channels_first(u_BTD)
         near_past = None if past is None else past.near_BDM
         near_BDT, end = self.near(
             u_BDT, context.documents.get(min(self.near_chunk, T)), near_past, self.span
         )
         far_BDT, state, losses = self._far(u_BDT, context, past)
-        y_BTD = (near_BDT + far_BDT).transpose(1, 2)
+        y_BTD = time_first(near_BDT + far_BDT)
         return y_BTD, state._replace(near_BDM=end.total()), losses
 
     def convolve_step(

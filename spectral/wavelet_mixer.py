@@ -18,6 +18,7 @@ from spectral.filters import CausalFilter, FilterState, TwoSidedFilter
 from spectral.gating import GateLosses, mean_losses
 from spectral.per_document import per_document
 from spectral.projected import ProjectedMixer
+from spectral.transposed import channels_first, time_first
 from spectral.wavelets import (
     FilterBank,
     causal_filters,
@@ -75,9 +76,9 @@ class WaveletMixer(ProjectedMixer):
             segment_BS = self._segments(context.segment_ids_BT)
             age_BS = _ages(segment_BS)
             last_BWD = last_BWD * (segment_BS[:, T:] == segment_BS[:, -1:])[..., None]
-        signals = causal_levels(u_BSD.transpose(1, 2), self.bank, self.num_levels, age_BS)
+        signals = causal_levels(channels_first(u_BSD), self.bank, self.num_levels, age_BS)
         documents = context.documents.get(min(self.chunk, T))
-        y_BDT, states, losses = torch.zeros_like(u_BTD).transpose(1, 2), [], []
+        y_BDT, states, losses = u_BTD.new_zeros(()), [], []
         for index, (level, signal_BDS) in enumerate(zip(self.levels, signals, strict=True)):
             begin = None if past is None else past.filters[index]
             signal_BDT = signal_BDS[..., self.width - 1 :]
@@ -85,7 +86,7 @@ class WaveletMixer(ProjectedMixer):
             y_BDT = y_BDT + part_BDT
             states.append(state)
             losses.append((found, 1.0))
-        return y_BDT.transpose(1, 2), WaveletState(last_BWD, tuple(states)), mean_losses(losses)
+        return time_first(y_BDT), WaveletState(last_BWD, tuple(states)), mean_losses(losses)
 
     def convolve_step(
         self, u_BD: Tensor, context: SequenceContext, past: WaveletState
@@ -127,9 +128,9 @@ class WaveletEncoderMixer(ProjectedMixer):
         """Mix every document both ways."""
         del past
         y_BDT, losses = per_document(
-            self._mix_levels, u_BTD.transpose(1, 2), context.segment_ids_BT
+            self._mix_levels, channels_first(u_BTD), context.segment_ids_BT
         )
-        return y_BDT.transpose(1, 2), None, losses
+        return time_first(y_BDT), None, losses
 
     def _mix_levels(self, u_BDT: Tensor) -> tuple[Tensor, GateLosses | None]:
         coefficients = decompose(u_BDT, self.bank, self.num_levels)
