@@ -5,7 +5,7 @@
 Against transformers' Llama (RoPE, SwiGLU, SDPA) of equal parameters (within 2%), tokenizer, data
 order, batch and steps, each with the best of a small sweep of learning rates: novels and
 technical documents (3 seeds of about 1.5M non-embedding parameters, one of about 6M), multi-query
-associative recall, and a table of ablations, the best of them with 3 seeds. About seven hours on
+associative recall, and a table of ablations, the best of them with 3 seeds. About six hours on
 two cores; each core trains a model of its own. Every run's result is a JSON file with commit and
 machine as soon as it is there, and is not run again; the table and the plot are made anew after
 every stage. `--budget smoke` goes through everything in a minute and says nothing.

@@ -86,9 +86,7 @@ def _final(
     prefix = f"{corpus}-{kind}-"
     runs = [run for name, run in results.items() if name.startswith(prefix) and run["size"] == size]
     large = [run for run in runs if "-large-" in run["name"]]
-    if large:
-        return [min(large, key=lambda run: run["valid_loss"])]
-    return [run for run in runs if run["rate"] == best.get(corpus, {}).get(kind)]
+    return large or [run for run in runs if run["rate"] == best.get(corpus, {}).get(kind)]
 
 
 def _mean_and_spread(values: list[float]) -> str:
