@@ -70,6 +70,8 @@ BUDGETS = {
 }
 NUM_CONFIRMED = 5
 PLAIN = "plain"
+# of the small size's best one: larger models take smaller steps, and the Transformer is offered more
+LARGE_RATES = {"spectral": (1 / 2,), "transformer": (1 / 2, 1 / 4)}
 RECALL_SETTINGS = ((64, 4), (128, 8))
 
 _FFT = {"mixers": ("heads", "fft"), "fft_chunk": 128}
@@ -149,16 +151,16 @@ def next_rate(tried: Collection[float], best: float) -> float:
 
 
 def repeats(budget: Budget, corpus: str, rates: dict[str, float]) -> list[Run]:
-    """The other seeds at each kind's best rate, and the large size at half of it."""
-    runs = []
+    """The other seeds at each kind's best rate, and the large size at parts of it."""
+    runs, first = [], budget.seeds[0]
     for kind in KINDS:
         for seed in budget.seeds[1:]:
             runs.append(swept(budget, corpus, kind, rates[kind], seed))
-        # larger models take smaller steps
-        rate, seed = rates[kind] / 2, budget.seeds[0]
-        name = f"{corpus}-{kind}-large-lr{rate:g}-seed{seed}"
-        size, steps = budget.large, budget.large_steps
-        runs.append(Run(name, corpus, kind, size, steps, rate, seed, _changes(kind)))
+        for part in LARGE_RATES[kind]:
+            rate = rates[kind] * part
+            name = f"{corpus}-{kind}-large-lr{rate:g}-seed{first}"
+            size, steps = budget.large, budget.large_steps
+            runs.append(Run(name, corpus, kind, size, steps, rate, first, _changes(kind)))
     return runs
 
 

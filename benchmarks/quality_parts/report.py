@@ -86,7 +86,9 @@ def _final(
     prefix = f"{corpus}-{kind}-"
     runs = [run for name, run in results.items() if name.startswith(prefix) and run["size"] == size]
     large = [run for run in runs if "-large-" in run["name"]]
-    return large or [run for run in runs if run["rate"] == best.get(corpus, {}).get(kind)]
+    if large:
+        return [min(large, key=lambda run: run["valid_loss"])]
+    return [run for run in runs if run["rate"] == best.get(corpus, {}).get(kind)]
 
 
 def _mean_and_spread(values: list[float]) -> str:
