@@ -70,7 +70,7 @@ BUDGETS = {
 }
 NUM_CONFIRMED = 5
 PLAIN = "plain"
-# of the small size's best one: larger models take smaller steps, and the Transformer is offered more
+# of the small size's best one: larger models take smaller steps; the Transformer may choose
 LARGE_RATES = {"spectral": (1 / 2,), "transformer": (1 / 2, 1 / 4)}
 RECALL_SETTINGS = ((64, 4), (128, 8))
 
