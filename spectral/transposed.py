@@ -1,6 +1,6 @@
 """Between signals in the order of projections, time first, and of filters, channels first.
 
-PyTorch copies a transposed matrix in tiles, which is up to eight times as fast as what it does for
+PyTorch copies a transposed matrix in tiles, which is several times as fast as what it does for
 tensors of three dimensions or inside a product; so rows and time are one dimension here, and the
 gradient takes the same way back.
 

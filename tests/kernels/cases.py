@@ -1,6 +1,7 @@
 """Small float64 arguments for every op, for gradcheck and torch's operator checks."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,8 +37,12 @@ def log_lambda(D: int, M: int) -> Tensor:
     return torch.complex(-0.2 * alpha, 3.0 * omega).requires_grad_()
 
 
-def _modal_state() -> Case:
-    log, u, mask = log_lambda(2, 3), randn(2, 3, 7), torch.rand(3, 7) > 0.4
+# more than the 2 M numbers of a state: the table of powers is turned and weighted, not the signal
+MANY_ROWS = 8
+
+
+def _modal_state(num_rows: int = 3) -> Case:
+    log, u, mask = log_lambda(2, 3), randn(2, num_rows, 7), torch.rand(num_rows, 7) > 0.4
     return (
         lambda u, log: modal_state(u, mode_powers(log, 7, C128), mask),
         (u, log),
@@ -45,9 +50,9 @@ def _modal_state() -> Case:
     )
 
 
-def _modal_read() -> Case:
-    log, rest, mask = log_lambda(2, 3), randn(2, 3, 7), torch.rand(3, 7) > 0.4
-    state = complex_randn(2, 3, 3)
+def _modal_read(num_rows: int = 3) -> Case:
+    log, rest, mask = log_lambda(2, 3), randn(2, num_rows, 7), torch.rand(num_rows, 7) > 0.4
+    state = complex_randn(2, num_rows, 3)
     return (
         lambda state, log, rest: modal_read(state, mode_powers(log, 7, C128), rest, mask),
         (state, log, rest),
@@ -123,6 +128,8 @@ CASES: dict[str, Callable[[], Case]] = {
     "gate_values": _gate_values,
     "modal_read": _modal_read,
     "modal_state": _modal_state,
+    "modal_state_many_rows": partial(_modal_state, MANY_ROWS),
+    "modal_read_many_rows": partial(_modal_read, MANY_ROWS),
     "norm_gate": _norm_gate,
     "recall_inputs": _recall_inputs,
     "recall_local": _recall_local,

@@ -13,18 +13,19 @@ from kernels.recall import reference as recall_reference
 from kernels.recall.op import recall_local, recall_read, recall_state
 from kernels.spectral_gate.op import gate_spectrum, gate_values, spectral_energy
 from kernels.spectral_gate.reference import GateParts
-from tests.kernels.cases import CASES, complex_randn, log_lambda, randn
+from tests.kernels.cases import CASES, MANY_ROWS, complex_randn, log_lambda, randn
 
 C128 = torch.complex128
 
 
 @pytest.mark.parametrize("C", [1, 2, 7, 64, 100])
+@pytest.mark.parametrize("N", [3, MANY_ROWS])
 @pytest.mark.parametrize("masked", [False, True])
-def test_modes_equal_their_sums(C: int, masked: bool) -> None:
+def test_modes_equal_their_sums(C: int, N: int, masked: bool) -> None:
     torch.manual_seed(C)
-    log, u, state = log_lambda(2, 4), randn(2, 3, C), complex_randn(2, 3, 4)
-    mask = torch.rand(3, C) > 0.4 if masked else None
-    seen = torch.ones(3, C) if mask is None else mask
+    log, u, state = log_lambda(2, 4), randn(2, N, C), complex_randn(2, N, 4)
+    mask = torch.rand(N, C) > 0.4 if masked else None
+    seen = torch.ones(N, C) if mask is None else mask
     lambda_DM1 = log.exp()[..., None]
     powers = mode_powers(log, C, C128)
     written = torch.einsum(
@@ -41,6 +42,21 @@ def test_powers_of_long_phases_are_exact_to_float32() -> None:
     table = (coarse[:, :, None] * fine[:, None]).flatten(1, 2)[0, :, 0]
     exact = (log[0, 0] * torch.arange(8192)).exp()
     assert (table - exact).abs().max() < 4 * torch.finfo(torch.float32).eps
+
+
+def test_recall_in_half_precision_is_float32_rounded() -> None:
+    torch.manual_seed(0)
+    q, k, v, grad = torch.randn(4, 2, 3, 8, 4).bfloat16()
+    total = -torch.rand(2, 3, 8).cumsum(-1)
+    segment = torch.zeros(2, 8, dtype=torch.long)
+    inputs = q, k, v, total, segment
+    exact = q.float(), k.float(), v.float(), total, segment
+    forward, backward = recall_reference.recall_local, recall_reference.recall_local_backward
+    found = forward(*inputs), *backward(grad, *inputs)
+    expected = forward(*exact), *backward(grad.float(), *exact)
+    for x, y in zip(found, expected, strict=True):
+        torch.testing.assert_close(x, y.to(x.dtype))
+    assert found[0].dtype == torch.bfloat16
 
 
 def test_document_reset_takes_away_what_came_from_before() -> None:
