@@ -154,7 +154,7 @@ def test_gradients_of_several_blocks(name: str, monkeypatch: pytest.MonkeyPatch)
 def test_operators_are_registered_soundly(name: str) -> None:
     torch.manual_seed(0)
     _, _, raw = CASES[name]()
-    operator = getattr(torch.ops.resonance, name)
+    operator = getattr(torch.ops.resonance, name.removesuffix("_many_rows"))
     assert set(torch.library.opcheck(operator, raw).values()) == {"SUCCESS"}
 
 
