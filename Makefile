@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 pretrain: setup
-	$(BIN)/python -m pretrain.main_job
+	$(BIN)/python -m pretrain.quickstart
 
 test: setup
 	@# these start no ranks of their own: as many at a time as there are cores

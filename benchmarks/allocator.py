@@ -3,9 +3,9 @@
     python benchmarks/allocator.py
 
 A model of 12 recomputed blocks on one long row, one thread, two passes forward and backward: glibc
-as it is, glibc told to keep freed memory, mimalloc, as `pretrain.memory` has it. Memory is the
-peak of resident bytes beyond those before the first pass, over the peak of what tensors held; every
-row is a process of its own. Prints a table.
+as it is, glibc told to keep freed memory, mimalloc, as `pretrain.runtime.malloc` has it. Memory is
+the peak of resident bytes beyond those before the first pass, over the peak of what tensors held;
+every row is a process of its own. Prints a table.
 """
 
 import argparse
@@ -18,8 +18,8 @@ import bars  # noqa: F401 (finds the package that a script here bears the name o
 import torch
 
 from pretrain.config import TrainConfig
-from pretrain.memory import allocator_environment, reuse_freed_memory
-from pretrain.parallel.activations import checkpoint_activations
+from pretrain.parallel.activation_checkpointing import checkpoint_activations
+from pretrain.runtime.malloc import allocator_environment, reuse_freed_memory
 from spectral.config import ModelConfig
 from spectral.lm import SpectralLM
 

@@ -16,15 +16,15 @@ from pathlib import Path
 import torch
 from bars import Bar, judge
 
-from data_pipeline.batch import Batch
-from pretrain.checkpoint.saving import Saver
+from data_pipeline.stream.batch import Batch
+from pretrain.checkpoint.save import Saver
 from pretrain.config import RunConfig
-from pretrain.distributed import init_ranks
-from pretrain.engine import build_engine, finish_step
-from pretrain.heartbeat import Heartbeat
-from pretrain.parallel.build import build_model
+from pretrain.parallel.build_model import build_model
 from pretrain.parallel.mesh import build_mesh
-from pretrain.step import compute_gradient
+from pretrain.resilience.heartbeat import Heartbeat
+from pretrain.runtime.ranks import init_ranks
+from pretrain.training.engine import build_engine, finish_step
+from pretrain.training.gradient import compute_gradient
 
 STEPS, SAVES, TURN = 40, 2, 4
 SLOWER = 1.05

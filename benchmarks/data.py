@@ -18,7 +18,14 @@ import torch
 import webdataset
 from bars import Bar, judge
 
-from data_pipeline.build import build
+from data_pipeline.build.build import build
+from data_pipeline.build.extract import extract_part
+from data_pipeline.build.planning import choose_documents, plan_shards
+from data_pipeline.build.readers import Reader
+from data_pipeline.build.shard_writer import write_shard
+from data_pipeline.build.sources import plan_parts, source_files
+from data_pipeline.build.train_tokenizer import train_tokenizer
+from data_pipeline.build.workers import run_tasks
 from data_pipeline.config import (
     BuildConfig,
     DataConfig,
@@ -27,17 +34,15 @@ from data_pipeline.config import (
     StorageConfig,
     TokenizerTrainConfig,
 )
-from data_pipeline.extract import extract_part
-from data_pipeline.loader import build_train_loader
-from data_pipeline.manifest import INDEX_HEADER_BYTES, INDEX_NAME, index_header, load_manifest
-from data_pipeline.manifest import NAME as MANIFEST_NAME
-from data_pipeline.planning import choose_documents, plan_shards
-from data_pipeline.pool import run_tasks
-from data_pipeline.readers import Reader
-from data_pipeline.shard_writer import write_shard
-from data_pipeline.sources import plan_parts, source_files
+from data_pipeline.shards.manifest import (
+    INDEX_HEADER_BYTES,
+    INDEX_NAME,
+    index_header,
+    load_manifest,
+)
+from data_pipeline.shards.manifest import NAME as MANIFEST_NAME
+from data_pipeline.stream.loader import build_train_loader
 from data_pipeline.tokenizer import Tokenizer, load_tokenizer
-from data_pipeline.tokenizer_train import train_tokenizer
 
 # English novels if they are at hand, else the standard library.
 CORPUS = Path(__file__).parents[2] / "shared/data/lm/eltec_eng.train.jsonl.xz"

@@ -72,12 +72,12 @@ def plain_convolution(u: Tensor, h: Tensor) -> Tensor:
 
 def rows() -> list[Row]:
     """All ops at the sizes of a layer; forward passes in float16 or complex64."""
+    from kernels.aot_compile import launches
     from kernels.fft_conv import triton as fft_conv
-    from kernels.modes import triton as modes
-    from kernels.modes.reference import mode_powers
+    from kernels.modal import triton as modes
+    from kernels.modal.reference import mode_powers
     from kernels.norm_gate import triton as norm_gate
     from kernels.recall import triton as recall
-    from kernels.resources import launches
     from kernels.short_conv import triton as short_conv
     from kernels.spectral_gate import triton as spectral_gate
     from kernels.state_scan import triton as state_scan

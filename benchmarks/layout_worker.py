@@ -15,9 +15,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from data_pipeline.batch import Batch
+from data_pipeline.stream.batch import Batch
 from pretrain.config import RunConfig
-from pretrain.memory import allocator_environment
+from pretrain.runtime.malloc import allocator_environment
 
 
 class Measurement(NamedTuple):
@@ -62,13 +62,13 @@ def _rank(
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=ranks
     )
-    from pretrain.distributed import gathered, init_ranks
-    from pretrain.engine import build_engine, finish_step
-    from pretrain.heartbeat import Heartbeat
-    from pretrain.parallel.build import build_model
+    from pretrain.parallel.build_model import build_model
     from pretrain.parallel.mesh import build_mesh
-    from pretrain.parallel.sequence import own_span
-    from pretrain.step import compute_gradient
+    from pretrain.parallel.sequence_parallel import own_span
+    from pretrain.resilience.heartbeat import Heartbeat
+    from pretrain.runtime.ranks import gathered, init_ranks
+    from pretrain.training.engine import build_engine, finish_step
+    from pretrain.training.gradient import compute_gradient
 
     joined = init_ranks()
     mesh = build_mesh(run.parallel, joined)

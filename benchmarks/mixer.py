@@ -25,12 +25,12 @@ import torch.nn.functional as F
 from bars import Bar, judge
 from torch import Tensor
 
-from pretrain.memory import reuse_freed_memory
+from pretrain.runtime.malloc import reuse_freed_memory
 from spectral.config import ModelConfig
-from spectral.context import SequenceContext
-from spectral.mixer import SpectralMixer
-from spectral.rotary import rotary_phases
-from spectral.turns import layer_period
+from spectral.layer_pattern import layer_period
+from spectral.mixers.context import SequenceContext
+from spectral.mixers.heads import SpectralMixer
+from spectral.modules.rotary import rotary_phases
 
 D, HEAD_DIM = 512, 64
 H = D // HEAD_DIM
@@ -110,7 +110,7 @@ def whole_fft(T: int) -> Callable[[], None]:
 
 def convolution_heads(T: int) -> Callable[[], None]:
     """The same convolution by chunks and carried modes."""
-    from spectral.modes import ModalFilter
+    from spectral.filters.modal import ModalFilter
 
     module = ModalFilter(D, CONFIG.num_modes, CONFIG.conv_chunk, CONFIG.max_time_constant)
     u, grad = torch.randn(1, D, T, requires_grad=True), torch.randn(1, D, T)

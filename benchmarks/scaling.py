@@ -16,8 +16,9 @@ from bars import Bar, judge
 from layout_worker import measure
 
 from pretrain.config import RunConfig
-from pretrain.engine import learning_rate_factor, parameter_groups
 from pretrain.loss import batch_loss, objective
+from pretrain.training.optimizer import parameter_groups
+from pretrain.training.schedule import learning_rate_factor
 from spectral.lm import SpectralLM
 
 LENGTH = 65_536
@@ -43,7 +44,7 @@ def run_config(length: int, batch: int, recompute: str = "full", **parallel: int
 
 def plain_seconds(run: RunConfig, tokens: torch.Tensor, steps: int) -> list[float]:
     """Seconds of each step of the same training, without any engine."""
-    from data_pipeline.batch import Batch
+    from data_pipeline.stream.batch import Batch
 
     torch.set_num_threads(1)
     torch.manual_seed(run.train.seed)

@@ -4,9 +4,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from launch.kubernetes.config import KubernetesConfig
-from launch.slurm.config import SlurmConfig, time_limit_seconds
-from launch.values import Environment, JobName
+from launch.field_types import Environment, JobName
+from launch.kubernetes_config import KubernetesConfig
+from launch.slurm_config import SlurmConfig, time_limit_seconds
 
 
 class LaunchConfig(BaseModel):

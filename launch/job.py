@@ -5,7 +5,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from launch.config import LaunchConfig
-from launch.values import digest_of, name_of
+from launch.field_types import digest_of, name_of
 
 # Characters of a directory's name in that of a job: what operators append must fit in, too.
 MADE_OF_PATH = 39

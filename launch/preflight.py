@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from launch.errors import LaunchError
-from launch.slurm.config import SlurmConfig, time_limit_seconds
+from launch.slurm_config import SlurmConfig, time_limit_seconds
 from launch.versions import unmet_requirements
 
 

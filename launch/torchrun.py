@@ -11,7 +11,7 @@ REQUEUE_STATUS = os.EX_TEMPFAIL
 GIVE_UP_STATUS = os.EX_CONFIG
 # And with this one when another rank is gone: their own machine is not to blame.
 LOST_CONTACT_STATUS = os.EX_UNAVAILABLE
-# Where `pretrain.elastic` notes which machine's rank failed, when this variable names a file.
+# Names the file in which `pretrain.runtime.torchrun_agent` notes the machine whose rank failed.
 FAILURE_LOG = "RESONANCE_FAILURE_LOG"
 
 
@@ -37,7 +37,7 @@ def torchrun_command(
     return [
         python,
         "-m",
-        "pretrain.elastic",
+        "pretrain.runtime.torchrun_agent",
         *rendezvous,
         f"--nproc-per-node={processes}",
         f"--max-restarts={max_restarts}",

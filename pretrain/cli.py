@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 import data_pipeline.config as data_config
 from data_pipeline.errors import DataError
 from launch.errors import LaunchError
-from pretrain import commands, launch_commands
+from pretrain import commands
 from pretrain.errors import RunError
 from pretrain.run_file import describe, load_run
 
@@ -37,46 +37,34 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "tokenizer train": Command(
-        data_config.TokenizerTrainConfig, "data_pipeline.tokenizer_train", "train_tokenizer"
+        data_config.TokenizerTrainConfig, "data_pipeline.build.train_tokenizer", "train_tokenizer"
     ),
-    "data build": Command(data_config.BuildConfig, "data_pipeline.build", "build"),
-    "data verify": Command(data_config.VerifyConfig, "data_pipeline.verify", "verify"),
-    "data stats": Command(data_config.StatsConfig, "data_pipeline.stats", "stats"),
-    "pretrain": Command(commands.PretrainCommand, "pretrain.job", "pretrain"),
-    "evaluate": Command(commands.EvaluateCommand, "pretrain.evaluate", "evaluate"),
-    "generate": Command(commands.GenerateCommand, "pretrain.generate", "generate"),
-    "chat": Command(commands.ChatCommand, "pretrain.chat", "chat"),
+    "data build": Command(data_config.BuildConfig, "data_pipeline.build.build", "build"),
+    "data verify": Command(data_config.VerifyConfig, "data_pipeline.shards.verify", "verify"),
+    "data stats": Command(data_config.StatsConfig, "data_pipeline.shards.stats", "stats"),
+    "pretrain": Command(commands.PretrainCommand, "pretrain.training.train", "pretrain"),
+    "evaluate": Command(commands.EvaluateCommand, "pretrain.evaluation.evaluate", "evaluate"),
+    "generate": Command(commands.GenerateCommand, "pretrain.generation.generate", "generate"),
+    "chat": Command(commands.ChatCommand, "pretrain.generation.chat", "chat"),
     "checkpoint export": Command(commands.ExportCommand, "pretrain.huggingface.export", "export"),
     "checkpoint verify": Command(
-        commands.VerifyCheckpointCommand, "pretrain.checkpoint.doctor", "verify"
+        commands.VerifyCheckpointCommand, "pretrain.checkpoint.verify", "verify"
     ),
-    "checkpoint inspect": Command(commands.InspectCommand, "pretrain.checkpoint.doctor", "inspect"),
+    "checkpoint inspect": Command(commands.InspectCommand, "pretrain.checkpoint.verify", "inspect"),
     "checkpoint fetch": Command(
         commands.FetchCommand, "pretrain.checkpoint.remote", "fetch_command"
     ),
-    "launch local": Command(
-        launch_commands.LaunchLocalCommand, "pretrain.launching", "launch_local"
-    ),
-    "launch slurm": Command(
-        launch_commands.LaunchSlurmCommand, "pretrain.launch_slurm", "launch_slurm"
-    ),
+    "launch local": Command(commands.LaunchLocalCommand, "pretrain.submit.local", "launch_local"),
+    "launch slurm": Command(commands.LaunchSlurmCommand, "pretrain.submit.slurm", "launch_slurm"),
     "launch kubernetes": Command(
-        launch_commands.LaunchKubernetesCommand, "pretrain.launch_kubernetes", "launch_kubernetes"
+        commands.LaunchKubernetesCommand, "pretrain.submit.kubernetes", "launch_kubernetes"
     ),
-    "launch check": Command(
-        launch_commands.LaunchCheckCommand, "pretrain.launch_check", "launch_check"
-    ),
-    "launch status": Command(
-        launch_commands.LaunchStatusCommand, "pretrain.launch_jobs", "launch_status"
-    ),
-    "launch logs": Command(
-        launch_commands.LaunchLogsCommand, "pretrain.launch_jobs", "launch_logs"
-    ),
-    "launch cancel": Command(
-        launch_commands.LaunchCancelCommand, "pretrain.launch_jobs", "launch_cancel"
-    ),
-    "plan": Command(commands.PlanCommand, "pretrain.plan", "plan"),
-    "doctor": Command(commands.DoctorCommand, "pretrain.doctor", "doctor"),
+    "launch check": Command(commands.LaunchCheckCommand, "pretrain.submit.check", "launch_check"),
+    "launch status": Command(commands.LaunchStatusCommand, "pretrain.submit.jobs", "launch_status"),
+    "launch logs": Command(commands.LaunchLogsCommand, "pretrain.submit.jobs", "launch_logs"),
+    "launch cancel": Command(commands.LaunchCancelCommand, "pretrain.submit.jobs", "launch_cancel"),
+    "plan": Command(commands.PlanCommand, "pretrain.planning.plan", "plan"),
+    "doctor": Command(commands.DoctorCommand, "pretrain.doctor.machine", "doctor"),
 }
 
 

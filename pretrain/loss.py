@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_pipeline.batch import Batch
+from data_pipeline.stream.batch import Batch
 from kernels.linear_cross_entropy.reference import IGNORE
 from spectral.lm import LMLoss
 

@@ -6,9 +6,9 @@ Shape letters: B batch, T time (tokens), D channels.
 from torch import Tensor, nn
 
 from spectral.config import ModelConfig
-from spectral.context import SequenceContext
-from spectral.feed_forwards import build_feed_forward
-from spectral.mixers import State, build_mixer
+from spectral.feed_forward.build import build_feed_forward
+from spectral.mixers.build import State, build_mixer
+from spectral.mixers.context import SequenceContext
 
 
 class Block(nn.Module):

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from spectral.gate_parts import GATE_PARTS, SELECTION_PARTS, SelectionPart
-from spectral.turns import head_mixture
+from spectral.gate_keys import GATE_PARTS, SELECTION_PARTS, SelectionPart
+from spectral.layer_pattern import head_mixture
 from spectral.wavelet_bank import check_bank, filter_bank
 
 Positive = Annotated[int, Field(ge=1)]

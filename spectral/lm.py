@@ -13,7 +13,10 @@ from torch.utils.checkpoint import checkpoint
 
 from kernels.linear_cross_entropy.op import linear_cross_entropy
 from spectral.block import Block
-from spectral.checks import (
+from spectral.config import ModelConfig
+from spectral.embedding import HarmonicEmbedding, TableEmbedding
+from spectral.gates.spectral_gate import uses_gates
+from spectral.input_checks import (
     check_finite,
     check_label_range,
     check_labels,
@@ -21,12 +24,9 @@ from spectral.checks import (
     check_tokens,
     check_vocabulary,
 )
-from spectral.config import ModelConfig
-from spectral.context import sequence_context
-from spectral.embedding import HarmonicEmbedding, TableEmbedding
-from spectral.gating import uses_gates
-from spectral.mixers import State
-from spectral.span import WHOLE, Span
+from spectral.mixers.build import State
+from spectral.mixers.context import sequence_context
+from spectral.sequence.span import WHOLE, Span
 
 
 class LMState(NamedTuple):

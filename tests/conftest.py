@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.build import build
+from data_pipeline.build.build import build
+from data_pipeline.build.train_tokenizer import train_tokenizer
 from data_pipeline.config import BuildConfig, TokenizerTrainConfig
-from data_pipeline.tokenizer_train import train_tokenizer
 from tests.e2e.commands import resonance
 from tests.losses import STEPS, Step, losses
 

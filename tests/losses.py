@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from pretrain.jsonl import read_lines
+from pretrain.monitoring.jsonl import read_lines
 
 STEPS = 24
 

@@ -7,8 +7,8 @@ from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from spectral.config import ModelConfig
-from spectral.gate_parts import SELECTION_PARTS
-from spectral.turns import head_mixture
+from spectral.gate_keys import SELECTION_PARTS
+from spectral.layer_pattern import head_mixture
 
 KINDS = ("spectral", "transformer")
 SPLITS = ("train", "valid")

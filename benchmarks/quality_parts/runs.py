@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import spectral.context
+import spectral.mixers.context
 from quality_parts import mqar, text
 from quality_parts.models import build, non_embedding
 from quality_parts.plan import Budget, Run
@@ -38,13 +38,13 @@ class Worker:
     def measure(self, run: Run, path: Path) -> Result:
         """Train; write and return the run with its measurements, commit and machine."""
         torch.set_num_threads(1)
-        phases = spectral.context.rotary_phases
+        phases = spectral.mixers.context.rotary_phases
         if not run.rotary:
-            spectral.context.rotary_phases = _no_phases
+            spectral.mixers.context.rotary_phases = _no_phases
         try:
             measured = self._recall(run) if run.task.startswith("mqar") else self._text(run)
         finally:
-            spectral.context.rotary_phases = phases
+            spectral.mixers.context.rotary_phases = phases
         found = run._asdict() | measured | {"commit": _commit(), "machine": _machine()}
         part = path.with_suffix(".part")
         part.write_text(json.dumps(found, indent=1))

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_pipeline.build.train_tokenizer import train_tokenizer
 from data_pipeline.config import TokenizerTrainConfig
 from data_pipeline.tokenizer import Tokenizer, load_tokenizer
-from data_pipeline.tokenizer_train import train_tokenizer
 
 VOCAB_SIZE = 4_096
 VALID_WINDOWS = 64

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pretrain.engine import parameter_groups
+from pretrain.training.optimizer import parameter_groups
 from quality_parts.models import Spectral, Transformer
 
 WARMUP_SHARE, LAST_RATE_SHARE = 0.05, 0.1

@@ -10,7 +10,7 @@ from kernels.document_reset.reference import document_reset as document_reset_re
 from kernels.document_reset.reference import (
     document_reset_backward as document_reset_backward_reference,
 )
-from kernels.modes.reference import ModePowers
+from kernels.modal.reference import ModePowers
 
 
 @torch.library.custom_op("resonance::document_reset", mutates_args=())

@@ -5,13 +5,13 @@ itself a read-out of modes: the state that the chunk's earlier tokens have built
 read as it decays. So it is computed and subtracted, from the start to the next one.
 
 Shape letters: D channel, N rows (batch times chunks), C time inside a chunk, M modes, E document
-starts that lie strictly inside a chunk, f and s the two tables of `kernels.modes`.
+starts that lie strictly inside a chunk, f and s the two tables of `kernels.modal`.
 """
 
 import torch
 from torch import Tensor
 
-from kernels.modes.reference import (
+from kernels.modal.reference import (
     modal_read,
     modal_read_backward,
     modal_state,
@@ -35,7 +35,7 @@ def document_reset(
         y_DNC: The convolved chunks.
         u_DNC: The chunks before.
         scale_DM: What a mode's state is multiplied with one token later: a_m λ_m.
-        fine_DfM: Of `kernels.modes.reference.ModePowers`.
+        fine_DfM: Of `kernels.modal.reference.ModePowers`.
         coarse_DsM: Of the same.
         row_E: Row of each start, ascending.
         start_E: Its place in the chunk, above 0.

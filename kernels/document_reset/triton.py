@@ -12,8 +12,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.modes.triton import MAX_MODES, powers_tile, served_modes
-from kernels.tiles import block_of, cmul, load_complex, operand_type, pairs, store_complex, tuned
+from kernels.modal.triton import MAX_MODES, powers_tile, served_modes
+from kernels.triton_common import (
+    block_of,
+    cmul,
+    load_complex,
+    operand_type,
+    pairs,
+    store_complex,
+    tuned,
+)
 
 TIME = 64
 

@@ -5,7 +5,8 @@ from types import ModuleType
 from torch import Tensor
 
 from kernels.dispatch import NotServedError
-from kernels.fft_conv import monarch, toeplitz
+from kernels.fft_conv import triton_monarch as monarch
+from kernels.fft_conv import triton_toeplitz as toeplitz
 
 
 def fft_conv(u_DNC: Tensor, h_DC: Tensor) -> Tensor:

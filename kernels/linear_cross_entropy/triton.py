@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.linear_cross_entropy.reference import BLOCK, IGNORE
-from kernels.tiles import operand_type, tuned
+from kernels.triton_common import operand_type, tuned
 
 COLUMNS = 4096
 

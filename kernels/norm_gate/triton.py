@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.tiles import operand_type, tuned
+from kernels.triton_common import operand_type, tuned
 
 # elements of a tile, and tiles of a row group in the backward pass
 TILE = 4096

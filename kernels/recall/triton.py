@@ -10,8 +10,8 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.dispatch import NotServedError
-from kernels.recall.local_triton import recall_local, recall_local_backward
-from kernels.tiles import block_of, operand_type, product, tuned
+from kernels.recall.triton_local import recall_local, recall_local_backward
+from kernels.triton_common import block_of, operand_type, product, tuned
 
 __all__ = [
     "recall_local",

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.tiles import block_of, operand_type, tuned
+from kernels.triton_common import block_of, operand_type, tuned
 
 TIME, CHANNELS = 64, 64
 

@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.dispatch import NotServedError
-from kernels.tiles import load_complex, pairs, served_complex, store_complex, tuned
+from kernels.triton_common import load_complex, pairs, served_complex, store_complex, tuned
 
 CHANNELS, BINS = 32, 64
 

@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.dispatch import NotServedError
-from kernels.tiles import tuned
+from kernels.triton_common import tuned
 
 BLOCK = 256
 

@@ -4,12 +4,12 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from launch.cluster_commands import call
 from launch.errors import LaunchError
 from launch.job import Job
-from launch.kubernetes.checks import Manifest
 from launch.kubernetes.render import dump
-from launch.ledger import Submitted, note
-from launch.programs import call
+from launch.kubernetes.validation import Manifest
+from launch.submissions import Submitted, note
 
 # Conditions of the kinds of job after which no pod is started.
 ENDED = ("Complete", "Completed", "Failed", "Succeeded")

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from launch.alive import HEARTBEAT
 from launch.config import LaunchConfig
+from launch.field_types import digest_of
 from launch.job import Job
+from launch.liveness import HEARTBEAT
 from launch.local import rank_environment
 from launch.torchrun import torchrun_command
-from launch.values import digest_of
 
 RUN_DIRECTORY = PurePosixPath("/etc/resonance")
 HEARTBEAT_FILE = "/tmp/heartbeat"
@@ -98,7 +98,7 @@ def escape(text: str) -> str:
 def container(job: Job, name: str, rendezvous: Sequence[str]) -> dict[str, Any]:
     """The one container of a pod."""
     kubernetes = job.config.kubernetes
-    probe = [kubernetes.python, "-m", "launch.alive", HEARTBEAT_FILE, str(SILENCE_S)]
+    probe = [kubernetes.python, "-m", "launch.liveness", HEARTBEAT_FILE, str(SILENCE_S)]
     return {
         "name": name,
         "image": kubernetes.image,

@@ -9,8 +9,8 @@ import yaml
 from launch.errors import LaunchError
 from launch.job import Job
 from launch.kubernetes import pod
-from launch.kubernetes.checks import Manifest, problems
-from launch.kubernetes.kinds import JOBS
+from launch.kubernetes.validation import Manifest, problems
+from launch.kubernetes.workloads import JOBS
 
 MAX_CONFIG_MAP_BYTES = 1_000_000
 # Host names have 63 characters: what operators append to a job's name must fit in.

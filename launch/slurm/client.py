@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from launch.cluster_commands import call
 from launch.errors import LaunchError
 from launch.job import Job
-from launch.ledger import Submitted, note
-from launch.programs import call
-from launch.slurm.decision import attempts_log
+from launch.slurm.job_states import JobState, parse_jobs
+from launch.slurm.requeue import attempts_log
 from launch.slurm.script import CHAIN, batch_script, failure_logs, script_path
-from launch.slurm.states import JobState, parse_jobs
+from launch.submissions import Submitted, note
 
 
 def write_files(job: Job) -> Path:

@@ -5,9 +5,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from launch.cluster_commands import call
 from launch.errors import LaunchError
 from launch.job import Job
-from launch.programs import call
 from launch.slurm import container
 from launch.slurm.client import test_only
 from launch.slurm.directives import options

@@ -1,7 +1,7 @@
 """The batch script of a run: a pure function of the job, so it is tested without Slurm.
 
 The script starts torchrun on every node, hands a request to stop on to the ranks, and afterwards
-asks `launch.slurm.decision` whether the run is finished, goes back into the queue or has failed.
+asks `launch.slurm.requeue` whether the run is finished, goes back into the queue or has failed.
 Every value that is not the script's own is quoted for the shell; `$NAME` is written here only.
 """
 
@@ -11,10 +11,10 @@ from pathlib import PurePosixPath
 
 from launch.errors import LaunchError
 from launch.job import Job
-from launch.ledger import NAME as LEDGER
 from launch.local import rank_environment
 from launch.slurm import container
 from launch.slurm.directives import directives, ranks_per_node
+from launch.submissions import NAME as LEDGER
 from launch.torchrun import FAILURE_LOG, torchrun_command
 
 # Seconds that the other nodes' torchrun may go on after the first has ended.
@@ -121,7 +121,7 @@ def _body(job: Job) -> Iterator[str]:
     yield "first=${hosts%%$'\\n'*}"
     yield f"port={_port(job)}"
     limits = (slurm.max_requeues, slurm.max_failures, slurm.exclude_after)
-    decide = [job.python, "-m", "launch.slurm.decision", *map(str, limits), *slurm.exclude]
+    decide = [job.python, "-m", "launch.slurm.requeue", *map(str, limits), *slurm.exclude]
     yield f"decide=({shlex.join(decide)})"
     yield TRAP
     step = ["srun", *_srun_options(job), *_in_container(job), *_torchrun(job)]

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pretrain.checkpoint.probe import Sight, combined, look, probe_length, subject
+from pretrain.checkpoint.fingerprint import Sight, combined, look, probe_length, subject
 from pretrain.config import RunConfig
-from pretrain.distributed import agreed, gathered_objects
 from pretrain.errors import CheckpointError
+from pretrain.runtime.ranks import agreed, gathered_objects
 
 # Of a layer's largest number. Sums in another order move float32 by a few units in the last place
 # per layer; the probe runs in float32 whatever the training runs in.

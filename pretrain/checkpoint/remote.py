@@ -6,9 +6,9 @@ from pathlib import Path
 
 from data_pipeline.config import StorageConfig
 from data_pipeline.errors import DataError, MissingFileError
-from data_pipeline.storage import exists, filesystem, join, read_bytes, with_retries
+from data_pipeline.storage.files import exists, filesystem, join, read_bytes, with_retries
+from pretrain.checkpoint.catalog import expired, in_order
 from pretrain.checkpoint.manifest import MANIFEST, damage, publish, read_manifest, sweep
-from pretrain.checkpoint.retention import expired, in_order
 from pretrain.commands import FetchCommand
 from pretrain.config import CheckpointConfig, RunConfig
 from pretrain.errors import CheckpointError

@@ -11,15 +11,15 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data_pipeline.tokenizer import Tokenizer, load_tokenizer
-from pretrain.checkpoint.loading import load_model
+from pretrain.checkpoint.catalog import tokenizer_path
+from pretrain.checkpoint.load import load_model
 from pretrain.commands import ExportCommand
 from pretrain.errors import RunError
-from pretrain.generate import greedy_tokens
-from pretrain.huggingface.bundle import bundled_sources
-from pretrain.huggingface.importing import import_model
+from pretrain.huggingface.load import import_model
+from pretrain.huggingface.source_bundle import bundled_sources
 from pretrain.huggingface.tokenizer import huggingface_tokenizer
-from pretrain.huggingface.wrapping import wrap
-from pretrain.run_directory import tokenizer_path
+from pretrain.huggingface.wrap import wrap
+from spectral.decoding import greedy_tokens
 from spectral.lm import SpectralLM
 
 # float32 sums in another order: logits are of the order of 10

@@ -15,8 +15,8 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.output_capturing import capture_outputs
 
 from pretrain.huggingface.configuration_resonance import ResonanceConfig
-from pretrain.huggingface.coverage import CoveragePenalty
-from pretrain.huggingface.diverse_beams import diverse_beam_search
+from pretrain.huggingface.coverage_penalty import CoveragePenalty
+from pretrain.huggingface.diverse_beam_search import diverse_beam_search
 from spectral.block import Block
 from spectral.embedding import TableEmbedding
 from spectral.lm import LMState, SpectralLM

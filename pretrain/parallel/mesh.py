@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import torch.distributed as dist
 
-from pretrain.distributed import Ranks
-from pretrain.parallel.config import ParallelConfig
+from pretrain.config import ParallelConfig
+from pretrain.runtime.ranks import Ranks
 
 
 class Axis(NamedTuple):

@@ -16,17 +16,16 @@ from pathlib import Path
 
 import torch
 
-from pretrain.checkpoint.keeping import Keeper
-from pretrain.checkpoint.loading import load_model
-from pretrain.checkpoint.retention import step_of
-from pretrain.checkpoint.saving import Saver
+from pretrain.checkpoint.catalog import find_newest, list_checkpoints, step_of
+from pretrain.checkpoint.load import load_model
+from pretrain.checkpoint.retention import Keeper
+from pretrain.checkpoint.save import Saver
 from pretrain.config import RunConfig
-from pretrain.distributed import init_ranks
-from pretrain.engine import build_engine
-from pretrain.parallel.build import build_model
+from pretrain.parallel.build_model import build_model
 from pretrain.parallel.mesh import build_mesh
-from pretrain.run_directory import find_newest, list_checkpoints
 from pretrain.run_file import load_run
+from pretrain.runtime.ranks import init_ranks
+from pretrain.training.engine import build_engine
 
 
 def value_at(step: int) -> float:

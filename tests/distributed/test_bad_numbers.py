@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 
 from pretrain.config import RunConfig
-from pretrain.jsonl import read_lines
+from pretrain.monitoring.jsonl import read_lines
 from pretrain.run_file import load_run
 from tests.conftest import SmallCorpus
 from tests.distributed.ranks import run_ranks
@@ -42,9 +42,9 @@ def _spoil(loss: Any, kind: str) -> Any:
 
 def _train(rank: int, run: RunConfig, window: int, kind: str) -> None:
     """Train with rank 1's loss or gradient spoiled in one window of the data."""
-    from pretrain.distributed import init_ranks
     from pretrain.loss import batch_loss
-    from pretrain.trainer import Trainer
+    from pretrain.runtime.ranks import init_ranks
+    from pretrain.training.trainer import Trainer
 
     trainer = Trainer(run, init_ranks())
     spoiled: list[Any] = []
@@ -58,15 +58,15 @@ def _train(rank: int, run: RunConfig, window: int, kind: str) -> None:
     loader = mock.MagicMock(wraps=trainer.loader)
     loader.__iter__.return_value = steps
     trainer.loader = loader
-    with mock.patch("pretrain.step.batch_loss", loss):
+    with mock.patch("pretrain.training.gradient.batch_loss", loss):
         trainer.train()
     trainer.engine.destroy()
 
 
 def _train_without(run: RunConfig, windows: set[int]) -> None:
     """Train on a stream that has no such windows."""
-    from pretrain.distributed import init_ranks
-    from pretrain.trainer import Trainer
+    from pretrain.runtime.ranks import init_ranks
+    from pretrain.training.trainer import Trainer
 
     trainer = Trainer(run, init_ranks())
     for number, batches in enumerate(trainer.loader):
@@ -80,9 +80,9 @@ def _train_without(run: RunConfig, windows: set[int]) -> None:
 
 def _train_pipeline(run: RunConfig, *, spoil: bool) -> None:
     """Train with the second micro-batch of one window spoiled, or without that window."""
-    from pretrain.distributed import init_ranks
     from pretrain.loss import objective
-    from pretrain.trainer import Trainer
+    from pretrain.runtime.ranks import init_ranks
+    from pretrain.training.trainer import Trainer
 
     if not spoil:
         _train_without(run, {BAD_WINDOW})
@@ -94,7 +94,7 @@ def _train_pipeline(run: RunConfig, *, spoil: bool) -> None:
         return objective(loss, num_labels) * (math.nan if next(calls) == bad else 1.0)
 
     trainer = Trainer(run, init_ranks())
-    with mock.patch("pretrain.parallel.pipeline.objective", spoiled):
+    with mock.patch("pretrain.parallel.pipeline_parallel.objective", spoiled):
         trainer.train()
     trainer.engine.destroy()
 
@@ -197,7 +197,7 @@ def test_the_offending_documents_are_written_down(folder: Path) -> None:
 
 def _documents(folder: Path) -> list[Any]:
     """What the first row of rank 1 holds in the bad window, read anew."""
-    from data_pipeline.loader import build_train_loader
+    from data_pipeline.stream.loader import build_train_loader
 
     run = load_run(folder / "nan-1" / "run.toml")
     loader = build_train_loader(

@@ -14,10 +14,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from data_pipeline.batch import Batch
-from data_pipeline.build import build
+from data_pipeline.build.build import build
 from data_pipeline.config import BuildConfig, DataConfig, DatasetConfig, WeightAt
-from data_pipeline.loader import TrainLoader, build_train_loader
+from data_pipeline.stream.batch import Batch
+from data_pipeline.stream.loader import TrainLoader, build_train_loader
 
 NUM_STEPS = 60
 GLOBAL_ROWS = 12

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from pretrain.checkpoint.catalog import list_checkpoints
 from pretrain.config import RunConfig
 from pretrain.errors import RunError
-from pretrain.parallel.layout import check_layout
+from pretrain.parallel.layout_checks import check_layout
 from pretrain.parallel.placement import Placement
-from pretrain.run_directory import list_checkpoints
 from pretrain.run_file import load_run
 from tests.conftest import SmallCorpus
 from tests.distributed.features import GATES, config
@@ -43,8 +43,8 @@ def _batch(vocab: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def _compare(rank: int, layouts: list[dict[str, int]], cases: dict[str, dict[str, object]]) -> None:
     """On every rank, the whole model beside this rank's part."""
-    from pretrain.distributed import init_ranks
     from pretrain.parallel.mesh import Axis, Mesh, build_mesh
+    from pretrain.runtime.ranks import init_ranks
 
     one = Axis(1, 0, None)
     alone = Mesh(one, one, one, one, one)
@@ -81,11 +81,11 @@ def _gradients(
     """
     import torch.distributed as dist
 
-    from data_pipeline.batch import Batch
+    from data_pipeline.stream.batch import Batch
     from pretrain.loss import batch_loss, count_labels, objective
-    from pretrain.parallel.build import build_model
+    from pretrain.parallel.build_model import build_model
     from pretrain.parallel.placement import placements
-    from pretrain.parallel.sequence import own_span
+    from pretrain.parallel.sequence_parallel import own_span
 
     model = build_model(run, mesh).double()
     for placement, parameter in placements(model):
@@ -158,9 +158,9 @@ def _train(rank: int, jobs: list[Job]) -> None:
     """Train to the end, with a checkpoint half-way; every rank writes down what it ended with."""
     from deepspeed.utils import safe_get_full_fp32_param
 
-    from pretrain.distributed import init_ranks
     from pretrain.parallel.placement import placements
-    from pretrain.trainer import Trainer
+    from pretrain.runtime.ranks import init_ranks
+    from pretrain.training.trainer import Trainer
 
     for run, start in jobs:
         trainer = Trainer(run, init_ranks(), start and list_checkpoints(start)[-1])

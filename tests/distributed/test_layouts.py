@@ -81,12 +81,12 @@ def _whole_matrix() -> list[Layout]:
 
 def _train(rank: int, runs: dict[str, RunConfig], folder: Path) -> None:
     """Train every run in this process group; every rank writes down what it ended with."""
-    import pretrain.engine
-    from pretrain.distributed import init_ranks
-    from pretrain.trainer import Trainer
+    import pretrain.training.engine
+    from pretrain.runtime.ranks import init_ranks
+    from pretrain.training.trainer import Trainer
     from spectral.block import Block
 
-    configure = pretrain.engine.deepspeed_config
+    configure = pretrain.training.engine.deepspeed_config
 
     def partition_everything(*arguments: Any) -> dict[str, Any]:
         """By default, ZeRO-3 leaves parameters as small as these whole on every rank."""
@@ -94,7 +94,7 @@ def _train(rank: int, runs: dict[str, RunConfig], folder: Path) -> None:
         config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
         return config
 
-    pretrain.engine.deepspeed_config = partition_everything
+    pretrain.training.engine.deepspeed_config = partition_everything
     reset = Block.reset_parameters
 
     def shaken(block: Block) -> None:

@@ -25,9 +25,9 @@ LAYOUTS: dict[str, dict[str, object]] = {
 
 
 def _train(rank: int, runs: dict[str, RunConfig], folder: Path) -> None:
-    from pretrain.distributed import init_ranks
-    from pretrain.run_directory import find_newest
-    from pretrain.trainer import Trainer
+    from pretrain.checkpoint.catalog import find_newest
+    from pretrain.runtime.ranks import init_ranks
+    from pretrain.training.trainer import Trainer
 
     ranks = init_ranks()
     for name, run in runs.items():

@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from pretrain.checkpoint.catalog import list_checkpoints
 from pretrain.config import RunConfig
-from pretrain.run_directory import list_checkpoints
 from pretrain.run_file import load_run
 from tests.conftest import SmallCorpus
 from tests.distributed.ranks import run_ranks
@@ -67,11 +67,11 @@ class Job(NamedTuple):
 
 def _train_all(rank: int, jobs: list[Job]) -> None:
     """Do one job after the other; rank 0 writes down the losses."""
-    import pretrain.engine
-    from pretrain.distributed import init_ranks
-    from pretrain.trainer import Trainer
+    import pretrain.training.engine
+    from pretrain.runtime.ranks import init_ranks
+    from pretrain.training.trainer import Trainer
 
-    configure = pretrain.engine.deepspeed_config
+    configure = pretrain.training.engine.deepspeed_config
 
     def configured(*arguments: Any) -> dict[str, Any]:
         """Several ranks partition everything; by default ZeRO-3 leaves parameters this small whole.
@@ -83,7 +83,7 @@ def _train_all(rank: int, jobs: list[Job]) -> None:
             config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
         return config
 
-    pretrain.engine.deepspeed_config = configured
+    pretrain.training.engine.deepspeed_config = configured
     for run, start, stop in jobs:
         trainer = Trainer(run, init_ranks(), start and list_checkpoints(start)[-1])
         losses = []

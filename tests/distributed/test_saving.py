@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from pretrain.checkpoint.catalog import list_checkpoints
 from pretrain.checkpoint.remote import newest_remote
-from pretrain.run_directory import list_checkpoints
 from pretrain.run_file import load_run
 from tests.conftest import SmallCorpus
 from tests.distributed.ranks import run_ranks
@@ -43,11 +43,11 @@ def test_a_kill_while_saving_loses_nothing(
 
 def _train_with_a_failing_writer(rank: int, run_file: Path, on_error: str) -> None:
     """Rank 1's file cannot be written at step 3; what happened is written down."""
-    import pretrain.checkpoint.saving as saving
+    import pretrain.checkpoint.save as saving
     from pretrain.config import RunConfig
-    from pretrain.distributed import init_ranks
     from pretrain.errors import CheckpointError
-    from pretrain.trainer import Trainer
+    from pretrain.runtime.ranks import init_ranks
+    from pretrain.training.trainer import Trainer
 
     class Failing(saving.JsonIndexWriter):
         def write_data(self, *arguments: Any) -> Any:
@@ -98,10 +98,10 @@ def _train_with_a_slow_store(rank: int, run_file: Path, upload_s: float, timeout
     """
     import torch.distributed as dist
 
-    import pretrain.checkpoint.keeping as keeping
-    from pretrain.checkpoint.saving import TIMEOUT
-    from pretrain.distributed import DEFAULT_TIMEOUT_S, init_ranks
-    from pretrain.trainer import Trainer
+    import pretrain.checkpoint.retention as keeping
+    from pretrain.checkpoint.save import TIMEOUT
+    from pretrain.runtime.ranks import DEFAULT_TIMEOUT_S, init_ranks
+    from pretrain.training.trainer import Trainer
 
     new_group, asked = dist.new_group, []
 

@@ -25,9 +25,9 @@ def _integers(shape: tuple[int, ...], seed: int) -> Tensor:
 
 def _oracle(rank: int) -> None:
     """lambda = 1, -1, i, -i makes every tap an integer, and nothing ever fades."""
-    from pretrain.parallel.sequence import RankSpan
-    from spectral.documents import chunk_documents
-    from spectral.modes import ModalFilter
+    from pretrain.parallel.sequence_parallel import RankSpan
+    from spectral.filters.modal import ModalFilter
+    from spectral.sequence.documents import chunk_documents
 
     axis = _axis()
     span = RankSpan(axis)
@@ -58,7 +58,7 @@ def _oracle(rank: int) -> None:
 
 
 def _moved(rank: int) -> None:
-    from pretrain.parallel.all_to_all import long_convolution
+    from tests.distributed.all_to_all_convolution import long_convolution
 
     axis = _axis()
     length, past = 6, 4
@@ -85,9 +85,9 @@ def _moved(rank: int) -> None:
 
 def _wire(rank: int, folder: Path) -> None:
     """Bytes of one forward and backward pass of every mixer, and of the form that moves data."""
-    from pretrain.parallel.all_to_all import long_convolution
-    from pretrain.parallel.sequence import RankSpan
-    from pretrain.parallel.wire import WireCount
+    from tests.distributed.all_to_all_convolution import long_convolution
+    from pretrain.parallel.sequence_parallel import RankSpan
+    from pretrain.planning.traffic import WireCount
     from spectral.lm import SpectralLM
     from tests.distributed.features import EVERYTHING, config
 

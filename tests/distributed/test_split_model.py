@@ -46,8 +46,8 @@ def _compare(rank: int, cases: list[tuple[dict[str, int], list[str]]]) -> None:
 
 
 def _problems(layout: dict[str, int], names: list[str]) -> Iterator[str]:
-    from pretrain.distributed import init_ranks
     from pretrain.parallel.mesh import build_mesh
+    from pretrain.runtime.ranks import init_ranks
 
     run = RunConfig.model_validate({"parallel": layout})
     mesh = build_mesh(run.parallel, init_ranks())
@@ -71,12 +71,12 @@ def _gradients(run: RunConfig, mesh: Any) -> tuple[float, dict[str, Any]]:
     """Loss of the whole batch, and each parameter's gradient summed over spans."""
     import torch.distributed as dist
 
-    from data_pipeline.batch import Batch
+    from data_pipeline.stream.batch import Batch
     from pretrain.loss import batch_loss, count_labels, objective
-    from pretrain.parallel.build import build_model
+    from pretrain.parallel.build_model import build_model
     from pretrain.parallel.mesh import Axis, Mesh
     from pretrain.parallel.placement import placements
-    from pretrain.parallel.sequence import own_span
+    from pretrain.parallel.sequence_parallel import own_span
 
     alone = Axis(1, 0, None)
     mesh = mesh or Mesh(alone, alone, alone, alone, alone)

@@ -50,7 +50,7 @@ def _slow_items(target: str, number: int) -> None:
 
 
 def _slow_data() -> None:
-    from data_pipeline.loader import TrainLoader
+    from data_pipeline.stream.loader import TrainLoader
 
     read = TrainLoader.__iter__
 
@@ -67,7 +67,7 @@ def _other_versions() -> None:
     from launch.versions import versions
 
     other = {**versions(), "host": "other", "torch": "1.0"}
-    mock.patch("pretrain.health.versions", return_value=other).start()
+    mock.patch("pretrain.resilience.node_health.versions", return_value=other).start()
 
 
 def _lose_key() -> None:
@@ -81,18 +81,22 @@ def _refuse_upload(checkpoint: Path, remote: str, _storage: Any) -> None:
 FAULTS: dict[str, Callable[[], None]] = {
     "none": lambda: None,
     "slow data": _slow_data,
-    "slow validation": lambda: _slow_items("pretrain.validation.iterate_valid", 2),
-    "slow start": lambda: _before_call("pretrain.trainer.build_engine", 1, lambda: time.sleep(3)),
+    "slow validation": lambda: _slow_items("pretrain.training.validation.iterate_valid", 2),
+    "slow start": lambda: _before_call(
+        "pretrain.training.trainer.build_engine", 1, lambda: time.sleep(3)
+    ),
     # while the checkpoint of step 6 is written
-    "slow save": lambda: _before_call("pretrain.checkpoint.saving.save", 2, lambda: time.sleep(3)),
-    "broken writer": lambda: _before_call("pretrain.checkpoint.saving.entry_of", 1, _lose_key),
+    "slow save": lambda: _before_call("pretrain.checkpoint.save.save", 2, lambda: time.sleep(3)),
+    "broken writer": lambda: _before_call("pretrain.checkpoint.save.entry_of", 1, _lose_key),
     "store is down": lambda: mock.patch(
-        "pretrain.checkpoint.keeping.upload", _refuse_upload
+        "pretrain.checkpoint.retention.upload", _refuse_upload
     ).start(),
     "other versions": _other_versions,
     # two micro-batches per step
-    "hang": lambda: _before_call("pretrain.step.batch_loss", 9, lambda: time.sleep(FOREVER_S)),
-    "error": lambda: _before_call("pretrain.step.batch_loss", 9, _lose_key),
+    "hang": lambda: _before_call(
+        "pretrain.training.gradient.batch_loss", 9, lambda: time.sleep(FOREVER_S)
+    ),
+    "error": lambda: _before_call("pretrain.training.gradient.batch_loss", 9, _lose_key),
 }
 
 if __name__ == "__main__":

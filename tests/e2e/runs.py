@@ -44,7 +44,7 @@ class Run:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "pretrain.elastic", "--standalone"),
+                    *(sys.executable, "-m", "pretrain.runtime.torchrun_agent", "--standalone"),
                     *("--nproc-per-node=2", f"--max-restarts={restarts}"),
                     *("--module", "tests.e2e.faulty_rank", fault, str(rank)),
                     *("pretrain", str(self.file), "--auto-resume", "--health.heartbeat-s", "0.1"),

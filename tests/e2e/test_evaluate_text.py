@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pretrain.evaluate_text import carried_nll, sliding_nll
-from pretrain.huggingface.importing import load_pretrained
+from pretrain.evaluation.text import carried_nll, sliding_nll
+from pretrain.huggingface.load import load_pretrained
 from spectral.config import ModelConfig
 from spectral.lm import SpectralLM
 from tests.conftest import SmallCorpus

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from pretrain.checkpoint.loading import load_model
+from pretrain.checkpoint.load import load_model
 from tests.conftest import SmallCorpus
 from tests.e2e.commands import resonance
 

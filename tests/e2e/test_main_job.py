@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.main_job import stages
+from pretrain.quickstart import stages
 from tests.conftest import SmallCorpus
 from tests.e2e.commands import ENVIRONMENT, files_below, resonance
 
@@ -114,8 +114,8 @@ def test_exported_folder_loads_with_torch_and_transformers_alone(
     import torch
 
     from data_pipeline.tokenizer import load_tokenizer
-    from pretrain.checkpoint.loading import load_model
-    from pretrain.generate import greedy_tokens
+    from pretrain.checkpoint.load import load_model
+    from spectral.decoding import greedy_tokens
 
     output = tmp_path / "exported"
     assert "greedy tokens equal" in resonance("checkpoint", "export", trained, output)

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from pretrain.errors import CheckpointError
-from pretrain.huggingface.importing import load_pretrained
+from pretrain.huggingface.load import load_pretrained
 from tests.conftest import SmallCorpus
 from tests.e2e.commands import COMMAND, ENVIRONMENT, resonance
 
@@ -194,9 +194,9 @@ def test_a_chat_remembers_and_forgets(trained: Path) -> None:
 
 
 def test_the_memory_of_a_chat_is_that_of_the_whole_conversation(trained: Path) -> None:
-    from pretrain.chat import Conversation
     from pretrain.commands import ChatCommand
-    from pretrain.text_generation import Writer
+    from pretrain.generation.chat import Conversation
+    from pretrain.generation.writer import Writer
 
     command = ChatCommand(checkpoint=trained, temperature=0.0, max_tokens=7)
     writer = Writer(load_pretrained(trained), command)

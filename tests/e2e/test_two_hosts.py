@@ -57,7 +57,7 @@ def _start(run: Run, host: str, num_hosts: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [
                 *("nsenter", f"--net=/run/netns/{host}"),
-                *(sys.executable, "-m", "pretrain.elastic"),
+                *(sys.executable, "-m", "pretrain.runtime.torchrun_agent"),
                 *(f"--nnodes={num_hosts}", "--nproc-per-node=1", "--max-restarts=5"),
                 *("--rdzv-backend=c10d", f"--rdzv-endpoint={HOSTS['resonance-a']}:29511"),
                 *("--rdzv-id=two-hosts", f"--local-addr={HOSTS[host]}"),

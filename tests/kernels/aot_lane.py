@@ -6,8 +6,8 @@ Run by `test_lanes.py` in a process of its own, without the interpreter.
 import pytest
 import torch
 
-from kernels.catalogue import convolutions, others, spectra
-from kernels.resources import TARGETS, Launch, Target, compile_for, launches
+from kernels.aot_compile import TARGETS, Launch, Target, compile_for, launches
+from kernels.aot_launches import convolutions, others, spectra
 
 # ops whose work is matrix products: they must be on tensor cores
 MATRIX_OPS = ("fft_conv.", "modes.", "recall.")

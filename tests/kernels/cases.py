@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from kernels.document_reset.op import document_reset
-from kernels.modes.op import modal_read, modal_state
-from kernels.modes.reference import mode_powers
+from kernels.modal.op import modal_read, modal_state
+from kernels.modal.reference import mode_powers
 from kernels.norm_gate.op import norm_gate
 from kernels.recall.op import recall_local, recall_read, recall_state
-from kernels.recall_inputs.op import recall_inputs
+from kernels.recall_qkv.op import recall_inputs
 from kernels.spectral_gate.op import gate_spectrum, gate_values, spectral_energy
 from kernels.spectral_gate.reference import GateParts
 

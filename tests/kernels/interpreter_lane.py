@@ -16,8 +16,8 @@ from torch import Tensor
 from triton.runtime import interpreter
 
 from kernels.dispatch import NotServedError
-from kernels.modes.reference import mode_powers
-from kernels.recall_inputs.reference import recall_inputs as reference_recall_inputs
+from kernels.modal.reference import mode_powers
+from kernels.recall_qkv.reference import recall_inputs as reference_recall_inputs
 
 # relative, in norm
 BARS = {torch.float32: 5e-7, torch.float16: 1e-3, torch.bfloat16: 4e-3}
@@ -266,7 +266,7 @@ def test_a_chunk_without_kernel_falls_back_with_one_warning(
 
 def test_mutations_of_a_kernel_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The lane's own check fails when a table is slightly wrong."""
-    from kernels.fft_conv import monarch
+    from kernels.fft_conv import triton_monarch as monarch
 
     right: Callable[..., tuple[Tensor, ...]] = monarch.tables
     monkeypatch.setattr(monarch, "tables", lambda *a: tuple(t * (1 + 1e-5) for t in right(*a)))

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.document_reset.op import document_reset
-from kernels.modes.op import modal_read, modal_state
-from kernels.modes.reference import mode_powers
+from kernels.modal.op import modal_read, modal_state
+from kernels.modal.reference import mode_powers
 from kernels.norm_gate.op import norm_gate
 from kernels.recall import reference as recall_reference
 from kernels.recall.op import recall_local, recall_read, recall_state

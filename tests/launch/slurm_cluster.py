@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from launch.slurm import client
-from launch.slurm.states import JobState
+from launch.slurm.job_states import JobState
 
 PROGRAMS = (
     "slurmctld",

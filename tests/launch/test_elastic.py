@@ -10,10 +10,16 @@ from pathlib import Path
 import pytest
 
 from launch.torchrun import FAILURE_LOG
-from pretrain.elastic import _note_failure
+from pretrain.runtime.torchrun_agent import _note_failure
 from tests.launch.slurm_cluster import wait_for
 
-COMMAND = [sys.executable, "-m", "pretrain.elastic", "--standalone", "--nproc-per-node=2"]
+COMMAND = [
+    sys.executable,
+    "-m",
+    "pretrain.runtime.torchrun_agent",
+    "--standalone",
+    "--nproc-per-node=2",
+]
 PRELUDE = """
 import os, pathlib, signal, sys, time
 here = pathlib.Path(__file__).parent

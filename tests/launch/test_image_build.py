@@ -49,8 +49,10 @@ def test_the_image_is_built_and_runs_without_root(pods: Pods, tmp_path: Path) ->
 
     assert run("id").startswith("uid=1000(resonance) gid=1000(resonance)")
     assert "launch kubernetes" in run("resonance", "--help")
-    program = "import pretrain.trainer, deepspeed; print(pretrain.trainer.__file__)"
-    assert run("python", "-c", program).split()[-1] == "/src/pretrain/trainer.py"
+    program = (
+        "import pretrain.training.trainer, deepspeed; print(pretrain.training.trainer.__file__)"
+    )
+    assert run("python", "-c", program).split()[-1] == "/src/pretrain/training/trainer.py"
     assert sorted(run("ls", "/src").split()) == [
         "LICENSE", "README.md", "constraints.txt", "data_pipeline", "kernels", "launch",
         "pretrain", "pyproject.toml", "resonance.egg-info", "spectral",

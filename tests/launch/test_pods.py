@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from launch.kubernetes.render import manifests
-from pretrain.launch_jobs import pods_job_of
 from pretrain.run_file import load_run
+from pretrain.submit.jobs import pods_job_of
 from tests.conftest import SmallCorpus
 from tests.launch.pods import IMAGE, Pods
 from tests.launch.slurm_cluster import wait_for

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from launch.job import Job
-from launch.ledger import read
 from launch.slurm import client
+from launch.submissions import read
 from tests.launch.slurm_cluster import Cluster, wait_for, wait_for_state
 
 StandIn = Callable[..., Job]

@@ -6,20 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from launch.ledger import read
 from launch.slurm import client
-from pretrain.errors import RunError
-from pretrain.launch_check import check
-from pretrain.launch_commands import (
+from launch.submissions import read
+from pretrain.commands import (
     LaunchCancelCommand,
     LaunchCheckCommand,
     LaunchLogsCommand,
     LaunchSlurmCommand,
     LaunchStatusCommand,
 )
-from pretrain.launch_jobs import launch_cancel, launch_logs, launch_status
-from pretrain.launch_slurm import launch_slurm
+from pretrain.errors import RunError
 from pretrain.run_file import load_run
+from pretrain.submit.check import check
+from pretrain.submit.jobs import launch_cancel, launch_logs, launch_status
+from pretrain.submit.slurm import launch_slurm
 from tests.conftest import SmallCorpus
 from tests.launch.slurm_cluster import Cluster, wait_for, wait_for_state
 from tests.losses import STEPS, Step, first_losses, losses, trained

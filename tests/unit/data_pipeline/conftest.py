@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from data_pipeline.build import build
+from data_pipeline.build.build import build
+from data_pipeline.build.train_tokenizer import train_tokenizer
 from data_pipeline.config import BuildConfig, TokenizerTrainConfig
-from data_pipeline.tokenizer_train import train_tokenizer
 
 # How long an example takes says nothing on a machine that others use too.
 settings.register_profile("no deadline", deadline=None)

@@ -13,11 +13,11 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
-from data_pipeline.build import build
+from data_pipeline.build.build import build
+from data_pipeline.build.report import BuildReport
 from data_pipeline.config import BuildConfig, ReadConfig
 from data_pipeline.errors import DataError
-from data_pipeline.manifest import load_manifest
-from data_pipeline.report import BuildReport
+from data_pipeline.shards.manifest import load_manifest
 
 GOOD = {"text": "a good document"}
 
@@ -113,7 +113,7 @@ def test_a_document_of_50_megabytes(tmp_path: Path) -> None:
 
 FULL_DISK = """
 import resource, signal, sys
-from data_pipeline.build import build
+from data_pipeline.build.build import build
 from data_pipeline.config import BuildConfig
 from data_pipeline.errors import DataError
 # A limit on the size of files stops writes as a full disk does, without needing a small disk.

@@ -9,10 +9,10 @@ import tokenizers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from data_pipeline.build.train_tokenizer import train_tokenizer
 from data_pipeline.config import TokenizerTrainConfig
 from data_pipeline.errors import DataError
 from data_pipeline.tokenizer import _pieces, load_tokenizer
-from data_pipeline.tokenizer_train import train_tokenizer
 
 ANY_TEXT = st.text(max_size=200)
 # What a tokenizer is most likely to change: spaces in runs and at both ends, and line ends.

@@ -4,8 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from launch.config import LaunchConfig
-from launch.slurm.config import time_limit_seconds
-from launch.values import name_of
+from launch.field_types import name_of
+from launch.slurm_config import time_limit_seconds
 
 
 @pytest.mark.parametrize(

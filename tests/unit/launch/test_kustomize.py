@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 import launch.kubernetes
-from launch.kubernetes.checks import problems
 from launch.kubernetes.render import dump, manifests
+from launch.kubernetes.validation import problems
 from tests.unit.launch.jobs import make_job
 
 BASE = Path(launch.kubernetes.__path__[0]) / "base"

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from launch import alive, ledger
+from launch import liveness, submissions
+from launch.cluster_commands import call
 from launch.errors import LaunchError
 from launch.preflight import (
     Finding,
@@ -22,8 +23,7 @@ from launch.preflight import (
     judged,
     report,
 )
-from launch.programs import call
-from launch.slurm.config import SlurmConfig
+from launch.slurm_config import SlurmConfig
 from launch.versions import _source_digest, differences, unmet_requirements, versions
 
 NOW = datetime(2027, 1, 1, 12)
@@ -140,29 +140,32 @@ def test_programs() -> None:
 
 def test_ledger(tmp_path: Path) -> None:
     with pytest.raises(LaunchError, match="nothing has been submitted"):
-        ledger.read(tmp_path)
-    jobs = [ledger.Submitted("slurm", "12"), ledger.Submitted("kubernetes", "job/x", "lab")]
+        submissions.read(tmp_path)
+    jobs = [
+        submissions.Submitted("slurm", "12"),
+        submissions.Submitted("kubernetes", "job/x", "lab"),
+    ]
     for job in jobs:
-        ledger.note(tmp_path, job)
+        submissions.note(tmp_path, job)
     # as the batch script writes it
-    with (tmp_path / ledger.NAME).open("a") as file:
+    with (tmp_path / submissions.NAME).open("a") as file:
         file.write('{"launcher": "slurm", "job": "13"}\n')
-    assert ledger.read(tmp_path) == [*jobs, ledger.Submitted("slurm", "13")]
-    (tmp_path / ledger.NAME).write_text("{")
+    assert submissions.read(tmp_path) == [*jobs, submissions.Submitted("slurm", "13")]
+    (tmp_path / submissions.NAME).write_text("{")
     with pytest.raises(LaunchError, match="damaged"):
-        ledger.read(tmp_path)
+        submissions.read(tmp_path)
 
 
 def test_sign_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "heartbeat"
-    alive.touch()
-    monkeypatch.setenv(alive.HEARTBEAT, str(file))
+    liveness.touch()
+    monkeypatch.setenv(liveness.HEARTBEAT, str(file))
     monkeypatch.setattr("sys.argv", ["alive", str(file), "60"])
     with pytest.raises(SystemExit, match="no sign of life yet"):
-        alive.main()
-    alive.touch()
-    alive.main()
+        liveness.main()
+    liveness.touch()
+    liveness.main()
     old = time.time() - 100
     os.utime(file, (old, old))
     with pytest.raises(SystemExit, match="last sign of life 100 s ago"):
-        alive.main()
+        liveness.main()

@@ -6,7 +6,7 @@ import pytest
 
 from pretrain.config import RunConfig
 from pretrain.errors import RunError
-from pretrain.parallel.layout import check_layout
+from pretrain.parallel.layout_checks import check_layout
 from pretrain.run_file import dump_run, load_run
 from spectral.presets import PRESETS
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from spectral.config import ModelConfig
+from spectral.layer_pattern import layer_period
 from spectral.lm import SpectralLM
-from spectral.mixer import SpectralMixer
-from spectral.turns import layer_period
+from spectral.mixers.heads import SpectralMixer
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 
 from spectral.lm import SpectralLM
-from tests.unit.spectral.checks import (
+from tests.unit.spectral.causality.checks import (
     check_causal,
     check_isolated,
     check_recurrent,
@@ -13,7 +13,7 @@ from tests.unit.spectral.checks import (
     small_model,
     some_tokens,
 )
-from tests.unit.spectral.test_gates import SETTINGS
+from tests.unit.spectral.gates.test_spectral_gate import SETTINGS
 
 MIXTURES = {"mixed": (2,), "by turns": (), "convolution": (4,), "recall": (0,)}
 

@@ -7,13 +7,13 @@ import torch
 
 from data_pipeline.tokenizer import load_tokenizer
 from spectral.config import ModelConfig
-from spectral.context import sequence_context
 from spectral.embedding import HarmonicEmbedding
-from spectral.feed_forward import FrequencyFeedForward
+from spectral.feed_forward.mlp import FrequencyFeedForward
 from spectral.lm import SpectralLM
-from spectral.span import WHOLE
-from spectral.transposed import channels_first, time_first
-from tests.unit.spectral.checks import (
+from spectral.mixers.context import sequence_context
+from spectral.modules.transpose import channels_first, time_first
+from spectral.sequence.span import WHOLE
+from tests.unit.spectral.causality.checks import (
     check_causal,
     check_isolated,
     check_recurrent,

@@ -5,7 +5,7 @@ import torch
 
 from spectral.lm import SpectralLM
 from spectral.presets import PRESETS
-from tests.unit.spectral.checks import (
+from tests.unit.spectral.causality.checks import (
     check_causal,
     check_isolated,
     check_recurrent,

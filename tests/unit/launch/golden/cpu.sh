@@ -19,7 +19,7 @@ run_file=/shared/runs/novels/launch/run.toml
 hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
 first=${hosts%%$'\n'*}
 port=$((20000 + SLURM_JOB_ID % 20000))
-decide=(/shared/venv/bin/python -m launch.slurm.decision 20 3 2)
+decide=(/shared/venv/bin/python -m launch.slurm.requeue 20 3 2)
 step=
 stopped=0
 again=0
@@ -40,7 +40,7 @@ env \
     --wait=300 \
     /shared/venv/bin/python \
     -m \
-    pretrain.elastic \
+    pretrain.runtime.torchrun_agent \
     --nnodes="$SLURM_NNODES" \
     --rdzv-backend=c10d \
     --rdzv-endpoint="$first:$port" \

@@ -30,7 +30,7 @@ run_file=/shared/runs/novels/launch/run.toml
 hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
 first=${hosts%%$'\n'*}
 port=29400
-decide=(/shared/venv/bin/python -m launch.slurm.decision 20 3 2 'n[3-4]' n9)
+decide=(/shared/venv/bin/python -m launch.slurm.requeue 20 3 2 'n[3-4]' n9)
 step=
 stopped=0
 again=0
@@ -58,7 +58,7 @@ env \
     --container-workdir='/shared/my project' \
     python3 \
     -m \
-    pretrain.elastic \
+    pretrain.runtime.torchrun_agent \
     --nnodes=2:"$SLURM_NNODES" \
     --rdzv-backend=c10d \
     --rdzv-endpoint="$first:$port" \

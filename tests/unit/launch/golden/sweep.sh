@@ -20,7 +20,7 @@ run_file=/shared/runs/novels/launch/run-"$SLURM_ARRAY_TASK_ID".toml
 hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
 first=${hosts%%$'\n'*}
 port=$((29400 + SLURM_ARRAY_TASK_ID))
-decide=(/shared/venv/bin/python -m launch.slurm.decision 20 3 2)
+decide=(/shared/venv/bin/python -m launch.slurm.requeue 20 3 2)
 step=
 stopped=0
 again=0
@@ -48,7 +48,7 @@ env \
     '/shared/my image.sif' \
     python3 \
     -m \
-    pretrain.elastic \
+    pretrain.runtime.torchrun_agent \
     --nnodes="$SLURM_NNODES" \
     --rdzv-backend=c10d \
     --rdzv-endpoint="$first:$port" \

@@ -1,0 +1,124 @@
+"""First stage of a build: read and clean one part, and keep its documents in a Parquet file."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from data_pipeline.storage.atomic import write_atomically, write_text_atomically
+from data_pipeline.build.cleaning import Counts, clean
+from data_pipeline.config import BuildConfig
+from data_pipeline.build.duplicates import document_hash, signature
+from data_pipeline.build.readers import Document, Reader
+from data_pipeline.build.sources import Part
+
+# Rows are written in groups of this size: a stage holds one, and a small shard reads few.
+_GROUP_BYTES = 1 << 20
+_SCHEMA = pa.schema(
+    [
+        ("text", pa.large_string()),
+        ("source", pa.string()),
+        ("language", pa.string()),
+        ("hash", pa.binary(16)),
+        ("text_bytes", pa.int64()),
+        ("signature", pa.list_(pa.uint32())),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class PartRecord:
+    """What reading a part gave: documents and bytes read, and what cleaning did."""
+
+    documents_read: int
+    bytes_read: int
+    counts: Counts
+
+
+def part_file(work: Path, index: int) -> Path:
+    """Return where the cleaned documents of a part are kept."""
+    return work / f"part-{index:06d}.parquet"
+
+
+def _record_file(work: Path, index: int) -> Path:
+    return work / f"part-{index:06d}.json"
+
+
+def is_finished(work: Path, index: int) -> bool:
+    """Tell whether a part was read and cleaned."""
+    return _record_file(work, index).is_file()
+
+
+def load_record(work: Path, index: int) -> PartRecord:
+    """Return the record of a finished part."""
+    table = json.loads(_record_file(work, index).read_text(encoding="utf-8"))
+    return PartRecord(table["documents_read"], table["bytes_read"], Counts(**table["counts"]))
+
+
+def extract_part(config: BuildConfig, part: Part, work: Path) -> None:
+    """Read and clean a part; its record appears last and marks it as finished.
+
+    Raises:
+        DataError: Bad input that is not to be skipped, or the disk is full.
+    """
+    counts = Counts()
+    tally = {"documents_read": 0, "bytes_read": 0}
+    rows = _rows(config, part, counts, tally)
+    with (
+        write_atomically(part_file(work, part.index)) as file,
+        parquet.ParquetWriter(file, _SCHEMA, compression="zstd", use_dictionary=False) as writer,
+    ):
+        for group in _groups(rows):
+            writer.write_table(pa.Table.from_pylist(group, schema=_SCHEMA))
+    record = {**tally, "counts": asdict(counts)}
+    write_text_atomically(_record_file(work, part.index), json.dumps(record))
+
+
+def _rows(
+    config: BuildConfig, part: Part, counts: Counts, tally: dict[str, int]
+) -> Iterator[dict[str, Any]]:
+    show = config.cleaning.num_examples
+    reader = Reader(
+        config.read,
+        config.storage,
+        on_bad=lambda reason, where: counts.add("bad_input", reason, where, show),
+    )
+    for piece in part.slices:
+        for document in reader.documents(piece):
+            tally["documents_read"] += 1
+            tally["bytes_read"] += len(document.text.encode())
+            row = _row(document, config, counts)
+            if row is not None:
+                yield row
+
+
+def _row(document: Document, config: BuildConfig, counts: Counts) -> dict[str, Any] | None:
+    text = clean(document.text, document.source, config.cleaning, counts)
+    if text is None:
+        return None
+    near = config.cleaning.near_duplicates
+    return {
+        "text": text,
+        "source": document.source,
+        "language": document.language,
+        "hash": document_hash(text),
+        "text_bytes": len(text.encode()),
+        "signature": signature(text, config.cleaning) if near else None,
+    }
+
+
+def _groups(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    group: list[dict[str, Any]] = []
+    group_bytes = 0
+    for row in rows:
+        group.append(row)
+        group_bytes += row["text_bytes"]
+        if group_bytes >= _GROUP_BYTES or len(group) >= 10_000:
+            yield group
+            group, group_bytes = [], 0
+    if group:
+        yield group

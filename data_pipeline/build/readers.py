@@ -1,0 +1,222 @@
+"""Documents out of source files, one at a time, with what is wrong in them counted or raised."""
+
+import codecs
+import gzip
+import io
+import json
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import zstandard
+
+from data_pipeline.config import ReadConfig, StorageConfig
+from data_pipeline.errors import DataError
+from data_pipeline.storage.streams import open_raw, open_stream
+from data_pipeline.build.sources import Slice
+from data_pipeline.storage.files import explain
+
+# What decoders raise about input that is damaged or cut short.
+_DAMAGED = (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError)
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text and where it comes from."""
+
+    text: str
+    source: str
+    language: str
+
+
+# Called with a reason and where it was found, when bad input is to be skipped.
+OnBad = Callable[[str, str], None]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads slices of files as configured."""
+
+    read: ReadConfig
+    storage: StorageConfig
+    on_bad: OnBad
+
+    def bad(self, reason: str, where: str, found: str, expected: str) -> None:
+        """Skip and count, or stop.
+
+        Raises:
+            DataError: Bad input is configured to be fatal.
+        """
+        if self.read.on_bad_input == "fail":
+            raise DataError(
+                f'{where}: {found}; expected {expected}. Set read.on_bad_input = "skip" to skip '
+                "and count such input."
+            )
+        self.on_bad(reason, f"{where}: {found}")
+
+    def documents(self, piece: Slice) -> Iterator[Document]:
+        """Yield the documents of a slice, in order.
+
+        Raises:
+            DataError: The file cannot be read, or holds bad input that is not to be skipped.
+        """
+        formats = {"text": self._text, "jsonl": self._jsonl, "parquet": self._parquet}
+        try:
+            yield from formats[piece.file.format](piece)
+        except _DAMAGED as error:
+            expected = "a whole, undamaged file"
+            self.bad("damaged file", piece.file.url, f"cannot be decompressed ({error})", expected)
+        except OSError as error:
+            raise explain(piece.file.url, error) from error
+
+    def _decode(self, data: bytes, where: str) -> str | None:
+        try:
+            # A byte order mark says how a file is encoded, and is no text.
+            return data.removeprefix(codecs.BOM_UTF8).decode()
+        except UnicodeDecodeError as error:
+            found = f"byte 0x{data[error.start]:02X} at offset {error.start} is not UTF-8"
+            self.bad("invalid UTF-8", where, found, "UTF-8 text")
+            return None
+
+    def _text(self, piece: Slice) -> Iterator[Document]:
+        name, language = piece.file.name, self.read.language
+        for data in self._text_pieces(piece):
+            text = self._decode(data, piece.file.url)
+            if text is not None:
+                yield Document(text, name, language)
+
+    def _text_pieces(self, piece: Slice) -> Iterator[bytes]:
+        limit = self.read.max_document_bytes
+        if self.read.document == "file":
+            with open_stream(piece.file.url, self.storage) as stream:
+                yield from _cut_at_lines(stream, limit)
+            return
+        paragraph: list[bytes] = []
+        for line in self._lines(piece):
+            if self.read.document == "line":
+                yield line
+            elif line.strip():
+                paragraph.append(line)
+            elif paragraph:
+                yield b"".join(paragraph)
+                paragraph = []
+        if paragraph:
+            yield b"".join(paragraph)
+
+    def _lines(self, piece: Slice) -> Iterator[bytes]:
+        """Yield the lines that start inside the slice."""
+        if piece.start == 0 and piece.end is None:
+            with open_stream(piece.file.url, self.storage) as stream:
+                yield from stream
+            return
+        with open_raw(piece.file.url, self.storage) as stream:
+            if piece.start > 0:
+                # A line that starts exactly here must not be taken for the rest of another.
+                stream.seek(piece.start - 1)
+                stream.readline()
+            while piece.end is None or stream.tell() < piece.end:
+                line = stream.readline()
+                if not line:
+                    return
+                yield line
+
+    def _jsonl(self, piece: Slice) -> Iterator[Document]:
+        for number, line in enumerate(self._lines(piece), 1):
+            if not line.strip():
+                continue
+            base = f", from byte {piece.start}" if piece.start else ""
+            where = f"{piece.file.url}, line {number}{base}"
+            text = self._decode(line, where)
+            if text is None:
+                continue
+            try:
+                record = json.loads(text)
+            except (ValueError, RecursionError) as error:
+                self.bad("broken JSON", where, f"broken JSON ({error})", "one object per line")
+                continue
+            document = self._from_record(record, where, piece)
+            if document is not None:
+                yield document
+
+    def _from_record(self, record: Any, where: str, piece: Slice) -> Document | None:
+        key = self.read.text_key
+        text = record.get(key) if isinstance(record, dict) else None
+        if not isinstance(text, str):
+            if isinstance(record, dict):
+                found = f"{key!r} is {type(text).__name__}; the keys are {sorted(record)[:8]}"
+            else:
+                found = f"a {type(record).__name__}"
+            self.bad("no text", where, found, f"an object with a string {key!r}")
+            return None
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            # JSON can spell half of a surrogate pair.
+            self.bad("invalid UTF-8", where, f"{error.reason} at {error.start}", "valid Unicode")
+            return None
+        language = record.get(self.read.language_key)
+        named = language if isinstance(language, str) else self.read.language
+        return Document(text, piece.file.name, named)
+
+    def _parquet(self, piece: Slice) -> Iterator[Document]:
+        with open_raw(piece.file.url, self.storage) as stream:
+            yield from self._parquet_rows(stream, piece)
+
+    def _parquet_rows(self, stream: BinaryIO, piece: Slice) -> Iterator[Document]:
+        import pyarrow
+        from pyarrow import parquet
+
+        url, key = piece.file.url, self.read.text_key
+        try:
+            file = parquet.ParquetFile(stream)
+        except pyarrow.ArrowException as error:
+            self.bad("damaged file", url, f"not a Parquet file ({error})", "a Parquet file")
+            return
+        names = file.schema_arrow.names
+        if key not in names:
+            found = f"no column {key!r}; the columns are {names}"
+            self.bad("no text", url, found, f"a string column {key!r}")
+            return
+        columns = [name for name in (key, self.read.language_key) if name in names]
+        row = 0
+        try:
+            for batch in file.iter_batches(batch_size=64, columns=columns, use_threads=False):
+                for record in batch.to_pylist():
+                    document = self._from_record(record, f"{url}, row {row}", piece)
+                    row += 1
+                    if document is not None:
+                        yield document
+        except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
+            self.bad("damaged file", f"{url}, row {row}", f"unreadable ({error})", "Parquet rows")
+
+
+def _cut_at_lines(stream: BinaryIO, limit: int) -> Iterator[bytes]:
+    """Yield the stream in pieces of at most `limit` bytes, cut at line ends where there are any."""
+    waiting = io.BytesIO()
+    is_first = True
+    while True:
+        chunk = stream.read(min(limit - waiting.tell(), _CHUNK_BYTES))
+        if not chunk:
+            break
+        waiting.write(chunk)
+        if waiting.tell() >= limit:
+            data = waiting.getvalue()
+            cut = data.rfind(b"\n") + 1 or _character_start(data)
+            yield data[:cut]
+            waiting = io.BytesIO()
+            waiting.write(data[cut:])
+            is_first = False
+    # An empty file is an empty document, for the cleaning to count.
+    if is_first or waiting.tell():
+        yield waiting.getvalue()
+
+
+def _character_start(data: bytes) -> int:
+    """Return the last position, near the end of `data`, at which a UTF-8 character starts."""
+    for position in range(len(data) - 1, max(len(data) - 4, 0), -1):
+        if data[position] & 0xC0 != 0x80:
+            return position
+    return len(data)

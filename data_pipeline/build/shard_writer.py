@@ -1,0 +1,139 @@
+"""Third stage of a build: tokenize documents and write them as one WebDataset shard."""
+
+import functools
+import hashlib
+import io
+import json
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from pyarrow import parquet
+
+from data_pipeline.storage.atomic import write_atomically
+from data_pipeline.build.extract import part_file
+from data_pipeline.shards.manifest import INDEX_COLUMNS, ShardEntry, pack_rows
+from data_pipeline.build.planning import ShardTask
+from data_pipeline.tokenizer import Tokenizer, load_tokenizer
+
+_BLOCK = 512
+_COLUMNS = ["text", "source", "language", "text_bytes"]
+
+
+class TarWriter:
+    """Writes a tar file whose bytes depend on its members alone, and hashes it on the way."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._sha256 = hashlib.sha256()
+        self.size = 0
+
+    def _write(self, data: bytes) -> None:
+        self._sha256.update(data)
+        self._file.write(data)
+        self.size += len(data)
+
+    def add(self, name: str, data: bytes) -> int:
+        """Append a member and return the byte offset of its data."""
+        info = tarfile.TarInfo(name)
+        info.size = len(data)
+        self._write(info.tobuf(tarfile.USTAR_FORMAT))
+        offset = self.size
+        self._write(data)
+        self._write(bytes(-len(data) % _BLOCK))
+        return offset
+
+    def close(self) -> str:
+        """Write the end of the archive and return the SHA-256 of all of it."""
+        self._write(bytes(2 * _BLOCK))
+        return self._sha256.hexdigest()
+
+
+def _record_file(work: Path, task: ShardTask) -> Path:
+    """Return what marks a shard as finished: its manifest entry, and its rows of the index."""
+    return work / f"{task.split}-{task.index:06d}.shard"
+
+
+def load_finished(work: Path, folder: Path, task: ShardTask) -> tuple[ShardEntry, bytes] | None:
+    """Return the entry and the index rows of a finished shard, None while it is not finished."""
+    record, shard = _record_file(work, task), folder / task.name
+    if not (record.is_file() and shard.is_file()):
+        return None
+    line, rows = record.read_bytes().split(b"\n", 1)
+    entry = ShardEntry.model_validate_json(line)
+    return (entry, rows) if entry.size == shard.stat().st_size else None
+
+
+@functools.lru_cache(maxsize=1)
+def _tokenizer(path: str, fingerprint: str) -> Tokenizer:
+    """Load the tokenizer once per worker process."""
+    del fingerprint
+    return load_tokenizer(path)
+
+
+def write_shard(tokenizer_path: str, fingerprint: str, task: ShardTask, work: Path) -> None:
+    """Tokenize and write one shard, then the record that marks it as finished.
+
+    Raises:
+        DataError: The disk is full.
+    """
+    tokenizer = _tokenizer(tokenizer_path, fingerprint)
+    with write_atomically(work.parent / task.split / task.name) as file:
+        tar = TarWriter(file)
+        written = np.array(list(_write_documents(tar, tokenizer, task, work)), dtype=np.int64)
+        sha256 = tar.close()
+    index = written[:, :INDEX_COLUMNS]
+    rows = pack_rows(index)
+    entry = ShardEntry(
+        name=task.name,
+        samples=len(index),
+        tokens=int(index[:, 1].sum()),
+        text_bytes=int(index[:, 2].sum()),
+        unknown_tokens=int(written[:, INDEX_COLUMNS].sum()),
+        size=tar.size,
+        sha256=sha256,
+        index_crc32=zlib.crc32(rows),
+    )
+    with write_atomically(_record_file(work, task)) as file:
+        file.write(entry.model_dump_json().encode() + b"\n" + rows)
+
+
+def _write_documents(
+    tar: TarWriter, tokenizer: Tokenizer, task: ShardTask, work: Path
+) -> Iterator[tuple[int, int, int, int]]:
+    """Write the documents of a shard; yield their rows of the index, and unknown tokens."""
+    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
+    for number, row in enumerate(_rows(task, work), task.first):
+        ids = [tokenizer.bos_id, *tokenizer.encode(row["text"]), tokenizer.eos_id]
+        data = _npy(np.array(ids, dtype=dtype))
+        metadata = {key: row[key] for key in ("source", "language", "text_bytes")}
+        key = f"{number:012d}"
+        tar.add(f"{key}.json", json.dumps(metadata, ensure_ascii=False).encode())
+        header = len(data) - len(ids) * dtype.itemsize
+        offset = tar.add(f"{key}.tokens.npy", data) + header
+        unknown = 0 if tokenizer.unk_id is None else ids.count(tokenizer.unk_id)
+        yield offset, len(ids), row["text_bytes"], unknown
+
+
+def _npy(tokens: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, tokens)
+    return buffer.getvalue()
+
+
+def _rows(task: ShardTask, work: Path) -> Iterator[dict[str, Any]]:
+    """Yield the documents of a shard, one row group of a part in memory at a time."""
+    for part in np.unique(task.part):
+        wanted = task.row[task.part == part]
+        with parquet.ParquetFile(part_file(work, int(part))) as file:
+            start = 0
+            for group in range(file.num_row_groups):
+                end = start + file.metadata.row_group(group).num_rows
+                rows = wanted[(wanted >= start) & (wanted < end)] - start
+                if len(rows):
+                    table = file.read_row_group(group, columns=_COLUMNS, use_threads=False)
+                    yield from table.take(rows).to_pylist()
+                start = end

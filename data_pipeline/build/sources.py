@@ -1,0 +1,154 @@
+"""The plan of reading: source files in a fixed order, cut into parts that are read one by one."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from data_pipeline.build import stdlib_corpus
+from data_pipeline.config import ReadConfig, StorageConfig
+from data_pipeline.errors import DataError
+from data_pipeline.storage.streams import compression_of
+from data_pipeline.storage.files import is_pipe, list_files, protocol_of
+
+Format = Literal["text", "jsonl", "parquet"]
+_SUFFIXES: dict[str, Format] = {
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet", ".pq": "parquet"
+}  # fmt: skip
+_COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of the stdlib_corpus.
+
+    Attributes:
+        url: Where it is.
+        name: How it is called in metadata and reports (relative where that is possible).
+        size: Stored bytes, None when the server does not tell.
+        version: What changes when the file changes.
+        format: How documents are laid out in it.
+        listed: It was found in a folder or glob, not named by the user.
+    """
+
+    url: str
+    name: str
+    size: int | None
+    version: str
+    format: Format
+    listed: bool
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Lines of a file that start within the bytes [start, end); end None is the end of file."""
+
+    file: SourceFile
+    start: int = 0
+    end: int | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one task reads: small files together, or a piece of a large one."""
+
+    index: int
+    slices: tuple[Slice, ...] = field(default=())
+
+
+def format_of(url: str, config: ReadConfig) -> Format:
+    """Return the configured format, or the one that the suffix stands for."""
+    if config.format != "auto":
+        return config.format
+    name = url.split("?")[0].lower()
+    for suffix in _COMPRESSIONS:
+        name = name.removesuffix(suffix)
+    for suffix, kind in _SUFFIXES.items():
+        if name.endswith(suffix):
+            return kind
+    return "text"
+
+
+def source_files(
+    sources: Sequence[str], read: ReadConfig, storage: StorageConfig
+) -> list[SourceFile]:
+    """List all files of `sources`: in the order given, inside a folder or glob by name.
+
+    Raises:
+        DataError: A source is missing, empty or unreadable, or a file is named twice.
+    """
+    if not sources:
+        raise DataError("sources: none given; expected at least one file, folder, glob or URL")
+    files: list[SourceFile] = []
+    for source in sources:
+        files.extend(_files_of(source, read, storage))
+    seen: set[str] = set()
+    for file in files:
+        if file.url in seen:
+            raise DataError(f"{file.url}: named twice in the sources; expected each file once")
+        seen.add(file.url)
+    return files
+
+
+def _files_of(source: str, read: ReadConfig, storage: StorageConfig) -> Iterator[SourceFile]:
+    if source == stdlib_corpus.NAME:
+        root = stdlib_corpus.stdlib_root()
+        for path in stdlib_corpus.stdlib_files():
+            name = f"{stdlib_corpus.NAME}/{path.relative_to(root).as_posix()}"
+            stat = path.stat()
+            version = str(stat.st_mtime)
+            yield SourceFile(str(path), name, stat.st_size, version, "text", listed=True)
+        return
+    found = list_files(source, storage)
+    listed = len(found) > 1 or not found[0].url.endswith(source.removeprefix("./"))
+    for file in found:
+        if file.size == 0 and not listed and read.on_bad_input == "fail":
+            raise DataError(f"{file.url}: the file is empty; expected text")
+        name = _relative(file.url, source)
+        kind = format_of(file.url, read)
+        yield SourceFile(file.url, name, file.size, file.version, kind, listed)
+
+
+def _relative(url: str, source: str) -> str:
+    """Name a file within its source, so that names do not change when the corpus moves."""
+    folder = source.removeprefix("./").rstrip("/") + "/"
+    position = url.find(folder)
+    return url[position + len(folder) :] if position >= 0 else _base(url)
+
+
+def _base(url: str) -> str:
+    return url if is_pipe(url) else url.split("?")[0].rstrip("/").rsplit("/", 1)[-1]
+
+
+def _can_be_cut(file: SourceFile, read: ReadConfig) -> bool:
+    """Only lines of uncompressed files that can be read from any byte on."""
+    by_line = file.format == "jsonl" or (file.format == "text" and read.document == "line")
+    seekable = not is_pipe(file.url) and protocol_of(file.url) not in ("http", "https")
+    return by_line and seekable and compression_of(file.url) is None and file.size is not None
+
+
+def plan_parts(files: Sequence[SourceFile], read: ReadConfig, part_bytes: int) -> list[Part]:
+    """Cut the corpus into parts of about `part_bytes`, whatever the number of processes."""
+    parts: list[Part] = []
+    waiting: list[Slice] = []
+    waiting_bytes = 0
+
+    def close() -> None:
+        nonlocal waiting, waiting_bytes
+        if waiting:
+            parts.append(Part(len(parts), tuple(waiting)))
+        waiting, waiting_bytes = [], 0
+
+    for file in files:
+        size = part_bytes if file.size is None else file.size
+        if size > part_bytes and _can_be_cut(file, read):
+            close()
+            for start in range(0, size, part_bytes):
+                end = min(start + part_bytes, size)
+                parts.append(Part(len(parts), (Slice(file, start, end),)))
+            continue
+        if waiting and waiting_bytes + size > part_bytes:
+            close()
+        waiting.append(Slice(file))
+        waiting_bytes += size
+    close()
+    return parts

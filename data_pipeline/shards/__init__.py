@@ -1,0 +1,1 @@
+"""WebDataset shards and their manifest: reading, caching, verifying."""

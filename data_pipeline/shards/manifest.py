@@ -1,0 +1,192 @@
+"""`manifest.json`: what a folder of shards holds, and `documents.npy`: where each document is."""
+
+import io
+import json
+import zlib
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pydantic
+
+from data_pipeline.config import StorageConfig
+from data_pipeline.errors import DataError
+from data_pipeline.storage.files import exists, join, read_bytes
+from data_pipeline.tokenizer import Tokenizer
+
+NAME = "manifest.json"
+# An .npy file of all documents' rows, shard after shard, apart from the shards: a damaged shard
+# must not change where the documents of the others come in the order.
+INDEX_NAME = "documents.npy"
+# A document's row: byte offset of its tokens in the shard, tokens, UTF-8 bytes of its text.
+INDEX_COLUMNS = 3
+INDEX_HEADER_BYTES = 128
+
+Index = npt.NDArray[np.int64]
+
+
+class _Entry(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+
+class ShardEntry(_Entry):
+    """One shard: its counts, its size in bytes, the checksums of it and of its index rows."""
+
+    name: str
+    samples: int
+    tokens: int
+    text_bytes: int
+    unknown_tokens: int
+    size: int
+    sha256: str
+    index_crc32: int
+
+
+class TokenizerEntry(_Entry):
+    """The tokenizer that made the tokens."""
+
+    kind: str
+    fingerprint: str
+    vocab_size: int
+    bos_id: int
+    eos_id: int
+    pad_id: int
+
+
+class Manifest(_Entry):
+    """A split: shards of tokenized documents, each BOS, tokens, EOS."""
+
+    format: Literal[1]
+    dtype: Literal["uint16", "uint32"]
+    tokenizer: TokenizerEntry
+    samples: int
+    tokens: int
+    text_bytes: int
+    shards: tuple[ShardEntry, ...]
+
+
+def describe_tokenizer(tokenizer: Tokenizer) -> TokenizerEntry:
+    """Return what a manifest says about a tokenizer."""
+    return TokenizerEntry(
+        kind=tokenizer.kind,
+        fingerprint=tokenizer.fingerprint,
+        vocab_size=tokenizer.vocab_size,
+        bos_id=tokenizer.bos_id,
+        eos_id=tokenizer.eos_id,
+        pad_id=tokenizer.pad_id,
+    )
+
+
+def make_manifest(tokenizer: Tokenizer, shards: list[ShardEntry]) -> Manifest:
+    """Sum up shards."""
+    return Manifest(
+        format=1,
+        dtype="uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32",
+        tokenizer=describe_tokenizer(tokenizer),
+        samples=sum(shard.samples for shard in shards),
+        tokens=sum(shard.tokens for shard in shards),
+        text_bytes=sum(shard.text_bytes for shard in shards),
+        shards=tuple(shards),
+    )
+
+
+def load_manifest(path: str, storage: StorageConfig | None = None) -> Manifest:
+    """Read `manifest.json` of a folder or URL.
+
+    Raises:
+        DataError: There is none, it is broken, or its sums disagree with its shards.
+    """
+    url = join(path, NAME)
+    data = read_bytes(url, storage or StorageConfig())
+    try:
+        manifest = Manifest.model_validate_json(data)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(key) for key in first["loc"])
+        raise DataError(f"{url}: not a manifest of shards: {where}: {first['msg']}") from error
+    for key in ("samples", "tokens", "text_bytes"):
+        found, expected = getattr(manifest, key), sum(getattr(s, key) for s in manifest.shards)
+        if found != expected:
+            raise DataError(f"{url}: {key} is {found}; expected {expected}, the sum over shards")
+    return manifest
+
+
+def split_folders(path: str, storage: StorageConfig) -> list[str]:
+    """Return the folders with a manifest: `path` itself, or train and valid inside it.
+
+    Raises:
+        DataError: There is no manifest at either place.
+    """
+    if exists(join(path, NAME), storage):
+        return [path]
+    inside = [join(path, name) for name in ("train", "valid")]
+    found = [folder for folder in inside if exists(join(folder, NAME), storage)]
+    if not found:
+        raise DataError(f"{path}: no {NAME}; expected one there, or in train/ or valid/ below it")
+    return found
+
+
+def dump_manifest(manifest: Manifest) -> str:
+    """Write a manifest as JSON, a line per shard."""
+    table = manifest.model_dump(mode="json")
+    shards = ",\n".join(f"  {json.dumps(shard)}" for shard in table.pop("shards"))
+    head = ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in table.items())
+    return f'{{\n{head},\n "shards": [\n{shards}\n ]\n}}\n'
+
+
+def pack_rows(rows: Index) -> bytes:
+    """Return index rows as they are stored."""
+    return np.ascontiguousarray(rows, dtype="<i8").tobytes()
+
+
+def index_header(samples: int) -> bytes:
+    """Return the beginning of `documents.npy`, of INDEX_HEADER_BYTES bytes."""
+    buffer = io.BytesIO()
+    shape = {"descr": "<i8", "fortran_order": False, "shape": (samples, INDEX_COLUMNS)}
+    np.lib.format.write_array_header_1_0(buffer, shape)
+    return buffer.getvalue()
+
+
+def _unpack_rows(data: bytes, name: str, entry: ShardEntry, dtype: str) -> Index:
+    """Read a shard's index rows and compare them with the manifest.
+
+    Raises:
+        DataError: They were changed, or disagree with the manifest.
+    """
+    if zlib.crc32(data) != entry.index_crc32:
+        raise DataError(
+            f"{name}: its rows in {INDEX_NAME} have CRC-32 {zlib.crc32(data)}; expected "
+            f"{entry.index_crc32} by the manifest"
+        )
+    rows = np.frombuffer(data, dtype="<i8").reshape(-1, INDEX_COLUMNS)
+    found = len(rows), int(rows[:, 1].sum()), int(rows[:, 2].sum())
+    expected = entry.samples, entry.tokens, entry.text_bytes
+    if found != expected:
+        raise DataError(
+            f"{name}: (documents, tokens, bytes of text) are {found} in {INDEX_NAME}; expected "
+            f"{expected} by the manifest"
+        )
+    ends = rows[:, 0] + rows[:, 1] * np.dtype(dtype).itemsize
+    if len(rows) and (int(rows[:, 0].min()) < 0 or int(ends.max()) > entry.size):
+        raise DataError(f"{name}: {INDEX_NAME} leads outside its {entry.size} bytes")
+    return rows
+
+
+def first_rows(manifest: Manifest) -> Index:
+    """Return the number of documents in front of each shard, and at last of all."""
+    return np.cumsum([0, *(entry.samples for entry in manifest.shards)])
+
+
+def read_rows(
+    path: str, manifest: Manifest, shard: int, first: int, storage: StorageConfig
+) -> Index:
+    """Read a shard's rows of `documents.npy`, which begin with document `first`.
+
+    Raises:
+        DataError: The file is missing, too short or changed.
+    """
+    entry = manifest.shards[shard]
+    start = INDEX_HEADER_BYTES + first * INDEX_COLUMNS * 8
+    end = start + entry.samples * INDEX_COLUMNS * 8
+    data = read_bytes(join(path, INDEX_NAME), storage, start, end)
+    return _unpack_rows(data, join(path, entry.name), entry, manifest.dtype)

@@ -1,0 +1,116 @@
+"""Images and sound in shards, decoded to tensors."""
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from data_pipeline.config import StorageConfig
+from data_pipeline.errors import DataError
+from data_pipeline.shards.tar import samples
+from data_pipeline.storage.files import list_files
+
+_IMAGES = ("jpg", "jpeg", "png")
+_SOUNDS = ("wav", "flac")
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A recording: float32 [channels, samples] within -1 and 1, and samples per second."""
+
+    samples: Tensor
+    rate_hz: int
+
+
+def decode_image(data: bytes, name: str) -> Tensor:
+    """Decode a JPEG or PNG to uint8 [channels, height, width]: 1 channel if grey, 3, 4 with alpha.
+
+    Raises:
+        DataError: It is not an image, or is damaged.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+            # Palettes, CMYK and 1-bit images become what a model can read.
+            other = "RGBA" if "transparency" in image.info else "RGB"
+            mode = image.mode if image.mode in ("L", "RGB", "RGBA") else other
+            pixels = np.array(image.convert(mode))
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise DataError(f"{name}: not a readable image ({error}); expected JPEG or PNG") from error
+    return torch.from_numpy(np.atleast_3d(pixels)).permute(2, 0, 1).contiguous()
+
+
+def decode_sound(data: bytes, name: str) -> Sound:
+    """Decode WAV or FLAC.
+
+    Raises:
+        DataError: It is not a recording, or is damaged.
+    """
+    try:
+        recording, rate_hz = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+    except soundfile.SoundFileError as error:
+        raise DataError(f"{name}: not a readable sound ({error}); expected WAV or FLAC") from error
+    return Sound(torch.from_numpy(recording.T.copy()), int(rate_hz))
+
+
+def _decode(extension: str, data: bytes, name: str) -> Any:
+    kind = extension.rsplit(".", 1)[-1].lower()
+    if kind in _IMAGES:
+        return decode_image(data, name)
+    if kind in _SOUNDS:
+        return decode_sound(data, name)
+    try:
+        if kind == "json":
+            return json.loads(data)
+        if kind in ("txt", "text"):
+            return data.decode()
+        if kind in ("cls", "id", "index"):
+            return int(data)
+        if kind == "npy":
+            return torch.from_numpy(np.load(io.BytesIO(data), allow_pickle=False))
+    except (ValueError, EOFError, TypeError) as error:
+        raise DataError(f"{name}: not readable as {kind} ({error})") from error
+    return data
+
+
+def iterate_media(
+    shards: Sequence[str],
+    *,
+    data_rank: int = 0,
+    data_ranks: int = 1,
+    storage: StorageConfig | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Yield decoded samples of WebDataset shards, in order; rank r reads samples r, r + ranks, ...
+
+    jpg and png become uint8 tensors, wav and flac `Sound`, json and txt Python objects, cls an
+    integer, npy a tensor; other members stay bytes. `__key__` and `__url__` say where from.
+
+    Args:
+        shards: Files, folders, globs or URLs of tar files.
+
+    Raises:
+        DataError: A shard or a member is unreadable or unsafe.
+    """
+    storage = storage or StorageConfig()
+    number = 0
+    for source in shards:
+        for file in list_files(source, storage):
+            for sample in samples(file.url, storage):
+                if number % data_ranks == data_rank:
+                    yield _decode_sample(sample, file.url)
+                number += 1
+
+
+def _decode_sample(sample: dict[str, bytes], url: str) -> dict[str, Any]:
+    key = sample["__key__"].decode()
+    decoded: dict[str, Any] = {"__key__": key, "__url__": url}
+    for extension, data in sample.items():
+        if extension != "__key__":
+            decoded[extension] = _decode(extension, data, f"{url}, {key}.{extension}")
+    return decoded

@@ -1,0 +1,132 @@
+"""Random access to the documents of a folder of shards, local or remote."""
+
+import contextlib
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from data_pipeline.config import DataConfig
+from data_pipeline.errors import CorruptShardError, MissingFileError
+from data_pipeline.shards.cache import ShardCache, default_folder
+from data_pipeline.shards.manifest import Index, Manifest, ShardEntry, first_rows, read_rows
+from data_pipeline.storage.files import is_remote, join, local_path, naming
+
+
+class ShardReader:
+    """Reads tokens of documents by (shard, row).
+
+    State: open shards (memory maps) and their index rows, least recently used first to go.
+    """
+
+    def __init__(self, path: str, manifest: Manifest, config: DataConfig) -> None:
+        self._path, self._manifest, self._config = path, manifest, config
+        self._is_remote = is_remote(path)
+        self._first_row = first_rows(manifest)
+        self._rows: OrderedDict[int, Index] = OrderedDict()
+        self._open: OrderedDict[int, npt.NDArray[np.uint8]] = OrderedDict()
+        self._verified: set[int] = set()
+        self._corrupt: dict[int, str] = {}
+        folder = Path(config.cache) if config.cache else default_folder()
+        self._cache = ShardCache(folder, config.cache_bytes, config.storage)
+        self._dtype = np.dtype(manifest.dtype)
+
+    def url(self, shard: int) -> str:
+        """Return where a shard is."""
+        return join(self._path, self._manifest.shards[shard].name)
+
+    def document(self, shard: int, row: int) -> int:
+        """Return the number of a document within the dataset."""
+        return int(self._first_row[shard]) + row
+
+    def index(self, shard: int) -> Index:
+        """Return the rows of the index for a shard.
+
+        Raises:
+            DataError: `documents.npy` is missing, too short or changed.
+        """
+        if shard in self._rows:
+            self._rows.move_to_end(shard)
+            return self._rows[shard]
+        first = int(self._first_row[shard])
+        rows = read_rows(self._path, self._manifest, shard, first, self._config.storage)
+        self._rows[shard] = rows
+        if len(self._rows) > 1024:
+            self._rows.popitem(last=False)
+        return rows
+
+    def prefetch(self, shards: Iterable[int]) -> None:
+        """Download remote shards that are about to be read, several at a time.
+
+        Raises:
+            DataError: The store does not answer, or the disk is full.
+        """
+        if not self._is_remote:
+            return
+        wanted = [
+            shard for shard in shards if shard not in self._open and shard not in self._corrupt
+        ]
+        if not wanted:
+            return
+        with ThreadPoolExecutor(self._config.storage.num_readers) as readers:
+            for download in [readers.submit(self._fetch, shard) for shard in wanted]:
+                # Reading a missing shard reports it.
+                with contextlib.suppress(MissingFileError):
+                    download.result()
+
+    def _fetch(self, shard: int) -> Path:
+        return self._cache.fetch(self.url(shard), self._manifest.shards[shard])
+
+    def tokens(self, shard: int, row: int) -> npt.NDArray[np.unsignedinteger] | str:
+        """Return a document's tokens, or why its shard is unreadable if such are to be skipped.
+
+        Raises:
+            DataError: The shard is missing, cut short or changed, and that is to be fatal.
+        """
+        if shard in self._corrupt:
+            return self._corrupt[shard]
+        if shard not in self._open:
+            try:
+                self._open[shard] = self._map(shard)
+            except (CorruptShardError, MissingFileError) as error:
+                if self._config.on_corrupt_shard == "fail":
+                    raise
+                self._corrupt[shard] = str(error)
+                return self._corrupt[shard]
+            if len(self._open) > 512:
+                self._open.popitem(last=False)
+        self._open.move_to_end(shard)
+        offset, count, _ = self.index(shard)[row]
+        return np.frombuffer(self._open[shard], self._dtype, count=int(count), offset=int(offset))
+
+    def _map(self, shard: int) -> npt.NDArray[np.uint8]:
+        entry, url = self._manifest.shards[shard], self.url(shard)
+        if not self._is_remote:
+            return self._checked(shard, entry, local_path(url))
+        try:
+            return self._checked(shard, entry, self._fetch(shard))
+        except (CorruptShardError, MissingFileError):
+            # The copy may be what is damaged: download it once more.
+            self._cache.discard(entry)
+            return self._checked(shard, entry, self._fetch(shard))
+
+    def _checked(self, shard: int, entry: ShardEntry, path: Path) -> npt.NDArray[np.uint8]:
+        url = self.url(shard)
+        with naming(url):
+            mapped = np.memmap(path, dtype=np.uint8, mode="r")
+        if len(mapped) != entry.size:
+            found = f"{url}: {len(mapped)} bytes"
+            raise CorruptShardError(f"{found}; expected {entry.size} by the manifest")
+        if self._config.verify_shards and shard not in self._verified:
+            with path.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            if sha256 != entry.sha256:
+                raise CorruptShardError(
+                    f"{url}: SHA-256 is {sha256}; expected {entry.sha256} by the manifest"
+                )
+            self._verified.add(shard)
+        return mapped

@@ -1,0 +1,210 @@
+"""`resonance data verify`: do the shards hold what their manifest says?"""
+
+import hashlib
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+from tqdm import tqdm
+
+from data_pipeline.config import StorageConfig, VerifyConfig
+from data_pipeline.errors import DataError
+from data_pipeline.shards.manifest import (
+    Index,
+    Manifest,
+    first_rows,
+    load_manifest,
+    read_rows,
+    split_folders,
+)
+from data_pipeline.shards.tar import members
+from data_pipeline.storage.files import is_remote, join, list_files, local_path, protocol_of
+from data_pipeline.storage.streams import open_raw
+
+_TOKENS_SUFFIX = ".tokens.npy"
+_DRAIN_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What was checked, and what is wrong with it."""
+
+    path: str
+    shards: int
+    samples: int
+    tokens: int
+    problems: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything agrees with the manifest."""
+        return not self.problems
+
+    def render(self) -> str:
+        """Return the report as text for a terminal."""
+        checked = f"{self.shards} shards, {self.samples:,} documents, {self.tokens:,} tokens"
+        if self.ok:
+            return f"{self.path}: {checked}: all agree with the manifest"
+        return "\n".join(
+            [f"{self.path}: {len(self.problems)} problems in {checked}:", *self.problems]
+        )
+
+    __str__ = render
+
+
+def verify(config: VerifyConfig) -> VerifyReport:
+    """Read all shards and compare checksums, counts, offsets and token ids.
+
+    Raises:
+        DataError: Something does not agree; the message lists all of it.
+    """
+    report = inspect(config)
+    if not report.ok:
+        raise DataError(report.render())
+    return report
+
+
+def inspect(config: VerifyConfig) -> VerifyReport:
+    """Like `verify`, but return what is wrong instead of raising it.
+
+    Raises:
+        DataError: There is no manifest, or it is broken.
+    """
+    storage = config.storage
+    folders = split_folders(config.path, storage)
+    manifests = [load_manifest(folder, storage) for folder in folders]
+    problems: list[str] = []
+    with tqdm(
+        total=sum(len(manifest.shards) for manifest in manifests), unit="shard", disable=None
+    ) as progress:
+        for folder, manifest in zip(folders, manifests, strict=True):
+            problems += _strangers(folder, manifest)
+            for number, first in enumerate(first_rows(manifest)[:-1].tolist()):
+                problems += _check_shard(folder, manifest, number, first, storage)
+                progress.update()
+    if len({manifest.tokenizer.fingerprint for manifest in manifests}) > 1:
+        problems.append(f"{config.path}: its splits were made with different tokenizers")
+    return VerifyReport(
+        path=config.path,
+        shards=sum(len(manifest.shards) for manifest in manifests),
+        samples=sum(manifest.samples for manifest in manifests),
+        tokens=sum(manifest.tokens for manifest in manifests),
+        problems=tuple(problems),
+    )
+
+
+def check_sizes(path: str, manifest: Manifest, storage: StorageConfig) -> None:
+    """Compare the shards that are there with their manifest, without reading them.
+
+    HTTP has no folders to list: there, the first and the last shard are asked for.
+
+    Raises:
+        DataError: One is missing, or is longer or shorter than it was.
+    """
+    entries = manifest.shards
+    if protocol_of(path) in ("http", "https"):
+        entries = entries[:: max(1, len(entries) - 1)]
+        files = [file for entry in entries for file in list_files(join(path, entry.name), storage)]
+    else:
+        files = list_files(path, storage)
+    sizes = {file.url.rpartition("/")[2]: file.size for file in files}
+    for entry in entries:
+        url, found = join(path, entry.name), sizes.get(entry.name, "missing")
+        if found == "missing":
+            raise DataError(f"{url}: no such file; expected {entry.size} bytes by the manifest")
+        if found not in (entry.size, None):
+            raise DataError(f"{url}: {found} bytes; expected {entry.size} by the manifest")
+
+
+def _strangers(folder: str, manifest: Manifest) -> list[str]:
+    if is_remote(folder):
+        return []
+    known = {entry.name for entry in manifest.shards}
+    found = sorted(path.name for path in local_path(folder).glob("*.tar"))
+    return [f"{join(folder, name)}: not in the manifest" for name in found if name not in known]
+
+
+class _Hashing(io.RawIOBase):
+    """Passes a stream on, hashing and counting it."""
+
+    def __init__(self, source: BinaryIO) -> None:
+        super().__init__()
+        self._source, self._sha256 = source, hashlib.sha256()
+        self.size = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._source.read(len(buffer))
+        buffer[: len(data)] = data
+        self._sha256.update(data)
+        self.size += len(data)
+        return len(data)
+
+    def finish(self) -> str:
+        """Read what is left and return the checksum of all."""
+        while self.read(_DRAIN_BYTES):
+            pass
+        return self._sha256.hexdigest()
+
+
+def _check_shard(
+    folder: str, manifest: Manifest, number: int, first: int, storage: StorageConfig
+) -> list[str]:
+    entry = manifest.shards[number]
+    url = join(folder, entry.name)
+    problems: list[str] = []
+    try:
+        index = read_rows(folder, manifest, number, first, storage)
+    except DataError as error:
+        problems.append(str(error))
+        index = None
+    try:
+        with open_raw(url, storage) as raw:
+            stream = _Hashing(raw)
+            try:
+                problems += _check_content(url, stream, manifest, index, storage)
+            except DataError as error:
+                problems.append(str(error))
+            sha256 = stream.finish()
+    except DataError as error:
+        return [*problems, str(error)]
+    if stream.size != entry.size:
+        problems.append(f"{url}: {stream.size} bytes; expected {entry.size} by the manifest")
+    elif sha256 != entry.sha256:
+        problems.append(f"{url}: SHA-256 is {sha256}; expected {entry.sha256} by the manifest")
+    return problems
+
+
+def _check_content(
+    url: str, stream: _Hashing, manifest: Manifest, index: Index | None, storage: StorageConfig
+) -> Iterator[str]:
+    """Yield what is wrong with the members of a shard."""
+    tokenizer = manifest.tokenizer
+    row = 0
+    for name, offset, data in members(url, cast(BinaryIO, stream), storage):
+        if not name.endswith(_TOKENS_SUFFIX):
+            continue
+        try:
+            tokens = np.load(io.BytesIO(data), allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            yield f"{url}: {name} is not an array ({error})"
+            continue
+        if tokens.dtype != np.dtype(manifest.dtype) or tokens.ndim != 1 or len(tokens) < 2:
+            found = f"{tokens.dtype} {tokens.shape}"
+            yield f"{url}: {name} is {found}; expected {manifest.dtype} tokens"
+        elif (int(tokens[0]), int(tokens[-1])) != (tokenizer.bos_id, tokenizer.eos_id):
+            yield f"{url}: {name} does not begin with BOS and end with EOS"
+        elif int(tokens.max()) >= tokenizer.vocab_size:
+            expected = f"expected less than {tokenizer.vocab_size}"
+            yield f"{url}: {name} has token {tokens.max()}; {expected}"
+        start = offset + len(data) - tokens.nbytes
+        place = start, len(tokens)
+        if index is not None and row < len(index) and tuple(index[row, :2].tolist()) != place:
+            yield f"{url}: {name} is not where the index says"
+        row += 1
+    if index is not None and row != len(index):
+        yield f"{url}: {row} documents; expected {len(index)} by the manifest"

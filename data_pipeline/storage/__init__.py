@@ -1,0 +1,1 @@
+"""Local and remote files: listing, opening, atomic writing."""

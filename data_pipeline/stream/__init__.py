@@ -1,0 +1,1 @@
+"""From shards to batches: an order that depends on no number of ranks."""

@@ -1,0 +1,184 @@
+"""Global steps: which rows of which datasets, and the small integers from which it goes on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from data_pipeline.config import DataConfig, DatasetConfig
+from data_pipeline.errors import DataError
+from data_pipeline.stream.order import (
+    History,
+    advance,
+    automatic_lanes,
+    choose_datasets,
+    row_stretches,
+    weight_at,
+)
+from data_pipeline.stream.packing import PackedDataset, Windows, empty_windows
+
+
+@dataclass(frozen=True)
+class StreamState:
+    """The next global step, and per dataset its lanes and the rows read so far."""
+
+    step: int
+    lanes: tuple[int, ...]
+    histories: tuple[History, ...]
+
+
+class Mixture:
+    """Several datasets mixed by weight.
+
+    Raises:
+        DataError: No datasets, unusable manifests or weights, or different tokenizers.
+    """
+
+    def __init__(self, config: DataConfig) -> None:
+        if not config.datasets:
+            raise DataError("data.datasets: none given; expected at least one with a path")
+        self._config = config
+        self.datasets = [
+            PackedDataset(dataset.path, number, config)
+            for number, dataset in enumerate(config.datasets)
+        ]
+        self.tokenizer = self.datasets[0].manifest.tokenizer
+        for dataset in self.datasets[1:]:
+            check_same_tokenizer(self.datasets[0], dataset)
+        for number, entry in enumerate(config.datasets):
+            steps = [corner.step for corner in entry.schedule]
+            if steps != sorted(set(steps)):
+                raise DataError(
+                    f"data.datasets[{number}].schedule: its steps are {steps}; expected ascending"
+                )
+
+    def first_state(self) -> StreamState:
+        """Return the state before the first step."""
+        lanes = tuple(self._lanes(dataset) for dataset in self.datasets)
+        return StreamState(0, lanes, ((),) * len(self.datasets))
+
+    def _lanes(self, dataset: PackedDataset) -> int:
+        lanes = self._config.lanes
+        if lanes > dataset.tokens:
+            raise DataError(
+                f"data.lanes: {lanes} is more than the {dataset.tokens} tokens of {dataset.path}"
+            )
+        return lanes or automatic_lanes(dataset.tokens, self._config.sequence_length)
+
+    def _choose(self, step: int, rows: int) -> list[int]:
+        weights = [_weight(dataset, step) for dataset in self._config.datasets]
+        if sum(weights) <= 0:
+            raise DataError(f"data.datasets: all weights are 0 at step {step}; expected one above")
+        return choose_datasets(weights, rows, self._config.seed, step).tolist()
+
+    def advance(self, state: StreamState, global_rows: int) -> StreamState:
+        """Return the state after a step of `global_rows` rows."""
+        chosen = self._choose(state.step, global_rows)
+        length = self._config.sequence_length
+        histories = tuple(
+            advance(history, chosen.count(number), length)
+            for number, history in enumerate(state.histories)
+        )
+        return StreamState(state.step + 1, state.lanes, histories)
+
+    def read(self, state: StreamState, global_rows: int, rows: range) -> Windows:
+        """Read the given rows of the global step that `state` is about to give."""
+        chosen = self._choose(state.step, global_rows)
+        length = self._config.sequence_length
+        windows = empty_windows(len(rows), length, self.tokenizer.pad_id)
+        spans = []
+        for row in rows:
+            number = chosen[row]
+            dataset = self.datasets[number]
+            before = chosen[:row].count(number)
+            stretches = row_stretches(
+                dataset.tokens, state.lanes[number], state.histories[number], before, length
+            )
+            spans.append(dataset.spans(stretches))
+        needed: dict[int, set[int]] = {}
+        for row, found in zip(rows, spans, strict=True):
+            needed.setdefault(chosen[row], set()).update(span.shard for span in found)
+        for number, shards in needed.items():
+            self.datasets[number].reader.prefetch(sorted(shards))
+        for place, row in enumerate(rows):
+            self.datasets[chosen[row]].fill(windows, place, spans[place])
+        return windows
+
+    def dump(self, state: StreamState) -> dict[str, Any]:
+        """Return a state as JSON-able small integers."""
+        datasets = [
+            {
+                "tokens": dataset.tokens,
+                "content": dataset.content,
+                "lanes": lanes,
+                "history": [list(pair) for pair in history],
+            }
+            for dataset, lanes, history in zip(
+                self.datasets, state.lanes, state.histories, strict=True
+            )
+        ]
+        config = self._config
+        return {
+            "step": state.step,
+            "seed": config.seed,
+            "shuffle": int(config.shuffle),
+            "shuffle_block": config.shuffle_block,
+            "datasets": datasets,
+        }
+
+    def load(self, table: Mapping[str, Any]) -> StreamState:
+        """Read a dumped state; datasets that were added since then start at their beginning.
+
+        Raises:
+            DataError: It belongs to another order: seed, shuffling or datasets differ.
+        """
+        config = self._config
+        missing = {"step", "seed", "shuffle", "shuffle_block", "datasets"} - set(table)
+        if missing:
+            raise DataError(f"data position: no {sorted(missing)} in the checkpoint; expected them")
+        for key, value in (
+            ("seed", config.seed),
+            ("shuffle", int(config.shuffle)),
+            ("shuffle_block", config.shuffle_block),
+        ):
+            if table[key] != value:
+                raise DataError(f"data.{key}: {value}; expected {table[key]}, as in the checkpoint")
+        saved = table["datasets"]
+        if len(saved) > len(self.datasets):
+            raise DataError(
+                f"data.datasets: {len(self.datasets)} given; expected the {len(saved)} of the "
+                "checkpoint first (set a weight to 0 to leave one out)"
+            )
+        first = self.first_state()
+        lanes, histories = list(first.lanes), list(first.histories)
+        for number, (dataset, entry) in enumerate(zip(self.datasets, saved, strict=False)):
+            found, expected = (dataset.tokens, dataset.content), (entry["tokens"], entry["content"])
+            if found != expected:
+                raise DataError(
+                    f"{dataset.path}: other shards than in the checkpoint: (tokens, checksum) are "
+                    f"{found}; expected {expected}"
+                )
+            lanes[number] = entry["lanes"]
+            histories[number] = tuple((rows, length) for rows, length in entry["history"])
+        return StreamState(table["step"], tuple(lanes), tuple(histories))
+
+
+def check_same_tokenizer(first: PackedDataset, other: PackedDataset) -> None:
+    """Refuse to mix datasets of two tokenizers.
+
+    Raises:
+        DataError: Their fingerprints differ.
+    """
+    expected, found = first.manifest.tokenizer, other.manifest.tokenizer
+    if found != expected:
+        raise DataError(
+            f"{other.path}: made with tokenizer {found.fingerprint[:12]} ({found.kind}, "
+            f"{found.vocab_size} ids); expected {expected.fingerprint[:12]} ({expected.kind}, "
+            f"{expected.vocab_size} ids) as in {first.path}"
+        )
+
+
+def _weight(dataset: DatasetConfig, step: int) -> float:
+    if not dataset.schedule:
+        return dataset.weight
+    corners: Sequence[tuple[int, float]] = [(at.step, at.weight) for at in dataset.schedule]
+    return weight_at(corners, step)

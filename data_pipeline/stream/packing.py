@@ -1,0 +1,128 @@
+"""Packed windows of tokens, as numpy arrays: what `order` says, read by `shard_reader`."""
+
+import functools
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from data_pipeline.config import DataConfig
+from data_pipeline.errors import DataError
+from data_pipeline.shards.manifest import Manifest, load_manifest
+from data_pipeline.shards.reader import ShardReader
+from data_pipeline.stream.order import (
+    BlockOrder,
+    EpochOrder,
+    Span,
+    Stretch,
+    block_order,
+    epoch_order,
+    spans_of_block,
+)
+
+IGNORED_LABEL = -100
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass
+class Windows:
+    """Rows of packed tokens.
+
+    Attributes:
+        tokens: [rows, length].
+        labels: The next token of the same document, IGNORED_LABEL where there is none.
+        segment_ids: Which document of the row; padding and unreadable tokens are apart.
+        documents: By row, the (dataset, document) of each segment; document -1 is padding.
+        corrupt: Tokens masked because their shard is unreadable, by the reason.
+    """
+
+    tokens: Integers
+    labels: Integers
+    segment_ids: Integers
+    documents: list[tuple[tuple[int, int], ...]]
+    corrupt: dict[str, int] = field(default_factory=dict)
+
+
+def empty_windows(rows: int, length: int, pad_id: int) -> Windows:
+    """Return rows of padding."""
+    return Windows(
+        tokens=np.full((rows, length), pad_id, dtype=np.int64),
+        labels=np.full((rows, length), IGNORED_LABEL, dtype=np.int64),
+        segment_ids=np.zeros((rows, length), dtype=np.int64),
+        documents=[((-1, -1),)] * rows,
+    )
+
+
+class PackedDataset:
+    """One dataset as sequences of tokens, one per epoch.
+
+    Args:
+        path: Folder or URL with the manifest.
+        number: Its place in the mixture.
+        config: Seed, shuffling, checks and storage.
+    """
+
+    def __init__(self, path: str, number: int, config: DataConfig) -> None:
+        self.path, self.number, self._config = path, number, config
+        self.manifest: Manifest = load_manifest(path, config.storage)
+        self.tokens = self.manifest.tokens
+        if self.tokens == 0:
+            raise DataError(f"{path}: the manifest lists no tokens; expected at least one document")
+        self.reader = ShardReader(path, self.manifest, config)
+        checksums = "".join(entry.sha256 for entry in self.manifest.shards)
+        self.content = zlib.crc32(checksums.encode())
+        self._shard_tokens = np.array([entry.tokens for entry in self.manifest.shards])
+        # Lanes stand at many places of an epoch: their blocks are looked up again and again.
+        self._epoch = functools.lru_cache(maxsize=4)(self._order_epoch)
+        self._block = functools.lru_cache(maxsize=256)(self._order_block)
+
+    def _order_epoch(self, epoch: int) -> EpochOrder:
+        config = self._config
+        key = (config.seed, self.number, epoch)
+        return epoch_order(self._shard_tokens, config.shuffle_block, config.shuffle, *key)
+
+    def _order_block(self, epoch: int, block: int) -> BlockOrder:
+        shards = self._epoch(epoch).block_shards(block).tolist()
+        lengths = [self.reader.index(shard)[:, 1] for shard in shards]
+        key = (self._config.seed, self.number, epoch, block)
+        return block_order(shards, lengths, self._config.shuffle, *key)
+
+    def spans(self, stretches: Sequence[Stretch]) -> list[Span]:
+        """Return the pieces of documents that stretches of epochs consist of, in order."""
+        spans: list[Span] = []
+        for stretch in stretches:
+            starts = self._epoch(stretch.epoch).starts
+            start, end = stretch.start, stretch.start + stretch.count
+            block = int(starts.searchsorted(start, side="right")) - 1
+            while start < end:
+                first, last = int(starts[block]), int(starts[block + 1])
+                count = min(last, end) - start
+                if count:
+                    order = self._block(stretch.epoch, block)
+                    spans += spans_of_block(order, stretch.epoch, start - first, count)
+                start += count
+                block += 1
+        return spans
+
+    def fill(self, windows: Windows, row: int, spans: Sequence[Span]) -> None:
+        """Write pieces of documents into one row of padding, one after another."""
+        documents: list[tuple[int, int]] = []
+        position = 0
+        for span in spans:
+            end = position + span.count
+            tokens = self.reader.tokens(span.shard, span.row)
+            if isinstance(tokens, str):
+                windows.corrupt[tokens] = windows.corrupt.get(tokens, 0) + span.count
+            else:
+                windows.tokens[row, position:end] = tokens[span.start : span.start + span.count]
+                following = tokens[span.start + 1 : span.start + span.count + 1]
+                windows.labels[row, position : position + len(following)] = following
+            windows.segment_ids[row, position:end] = len(documents)
+            documents.append((self.number, self.reader.document(span.shard, span.row)))
+            position = end
+        if position < windows.tokens.shape[1]:
+            windows.segment_ids[row, position:] = len(documents)
+            documents.append((self.number, -1))
+        windows.documents[row] = tuple(documents)

@@ -1,0 +1,94 @@
+"""The checkpoints of a run: their names, which is the newest, which are kept (imports no torch)."""
+
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from pretrain.checkpoint.manifest import MANIFEST, verified
+from pretrain.config import CheckpointConfig
+from pretrain.errors import CheckpointError
+
+_NAME = re.compile(r"step-[0-9]+")
+
+
+def is_named(path: Path) -> bool:
+    """Whether it has the name of a run's checkpoint; copies that users make have others."""
+    return bool(_NAME.fullmatch(path.name))
+
+
+def in_order(paths: Iterable[Path]) -> list[Path]:
+    """Those with the name of a checkpoint, oldest first."""
+    return sorted(filter(is_named, paths), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint of a run's directory was taken."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def expired(checkpoints: list[Path], config: CheckpointConfig) -> list[Path]:
+    """Those that are neither among the last `keep_last` nor at a multiple of `keep_every` steps.
+
+    Args:
+        checkpoints: Complete ones, oldest first.
+        config: Says which to keep.
+    """
+    return [
+        path
+        for path in checkpoints[: -config.keep_last]
+        if not (config.keep_every and step_of(path) % config.keep_every == 0)
+    ]
+
+
+def list_checkpoints(directory: Path) -> list[Path]:
+    """Complete checkpoints of a run's directory, oldest first."""
+    return in_order((directory / "checkpoints").glob("step-*"))
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint that a path means: itself, or a run's newest one; verified.
+
+    Raises:
+        CheckpointError: There is none, or a file is missing, cut short or changed.
+    """
+    if (path / MANIFEST).is_file() and (path / "state.json").exists():
+        return verified(path)
+    checkpoints = list_checkpoints(path)
+    if not checkpoints:
+        raise CheckpointError(
+            f"{path}: no checkpoint; expected a run's directory with checkpoints/step-*, or one "
+            "checkpoint with manifest.json"
+        )
+    return verified(checkpoints[-1])
+
+
+def run_of(checkpoint: Path) -> Path:
+    """The run's directory that a checkpoint lies in; its own folder, if it was taken out of one."""
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint
+
+
+def find_newest(output: Path) -> Path | None:
+    """A run's newest checkpoint that is undamaged; those that are damaged are named on stderr.
+
+    Raises:
+        CheckpointError: There are some, and all of them are damaged.
+    """
+    problems = []
+    for checkpoint in reversed(list_checkpoints(output)):
+        try:
+            return verified(checkpoint)
+        except CheckpointError as error:
+            print(f"{error}; looking for an older checkpoint", file=sys.stderr)
+            problems.append(str(error))
+    if problems:
+        raise CheckpointError("no undamaged checkpoint: " + "; ".join(problems))
+    return None
+
+
+def tokenizer_path(checkpoint: Path) -> str:
+    """What to give `load_tokenizer` for a checkpoint: a file, a folder or 'byte'."""
+    for name in ("tokenizer.model", "tokenizer"):
+        if (checkpoint / name).exists():
+            return str(checkpoint / name)
+    return "byte"

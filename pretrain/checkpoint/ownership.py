@@ -1,0 +1,100 @@
+"""Which rank writes what: every element of the logical state once, by a rank that holds it.
+
+The logical state knows no layout: for every parameter, under its name in `SpectralLM.state_dict()`,
+`value/NAME`, `exp_avg/NAME`, `exp_avg_sq/NAME` of its shape, and `step/NAME`.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pretrain.checkpoint.boxes import Box, Piece, pieces
+from pretrain.checkpoint.deepspeed_state import KINDS, Fragment, finish_puts, fragments
+from pretrain.checkpoint.tensor_writer import Shard
+from pretrain.runtime.ranks import gathered_objects
+
+# a part of a parameter: its name, and the ranges of a tensor-parallel split
+Part = tuple[str, tuple[tuple[int, int], ...]]
+
+
+def owned_shards(engine: Any) -> dict[str, Shard]:
+    """Copies in host memory of what this rank is to write; a collective."""
+    held = [fragment for fragment in fragments(engine) if fragment.numel]
+    replicas = gathered_objects({_part(fragment): fragment.replica for fragment in held})
+    writers = choose_writers(replicas)
+    shards: dict[str, Shard] = {}
+    for fragment in held:
+        if fragment.replica != writers[_part(fragment)]:
+            continue
+        for kind in KINDS:
+            _add(shards, kind, fragment, fragment.get(kind).to("cpu", torch.float32, copy=True))
+        if fragment.start == 0 and _is_first(fragment):
+            step = fragment.state["step"].detach().cpu().float().reshape(1).clone()
+            name = f"step/{fragment.placement.name}"
+            shards[name] = Shard((1,), [Piece(Box((0,), (1,)), step)])
+    return shards
+
+
+def choose_writers(replicas: Iterable[dict[Part, int]]) -> dict[Part, int]:
+    """For every part, which of the groups of ranks that hold it writes it.
+
+    Copies take turns, so that no rank writes everything that all of them hold.
+
+    Args:
+        replicas: By rank, the parts that it holds and the name of the group that holds them with
+            it. The same list on all ranks gives the same answer.
+    """
+    holders: dict[Part, set[int]] = {}
+    for of_rank in replicas:
+        for part, replica in of_rank.items():
+            holders.setdefault(part, set()).add(replica)
+    return {
+        part: sorted(holders[part])[turn % len(holders[part])]
+        for turn, part in enumerate(sorted(holders))
+    }
+
+
+def load_shards(engine: Any, read: Any) -> None:
+    """Fill what this rank holds; a collective.
+
+    Args:
+        engine: The DeepSpeed engine.
+        read: Called with the shards to fill, in host memory.
+    """
+    held = [fragment for fragment in fragments(engine) if fragment.numel]
+    wanted: dict[str, Shard] = {}
+    buffers: list[dict[str, Tensor]] = []
+    for fragment in held:
+        # zeros where it is padding
+        buffer = {kind: torch.zeros(fragment.numel) for kind in KINDS}
+        for kind, values in buffer.items():
+            _add(wanted, kind, fragment, values)
+        step = wanted.setdefault(
+            f"step/{fragment.placement.name}",
+            Shard((1,), [Piece(Box((0,), (1,)), torch.empty(1))]),
+        )
+        buffers.append(buffer | {"step": step.pieces[0].values})
+    read(wanted)
+    for fragment, buffer in zip(held, buffers, strict=True):
+        for kind in KINDS:
+            fragment.put(kind, buffer[kind])
+        fragment.state["step"].fill_(float(buffer["step"]))
+    finish_puts(engine)
+
+
+def _add(shards: dict[str, Shard], kind: str, fragment: Fragment, values: Tensor) -> None:
+    placement = fragment.placement
+    shard = shards.setdefault(f"{kind}/{placement.name}", Shard(placement.shape, []))
+    shard.pieces.extend(pieces(values, placement, fragment.start))
+
+
+def _part(fragment: Fragment) -> Part:
+    return fragment.placement.name, fragment.placement.ranges
+
+
+def _is_first(fragment: Fragment) -> bool:
+    """Whether the fragment's first element is the whole parameter's, if it begins the part."""
+    ranges = fragment.placement.ranges
+    return fragment.placement.dim is None or (bool(ranges) and ranges[0][0] == 0)

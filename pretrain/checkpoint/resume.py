@@ -1,0 +1,62 @@
+"""The checkpoint that a run starts from (imports no torch)."""
+
+from pathlib import Path
+
+from pretrain.checkpoint.catalog import find_checkpoint, find_newest, list_checkpoints
+from pretrain.config import RunConfig
+from pretrain.errors import CheckpointError, RunError
+from pretrain.run_file import load_run
+
+
+def find_start(run: RunConfig, *, resume: bool, auto_resume: bool = False) -> Path | None:
+    """The checkpoint from which a run goes on; None: it starts.
+
+    Raises:
+        RunError: There is nothing to resume, what there is has another model, or a fresh run would
+            mix with an earlier one.
+    """
+    start = _find_start(run, resume=resume, auto_resume=auto_resume)
+    if start is not None:
+        check_same_model(start, run)
+    return start
+
+
+def check_same_model(checkpoint: Path, run: RunConfig) -> None:
+    """Refuse a checkpoint of another architecture.
+
+    Raises:
+        CheckpointError: Names the first key that differs.
+    """
+    saved = load_run(checkpoint / "run.toml")
+    if saved.model != run.model:
+        ours, theirs = run.model.model_dump(), saved.model.model_dump()
+        key = next(key for key in ours if ours[key] != theirs[key])
+        raise CheckpointError(
+            f"{checkpoint}: another model: model.{key} is {theirs[key]} there, {ours[key]} here"
+        )
+
+
+def _find_start(run: RunConfig, *, resume: bool, auto_resume: bool) -> Path | None:
+    output = run.train.output
+    existing = list_checkpoints(output)
+    if run.checkpoint.remote and not existing:
+        # they need more imports, which only some runs need
+        from pretrain.checkpoint.remote import fetch_newest, newest_remote
+
+        if resume or auto_resume:
+            fetch_newest(run)
+        elif found := newest_remote(run.checkpoint.remote, run.data.storage):
+            raise RunError(
+                f"checkpoint.remote already holds {found}; expected no checkpoints there. Give "
+                "--resume to go on, or another checkpoint.remote"
+            )
+    if auto_resume:
+        return find_newest(output)
+    if resume:
+        return find_checkpoint(output)
+    if existing:
+        raise RunError(
+            f"train.output {output} already holds {existing[-1].name}; expected an empty "
+            "directory. Give --resume to go on, or another train.output"
+        )
+    return None

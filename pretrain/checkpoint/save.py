@@ -1,0 +1,230 @@
+"""Saving from all ranks: training waits for a copy to host memory, a thread writes the files.
+
+    RUN/checkpoints/step-0000100/
+        tensors/                what every rank wrote, and index.json: which piece lies where
+        run.toml                the run that made them
+        tokenizer.model         (or a folder) what made the tokens
+        state.json              step, tokens, data position, schedule, versions
+        certificate.json        what the model computes on a probe
+        manifest.json           size and SHA-256 of every file above; written last
+
+A checkpoint is written under a name that starts with a dot and renamed when it is complete.
+"""
+
+import json
+import platform
+import shutil
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_saver import save
+
+from pretrain.checkpoint.certificate import certify
+from pretrain.checkpoint.manifest import Entry, entry_of, publish, seal, sweep
+from pretrain.checkpoint.ownership import owned_shards
+from pretrain.checkpoint.retention import Keeper
+from pretrain.checkpoint.tensor_writer import JsonIndexWriter, PieceSavePlanner, Shard
+from pretrain.config import RunConfig
+from pretrain.errors import CheckpointError
+from pretrain.run_file import dump_run
+from pretrain.runtime.ranks import Ranks, agreed
+
+TENSORS = "tensors"
+# Longer than any disk takes, and uploads are no part of it: a group is of no more use once its
+# timeout has passed. Ranks that are gone close connections; the watchdog ends those that hang.
+TIMEOUT = timedelta(days=1)
+
+
+class Saver:
+    """Writes one checkpoint at a time.
+
+    State: the thread that writes, and what became of it. All ranks call the same methods in the
+    same order.
+
+    Args:
+        run: What is saved, and where.
+        tokenizer: What made the tokens; None for bytes.
+        ranks: This process among the others.
+        keeper: Gets every checkpoint that is complete, on rank 0.
+    """
+
+    def __init__(self, run: RunConfig, tokenizer: Path | None, ranks: Ranks, keeper: Keeper):
+        self.run, self.tokenizer, self.ranks = run, tokenizer, ranks
+        self.root = run.train.output / "checkpoints"
+        # the thread's own: its messages must not meet those of training
+        self._group = dist.new_group(backend="gloo", timeout=TIMEOUT)
+        self._keeper = keeper
+        self._thread: threading.Thread | None = None
+        self._step, self._problem = 0, ""
+        self._error: Exception | None = None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether this rank knows that the checkpoint being written will not be complete."""
+        if self._thread is None or self._thread.is_alive():
+            return False
+        return bool(self._problem) or self._error is not None
+
+    def begin(self, engine: Any, state: dict[str, Any]) -> None:
+        """Copy this rank's part to host memory, and begin to write it.
+
+        Args:
+            engine: The DeepSpeed engine.
+            state: JSON-able; must hold `step`. Rank 0's is written, with what the engine adds.
+        """
+        assert self._thread is None, "wait() for the one before"
+        shards = owned_shards(engine)
+        texts = {
+            "state.json": state | engine_facts(engine, self.run, self.ranks),
+            "certificate.json": certify(engine, self.run),
+        }
+        self._step, self._problem = state["step"], ""
+        # a daemon: a rank that fails must not wait for ranks that are gone
+        self._thread = threading.Thread(
+            target=self._run, args=(shards, texts), name="checkpoint", daemon=True
+        )
+        self._thread.start()
+        if not self.run.checkpoint.asynchronous:
+            self._thread.join()
+
+    def wait(self) -> int | None:
+        """Wait for the checkpoint that is being written.
+
+        Returns:
+            Its step; None if there was none to wait for.
+
+        Raises:
+            CheckpointError: It could not be written, on all ranks together; earlier checkpoints
+                are untouched.
+            Exception: The writer itself failed in this rank, as when another rank is gone: it is of
+                no more use, and no later checkpoint would be written.
+        """
+        if self._thread is None:
+            return None
+        self._thread.join()
+        self._thread = None
+        if self._error is not None:
+            raise self._error
+        if self._problem:
+            raise agreed(CheckpointError(self._problem))
+        return self._step
+
+    def _run(self, shards: dict[str, Shard], texts: dict[str, dict[str, Any]]) -> None:
+        """The thread: what happens to it is told by `wait`, in the thread that can end the run."""
+        try:
+            self._problem = self._write(shards, texts)
+        except Exception as error:  # noqa: BLE001
+            self._error = error
+
+    def _write(self, shards: dict[str, Shard], texts: dict[str, dict[str, Any]]) -> str:
+        """Every rank writes its file, rank 0 the rest; returns what went wrong."""
+        final = self.root / f"step-{self._step:07d}"
+        partial = self.root / f".{final.name}.partial"
+        problem = self._on_rank_0(lambda: _make_room(self.root, partial))
+        if not problem:
+            problem = self._write_tensors(shards, partial / TENSORS)
+        files: dict[str, Entry] = {}
+        if not problem:
+            problem = self._hash_files(partial, files)
+        if not problem:
+            problem = self._on_rank_0(lambda: self._complete(partial, final, files, texts))
+        if problem:
+            return self._explain(problem, partial)
+        if self.ranks.rank == 0:
+            self._keeper.keep(final)
+        return ""
+
+    def _write_tensors(self, shards: dict[str, Shard], folder: Path) -> str:
+        try:
+            save(
+                shards,
+                storage_writer=JsonIndexWriter(folder),
+                planner=PieceSavePlanner(),
+                process_group=self._group,
+            )
+        except CheckpointException as error:
+            # torch raises it on all ranks together
+            rank, (cause, _) = next(iter(error.failures.items()))
+            text = str(cause).partition("\n")[0] or type(cause).__name__
+            return f"rank {rank} could not write it: {text}"
+        return ""
+
+    def _hash_files(self, partial: Path, found: dict[str, Entry]) -> str:
+        """Hash what each rank wrote, each on its own; returns what went wrong on any rank."""
+        own: dict[str, Entry] = {}
+        problem = ""
+        try:
+            for file in partial.glob(f"{TENSORS}/__{self.ranks.rank}_*"):
+                own[str(file.relative_to(partial))] = entry_of(file)
+        except OSError as error:
+            problem = f"rank {self.ranks.rank} could not read it back: {error}"
+        answers: list[Any] = [None] * self.ranks.world_size
+        dist.all_gather_object(answers, (own, problem), group=self._group)
+        for entries, _ in answers:
+            found.update(entries)
+        return next((text for _, text in answers if text), "")
+
+    def _complete(
+        self,
+        partial: Path,
+        final: Path,
+        hashed: dict[str, Entry],
+        texts: dict[str, dict[str, Any]],
+    ) -> None:
+        """Rank 0's part: the small files, the manifest, the name."""
+        for name, value in texts.items():
+            (partial / name).write_text(json.dumps(value, indent=1), encoding="utf-8")
+        (partial / "run.toml").write_text(dump_run(self.run), encoding="utf-8")
+        if self.tokenizer is not None and self.tokenizer.is_dir():
+            shutil.copytree(self.tokenizer, partial / "tokenizer")
+        elif self.tokenizer is not None:
+            shutil.copyfile(self.tokenizer, partial / "tokenizer.model")
+        seal(partial, hashed)
+        publish(partial, final)
+
+    def _on_rank_0(self, write: Callable[[], None]) -> str:
+        """Call it on rank 0; every rank learns what went wrong, or nothing."""
+        outcome = [""]
+        if self.ranks.rank == 0:
+            try:
+                write()
+            except OSError as error:
+                outcome[0] = f"rank 0 could not write it: {error}"
+        dist.broadcast_object_list(outcome, group=self._group)
+        return outcome[0]
+
+    def _explain(self, problem: str, partial: Path) -> str:
+        """Remove what was written; says how much room there is."""
+        if self.ranks.rank == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+        dist.barrier(group=self._group)
+        free = shutil.disk_usage(self.run.train.output).free
+        return (
+            f"{partial}: {problem} ({free / 2**20:,.0f} MiB are free without it); "
+            "earlier checkpoints are untouched"
+        )
+
+
+def engine_facts(engine: Any, run: RunConfig, ranks: Ranks) -> dict[str, Any]:
+    """What state.json says beside the trainer's own: schedule, random numbers, layout, versions."""
+    return {
+        "schedule": {"steps": engine.lr_scheduler.last_epoch},
+        # every random number of a step is a function of the seed and the step
+        "random": {"seed": run.train.seed},
+        "layout": {"ranks": ranks.world_size, **run.parallel.model_dump(mode="json")},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "deepspeed", "resonance")},
+        },
+    }
+
+
+def _make_room(root: Path, partial: Path) -> None:
+    sweep(root)
+    partial.mkdir(parents=True)

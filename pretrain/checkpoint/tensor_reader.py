@@ -1,0 +1,151 @@
+"""Reads the pieces of tensors that `storage` wrote, without pickle: tensors with `weights_only`."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader, _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
+from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
+
+from pretrain.checkpoint.boxes import Box
+from pretrain.checkpoint.tensor_writer import INDEX, Shard, chunk_of
+from pretrain.errors import CheckpointError
+
+
+class JsonIndexReader(FileSystemReader):
+    """Reads what `JsonIndexWriter` wrote."""
+
+    def read_metadata(self) -> Metadata:
+        """The index.
+
+        Raises:
+            CheckpointError: It is missing, or not an index.
+        """
+        path = Path(self.path) / INDEX
+        tensors: dict[str, Any] = {}
+        storage: dict[MetadataIndex, _StorageInfo] = {}
+        try:
+            for name, entry in json.loads(path.read_text(encoding="utf-8")).items():
+                chunks = []
+                for offsets, sizes, file, offset, length in entry["pieces"]:
+                    chunks.append(chunk_of(Box(tuple(offsets), tuple(sizes))))
+                    key = MetadataIndex(name, offsets)
+                    storage[key] = _StorageInfo(_plain(file), int(offset), int(length))
+                size = torch.Size(entry["shape"])
+                tensors[name] = TensorStorageMetadata(TensorProperties(torch.float32), size, chunks)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise CheckpointError(
+                f"{path}: expected an index of tensors ({type(error).__name__}: {error})"
+            ) from error
+        return Metadata(tensors, storage_data=storage)
+
+
+class _PieceLoadPlanner(DefaultLoadPlanner):
+    """Says where what is read belongs."""
+
+    def __init__(self, wanted: Mapping[str, Shard]):
+        super().__init__()
+        self._values = {
+            (name, piece.box.offsets): piece.values
+            for name, shard in wanted.items()
+            for piece in shard.pieces
+        }
+
+    def resolve_tensor(self, read_item: ReadItem) -> Tensor:
+        """The part of a wanted piece that an item fills."""
+        index = read_item.dest_index
+        values = self._values[index.fqn, tuple(index.offset or ())]
+        for dim, (offset, length) in enumerate(
+            zip(read_item.dest_offsets, read_item.lengths, strict=True)
+        ):
+            values = values.narrow(dim, offset, length)
+        return values
+
+
+def read_pieces(folder: Path, wanted: Mapping[str, Shard]) -> None:
+    """Fill the pieces of this process from a folder, however they were cut when written.
+
+    No collective. Reads the files' pieces that overlap, one at a time.
+
+    Raises:
+        CheckpointError: A tensor is missing, has another shape, or is not there whole.
+    """
+    reader = JsonIndexReader(folder)
+    metadata = reader.read_metadata()
+    items: list[ReadItem] = []
+    for name, shard in wanted.items():
+        stored = metadata.state_dict_metadata.get(name)
+        if not isinstance(stored, TensorStorageMetadata):
+            raise CheckpointError(f"{folder}: {name} is missing")
+        if tuple(stored.size) != shard.shape:
+            raise CheckpointError(
+                f"{folder}: {name} has shape {tuple(stored.size)}; expected {shard.shape}"
+            )
+        chunks = [chunk_of(piece.box) for piece in shard.pieces]
+        found = create_read_items_for_chunk_list(name, stored, chunks)
+        num_wanted = sum(math.prod(chunk.sizes) for chunk in chunks)
+        num_found = sum(math.prod(item.lengths) for item in found)
+        if num_found != num_wanted:
+            raise CheckpointError(
+                f"{folder}: {name}: found {num_found:,} of {num_wanted:,} elements: shards are "
+                "missing"
+            )
+        items += found
+    reader.set_up_storage_reader(metadata, is_coordinator=True)
+    try:
+        reader.read_data(LoadPlan(items), _PieceLoadPlanner(wanted)).wait()
+    except (OSError, RuntimeError, EOFError, AssertionError, UnpicklingError) as error:
+        first = str(error).partition("\n")[0]
+        raise CheckpointError(f"{folder}: cannot be read: {first}") from error
+
+
+def stored_pieces(folder: Path) -> dict[str, tuple[tuple[int, ...], int]]:
+    """Shape of every tensor of a folder, and the number of its pieces.
+
+    Raises:
+        CheckpointError: There is no index.
+    """
+    metadata = JsonIndexReader(folder).read_metadata()
+    return {
+        name: (tuple(tensor.size), len(tensor.chunks))
+        for name, tensor in metadata.state_dict_metadata.items()
+        if isinstance(tensor, TensorStorageMetadata)
+    }
+
+
+def missing_elements(folder: Path) -> Iterator[str]:
+    """What is wrong with the pieces of a folder's tensors: one line per finding.
+
+    Raises:
+        CheckpointError: There is no index.
+    """
+    metadata = JsonIndexReader(folder).read_metadata()
+    for name, tensor in metadata.state_dict_metadata.items():
+        assert isinstance(tensor, TensorStorageMetadata)
+        expected = math.prod(tensor.size)
+        found = sum(math.prod(chunk.sizes) for chunk in tensor.chunks)
+        if found != expected:
+            yield f"{name}: its pieces have {found:,} elements; expected {expected:,}"
+    for file in sorted({info.relative_path for info in metadata.storage_data.values()}):
+        if not (folder / file).is_file():
+            yield f"{folder / file}: no such shard"
+
+
+def _plain(name: object) -> str:
+    """Refuse a file's name that leads elsewhere."""
+    if not isinstance(name, str) or name != Path(name).name:
+        raise ValueError(f"expected a file beside the index, found {name!r}")
+    return name

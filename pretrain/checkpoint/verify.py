@@ -1,0 +1,130 @@
+"""`resonance checkpoint verify` and `inspect`: is it sound, and what is in it?"""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.tree import Tree
+
+from pretrain.checkpoint.catalog import find_checkpoint, is_named, step_of
+from pretrain.checkpoint.certificate import check_certificate
+from pretrain.checkpoint.deepspeed_state import KINDS
+from pretrain.checkpoint.load import load_model
+from pretrain.checkpoint.manifest import MANIFEST, read_manifest
+from pretrain.checkpoint.save import TENSORS
+from pretrain.checkpoint.tensor_reader import missing_elements, stored_pieces
+from pretrain.commands import InspectCommand, VerifyCheckpointCommand
+from pretrain.config import RunConfig
+from pretrain.errors import CheckpointError
+from pretrain.run_file import load_run
+from spectral.lm import SpectralLM
+
+
+def verify(command: VerifyCheckpointCommand) -> str:
+    """`resonance checkpoint verify`: hashes, shards, shapes, state and what the model computes.
+
+    Raises:
+        CheckpointError: Lists everything that is wrong.
+    """
+    checkpoint = find_checkpoint(command.checkpoint)
+    run = load_run(checkpoint / "run.toml")
+    findings = [*missing_elements(checkpoint / TENSORS), *_shapes(checkpoint, run)]
+    findings += _state(checkpoint, run)
+    if findings:
+        raise CheckpointError(f"{checkpoint}: " + "; ".join(findings))
+    model, _, _ = load_model(checkpoint)
+    check_certificate(model, checkpoint, run)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return (
+        f"{checkpoint}: sound: every file has its SHA-256, {parameters:,} parameters and their "
+        "optimizer states are whole, the state is consistent, and one process computes what the "
+        "certificate says"
+    )
+
+
+def _shapes(checkpoint: Path, run: RunConfig) -> Iterator[str]:
+    """Compare names and shapes with those of the model that run.toml describes."""
+    from pretrain.parallel.split_model import empty_model
+
+    stored = stored_pieces(checkpoint / TENSORS)
+    model: SpectralLM = empty_model(run.model)
+    expected: dict[str, tuple[int, ...]] = {}
+    for name, parameter in model.named_parameters():
+        expected |= {f"{kind}/{name}": tuple(parameter.shape) for kind in KINDS}
+        expected[f"step/{name}"] = (1,)
+    for name in sorted(set(stored) | set(expected)):
+        found = stored[name][0] if name in stored else "nothing"
+        if found != expected.get(name):
+            yield f"{name}: found {found}; expected {expected.get(name, 'nothing')}"
+
+
+def _state(checkpoint: Path, run: RunConfig) -> Iterator[str]:
+    """Compare step, schedule, seed and position in the data with one another."""
+    state = _read_state(checkpoint)
+    try:
+        step, steps = int(state["step"]), int(state["schedule"]["steps"])
+        read, seed = int(state["data"]["step"]), int(state["random"]["seed"])
+    except (KeyError, TypeError, ValueError) as error:
+        yield f"state.json: expected step, schedule, data and random ({error!r})"
+        return
+    if is_named(checkpoint) and step_of(checkpoint) != step:
+        yield f"state.json: step is {step}; expected that of the folder's name"
+    if steps != step:
+        yield f"state.json: the schedule is at {steps}; expected step {step}"
+    if read < step:
+        yield f"state.json: {read} steps of data were read; expected at least {step}"
+    if seed != run.train.seed:
+        yield f"state.json: random.seed is {seed}; expected run.toml's {run.train.seed}"
+
+
+def _read_state(checkpoint: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint / 'state.json'}: {error}") from error
+    return state
+
+
+def inspect(command: InspectCommand) -> None:
+    """`resonance checkpoint inspect`: print a tree of files, state and tensors.
+
+    Raises:
+        CheckpointError: There is none, or it is damaged.
+    """
+    from rich.console import Console
+
+    Console(highlight=False, soft_wrap=True).print(tree(find_checkpoint(command.checkpoint)))
+
+
+def tree(checkpoint: Path) -> Tree:
+    """What is in a checkpoint, for printing."""
+    root = Tree(str(checkpoint))
+    files = root.add("files")
+    manifest = checkpoint / MANIFEST
+    for name, entry in read_manifest(manifest.read_bytes(), manifest).items():
+        files.add(f"{name}  {entry.bytes:,} bytes  {entry.sha256[:12]}")
+    state = root.add("state")
+    for key, value in _read_state(checkpoint).items():
+        text = json.dumps(value)
+        state.add(f"{key}  {text if len(text) <= 100 else text[:97] + '...'}")
+    tensors = root.add("tensors: value, exp_avg, exp_avg_sq and step of")
+    branches: dict[str, Tree] = {"": tensors}
+    for name, (shape, pieces) in stored_pieces(checkpoint / TENSORS).items():
+        kind, _, parameter = name.partition("/")
+        if kind != KINDS[0]:
+            continue
+        parent, _, leaf = parameter.rpartition(".")
+        numel = math.prod(shape)
+        text = f"{leaf}  {list(shape)}  {numel:,} in {pieces} piece{'s' * (pieces > 1)}"
+        _branch(branches, parent).add(text)
+    return root
+
+
+def _branch(branches: dict[str, Tree], path: str) -> Tree:
+    """The branch of a module, made if it is not there."""
+    if path not in branches:
+        parent, _, name = path.rpartition(".")
+        branches[path] = _branch(branches, parent).add(name)
+    return branches[path]

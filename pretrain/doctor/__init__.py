@@ -1,0 +1,1 @@
+"""Checks of a machine: versions, devices, kernels."""

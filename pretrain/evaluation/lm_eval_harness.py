@@ -1,0 +1,155 @@
+"""Tasks of lm-eval on a model of ours: by name, or by YAML files; nothing is asked of a network
+that the task itself does not ask for."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from pretrain.commands import EvaluateCommand
+from pretrain.errors import RunError
+from pretrain.evaluation.text import DEFAULT_WINDOW, carried_nll
+from pretrain.huggingface.load import Pretrained, load_pretrained
+from pretrain.huggingface.wrap import wrap
+
+try:
+    import lm_eval
+    from lm_eval.api.model import TemplateLM
+    from lm_eval.tasks import TaskManager
+except ImportError as error:
+    raise RunError(f"--tasks needs lm-eval ({error}): pip install 'lm-eval'") from error
+
+
+class HarnessModel(TemplateLM):
+    """A loaded model as lm-eval asks it: likelihoods of continuations, of texts, and generation.
+
+    Every text begins a document, as in training: BOS comes first.
+    """
+
+    def __init__(self, loaded: Pretrained, window: int):
+        super().__init__()
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.loaded, self.window = loaded, window
+        self.spectral = loaded.model.to(self._device)
+        self.wrapped = wrap(self.spectral, loaded.tokenizer)
+
+    @property
+    def eot_token_id(self) -> int:
+        """The end of a document."""
+        return self.loaded.tokenizer.eos_id
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What stands for an empty context."""
+        return self.loaded.tokenizer.bos_id
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **_: Any
+    ) -> list[int]:
+        """Ids of a text, without BOS."""
+        del add_special_tokens
+        return self.loaded.tokenizer.encode(string)
+
+    @torch.no_grad()
+    def _loglikelihood_tokens(
+        self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any
+    ) -> list[tuple[float, bool]]:
+        found = []
+        for request in requests:
+            context, continuation = request[1:]
+            prefix = [] if context[:1] == [self.prefix_token_id] else [self.prefix_token_id]
+            ids = torch.tensor([*prefix, *context, *continuation], device=self._device)
+            count = len(continuation)
+            if not count:
+                # its letters became part of the context's last token
+                found.append((0.0, True))
+                continue
+            logits = self.spectral.prefill(ids[None, :-1], num_logits=count)[0]
+            scores = logits[0].float().log_softmax(-1)
+            labels = ids[-count:]
+            total = float(scores.gather(1, labels[:, None]).double().sum())
+            found.append((total, bool(scores.argmax(-1).equal(labels))))
+        return found
+
+    def loglikelihood_rolling(
+        self, requests: Sequence[Any], disable_tqdm: bool = False
+    ) -> list[float]:
+        """Log-likelihoods of whole texts, by a state that is carried through each."""
+        del disable_tqdm
+        found = []
+        for request in requests:
+            ids = [self.prefix_token_id, *self.tok_encode(request.args[0])]
+            tokens = torch.tensor(ids, device=self._device)
+            nll = carried_nll(self.spectral, tokens, self.window)
+            found.append(-float(nll.double().sum()))
+        return found
+
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+        """Greedy continuations, up to a text that ends them."""
+        del disable_tqdm
+        found = []
+        for request in requests:
+            text, options = request.args
+            until = options.get("until") or []
+            stops = [until] if isinstance(until, str) else list(until)
+            prompt = torch.tensor(
+                [[self.prefix_token_id, *self.tok_encode(text)]], device=self._device
+            )
+            tokens = self.wrapped.generate(
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                max_new_tokens=int(options.get("max_gen_toks", 256)),
+                do_sample=False,
+            )
+            answer = self.loaded.tokenizer.decode(tokens[0, prompt.shape[1] :].tolist())
+            for stop in stops:
+                answer = answer.split(stop)[0] if stop else answer
+            found.append(answer)
+        return found
+
+
+def evaluate_tasks(command: EvaluateCommand) -> str:
+    """Results of every task, a line per metric.
+
+    Raises:
+        CheckpointError: The checkpoint is missing or damaged.
+        RunError: lm-eval knows no such task, or a YAML file describes none.
+    """
+    loaded = load_pretrained(command.checkpoint)
+    window = command.sequence_length or (
+        loaded.run.data.sequence_length if loaded.run else DEFAULT_WINDOW
+    )
+    files = [Path(task) for task in command.tasks if task.endswith((".yaml", ".yml"))]
+    names = [_task_name(Path(t)) if Path(t) in files else t for t in command.tasks]
+    manager = TaskManager(include_path=sorted({str(file.resolve().parent) for file in files}))
+    unknown = [name for name in names if not manager.match_tasks([name])]
+    if unknown:
+        raise RunError(f"--tasks: lm-eval knows no {', '.join(unknown)}")
+    results = lm_eval.simple_evaluate(
+        model=HarnessModel(loaded, window),
+        tasks=names,
+        task_manager=manager,
+        limit=command.limit or None,
+        bootstrap_iters=0,
+        log_samples=False,
+    )
+    lines = []
+    for task, numbers in results["results"].items():
+        for key, value in numbers.items():
+            metric, _, filter_name = key.partition(",")
+            if isinstance(value, float) and filter_name and not metric.endswith("_stderr"):
+                lines.append(f"{task}: {metric} {value:.6f}")
+    return "\n".join(lines) or json.dumps(results["results"])
+
+
+def _task_name(file: Path) -> str:
+    try:
+        # only its name: lm-eval reads the rest, and the functions that it may refer to
+        events = yaml.compose(file.read_text(encoding="utf-8"))
+        table = {key.value: value.value for key, value in events.value}  # type: ignore[union-attr]
+        return str(table["task"])
+    except (yaml.YAMLError, KeyError, AttributeError, TypeError, UnicodeDecodeError) as error:
+        raise RunError(f"{file}: expected a task of lm-eval with a name ({error!r})") from error

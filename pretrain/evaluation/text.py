@@ -1,0 +1,114 @@
+"""Loss over text files: with a state that is carried through, or with sliding windows.
+
+Shape letters: T time (tokens), V vocabulary.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pretrain.commands import EvaluateCommand
+from pretrain.errors import RunError
+from pretrain.huggingface.load import load_pretrained
+from spectral.lm import LMState, SpectralLM
+
+# tokens per forward pass where the training does not say: an exported folder
+DEFAULT_WINDOW = 2_048
+
+
+class TextLoss(NamedTuple):
+    """The loss of one text.
+
+    Attributes:
+        name: Its file.
+        nll: Summed over its tokens, in nats; the end of the document is not predicted.
+        num_tokens, num_bytes: Of the text.
+    """
+
+    name: str
+    nll: float
+    num_tokens: int
+    num_bytes: int
+
+    def __str__(self) -> str:
+        loss = self.nll / max(1, self.num_tokens)
+        bits = self.nll / max(1, self.num_bytes) / math.log(2.0)
+        return (
+            f"{self.name}: {self.num_tokens:,} tokens, {self.num_bytes:,} bytes: "
+            f"{loss:.4f} nats/token, perplexity {math.exp(loss):.2f}, {bits:.4f} bits/byte"
+        )
+
+
+def evaluate_text(command: EvaluateCommand) -> str:
+    """Loss, perplexity and bits per byte of each file and of all together.
+
+    Raises:
+        CheckpointError: The checkpoint is missing or damaged.
+        RunError: A file is not UTF-8, or the windows are impossible.
+    """
+    loaded = load_pretrained(command.checkpoint)
+    trained = loaded.run.data.sequence_length if loaded.run else DEFAULT_WINDOW
+    window = command.sequence_length or trained
+    stride = command.stride or max(1, window // 2)
+    if stride > window:
+        raise RunError(f"--stride is {stride}; expected at most the window, {window}")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = loaded.model.to(device)
+    found = []
+    for file in command.text:
+        try:
+            text = file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise RunError(f"{file}: expected UTF-8 text ({error})") from error
+        ids = [loaded.tokenizer.bos_id, *loaded.tokenizer.encode(text)]
+        tokens = torch.tensor(ids, device=device)
+        if command.state == "carried":
+            nll_T = carried_nll(model, tokens, window)
+        else:
+            nll_T = sliding_nll(model, tokens, window, stride)
+        total = float(nll_T.double().sum())
+        found.append(TextLoss(str(file), total, len(nll_T), len(text.encode())))
+    if len(found) > 1:
+        sums = (sum(column) for column in zip(*(one[1:] for one in found), strict=True))
+        found.append(TextLoss("all", *sums))
+    return "\n".join(map(str, found))
+
+
+@torch.no_grad()
+def carried_nll(model: SpectralLM, tokens_T: Tensor, window: int) -> Tensor:
+    """Negative log-likelihood of each token after the first, given all before it [T - 1].
+
+    Exact for any length in constant memory: the state goes from window to window.
+    """
+    # gates look at a chunk's beginning: windows begin there
+    chunk = model.config.conv_chunk
+    window = -(-window // chunk) * chunk
+    state: LMState | None = None
+    losses = []
+    inputs, labels = tokens_T[:-1], tokens_T[1:]
+    for start in range(0, len(inputs), window):
+        part = inputs[start : start + window]
+        logits_BTV, state = model.prefill(part[None], None, state)
+        label_T = labels[start : start + window]
+        losses.append(F.cross_entropy(logits_BTV[0].float(), label_T, reduction="none"))
+    return torch.cat(losses) if losses else tokens_T.new_zeros(0, dtype=torch.float32)
+
+
+@torch.no_grad()
+def sliding_nll(model: SpectralLM, tokens_T: Tensor, window: int, stride: int) -> Tensor:
+    """Negative log-likelihood of each token after the first, given at most `window` before it.
+
+    Each window begins anew; its last `stride` tokens count (in the first one, all).
+    """
+    inputs, labels = tokens_T[:-1], tokens_T[1:]
+    losses, done = [], 0
+    while done < len(inputs):
+        end = min(len(inputs), window if done == 0 else done + stride)
+        begin = max(0, end - window)
+        logits_BTV, _ = model.prefill(inputs[None, begin:end], num_logits=end - done)
+        losses.append(F.cross_entropy(logits_BTV[0].float(), labels[done:end], reduction="none"))
+        done = end
+    return torch.cat(losses) if losses else tokens_T.new_zeros(0, dtype=torch.float32)

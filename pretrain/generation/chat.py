@@ -1,0 +1,107 @@
+"""`resonance chat`: turns with a history, shown as they are written.
+
+The history costs nothing: what the model remembers of it has constant size and is kept between
+turns.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import StoppingCriteria, StoppingCriteriaList
+
+from pretrain.commands import ChatCommand
+from pretrain.errors import RunError
+from pretrain.generation.writer import Streamer, Writer
+from pretrain.huggingface.load import load_pretrained
+
+HELP = "/reset forgets the conversation, /quit or the end of input ends it"
+
+
+class Conversation:
+    """What was said so far.
+
+    State: the tokens, and the model's cache of all of them but the last few.
+    """
+
+    def __init__(self, writer: Writer, command: ChatCommand):
+        self.writer, self.command = writer, command
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.tokens: list[int] = [self.writer.tokenizer.bos_id]
+        self.cache: Any = None
+
+    def say(self, text: str, write: Callable[[str], object]) -> str:
+        """Answer, and hand on the answer as it is written."""
+        tokenizer, writer = self.writer.tokenizer, self.writer
+        turn = f"{self.command.user}{text}{self.command.reply}"
+        self.tokens += writer.encode(turn, "input")[1:]
+        prompt = torch.tensor([self.tokens], device=writer.device)
+        stop = StopAtText(self.command.stop, tokenizer.decode, len(self.tokens))
+        output = writer.model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            past_key_values=self.cache,
+            return_dict_in_generate=True,
+            streamer=Streamer(tokenizer, write),
+            stopping_criteria=StoppingCriteriaList([stop]),
+            **writer.options,
+        )
+        self.cache = output.past_key_values
+        answer = output.sequences[0, len(self.tokens) :].tolist()
+        self.tokens += answer
+        return tokenizer.decode(answer)
+
+
+class StopAtText(StoppingCriteria):
+    """Stops once a text was generated."""
+
+    def __init__(self, text: str, decode: Callable[[list[int]], str], prompt_tokens: int):
+        self.text, self.decode, self.prompt_tokens = text, decode, prompt_tokens
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        """Whether each row is at its end."""
+        del scores
+        new = input_ids[:, self.prompt_tokens :].tolist()
+        found = [bool(self.text) and self.text in self.decode(row) for row in new]
+        return torch.tensor(found, device=input_ids.device)
+
+
+def chat(command: ChatCommand) -> None:
+    """`resonance chat`: read turns from standard input until it ends.
+
+    Raises:
+        CheckpointError: The checkpoint is missing or damaged.
+        RunError: Options that do not go with a conversation.
+    """
+    if command.beams > 1:
+        raise RunError(f"--beams is {command.beams}; expected 1: beams cannot be shown as written")
+    conversation = Conversation(Writer(load_pretrained(command.checkpoint), command), command)
+    if sys.stdin.isatty():
+        print(HELP)
+    for text in _turns():
+        if text == "/reset":
+            conversation.reset()
+        else:
+            conversation.say(text, _show)
+            print(flush=True)
+
+
+def _turns() -> Iterator[str]:
+    while True:
+        try:
+            text = input("> " if sys.stdin.isatty() else "").strip()
+        except EOFError:
+            return
+        if text == "/quit":
+            return
+        if text:
+            yield text
+
+
+def _show(text: str) -> None:
+    print(text, end="", flush=True)

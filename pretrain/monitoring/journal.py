@@ -1,0 +1,112 @@
+"""What a run tells, seen from every rank: all call it, rank 0 writes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_pipeline.stream.batch import Batch
+from pretrain.config import RunConfig
+from pretrain.monitoring.audit_log import AuditLog, MicroBatch
+from pretrain.monitoring.metrics import Metrics, Record
+from pretrain.monitoring.stragglers import Stragglers
+from pretrain.resilience.guard import Verdict
+from pretrain.run_file import dump_run
+from pretrain.runtime.ranks import Ranks, decided_by_rank_0, gathered_objects
+
+
+class Journal:
+    """The files of a run's directory, its messages, and the time that each rank takes.
+
+    State: rank 0's open files, and who was named as a straggler.
+    """
+
+    def __init__(self, run: RunConfig, ranks: Ranks, first_step: int, num_parameters: int):
+        self._run, self._ranks, self._directory = run, ranks, run.train.output
+        self._num_parameters = num_parameters
+        self._stragglers = Stragglers(run.health.straggler_ratio)
+        self._metrics: Metrics | None = None
+        self._audit: AuditLog | None = None
+
+        def open_files() -> None:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            (self._directory / "run.toml").write_text(dump_run(run), encoding="utf-8")
+            self._metrics = Metrics(run, first_step, num_parameters)
+            self._audit = AuditLog(self._directory)
+
+        decided_by_rank_0(open_files)
+
+    def announce(self, checkpoint: Path | None) -> None:
+        """Say what is trained, and where it begins."""
+        run = self._run
+        origin = "from scratch" if checkpoint is None else f"resumed from {checkpoint}"
+        self.say(
+            f"{self._num_parameters:,} parameters, {self._ranks.world_size} ranks on "
+            f"{self._ranks.device.type}, ZeRO {run.parallel.zero_stage}, "
+            f"{run.train.global_batch_size} x {run.data.sequence_length} tokens per step, {origin}"
+        )
+
+    def say(self, text: str) -> None:
+        """Print a line, once for all ranks."""
+        if self._metrics is not None:
+            self._metrics.say(text)
+
+    def log_step(self, record: Record, rank_seconds: Sequence[float]) -> None:
+        """Write the record of a step, with the slowest rank of several; name stragglers.
+
+        Args:
+            record: Figures by name.
+            rank_seconds: By rank, the time that it worked, waits for other ranks left out.
+        """
+        straggler = ""
+        if len(rank_seconds) > 1:
+            straggler = self._stragglers.add(rank_seconds)
+            slowest_s = max(rank_seconds)
+            record |= {"slowest_rank": rank_seconds.index(slowest_s), "slowest_s": slowest_s}
+        if self._metrics is not None:
+            self._metrics.log(record, rank_seconds)
+        if straggler:
+            self.say(straggler)
+
+    def log(self, record: Record) -> None:
+        """Write any other record."""
+        if self._metrics is not None:
+            self._metrics.log(record)
+
+    def log_bad_step(
+        self, step: int, verdict: Verdict, batches: Sequence[Batch], losses: Sequence[float]
+    ) -> None:
+        """Write down what all ranks read in a bad step; a collective.
+
+        Args:
+            step: Its number.
+            verdict: What is done about it.
+            batches: This rank's micro-batches.
+            losses: Their sums over tokens.
+        """
+        own = [
+            MicroBatch(self._ranks.rank, number, loss, batch.documents)
+            for number, (batch, loss) in enumerate(zip(batches, losses, strict=True))
+        ]
+        read = [batch for part in gathered_objects(own) for batch in part]
+        if self._audit is not None:
+            self._audit.write(step, verdict, read)
+        self.say(
+            f"step {step}: {verdict.reason}: {verdict.action}; its documents are in "
+            f"{self._directory / 'audit.jsonl'}"
+        )
+
+    def rewind(self, step: int) -> None:
+        """Forget the records after a step: it will be done again."""
+        if self._metrics is not None:
+            self._metrics.rewind(step)
+
+    def has_validation(self, step: int) -> bool:
+        """Whether a step was validated: known by rank 0, told to all."""
+        metrics = self._metrics
+        return decided_by_rank_0(lambda: metrics is not None and metrics.has_validation(step))
+
+    def close(self) -> None:
+        """Close the files and draw the losses."""
+        if self._metrics is not None:
+            self._metrics.close()
+        if self._audit is not None:
+            self._audit.close()

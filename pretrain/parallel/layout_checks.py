@@ -1,0 +1,219 @@
+"""Is a layout possible? Found out from the run alone, before any process (imports no torch)."""
+
+from collections.abc import Iterator
+
+from pretrain.config import RunConfig
+from pretrain.errors import RunError
+from spectral.config import ModelConfig
+from spectral.gate_keys import GATE_PARTS
+from spectral.layer_pattern import head_mixture
+
+
+def check_layout(run: RunConfig, num_ranks: int) -> None:
+    """Refuse a layout that the run's model, sequences or batch do not allow.
+
+    Args:
+        run: The run.
+        num_ranks: Processes that it is started with.
+
+    Raises:
+        RunError: Names the keys, what was found and the nearest values that work.
+    """
+    for problem in _problems(run, num_ranks):
+        raise RunError(problem)
+
+
+def data_ranks(run: RunConfig, num_ranks: int) -> int:
+    """Ranks that read different data, in a layout that is possible."""
+    return num_ranks // run.parallel.model_ranks
+
+
+def _problems(run: RunConfig, num_ranks: int) -> Iterator[str]:
+    yield from _ranks(run, num_ranks)
+    yield from _tensor(run)
+    yield from _sequence(run)
+    yield from _pipeline(run)
+    yield from _experts(run, num_ranks)
+    yield from _zero(run)
+    yield from _batch(run, data_ranks(run, num_ranks))
+
+
+def _ranks(run: RunConfig, num_ranks: int) -> Iterator[str]:
+    parallel = run.parallel
+    needed, axes = parallel.model_ranks, "parallel.tensor x parallel.pipeline x parallel.sequence"
+    if num_ranks % needed:
+        yield (
+            f"{axes} = {parallel.tensor} x {parallel.pipeline} x {parallel.sequence} = {needed} "
+            f"does not divide the run's {num_ranks} ranks; expected a number of ranks like "
+            f"{near(num_ranks, needed)}"
+        )
+    elif parallel.data and not _fits_data(run, num_ranks // needed):
+        yield (
+            f"parallel.data is {parallel.data} and {axes} is {needed}: that needs "
+            f"{parallel.data * needed} ranks, found {num_ranks}; expected parallel.data = "
+            f"{num_ranks // needed}, or 0"
+        )
+
+
+def _fits_data(run: RunConfig, found: int) -> bool:
+    """The data axis is what shrinks when a run goes on with fewer machines."""
+    return found == run.parallel.data or (run.launch.is_elastic and found < run.parallel.data)
+
+
+def _tensor(run: RunConfig) -> Iterator[str]:
+    size, model = run.parallel.tensor, run.model
+    works = _divisors(model.num_heads, *head_mixture(model))
+    if model.num_heads % size:
+        yield (
+            f"parallel.tensor is {size}, which does not divide model.num_heads "
+            f"{model.num_heads}; expected one of {works}"
+        )
+    for conv in head_mixture(model) if "heads" in model.mixers else ():
+        for kind, heads in (("convolution", conv), ("recall", model.num_heads - conv)):
+            if heads % size:
+                yield (
+                    f"parallel.tensor is {size}, which does not divide the {heads} {kind} heads "
+                    f"of a layer (model.num_heads {model.num_heads}, model.conv_heads "
+                    f"{head_mixture(model)}); expected one of {works}"
+                )
+    span = run.data.sequence_length // run.parallel.sequence
+    if run.parallel.shard_activations and span % size:
+        yield (
+            f"parallel.tensor is {size}, which does not divide the {span} tokens of a span that "
+            f"parallel.shard_activations shares; expected data.sequence_length "
+            f"{near(run.data.sequence_length, size * run.parallel.sequence)}"
+        )
+    if model.ffn_dim % size:
+        yield (
+            f"parallel.tensor is {size}, which does not divide model.ffn_dim {model.ffn_dim}; "
+            f"expected model.ffn_dim {near(model.ffn_dim, size)}"
+        )
+
+
+def _sequence(run: RunConfig) -> Iterator[str]:
+    size, length, model = run.parallel.sequence, run.data.sequence_length, run.model
+    if size == 1:
+        return
+    if length % size:
+        yield (
+            f"parallel.sequence is {size}, which does not divide data.sequence_length {length}; "
+            f"expected data.sequence_length {near(length, size)}"
+        )
+    span, back = length // size, _looks_back(model)
+    if span < back:
+        yield (
+            f"parallel.sequence is {size}: a span has {span} tokens, fewer than the {back} that "
+            f"the next one looks back on (model.short_conv {model.short_conv}, wavelets); expected "
+            f"at most {max(1, length // back)} sequence ranks"
+        )
+    for reason, chunk in _chunks_of_spans(model):
+        if span % chunk:
+            yield (
+                f"parallel.sequence is {size}: a span has {span} tokens, and {reason} {chunk} in "
+                f"it; expected data.sequence_length {near(length, size * chunk)}"
+            )
+
+
+def _looks_back(model: ModelConfig) -> int:
+    """Tokens before a span that its layers read."""
+    back = max(model.short_conv - 1, 1)
+    if "wavelet" in model.mixers:
+        taps = len(model.wavelet_bank) // 4
+        back = max(back, (taps - 1) * (2**model.wavelet_levels - 1))
+    return back
+
+
+def _chunks_of_spans(model: ModelConfig) -> Iterator[tuple[str, int]]:
+    """What must divide a span, and why."""
+    if any(getattr(model, name) for name in GATE_PARTS):
+        yield "gates need whole chunks of model.conv_chunk", model.conv_chunk
+    if "fft" in model.mixers:
+        yield "the FFT needs whole frames of model.fft_chunk", model.fft_chunk
+
+
+def _pipeline(run: RunConfig) -> Iterator[str]:
+    stages, parallel = run.parallel.pipeline, run.parallel
+    if stages == 1:
+        return
+    if stages > run.model.num_layers:
+        yield (
+            f"parallel.pipeline is {stages}, more than model.num_layers {run.model.num_layers}; "
+            f"expected at most {run.model.num_layers}"
+        )
+    if parallel.zero_stage != 1:
+        yield (
+            f"parallel.zero_stage is {parallel.zero_stage} with parallel.pipeline {stages}; "
+            "expected zero_stage 1: DeepSpeed's pipelines keep gradients whole for all "
+            "micro-batches, and clip without ZeRO by the first stage's norm alone"
+        )
+
+
+def _experts(run: RunConfig, num_ranks: int) -> Iterator[str]:
+    parallel, model, size = run.parallel, run.model, run.parallel.expert
+    if parallel.shard_activations and model.feed_forward == "experts":
+        yield (
+            "parallel.shard_activations is true with model.feed_forward 'experts'; expected false: "
+            "tensor ranks split every expert, and each needs all tokens"
+        )
+    if size == 1:
+        return
+    if model.feed_forward != "experts":
+        yield (
+            f"parallel.expert is {size} with model.feed_forward {model.feed_forward!r}, which has "
+            "no experts; expected parallel.expert 1, or model.feed_forward 'experts'"
+        )
+    for axis in ("tensor", "pipeline"):
+        if getattr(parallel, axis) > 1:
+            yield (
+                f"parallel.expert is {size} with parallel.{axis} {getattr(parallel, axis)}; "
+                "expected one of them 1: data and sequence ranks share experts only if each has "
+                "the whole of everything else"
+            )
+    works = [d for d in _divisors(model.num_experts) if num_ranks % d == 0]
+    if size not in works:
+        yield (
+            f"parallel.expert is {size}; expected a divisor of both model.num_experts "
+            f"{model.num_experts} and the {num_ranks} data and sequence ranks: one of {works}"
+        )
+    if parallel.zero_stage not in (1, 2):
+        yield (
+            f"parallel.zero_stage is {parallel.zero_stage} with parallel.expert {size}; expected 1 "
+            "or 2: without ZeRO, DeepSpeed clips by the norm of each rank's own experts, and its "
+            "stage 3 shards every parameter over all ranks"
+        )
+
+
+def _zero(run: RunConfig) -> Iterator[str]:
+    parallel = run.parallel
+    if parallel.offload_parameters != "none" and parallel.zero_stage != 3:
+        yield (
+            f"parallel.offload_parameters is {parallel.offload_parameters!r} with zero_stage "
+            f"{parallel.zero_stage}; expected zero_stage 3, or 'none'"
+        )
+    if parallel.offload_optimizer == "cpu" and parallel.zero_stage == 0:
+        yield "parallel.offload_optimizer is 'cpu' with zero_stage 0; expected zero_stage 1, 2 or 3"
+    if parallel.offload_optimizer == "nvme" and parallel.zero_stage != 3:
+        yield (
+            f"parallel.offload_optimizer is 'nvme' with zero_stage {parallel.zero_stage}; "
+            "expected zero_stage 3: DeepSpeed swaps to disk in no other"
+        )
+
+
+def _batch(run: RunConfig, ranks: int) -> Iterator[str]:
+    batch, micro = run.train.global_batch_size, run.train.micro_batch_size
+    if batch % (micro * ranks):
+        yield (
+            f"train.global_batch_size is {batch}; expected a multiple of train.micro_batch_size x "
+            f"ranks with different data = {micro} x {ranks}, for example "
+            f"{near(batch, micro * ranks)}"
+        )
+
+
+def near(found: int, unit: int) -> str:
+    """The multiples of `unit` next to a number that is none."""
+    below, above = found // unit * unit, (found // unit + 1) * unit
+    return f"{below} or {above}" if below else str(above)
+
+
+def _divisors(*numbers: int) -> list[int]:
+    return [d for d in range(1, max(numbers) + 1) if not any(number % d for number in numbers)]

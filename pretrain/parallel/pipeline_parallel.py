@@ -1,0 +1,209 @@
+"""Pipeline parallelism: consecutive blocks on different ranks, by DeepSpeed's 1F1B schedule.
+
+A stage is one layer to DeepSpeed. Between stages goes one tensor with gradient, the activations
+with the auxiliary losses so far behind them, because DeepSpeed runs a backward pass for each tensor
+that it sends. The embedding is on the first stage and, as output layer, on the last: the gradients
+of the two copies are summed.
+
+Shape letters: B batch, T time (tokens of the span), D channels.
+"""
+
+import contextlib
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from deepspeed.pipe import LayerSpec, PipelineModule
+from deepspeed.runtime.pipe.schedule import OptimizerStep, PipeInstruction, TrainSchedule
+from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
+from torch import Tensor, nn
+
+from data_pipeline.stream.batch import Batch
+from kernels.linear_cross_entropy.reference import IGNORE
+from pretrain.config import RunConfig
+from pretrain.loss import objective
+from pretrain.parallel.mesh import Mesh
+from pretrain.parallel.rng import Noise
+from pretrain.parallel.split_model import empty_model, finish_model, initialised_parts, split_part
+from pretrain.parallel.stage_balance import stage_bounds
+from pretrain.runtime.deepspeed_setup import start_deepspeed
+from pretrain.runtime.precision import Precision
+from spectral.lm import LMLoss, SpectralLM
+
+
+class Stage(nn.Module):
+    """This rank's blocks, with the embedding on the first and the last stage."""
+
+    def __init__(self, run: RunConfig, mesh: Mesh, bounds: list[int]):
+        super().__init__()
+        index, last = mesh.pipeline.rank, mesh.pipeline.size - 1
+        self.is_first, self.is_last = index == 0, index == last
+        own = range(bounds[index], bounds[index + 1])
+        model = empty_model(run.model)
+        needed = {f"blocks.{layer}" for layer in own}
+        if self.is_first or self.is_last:
+            needed.add("embedding")
+        if self.is_last:
+            needed.add("final_norm")
+        for name, part in initialised_parts(model, run.train.seed):
+            if name not in needed:
+                # drawn, as everywhere, and given up
+                part.to_empty(device="meta")
+                continue
+            found = split_part(part, name, run.parallel, mesh)
+            if found is not part:
+                setattr(model, name, found)
+        blocks = [model.blocks[layer] for layer in own]
+        if not (self.is_first or self.is_last):
+            del model.embedding
+        if not self.is_last:
+            del model.final_norm
+        model.blocks = nn.ModuleList(blocks)
+        finish_model(model, run, mesh, first_layer=own.start)
+        self.model: SpectralLM = model
+        # of the micro-batches to come, in their order
+        self.seeds: Iterator[int] = iter(())
+
+    def forward(self, inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """(tokens or packed activations, segment ids) -> the same for the next stage.
+
+        The last stage gives normalised activations and the auxiliary losses.
+        """
+        values, segment_ids_BT = inputs
+        model = self.model
+        B, T = segment_ids_BT.shape
+        if self.training:
+            cast(Noise, model.noise).seed = next(self.seeds)
+        if self.is_first:
+            x_BTD, auxiliary = model.embedding(values), None
+        else:
+            x_BTD, auxiliary = values[:-1].view(B, -1, model.config.dim), values[-1]
+        x_BTD, _, own = model.run_blocks(x_BTD, model.span.position(T), T, segment_ids_BT)
+        auxiliary = own if auxiliary is None else auxiliary + own
+        if self.is_last:
+            return model.final_norm(x_BTD), auxiliary
+        return torch.cat([x_BTD.flatten(), auxiliary[None]]), segment_ids_BT
+
+
+class PipelinedLM(PipelineModule):
+    """This rank's stage of a model, as DeepSpeed's engine wants it.
+
+    Attributes:
+        scale: What the objective of a micro-batch is multiplied with.
+        losses: Of the micro-batches since it was emptied, on the last stage.
+    """
+
+    def __init__(self, run: RunConfig, mesh: Mesh):
+        bounds = stage_bounds(run, mesh)
+        topology = PipeModelDataParallelTopology(
+            num_pp=mesh.pipeline.size, num_mp=mesh.tensor.size, num_dp=mesh.zero.size
+        )
+        start_deepspeed()
+        # it prints its settings
+        with contextlib.redirect_stdout(io.StringIO()):
+            super().__init__(
+                [LayerSpec(Stage, run, mesh, bounds)] * mesh.pipeline.size,
+                topology=topology,
+                loss_fn=self._loss,
+                partition_method="uniform",
+                dynamic_shape=True,
+            )
+        self.stage: Stage = self.forward_funcs[0]
+        precision = cast(Precision, self.stage.model.precision)
+        self.stage.forward = precision.around(self.stage.forward)
+        self.loss_fn = precision.around(self._loss)
+        self.scale = 1.0
+        self.losses: list[LMLoss] = []
+        ends = [0, mesh.pipeline.size - 1]
+        # every rank takes part in making every pipeline's group
+        self._tied_group = None
+        for ranks in topology.get_axis_comm_lists("pipe"):
+            group = dist.new_group([ranks[end] for end in ends])
+            if dist.get_rank() in ranks:
+                self._tied_group = group
+        if self.stage.is_last:
+            # counted in norms on the first stage
+            for parameter in self.stage.model.embedding.parameters():
+                parameter.ds_pipe_replicated = True
+
+    def get_tied_weights_and_groups(self) -> list[tuple[nn.Parameter, Any]]:
+        """The embedding, whose gradients the first and the last stage sum."""
+        if not (self.stage.is_first or self.stage.is_last):
+            return []
+        return [(p, self._tied_group) for p in self.stage.model.embedding.parameters()]
+
+    def _loss(self, outputs: tuple[Tensor, Tensor], labels_BT: Tensor) -> Tensor:
+        x_BTD, auxiliary = outputs
+        model = self.stage.model
+        nll = model.cross_entropy(x_BTD.flatten(0, 1), model.embedding.table(), labels_BT.flatten())
+        loss = LMLoss(nll, auxiliary)
+        self.losses.append(LMLoss(nll.detach(), auxiliary.detach()))
+        return objective(loss, int((labels_BT != IGNORE).sum())) * self.scale
+
+
+class _GradientSchedule(TrainSchedule):
+    """1F1B up to the reduced gradient: whether it is applied is decided afterwards."""
+
+    def steps(self) -> Iterator[list[PipeInstruction]]:
+        for commands in super().steps():
+            yield [command for command in commands if not isinstance(command, OptimizerStep)]
+
+
+def accumulate_gradient(
+    engine: Any, batches: Sequence[Batch], seeds: Sequence[int], scale: float
+) -> list[LMLoss]:
+    """Forward and backward passes of all micro-batches; their losses, on the last stage.
+
+    Args:
+        engine: DeepSpeed's pipeline engine around a `PipelinedLM`.
+        batches: This data rank's micro-batches.
+        seeds: Of their random numbers.
+        scale: What each objective is multiplied with.
+    """
+    module: PipelinedLM = engine.module
+    module.train()
+    module.scale, module.losses, module.stage.seeds = scale, [], iter(seeds)
+    engine.total_loss, engine._compute_loss = None, True
+    engine.set_dataiterator(_inputs(batches))
+    engine._exec_schedule(_GradientSchedule(len(batches), engine.num_stages, engine.stage_id))
+    return module.losses
+
+
+class PipelineEvaluator:
+    """All stages of a pipeline as one model that computes losses, without gradients."""
+
+    def __init__(self, engine: Any):
+        self.engine = engine
+
+    @property
+    def training(self) -> bool:
+        """Whether this rank's stage is in the mode for training."""
+        return bool(self.engine.module.training)
+
+    def train(self, mode: bool = True) -> None:
+        """Set that mode."""
+        self.engine.module.train(mode)
+
+    def eval(self) -> None:
+        """Set the other mode."""
+        self.train(False)
+
+    def __call__(self, tokens_BT: Tensor, segment_ids_BT: Tensor, labels_BT: Tensor) -> LMLoss:
+        """The loss on the last stage, zeros on others; a collective of the pipeline's ranks."""
+        module: PipelinedLM = self.engine.module
+        module.losses = []
+        self.engine.eval_batch(
+            iter([((tokens_BT, segment_ids_BT), labels_BT)]),
+            reduce_output=None,
+            bcast_loss=False,
+            num_micro_batches=1,
+        )
+        nothing = torch.zeros((), device=tokens_BT.device)
+        return module.losses[0] if module.stage.is_last else LMLoss(nothing, nothing)
+
+
+def _inputs(batches: Iterable[Batch]) -> Iterator[tuple[tuple[Tensor, Tensor], Tensor]]:
+    for batch in batches:
+        yield (batch.tokens, batch.segment_ids), batch.labels

@@ -1,0 +1,189 @@
+"""Sequence parallelism: every rank holds a span of each sequence, and states pass between them.
+
+Each rank runs its chunks from a zero state. Ranks exchange what their span adds to the state and
+how far it lets an older one decay, one small all-gather whose size does not depend on the length,
+and then know the state that reaches their own span. Exact: the recurrence is linear.
+
+Shape letters: B batch, T time (tokens of the span), J chunk, N independent decays, F features that
+share a decay, D channels, W tokens before the span, P ranks.
+
+Source: the exchange of LASP-2 (Sun et al. 2025, arXiv 2502.07563), for decaying complex states.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from data_pipeline.stream.batch import Batch
+from kernels.state_scan.op import state_scan
+from pretrain.parallel.collectives import shifted, summed_over
+from pretrain.parallel.mesh import Axis
+from spectral.sequence.span import Carried, Span
+
+
+class RankSpan(Span):
+    """This rank's span; spans are equally long and lie in the order of the ranks."""
+
+    def __init__(self, axis: Axis):
+        self.axis = axis
+
+    def position(self, length: int) -> int:
+        """Tokens of the sequence before this span of `length` tokens."""
+        return self.axis.rank * length
+
+    def carry(self, decay_BJN: Tensor, update_BJNF: Tensor, initial_BNF: Tensor) -> Carried:
+        """Begin the exchange of states; the caller may compute until it asks for them.
+
+        Cost: an all-gather of P B N (F + 1) numbers, and as many in the backward pass.
+        """
+        _, final_BNF = state_scan(decay_BJN, update_BJNF, torch.zeros_like(initial_BNF))
+        total_BN1 = decay_BJN.prod(dim=1)[..., None]
+        exchange = _Exchange(self.axis)
+        started = _Begin.apply(torch.cat([final_BNF, total_BN1], dim=-1), exchange)
+
+        def finish() -> tuple[Tensor, Tensor]:
+            incoming_BNF = _Finish.apply(started, initial_BNF, exchange)
+            return state_scan(decay_BJN, update_BJNF, incoming_BNF)
+
+        return finish
+
+    def before(self, x_BTD: Tensor, width: int) -> Tensor | None:
+        """The last `width` tokens of the rank before: zeros, or None for integers, on the first.
+
+        Raises:
+            ValueError: The span is shorter than that.
+        """
+        if x_BTD.shape[1] < width:
+            raise ValueError(
+                f"a span of {x_BTD.shape[1]} tokens is shorter than the {width} that the next one "
+                "looks back on: use fewer sequence ranks"
+            )
+        if x_BTD.is_floating_point():
+            past: Tensor = _Past.apply(x_BTD, width, self.axis)
+            return past
+        found = shifted(x_BTD[:, -width:], self.axis, step=1)
+        return found if self.axis.rank else None
+
+    def total(self, part: Tensor) -> Tensor:
+        """The sum over all spans, differentiably: each rank's loss may depend on every part."""
+        return summed_over(part, self.axis)
+
+    def uniform(self, like_R: Tensor, batch: int) -> Tensor:
+        """The random numbers that one rank would draw for these chunks."""
+        size, rank = self.axis.size, self.axis.rank
+        chunks, rest = like_R.shape[0] // batch, like_R.shape[1:]
+        drawn = torch.rand(batch, size * chunks, *rest, dtype=like_R.dtype, device=like_R.device)
+        return drawn[:, rank * chunks : (rank + 1) * chunks].flatten(0, 1)
+
+
+class _Exchange:
+    """An all-gather under way forward, and the reduce-scatter of its gradient under way back."""
+
+    def __init__(self, axis: Axis):
+        self.axis = axis
+        self.shape = torch.Size()
+        self.gathered = self.gradient = torch.empty(0)
+        self.work: Any = None
+
+    def begin(self, own: Tensor) -> None:
+        self.shape, self.dtype = own.shape, own.dtype
+        numbers = _as_real(own)
+        self.gathered = numbers.new_empty(self.axis.size, *numbers.shape)
+        self.work = dist.all_gather_single(
+            self.gathered.flatten(0, 1), numbers, group=self.axis.group, async_op=True
+        )
+
+    def end(self) -> Tensor:
+        self.work.wait()
+        return _as(self.dtype, self.gathered)
+
+    def begin_backward(self, grads: Tensor) -> None:
+        numbers = _as_real(grads)
+        self.gradient = numbers.new_empty(numbers.shape[1:])
+        self.work = dist.reduce_scatter_single(
+            self.gradient, numbers.flatten(0, 1), group=self.axis.group, async_op=True
+        )
+
+    def end_backward(self) -> Tensor:
+        self.work.wait()
+        return _as(self.dtype, self.gradient)
+
+
+class _Begin(torch.autograd.Function):
+    """Starts the all-gather; in the backward pass, waits for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, exchange: _Exchange) -> Tensor:
+        ctx.exchange = exchange
+        exchange.begin(own)
+        # a handle: the result is not here yet
+        return own.new_empty(0)
+
+    @staticmethod
+    def backward(ctx: Any, _handle: Tensor) -> tuple[Tensor, None]:
+        return ctx.exchange.end_backward(), None
+
+
+class _Finish(torch.autograd.Function):
+    """The state that reaches this span; in the backward pass, starts the gradient's way back."""
+
+    @staticmethod
+    def forward(ctx: Any, handle: Tensor, initial_BNF: Tensor, exchange: _Exchange) -> Tensor:
+        gathered = exchange.end()
+        ctx.exchange, ctx.handle = exchange, handle.new_empty(0)
+        ctx.save_for_backward(gathered, initial_BNF)
+        return _incoming(gathered, initial_BNF, exchange.axis.rank)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        saved = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
+        with torch.enable_grad():
+            state = _incoming(saved[0], saved[1], ctx.exchange.axis.rank)
+        dgathered, dinitial = torch.autograd.grad(
+            state, saved, grad, allow_unused=True, materialize_grads=True
+        )
+        ctx.exchange.begin_backward(dgathered)
+        return ctx.handle, dinitial, None
+
+
+def _incoming(gathered: Tensor, initial_BNF: Tensor, rank: int) -> Tensor:
+    state = initial_BNF
+    for earlier in gathered[:rank]:
+        state = torch.addcmul(earlier[..., :-1], earlier[..., -1:], state)
+    return state.clone()
+
+
+class _Past(torch.autograd.Function):
+    """The end of the span before; its gradient goes back there."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BTD: Tensor, width: int, axis: Axis) -> Tensor:
+        ctx.shape, ctx.width, ctx.axis = x_BTD.shape, width, axis
+        return shifted(x_BTD[:, x_BTD.shape[1] - width :], axis, step=1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        grad_BTD = grad.new_zeros(ctx.shape)
+        grad_BTD[:, ctx.shape[1] - ctx.width :] = shifted(grad, ctx.axis, step=-1)
+        return grad_BTD, None, None
+
+
+def _as_real(x: Tensor) -> Tensor:
+    # no complex numbers in nccl
+    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x.contiguous()
+
+
+def _as(dtype: torch.dtype, numbers: Tensor) -> Tensor:
+    return torch.view_as_complex(numbers) if dtype.is_complex else numbers
+
+
+def own_span(batch: Batch, axis: Axis) -> Batch:
+    """This rank's tokens of a batch."""
+    if axis.size == 1:
+        return batch
+    length = batch.tokens.shape[1] // axis.size
+    span = slice(axis.rank * length, (axis.rank + 1) * length)
+    tensors = batch.tokens[:, span], batch.labels[:, span], batch.segment_ids[:, span]
+    return Batch(*tensors, batch.documents)

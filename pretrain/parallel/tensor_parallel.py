@@ -1,0 +1,221 @@
+"""Tensor parallelism: the ranks of a group share every layer.
+
+Heads are dealt out: a rank has its share of the heads of each kind with all their channels, modes
+and norms. Gates look at all heads, so every rank computes them for all heads from the gathered
+energies, H x M numbers per chunk: the networks are small, and random numbers are the same in every
+layout. Linear layers and the vocabulary are split as in Megatron-LM
+(Shoeybi et al. 2019, arXiv 1909.08053), by Megatron-core's modules.
+
+Shape letters: D channels, R rows, H heads, M modes.
+"""
+
+from typing import Any
+
+from megatron.core.model_parallel_config import ModelParallelConfig
+from megatron.core.tensor_parallel.mappings import copy_to_tensor_model_parallel_region
+from torch import Tensor, nn
+
+from pretrain.parallel.activation_sharding import all_tokens
+from pretrain.parallel.collectives import all_reduce, gathered_along
+from pretrain.parallel.expert_parallel import TensorDelivery
+from pretrain.parallel.mesh import Axis
+from pretrain.parallel.placement import Placement, cut
+from pretrain.parallel.tensor_parallel_linear import Column, Row
+from spectral.block import Block
+from spectral.feed_forward.experts import ExpertsFeedForward
+from spectral.feed_forward.mlp import FrequencyFeedForward, GatedFeedForward
+from spectral.filters.gated import GatedFilter
+from spectral.filters.modal import ModalFilter
+from spectral.gates.head_group import Heads
+from spectral.gates.spectral_gate import SpectralGate
+from spectral.mixers.base import ProjectedMixer
+from spectral.mixers.heads import SpectralMixer
+from spectral.mixers.heads_bidirectional import BidirectionalMixer
+from spectral.modules.chunk_fusion import ChunkFusion
+from spectral.modules.framing import Frames
+
+Ranges = tuple[tuple[int, int], ...]
+
+
+def split_block(block: Block, name: str, axis: Axis, *, shard: bool) -> None:
+    """Turn a whole block into this rank's part of it, in place.
+
+    Args:
+        block: On the CPU, initialised.
+        name: Of the block in the whole model.
+        axis: The tensor axis; it divides the heads and the hidden channels.
+        shard: Whether ranks share the activations between layers, too.
+    """
+    Splitter(axis, name, shard=shard).block(block)
+
+
+class Splitter:
+    """Cuts the parameters of one part of a model, and notes where each piece comes from."""
+
+    def __init__(self, axis: Axis, name: str, *, shard: bool):
+        self.axis, self.name, self.shard = axis, name, shard
+        self.config = ModelParallelConfig(
+            tensor_model_parallel_size=axis.size,
+            use_cpu_initialization=True,
+            perform_initialization=False,
+        )
+
+    def share(self, total: int, start: int = 0) -> tuple[int, int]:
+        """This rank's (begin, end) of `total` things that begin at `start`."""
+        own = total // self.axis.size
+        return start + self.axis.rank * own, start + (self.axis.rank + 1) * own
+
+    def cut(self, module: nn.Module, key: str, name: str, dim: int, ranges: Ranges) -> None:
+        """Replace a parameter by the given ranges of it."""
+        whole: Tensor = getattr(module, key)
+        cut(module, key, Placement(f"{self.name}.{name}.{key}", tuple(whole.shape), dim, ranges))
+
+    def block(self, block: Block) -> None:
+        """Mixer and feed-forward."""
+        if isinstance(block.mixer, BidirectionalMixer):
+            raise ValueError(
+                "tensor parallelism: expected causal heads, got a bidirectional model's"
+            )
+        self.mixer(block.mixer)
+        feed_forward, name = block.feed_forward, "feed_forward"
+        if isinstance(feed_forward, FrequencyFeedForward):
+            # its spectral path runs over all features, on every rank alike
+            feed_forward, name = feed_forward.gated, "feed_forward.gated"
+        if isinstance(feed_forward, ExpertsFeedForward):
+            self.experts(feed_forward)
+        else:
+            self.feed_forward(feed_forward, name)
+
+    def mixer(self, mixer: SpectralMixer | ProjectedMixer) -> None:
+        """Heads, the projections of their channels, and what is inside."""
+        D = mixer.head_norm.shape[0]
+        own: Ranges = (self.share(D),)
+        if isinstance(mixer, SpectralMixer):
+            conv = mixer.conv_dim
+            own = tuple(r for r in (self.share(conv), self.share(D - conv, conv)) if r[0] < r[1])
+            if mixer.decay_proj is not None:
+                recall = (self.share(mixer.num_recall),)
+                mixer.decay_proj = self.column(
+                    mixer.decay_proj, "mixer.decay_proj", recall, reduce=False
+                )
+            mixer.num_conv //= self.axis.size
+            mixer.num_recall //= self.axis.size
+            mixer.conv_dim //= self.axis.size
+        else:
+            mixer.num_heads //= self.axis.size
+        packed = [tuple((a + i * D, b + i * D) for i in range(n) for a, b in own) for n in (3, 4)]
+        mixer.in_proj = self.column(mixer.in_proj, "mixer.in_proj", packed[1], reduce=False)
+        mixer.out_proj = self.row(mixer.out_proj, "mixer.out_proj", own)
+        self.cut(mixer.short_conv, "taps", "mixer.short_conv", 1, packed[0])
+        self.cut(mixer, "head_norm", "mixer", 0, own)
+        for name, module in mixer.named_modules(prefix="mixer"):
+            self.inside(module, name)
+        # one reduction of the input's gradient for all projections
+        mixer.register_forward_pre_hook(self._enter)
+
+    def inside(self, module: nn.Module, name: str) -> None:
+        """The table of what else is split, by the kind of module."""
+        if isinstance(module, ModalFilter):
+            for key in ("log_decay", "frequency", "residue", "skip"):
+                self.cut(module, key, name, 0, (self.share(module.num_channels),))
+            module.num_channels //= self.axis.size
+        elif isinstance(module, GatedFilter):
+            module.num_heads //= self.axis.size
+        elif isinstance(module, ChunkFusion):
+            for key, parameter in list(module.named_parameters()):
+                self.cut(module, key, name, 0, (self.share(len(parameter)),))
+        elif isinstance(module, SpectralGate | Frames):
+            # whole on every rank; their gradient is what all ranks' heads have to say
+            for parameter in module.parameters():
+                parameter.register_hook(lambda grad: all_reduce(grad, self.axis))
+            if isinstance(module, SpectralGate):
+                module.heads = RankHeads(self.axis)
+
+    def feed_forward(self, feed_forward: GatedFeedForward, name: str) -> None:
+        """Hidden channels."""
+        hidden = feed_forward.down_proj.in_features
+        begin, end = self.share(hidden)
+        feed_forward.gate_up_proj = self.column(
+            feed_forward.gate_up_proj,
+            f"{name}.gate_up_proj",
+            ((begin, end), (hidden + begin, hidden + end)),
+            reduce=not self.shard,
+        )
+        if self.shard:
+            feed_forward.register_forward_pre_hook(self._enter)
+        feed_forward.down_proj = self.row(
+            feed_forward.down_proj, f"{name}.down_proj", ((begin, end),)
+        )
+
+    def experts(self, experts: ExpertsFeedForward) -> None:
+        """Hidden channels of every expert; each rank routes all tokens, alike."""
+        hidden = experts.down_proj.weight.shape[2]
+        begin, end = self.share(hidden)
+        both = ((begin, end), (hidden + begin, hidden + end))
+        self.cut(experts.gate_up_proj, "weight", "feed_forward.gate_up_proj", 1, both)
+        self.cut(experts.down_proj, "weight", "feed_forward.down_proj", 2, ((begin, end),))
+        experts.delivery = TensorDelivery(self.axis)
+
+    def column(self, linear: nn.Linear, name: str, ranges: Ranges, *, reduce: bool) -> Column:
+        """The given outputs of a linear layer; `reduce`: sum its input's gradient over ranks."""
+        found = Column(
+            linear.in_features,
+            linear.out_features,
+            config=self.config,
+            init_method=_keep,
+            bias=linear.bias is not None,
+            gather_output=False,
+            disable_grad_reduce=not reduce,
+            tp_group=self.axis.group,
+        )
+        found.weight, found.bias = linear.weight, linear.bias
+        self.cut(found, "weight", name, 0, ranges)
+        if found.bias is not None:
+            self.cut(found, "bias", name, 0, ranges)
+        return found
+
+    def row(self, linear: nn.Linear, name: str, ranges: Ranges) -> Row:
+        """The given inputs of a linear layer; its output is summed over ranks."""
+        found = Row(
+            linear.in_features,
+            linear.out_features,
+            config=self.config,
+            init_method=_keep,
+            bias=False,
+            input_is_parallel=True,
+            skip_bias_add=False,
+            tp_group=self.axis.group,
+        )
+        found.weight = linear.weight
+        found.shard = self.axis if self.shard else None
+        self.cut(found, "weight", name, 1, ranges)
+        return found
+
+    def _enter(self, _module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        if self.shard:
+            return (all_tokens(inputs[0], self.axis), *inputs[1:])
+        return (copy_to_tensor_model_parallel_region(inputs[0], self.axis.group), *inputs[1:])
+
+
+class RankHeads(Heads):
+    """This rank's heads; others have as many."""
+
+    def __init__(self, axis: Axis):
+        self.axis = axis
+
+    def gather(self, energy_RHM: Tensor) -> Tensor:
+        """The energies of all heads; their gradient is summed over ranks."""
+        return gathered_along(energy_RHM, 1, self.axis)
+
+    def own(self, gate_RHM: Tensor) -> Tensor:
+        """This rank's heads of the gate."""
+        return gate_RHM.chunk(self.axis.size, dim=1)[self.axis.rank]
+
+    def loss(self, value: Tensor) -> Tensor:
+        """The loss itself, with this rank's share of its gradient: shares are summed."""
+        share = value / self.axis.size
+        return share + (value - share).detach()
+
+
+def _keep(weight: Tensor) -> Tensor:
+    return weight

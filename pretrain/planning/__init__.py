@@ -1,0 +1,1 @@
+"""Estimates of a layout before it runs."""

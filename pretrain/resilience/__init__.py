@@ -1,0 +1,1 @@
+"""Survival of a run: signals, hangs, bad numbers, unhealthy nodes."""

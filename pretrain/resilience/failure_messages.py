@@ -1,0 +1,54 @@
+"""One message per failure, from the rank whose failure it is."""
+
+import re
+import sys
+import traceback
+from pathlib import Path
+
+import torch.distributed as dist
+
+from data_pipeline.errors import DataError
+from data_pipeline.stream.loader import reader_failure
+from launch.torchrun import GIVE_UP_STATUS
+from pretrain.errors import LostContactError, RunError
+from pretrain.resilience.heartbeat import Heartbeat
+from pretrain.runtime.ranks import Ranks
+
+# what gloo and nccl say when the process at the other end is gone
+LOST_CONTACT = re.compile(r"gloo/|NCCL|[Cc]onnection (was )?(closed|reset|refused)|Broken pipe")
+
+
+def failure_of_rank(
+    error: Exception, ranks: Ranks, heartbeat: Heartbeat, directory: Path
+) -> Exception:
+    """What a rank that fails has to say; to be raised in the place of the error.
+
+    A failure that all ranks agreed on is told by rank 0 alone: the others only leave. An error
+    that is none of the user's is told in one line, and its traceback goes into a file.
+    """
+    if isinstance(error, RunError) and error.agreed:
+        if dist.is_torchelastic_launched():
+            # the same again would fail again: neither torchrun nor a cluster is to start it anew
+            error.status = GIVE_UP_STATUS
+        if ranks.rank == 0:
+            return error
+        sys.exit(error.status)
+    name = f"rank {ranks.rank} of {ranks.world_size}"
+    if isinstance(error, RunError | DataError | OSError) and not isinstance(error, ConnectionError):
+        return error if ranks.world_size == 1 else RunError(f"{name}: {error}")
+    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+        # torch notices a dead reader wherever this rank happens to be
+        return RunError(f"{name}: {reader_failure(error)}")
+    where = f"{name}, {heartbeat.phase}"
+    # some of torch's errors carry a C++ stack in further lines
+    text = (str(error).splitlines() or [""])[0]
+    if isinstance(error, dist.DistError) or LOST_CONTACT.search(text):
+        return LostContactError(f"{where}: lost contact with another rank ({text})")
+    file = directory / "errors" / f"rank-{ranks.rank:05d}.txt"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    except OSError as refused:
+        traceback.print_exception(error)
+        return RunError(f"{where}: {type(error).__name__}: {text} ({refused})")
+    return RunError(f"{where}: {type(error).__name__}: {text}; traceback in {file}")

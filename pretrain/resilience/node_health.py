@@ -1,0 +1,137 @@
+"""Machines: a check of every rank's at the start, and ranks that are slower than the others."""
+
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+import torch
+import torch.distributed as dist
+
+from launch.versions import REMEDY, differences, versions
+from pretrain.config import HealthConfig, ParallelConfig
+from pretrain.errors import RunError
+from pretrain.runtime.ranks import Ranks, agreed, gathered_objects
+
+MOST_SHOWN = 8
+
+
+class NodeHealth(NamedTuple):
+    """What a rank found on its machine.
+
+    Attributes:
+        free_memory, free_disk: Bytes; the disk is that of the run's directory.
+        clock: Seconds since 1970, taken by all ranks at the same moment.
+        device_problem: What its device did wrong; empty if it computes.
+    """
+
+    rank: int
+    host: str
+    free_memory: int
+    free_disk: int
+    clock: float
+    device_problem: str
+
+
+def check_health(config: HealthConfig, directory: Path, ranks: Ranks) -> list[str]:
+    """Check every rank's machine: memory, disk, clock, device.
+
+    Returns:
+        What was found, the same on all ranks; each finding names its ranks and hosts.
+
+    Raises:
+        RunError: A device does not compute, or something was found and that is to stop the run.
+    """
+    device_problem = _try_device(ranks.device)
+    free_memory, free_disk = psutil.virtual_memory().available, shutil.disk_usage(directory).free
+    # all leave a barrier within milliseconds of one another
+    dist.barrier()
+    health = gathered_objects(
+        NodeHealth(
+            ranks.rank, socket.gethostname(), free_memory, free_disk, time.time(), device_problem
+        )
+    )
+    broken = [f"rank {h.rank} ({h.host}): {h.device_problem}" for h in health if h.device_problem]
+    if broken:
+        raise agreed(RunError("; ".join(broken)))
+    findings = judge_health(config, health)
+    if findings and config.on_finding == "stop":
+        raise agreed(RunError("; ".join(findings) + " (health.on_finding is stop)"))
+    return findings
+
+
+def require_same_versions() -> None:
+    """Compare what is installed on every rank's machine with rank 0's, before anything is built.
+
+    Raises:
+        RunError: Something differs: names machines and versions, on all ranks.
+    """
+    first, *others = gathered_objects(versions())
+    # several ranks of one machine: told once
+    found = list(dict.fromkeys(differences(first, others)))
+    if found:
+        shown = "; ".join(found[:MOST_SHOWN]) + ("; ..." if len(found) > MOST_SHOWN else "")
+        raise agreed(RunError(f"versions differ from {first['host']}'s: {shown}. To do: {REMEDY}"))
+
+
+def require_offload_folder(config: ParallelConfig) -> None:
+    """Make the folder that ZeRO offloads to, on every rank's machine, before anything is built.
+
+    Raises:
+        RunError: It cannot be written somewhere, on all ranks.
+    """
+    if "nvme" not in (config.offload_optimizer, config.offload_parameters):
+        return
+    problem = ""
+    try:
+        config.nvme_path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=config.nvme_path) as file:
+            file.write(b"resonance")
+    except OSError as error:
+        problem = (
+            f"parallel.nvme_path {config.nvme_path} cannot be written on {socket.gethostname()} "
+            f"({error}); expected a folder, or a place for one, on the disk of every machine"
+        )
+    # several ranks of one machine: told once
+    found = list(dict.fromkeys(text for text in gathered_objects(problem) if text))
+    if found:
+        raise agreed(RunError("; ".join(found[:MOST_SHOWN])))
+
+
+def judge_health(config: HealthConfig, health: Sequence[NodeHealth]) -> list[str]:
+    """Compare with the limits; one finding per kind and machine."""
+    findings = []
+    for host, one in {h.host: h for h in reversed(health)}.items():
+        for name, free, least in (
+            ("memory", one.free_memory, config.min_free_memory_gib),
+            ("disk", one.free_disk, config.min_free_disk_gib),
+        ):
+            if free < least * 2**30:
+                findings.append(
+                    f"{host} (rank {one.rank}): {free / 2**30:.2f} GiB of free {name}; expected "
+                    f"{least:g} (health.min_free_{name}_gib)"
+                )
+    first, last = (choose(health, key=lambda one: one.clock) for choose in (min, max))
+    if last.clock - first.clock > config.max_clock_skew_s:
+        findings.append(
+            f"the clock of {last.host} (rank {last.rank}) is {last.clock - first.clock:.1f} s "
+            f"ahead of that of {first.host} (rank {first.rank}); expected at most "
+            f"{config.max_clock_skew_s:g} (health.max_clock_skew_s)"
+        )
+    return sorted(findings)
+
+
+def _try_device(device: torch.device) -> str:
+    """Multiply two small matrices whose product is known; returns what went wrong."""
+    try:
+        ones = torch.ones(64, 64, device=device)
+        product = float((ones @ ones).sum())
+    except RuntimeError as error:
+        return f"{device} does not compute: {error}"
+    if product != 64.0**3:
+        return f"{device} computes wrongly: found {product}; expected {64.0**3}"
+    return ""

@@ -1,0 +1,1 @@
+"""The process: ranks, torchrun agent, DeepSpeed set-up, memory allocator, precision."""

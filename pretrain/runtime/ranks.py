@@ -1,0 +1,156 @@
+"""The ranks of a run: who they are, and decisions that all of them take together."""
+
+import os
+import time
+import uuid
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+# torch exports them without saying so
+from torch.distributed import (  # type: ignore[attr-defined]
+    HashStore,
+    PrefixStore,
+    Store,
+    rendezvous,
+)
+
+from data_pipeline.errors import DataError
+from pretrain.errors import LostContactError, RunError
+from pretrain.runtime.malloc import reuse_freed_memory
+
+T = TypeVar("T")
+DEFAULT_TIMEOUT_S = 1800.0
+
+
+class Ranks(NamedTuple):
+    """This process among the others.
+
+    Attributes:
+        rank: Its number.
+        world_size: How many there are.
+        device: Where it computes.
+    """
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+
+def init_ranks(timeout_s: float = DEFAULT_TIMEOUT_S) -> Ranks:
+    """Join the process group that torchrun describes in the environment, or make one of one rank.
+
+    nccl between GPUs, gloo otherwise.
+
+    Args:
+        timeout_s: Longest wait of a collective for the other ranks.
+
+    Raises:
+        LostContactError: The other ranks cannot be reached.
+    """
+    # DeepSpeed asks for it even where torchrun did not start this process
+    local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank)
+        device = torch.device("cuda", local_rank)
+    else:
+        device = torch.device("cpu")
+        reuse_freed_memory()
+        # DeepSpeed would look for other devices, and say that it found none
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if not dist.is_initialized():
+        backend = "cuda:nccl,cpu:gloo" if device.type == "cuda" else "gloo"
+        timeout = timedelta(seconds=timeout_s)
+        try:
+            store, rank, world_size = _meet(timeout)
+            dist.init_process_group(
+                backend, store=store, rank=rank, world_size=world_size, timeout=timeout
+            )
+        except (dist.DistError, RuntimeError) as error:
+            name = f"rank {os.environ.get('RANK', '0')}"
+            raise LostContactError(f"{name}: cannot reach the other ranks: {error}") from error
+    return Ranks(dist.get_rank(), dist.get_world_size(), device)
+
+
+def _meet(timeout: timedelta) -> tuple[Store, int, int]:
+    """A store that the ranks of this start share, this rank's number and theirs."""
+    if "RANK" not in os.environ:
+        return HashStore(), 0, 1
+    store, rank, world_size = next(rendezvous("env://", timeout=timeout))
+    return PrefixStore(_agree_on_prefix(store, rank, world_size), store), rank, world_size
+
+
+def _agree_on_prefix(store: Store, rank: int, world_size: int) -> str:
+    """A name that no earlier start of these ranks has used.
+
+    When torchrun starts ranks again, its store still holds the addresses of processes that are
+    gone, and ranks would connect to them. So each rank asks under a name of its own, and rank 0
+    answers until all that are alive have heard it.
+    """
+    own = uuid.uuid4().hex
+    if rank:
+        store.set(f"question/{rank}", own)
+        prefix = store.get(f"answer/{own}").decode()
+        store.set(f"{prefix}/heard/{rank}", "")
+        return prefix
+    waiting = set(range(1, world_size))
+    while waiting:
+        for other in sorted(waiting):
+            if store.check([f"{own}/heard/{other}"]):
+                waiting.remove(other)
+            elif store.check([f"question/{other}"]):
+                # perhaps of a process that is gone: then it is asked again under another name
+                store.set(f"answer/{store.get(f'question/{other}').decode()}", own)
+        time.sleep(0.01)
+    return own
+
+
+def gathered(values: list[float | Tensor], device: torch.device) -> list[list[float]]:
+    """A few numbers of every rank, in float64, by rank: every rank gets the same."""
+    own = torch.stack(
+        [torch.as_tensor(value, dtype=torch.float64, device=device) for value in values]
+    )
+    rows = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(rows, own)
+    return torch.stack(rows).tolist()
+
+
+def summed(values: list[float | Tensor], device: torch.device) -> list[float]:
+    """Sum a few numbers over all ranks, in float64: every rank gets the same result, bit by bit."""
+    return [sum(column) for column in zip(*gathered(values, device), strict=True)]
+
+
+def gathered_objects(value: T) -> list[T]:
+    """A small picklable value of every rank, by rank."""
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def decided_by_rank_0(decide: Callable[[], T]) -> T:
+    """Call a function on rank 0 alone; every rank gets its result, or raises its error.
+
+    Raises:
+        RunError: Of rank 0, on all ranks together.
+    """
+    outcome: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            outcome[0] = decide()
+        except (RunError, DataError) as error:
+            outcome[1] = error if isinstance(error, RunError) else RunError(str(error))
+    dist.broadcast_object_list(outcome)
+    result, problem = outcome
+    if problem is not None:
+        raise agreed(problem)
+    return result
+
+
+def agreed(error: RunError) -> RunError:
+    """Mark an error as one that all ranks raise together."""
+    error.agreed = True
+    return error

@@ -1,0 +1,127 @@
+"""torchrun for runs that are asked to stop and come back later: every launcher starts this.
+
+It takes torchrun's arguments. Three things differ from torchrun, which on its own kills ranks 30
+seconds after SIGTERM, dies of SIGUSR1 and restarts ranks that have left on request:
+
+- SIGTERM and SIGUSR1 are handed on to the ranks, and then their end is waited for. Whoever sends
+  them (Slurm, Kubernetes) sets the time limit.
+- Ranks that then end, or that exit with REQUEUE_STATUS at any time, are not restarted, and this
+  process exits with REQUEUE_STATUS unless they finished.
+- Ranks that exit with GIVE_UP_STATUS are not restarted either, and it is this process's status.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from torch.distributed import run as torchrun
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing.api import SubprocessContext
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
+from torch.distributed.launcher import api
+
+from launch import liveness
+from launch.torchrun import (
+    FAILURE_LOG,
+    GIVE_UP_STATUS,
+    LOST_CONTACT_STATUS,
+    REQUEUE_STATUS,
+)
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+# Ranks save together and then leave on their own: logs are flushed, processes joined.
+LEAVE_S = 120.0
+
+
+class StoppableAgent(LocalElasticAgent):
+    """torchrun's supervisor of one machine's ranks.
+
+    State beyond torchrun's: `stopping`, set once by a signal.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.stopping = False
+        liveness.touch()
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._hand_on)
+
+    def _hand_on(self, number: int, _frame: FrameType | None) -> None:
+        self.stopping = True
+        ranks = [process for process in self._processes() if process.poll() is None]
+        if not ranks:
+            # waiting for other machines: nothing to save
+            sys.exit(REQUEUE_STATUS)
+        for process in ranks:
+            process.send_signal(number)
+
+    def _processes(self) -> list["subprocess.Popen[bytes]"]:
+        """The ranks of this machine; none before the machines have met."""
+        if not isinstance(self._pcontext, SubprocessContext):
+            return []
+        return [handler.proc for handler in self._pcontext.subprocess_handlers.values()]
+
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        self._let_ranks_leave()
+        result = super()._monitor_workers(worker_group)
+        liveness.touch()
+        if result.is_failed():
+            statuses = [failure.exitcode for failure in result.failures.values()]
+            if self.stopping or REQUEUE_STATUS in statuses:
+                raise SystemExit(REQUEUE_STATUS)
+            if GIVE_UP_STATUS in statuses:
+                raise SystemExit(GIVE_UP_STATUS)
+            _note_failure(statuses, worker_group.spec.rdzv_handler.get_run_id())
+        return result
+
+    def _let_ranks_leave(self) -> None:
+        """Once one rank has left on purpose, wait for the others: torchrun would end them."""
+        processes = self._processes()
+        if not any(process.poll() in (REQUEUE_STATUS, GIVE_UP_STATUS) for process in processes):
+            return
+        end = time.monotonic() + LEAVE_S
+        while any(process.poll() is None for process in processes) and time.monotonic() < end:
+            liveness.touch()
+            time.sleep(0.1)
+
+
+def _note_failure(statuses: Sequence[int], attempt: str) -> None:
+    """Append `time host status attempt` to the failure log, for a rank that died by itself."""
+    path = os.environ.get(FAILURE_LOG)
+    own = [status for status in statuses if status != -signal.SIGTERM]
+    if path and own:
+        # a rank that another one has left alone is not the cause
+        status = min(own, key=lambda one: (one == LOST_CONTACT_STATUS, one))
+        line = f"{time.time():.3f} {socket.gethostname()} {status} {attempt}\n"
+        with Path(path).open("a", encoding="utf-8") as log:
+            log.write(line)
+
+
+@record
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the ranks of this machine; exits with REQUEUE_STATUS when the run is to be continued."""
+    # launch_agent takes the class from its module, and offers no other way to choose it
+    api.LocalElasticAgent = StoppableAgent  # type: ignore[attr-defined]
+    options = torchrun.parse_args(list(sys.argv[1:] if arguments is None else arguments))
+    options.signals_to_handle = "SIGINT,SIGHUP,SIGQUIT"
+    # where ranks leave their tracebacks; torchrun would leave the folder behind
+    with tempfile.TemporaryDirectory(prefix="resonance_ranks_") as errors:
+        options.log_dir = options.log_dir or errors
+        try:
+            torchrun.run(options)
+        except ChildFailedError as error:
+            print(error, file=sys.stderr)
+            sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

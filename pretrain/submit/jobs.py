@@ -1,0 +1,138 @@
+"""From a run file to what the launchers need, and the jobs that were submitted for it."""
+
+import functools
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from launch import submissions
+from launch.errors import LaunchError
+from launch.job import Job, job_name
+from launch.kubernetes import client as kubernetes
+from launch.slurm import client as slurm
+from pretrain.commands import LaunchCancelCommand, LaunchLogsCommand, LaunchStatusCommand
+from pretrain.config import RunConfig
+from pretrain.run_file import dump_run, load_run
+
+
+def job_of(
+    run: RunConfig, sweep: Sequence[RunConfig] = (), *, root: PurePosixPath | None = None
+) -> Job:
+    """What the launchers need to know of a run, or of a sweep that it is the base of.
+
+    Args:
+        run: The run.
+        sweep: The runs of its tasks.
+        root: Where its relative paths start on the machines; None: in this directory.
+    """
+    root = root or PurePosixPath(Path.cwd())
+    output = root / run.train.output
+    return Job(
+        config=run.launch,
+        name=job_name(run.launch, output),
+        directory=PurePosixPath(launch_directory(run)),
+        working_directory=root,
+        python=sys.executable,
+        run_files=[dump_run(one) for one in sweep or [run]],
+        output=output,
+    )
+
+
+def pods_job_of(run: RunConfig) -> Job:
+    """The same for pods, in which relative paths start in the volume claim."""
+    return job_of(run, root=PurePosixPath(run.launch.kubernetes.mount_path))
+
+
+def launch_directory(run: RunConfig) -> Path:
+    """Where scripts, resolved runs, logs and the list of jobs are kept."""
+    return run.train.output.absolute() / "launch"
+
+
+def require_ended(run: RunConfig) -> Iterator[str]:
+    """Yields that nothing writes into a run's directory: what was submitted for it has ended.
+
+    Raises:
+        LaunchError: Something has not, or the cluster cannot be asked.
+    """
+    directory = launch_directory(run)
+    jobs = submissions.read(directory) if (directory / submissions.NAME).exists() else []
+    alive = [f"slurm {state.job} ({state.state})" for state in slurm.living(_slurm_numbers(jobs))]
+    alive += [f"kubernetes {job.job}" for job in _kubernetes_jobs(jobs) if kubernetes.lives(job)]
+    if alive:
+        raise LaunchError(f"{run.train.output} is in use: {', '.join(alive)} has not ended")
+    yield "no earlier job of this run is left"
+
+
+def _slurm_numbers(jobs: Sequence[submissions.Submitted]) -> list[str]:
+    return [job.job for job in jobs if job.launcher == "slurm"]
+
+
+def _kubernetes_jobs(jobs: Sequence[submissions.Submitted]) -> list[submissions.Submitted]:
+    """Each once: a job that is submitted again has the same name."""
+    return list(dict.fromkeys(job for job in jobs if job.launcher == "kubernetes"))
+
+
+def launch_status(command: LaunchStatusCommand) -> str:
+    """A line per job.
+
+    Raises:
+        LaunchError: Nothing was submitted, or the cluster cannot be asked.
+    """
+    jobs = submissions.read(launch_directory(load_run(command.run_file)))
+    lines = []
+    numbers = _slurm_numbers(jobs)
+    for state in slurm.status(numbers) if numbers else []:
+        ended = "" if state.status is None else f" status {state.status}"
+        back = f" requeued {state.requeues} times" if state.requeues else ""
+        where = " ".join(part for part in (state.nodes, state.reason) if part)
+        lines.append(f"slurm {state.job:<12} {state.state:<12} {where}{ended}{back}".rstrip())
+    lines += [kubernetes.status(job) for job in _kubernetes_jobs(jobs)]
+    return "\n".join(lines)
+
+
+def launch_logs(command: LaunchLogsCommand) -> str:
+    """The end of the newest log.
+
+    Raises:
+        LaunchError: Nothing was submitted, or nothing has been written yet.
+    """
+    directory = launch_directory(load_run(command.run_file))
+    newest = submissions.read(directory)[-1]
+    if newest.launcher == "kubernetes":
+        return kubernetes.logs(newest, command.lines)
+    files = slurm.logs(directory)
+    if not files:
+        raise LaunchError(f"{directory}: no log yet; `resonance launch status` shows what waits")
+    text = files[-1].read_text(encoding="utf-8", errors="replace")
+    return "\n".join([f"{files[-1]}:", *text.splitlines()[-command.lines :]])
+
+
+def launch_cancel(command: LaunchCancelCommand) -> str:
+    """Cancel what has not ended.
+
+    Raises:
+        LaunchError: Nothing was submitted, or a cluster refuses; says what was cancelled
+            nevertheless.
+    """
+    jobs = submissions.read(launch_directory(load_run(command.run_file)))
+    work = [
+        functools.partial(_cancel_slurm, _slurm_numbers(jobs)),
+        *(functools.partial(kubernetes.delete, job) for job in _kubernetes_jobs(jobs)),
+    ]
+    done, failed = [], []
+    for cancel in work:
+        try:
+            done.append(cancel())
+        except LaunchError as error:
+            failed.append(f"not cancelled: {error}")
+    text = "\n".join(line for line in [*done, *failed] if line)
+    if failed:
+        raise LaunchError(text)
+    return text or "nothing to cancel: every job has ended"
+
+
+def _cancel_slurm(numbers: Sequence[str]) -> str:
+    alive = [state.job for state in slurm.living(numbers)]
+    if alive:
+        slurm.cancel(alive)
+    return "\n".join(f"cancelled {job}" for job in alive)

@@ -1,0 +1,25 @@
+"""`resonance launch kubernetes`: manifests, printed or submitted."""
+
+from launch.kubernetes import client, pod
+from launch.kubernetes.render import dump, manifests
+from pretrain.commands import LaunchKubernetesCommand
+from pretrain.run_file import load_run
+from pretrain.submit.check import require_good, require_possible
+from pretrain.submit.jobs import pods_job_of
+
+
+def launch_kubernetes(command: LaunchKubernetesCommand) -> str:
+    """Returns the manifests, or what was created.
+
+    Raises:
+        RunError: The run file is wrong, or the check has found what would stop it.
+        LaunchError: A value cannot be rendered, or the cluster refuses.
+    """
+    run = load_run(command.run_file)
+    job = pods_job_of(run)
+    documents = manifests(job)
+    if not command.submit:
+        require_possible(run, pod.ranks_per_pod(run.launch))
+        return dump(documents)
+    warnings = require_good(run, "kubernetes")
+    return "\n".join([*warnings, client.submit(job, documents)])

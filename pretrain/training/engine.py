@@ -1,0 +1,133 @@
+"""The DeepSpeed engine of a run: optimizer, schedule, precision and ZeRO stage."""
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from pretrain.config import ParallelConfig, RunConfig
+from pretrain.parallel.layout_checks import check_layout
+from pretrain.parallel.mesh import Mesh, ModelParallelUnit
+from pretrain.parallel.placement import is_split
+from pretrain.runtime.deepspeed_setup import start_deepspeed
+from pretrain.runtime.ranks import Ranks
+from pretrain.training.optimizer import parameter_groups
+from pretrain.training.schedule import learning_rate_factor
+
+
+def build_engine(run: RunConfig, model: nn.Module, ranks: Ranks, mesh: Mesh) -> Any:
+    """Wrap a rank's part of a model for training: forward, `engine.backward(loss)`, `step()`.
+
+    Raises:
+        RunError: The layout is impossible.
+    """
+    check_layout(run, ranks.world_size)
+    groups = parameter_groups(model, run.optim.weight_decay)
+    if mesh.expert.size > 1:
+        from pretrain.parallel.expert_parallel import optimizer_groups
+
+        groups = optimizer_groups(groups)
+    optimizer = torch.optim.AdamW(
+        groups,
+        lr=run.optim.learning_rate,
+        betas=(run.optim.beta1, run.optim.beta2),
+        eps=run.optim.epsilon,
+    )
+    scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(step, run))
+    engine, *_ = start_deepspeed().initialize(
+        model=model,
+        optimizer=optimizer,
+        lr_scheduler=scheduler,
+        # a pipeline brings its own
+        mpu=ModelParallelUnit(mesh) if mesh.tensor.size > 1 == mesh.pipeline.size else None,
+        dist_init_required=False,
+        config=deepspeed_config(run, mesh),
+    )
+    return engine
+
+
+def deepspeed_config(run: RunConfig, mesh: Mesh) -> dict[str, Any]:
+    """The DeepSpeed configuration of a run; its precision is the model's own (see `precision`)."""
+    micro, batch = run.train.micro_batch_size, run.train.global_batch_size
+    return {
+        # to DeepSpeed, each span of a sequence is a row of its own
+        "train_batch_size": batch * mesh.sequence.size,
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": batch // (micro * mesh.data.size),
+        "gradient_clipping": run.optim.clip_norm,
+        "zero_optimization": _zero(run.parallel),
+        # what goes between stages is no matrix that tensor ranks could share evenly
+        "pipeline": {"pipe_partitioned": False, "grad_partitioned": False},
+        "steps_per_print": 2**31,
+        # torch's AdamW works on states that are offloaded to the CPU, too
+        "zero_force_ds_cpu_optimizer": False,
+    }
+
+
+def _zero(parallel: ParallelConfig) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": parallel.zero_stage}
+    for key, device in (
+        ("offload_optimizer", parallel.offload_optimizer),
+        ("offload_param", parallel.offload_parameters),
+    ):
+        if device != "none":
+            zero[key] = {"device": device, "nvme_path": str(parallel.nvme_path)}
+    return zero
+
+
+def gradient_norm(engine: Any) -> float:
+    """Norm of the whole accumulated gradient before clipping; infinite or NaN if any part is.
+
+    A collective; before `finish_step`.
+    """
+    stage = engine.zero_optimization_stage()
+    if stage == 0:
+        return _whole_norm(engine)
+    optimizer = engine.optimizer
+    if stage < 3:
+        return float(optimizer.scaled_global_norm()) / optimizer.loss_scale
+    from deepspeed.runtime.utils import combine_grad_norm_groups
+
+    return float(combine_grad_norm_groups(optimizer._get_norm_groups())) / optimizer.loss_scale
+
+
+def _whole_norm(engine: Any) -> float:
+    mpu, parameters = engine.mpu, engine.module.parameters()
+    # what every tensor rank has counts on the first one alone
+    counted = [
+        parameter.grad
+        for parameter in parameters
+        if parameter.grad is not None
+        and (mpu is None or mpu.get_model_parallel_rank() == 0 or is_split(parameter))
+    ]
+    square = torch.nn.utils.get_total_norm(counted).square()
+    if mpu is not None:
+        torch.distributed.all_reduce(square, group=mpu.get_model_parallel_group())
+    return float(square.sqrt())
+
+
+def finish_step(engine: Any, *, apply: bool) -> None:
+    """Apply the accumulated gradient, or throw it away and leave everything as it was.
+
+    Parameters, optimizer and schedule do not move when it is thrown away.
+    """
+    apply_gradient = getattr(engine, "_exec_optimizer_step", engine.step)
+    if apply:
+        apply_gradient()
+        return
+    stage = engine.zero_optimization_stage()
+    if stage == 0:
+        engine.zero_grad()
+        engine.micro_steps += 1
+        return
+    # DeepSpeed throws a gradient away, schedule included, when its norm is not a number: this is
+    # where its ZeRO optimizers ask for the norm
+    norm = torch.tensor(math.inf)
+    name, answer = ("scaled_global_norm", norm) if stage < 3 else ("_get_norm_groups", [norm])
+    setattr(engine.optimizer, name, lambda: answer)
+    try:
+        apply_gradient()
+    finally:
+        delattr(engine.optimizer, name)

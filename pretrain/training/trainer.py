@@ -1,0 +1,246 @@
+"""The training loop: the only one. Variants are configuration.
+
+Every rank runs it; decisions that change what happens next are taken from numbers that all ranks
+share, so no rank ever waits for another that has gone elsewhere. There are two: does any rank want
+to stop (`StopPoll`, at the beginning of every step and of every batch of a validation), and may
+this gradient be applied (`Guard`, between gradient and optimizer).
+"""
+
+import time
+from pathlib import Path
+
+from data_pipeline.stream.batch import Batch
+from data_pipeline.stream.loader import build_train_loader
+from data_pipeline.stream.order import hash_integers
+from launch.torchrun import REQUEUE_STATUS
+from pretrain.checkpoint.catalog import find_newest
+from pretrain.checkpoint.retention import Keeper
+from pretrain.checkpoint.save import Saver
+from pretrain.config import RunConfig
+from pretrain.errors import CheckpointError
+from pretrain.loss import count_labels
+from pretrain.monitoring.journal import Journal
+from pretrain.monitoring.metrics import Record
+from pretrain.parallel.build_model import build_model
+from pretrain.parallel.layout_checks import check_layout
+from pretrain.parallel.mesh import build_mesh
+from pretrain.parallel.sequence_parallel import own_span
+from pretrain.parallel.split_model import empty_model
+from pretrain.resilience.guard import Guard, Verdict, bad_step_error
+from pretrain.resilience.heartbeat import Heartbeat
+from pretrain.resilience.node_health import check_health
+from pretrain.resilience.stop_signals import StopFlag, Stopped, StopPoll
+from pretrain.run_checks import check_tokenizer
+from pretrain.runtime.precision import LossScale
+from pretrain.runtime.ranks import Ranks, decided_by_rank_0
+from pretrain.training.engine import build_engine, finish_step
+from pretrain.training.gradient import compute_gradient
+from pretrain.training.progress import Progress
+from pretrain.training.validation import validation_loss
+
+
+class Trainer:
+    """One run on all ranks.
+
+    State, all of it in checkpoints: the engine's and its `Progress`.
+    """
+
+    def __init__(
+        self,
+        run: RunConfig,
+        ranks: Ranks,
+        checkpoint: Path | None = None,
+        *,
+        stop: StopFlag | None = None,
+        heartbeat: Heartbeat | None = None,
+    ):
+        self.run, self.ranks = run, ranks
+        self.heartbeat = heartbeat or Heartbeat(run.train.output, ranks.rank)
+        self.poll = StopPoll(stop or StopFlag(), ranks, self.heartbeat)
+        self.guard = Guard(run.guard)
+        check_layout(run, ranks.world_size)
+        self.mesh = build_mesh(run.parallel, ranks)
+        self.loader = build_train_loader(
+            run.data,
+            global_batch_size=run.train.global_batch_size,
+            micro_batch_size=run.train.micro_batch_size,
+            data_rank=self.mesh.data.rank,
+            data_ranks=self.mesh.data.size,
+        )
+        self.tokenizer = check_tokenizer(run, self.loader.tokenizer_fingerprint)
+        num_parameters = sum(p.numel() for p in empty_model(run.model).parameters())
+        self.heartbeat.beat("building the engine")
+        self.engine = build_engine(
+            run, build_model(run, self.mesh).to(ranks.device), ranks, self.mesh
+        )
+        self.loss_scale = LossScale(run.train, self.engine.module.parameters())
+        self.progress = Progress(run, self.engine, self.loader, self.guard, self.loss_scale)
+        self.heartbeat.beat("loading a checkpoint")
+        if checkpoint is not None:
+            self.progress.resume(checkpoint)
+        self.heartbeat.beat("opening files")
+        self.journal = Journal(run, ranks, self.progress.step, num_parameters)
+        self.keeper = Keeper(run, self.journal.say)
+        self.saver = Saver(run, self.tokenizer, ranks, self.keeper)
+        self.journal.announce(checkpoint)
+        for finding in check_health(run.health, run.train.output, ranks):
+            self.journal.say(f"health: {finding}")
+
+    def train(self) -> None:
+        """Run all remaining steps.
+
+        Raises:
+            RunError: A step's numbers are bad and the run is to stop, or a checkpoint that is
+                needed cannot be written.
+            SystemExit: With REQUEUE_STATUS, when asked to stop.
+        """
+        try:
+            # a validation that was broken off
+            step = self.progress.step
+            if step and self._validation_is_due() and not self.journal.has_validation(step):
+                self.validate()
+            steps = iter(self.loader)
+            while self.progress.step < self.run.train.steps:
+                if self.train_step(self.poll.next_step(steps)) is None:
+                    continue
+                if self._validation_is_due():
+                    self.validate()
+                if self._is_due(self.run.checkpoint.every):
+                    self.save(needed=self.progress.step == self.run.train.steps)
+            self.keeper.finish_run(self.heartbeat)
+        except Stopped:
+            self.finish_save()
+            if self.progress.step != self.progress.saved_step:
+                self.save(needed=True)
+            self.journal.say(f"asked to stop: step {self.progress.step} is saved")
+            self.keeper.finish(self.heartbeat)
+            raise SystemExit(REQUEUE_STATUS) from None
+        finally:
+            self.journal.close()
+
+    def train_step(self, batches: list[Batch] | None) -> Record | None:
+        """One optimizer step over this rank's micro-batches.
+
+        Args:
+            batches: What this rank has read; None if it was asked to stop instead.
+
+        Returns:
+            Its record; None if its numbers are bad and its data is passed over.
+
+        Raises:
+            RunError: Its numbers are bad, and the run is to stop.
+            Stopped: A rank was asked to stop.
+        """
+        begin = time.perf_counter()
+        batches = [own_span(batch, self.mesh.sequence) for batch in batches or []]
+        num_labels, num_tokens, num_failed = self.poll.exchange(
+            float(sum(count_labels(batch) for batch in batches) * self.mesh.counts),
+            float(sum(batch.tokens.numel() for batch in batches) * self.mesh.counts),
+            float(self.saver.has_failed),
+        )
+        if num_failed:
+            self.finish_save()
+        learning_rate = self.engine.get_lr()[0]
+        gradient = compute_gradient(
+            self.engine,
+            batches,
+            num_labels,
+            self.ranks,
+            self.mesh,
+            self.heartbeat,
+            self.poll.waited_s,
+            noise=hash_integers(self.run.train.seed, self.progress.step),
+            loss_scale=self.loss_scale,
+        )
+        step = self.progress.step + 1
+        verdict = self.guard.judge(step, gradient.loss, gradient.norm)
+        if verdict.reason:
+            # once for each row: tensor ranks and stages read the same
+            own = batches if self.mesh.counts else []
+            losses = gradient.losses if self.mesh.counts else []
+            self.journal.log_bad_step(step, verdict, own, losses)
+        self.heartbeat.beat("optimizer")
+        finish_step(self.engine, apply=verdict.applies)
+        self.progress.pass_data()
+        if not verdict.applies:
+            self._pass_over(verdict)
+            return None
+        self.progress.step = step
+        self.progress.tokens += int(num_tokens)
+        record = {
+            "step": step,
+            "tokens": self.progress.tokens,
+            "step_tokens": int(num_tokens),
+            "loss": gradient.loss,
+            "auxiliary_loss": gradient.auxiliary,
+            "grad_norm": gradient.norm,
+            "learning_rate": learning_rate,
+            "tokens_per_s": num_tokens / (self.poll.waited_s + time.perf_counter() - begin),
+        }
+        self.journal.log_step(record, gradient.rank_seconds)
+        return record
+
+    def validate(self) -> Record:
+        """Loss over the whole held-out split, in nats per token.
+
+        Raises:
+            Stopped: A rank was asked to stop.
+        """
+        begin = time.perf_counter()
+        loss = validation_loss(self.run, self.mesh, self.engine, self.ranks, self.poll)
+        record = {
+            "step": self.progress.step,
+            "tokens": self.progress.tokens,
+            "valid_loss": loss,
+            "valid_seconds": time.perf_counter() - begin,
+        }
+        self.journal.log(record)
+        return record
+
+    def save(self, *, needed: bool) -> None:
+        """Begin a checkpoint of the current step on all ranks; one before it is finished first.
+
+        Args:
+            needed: Whether going on without it would lose work; then it is waited for.
+
+        Raises:
+            CheckpointError: One of them cannot be written, and is needed or the run is to stop.
+        """
+        self.finish_save()
+        self.heartbeat.beat("checkpoint")
+        self.saver.begin(self.engine, self.progress.state_dict())
+        if needed:
+            self.finish_save(needed=True)
+
+    def finish_save(self, *, needed: bool = False) -> None:
+        """Wait for the checkpoint that is being written, if there is one; see `save`."""
+        self.heartbeat.beat("waiting for a checkpoint")
+        try:
+            self.progress.saved_step = self.saver.wait() or self.progress.saved_step
+        except CheckpointError as error:
+            if needed or self.run.checkpoint.on_error == "stop":
+                raise
+            self.journal.say(f"{error}; training goes on")
+
+    def _pass_over(self, verdict: Verdict) -> None:
+        """Leave a bad step's data behind; its gradient is gone already."""
+        if verdict.action == "stop":
+            self.finish_save()
+            raise bad_step_error(self.progress.step + 1, verdict)
+        if verdict.action != "rollback":
+            return
+        self.finish_save()
+        checkpoint = decided_by_rank_0(lambda: find_newest(self.run.train.output))
+        if checkpoint is None:
+            self.journal.say("there is no checkpoint yet to go back to: only the step is skipped")
+            return
+        self.progress.rewind(checkpoint)
+        self.journal.rewind(self.progress.step)
+        self.journal.say(f"back to {checkpoint.name}")
+
+    def _validation_is_due(self) -> bool:
+        return bool(self.run.data.valid) and self._is_due(self.run.train.validate_every)
+
+    def _is_due(self, every: int) -> bool:
+        step = self.progress.step
+        return step == self.run.train.steps or (every > 0 and step % every == 0)

@@ -1,0 +1,1 @@
+"""Feed-forward layers: gated, frequency-domain, mixture of experts."""

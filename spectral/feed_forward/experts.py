@@ -1,0 +1,158 @@
+"""Mixture of experts: each token is fed to a few of many gated linear units.
+
+No token is ever dropped. With a capacity per expert, whether a token is served depends on which
+others ask for the same expert: on later tokens unless places are given in order, on other documents
+and rows of the batch in any case, and on how many there are, so a decoder could not agree with the
+parallel form. Here a token's output depends on that token alone; what balances the experts is a
+loss.
+
+Shape letters: N tokens, D channels, E experts, K experts per token, R = N K rows (a token for one
+of its experts), H hidden channels of an expert, I inputs, O outputs.
+
+Source: sparsely-gated experts (Shazeer et al. 2017, arXiv 1701.06538), dropless as in MegaBlocks
+(Gale et al. 2022, arXiv 2211.15841).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spectral.sequence.span import WHOLE, Span
+
+# (rows in the order of the experts, how many each of them gets) -> what they make of them
+Compute = Callable[[Tensor, list[int]], Tensor]
+
+
+class Delivery:
+    """How rows reach the experts that they are for: here, all experts are.
+
+    Expert and tensor parallelism put another subclass's object in its place.
+    """
+
+    def run(self, compute: Compute, x_RD: Tensor, counts_E: Tensor) -> Tensor:
+        """Bring rows to their experts and what these make of them back.
+
+        Args:
+            compute: What this device's experts do.
+            x_RD: Rows in the order of their experts.
+            counts_E: How many rows there are for each.
+
+        Returns:
+            y_RD, in the order of the rows.
+        """
+        return compute(x_RD, self.numbers(counts_E, len(x_RD)))
+
+    def numbers(self, counts: Tensor, rows: int) -> Any:  # noqa: ARG002
+        """Counts, which add up to so many rows, as nested lists for the host; a simulation has
+        no others than the rows.
+        """
+        return counts.tolist()
+
+
+ALL_HERE = Delivery()
+
+
+class StackedLinear(nn.Module):
+    """A linear layer for each expert, without bias."""
+
+    weight_decays = True
+
+    def __init__(self, num_experts: int, inputs: int, outputs: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_experts, outputs, inputs))
+
+    def forward(self, x_RI: Tensor, counts: list[int]) -> Tensor:
+        """[R, I] -> [R, O]: the first counts[0] rows by the first expert, and so on."""
+        parts = zip(x_RI.split(counts), self.weight.unbind(0), strict=True)
+        return torch.cat([F.linear(x, weight_OI) for x, weight_OI in parts])
+
+
+class ExpertsFeedForward(nn.Module):
+    """y = sum over the K likeliest experts of weight_e * down_e(silu(gate_e(x)) * up_e(x)).
+
+    The router is linear, its softmax is taken in float32. The weights are the chosen experts'
+    probabilities, divided by their sum (as in Mixtral, arXiv 2401.04088); with K = 1 they are not
+    divided, or no gradient would reach the router (as in Switch, arXiv 2101.03961).
+
+    State beyond parameters: `delivery` and `span`, which a layout sets.
+    """
+
+    def __init__(self, dim: int, hidden: int, num_experts: int, experts_per_token: int):
+        super().__init__()
+        self.num_experts, self.experts_per_token = num_experts, experts_per_token
+        self.router = nn.Linear(dim, num_experts, bias=False)
+        self.gate_up_proj = StackedLinear(num_experts, dim, 2 * hidden)
+        self.down_proj = StackedLinear(num_experts, hidden, dim)
+        self.delivery: Delivery = ALL_HERE
+        self.span: Span = WHOLE
+        self.reset_parameters(dim**-0.5, hidden**-0.5)
+
+    def reset_parameters(self, std: float, out_std: float) -> None:
+        """Normal, with the standard deviations of the first and the last map."""
+        nn.init.normal_(self.router.weight, std=std)
+        nn.init.normal_(self.gate_up_proj.weight, std=std)
+        nn.init.normal_(self.down_proj.weight, std=out_std)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Feed every token to its experts.
+
+        Args:
+            x: [..., D].
+
+        Returns:
+            ([..., D], load-balancing loss, router z-loss), the losses as in `router_losses`.
+
+        Cost: O(N D (E + K H)) time; R (2 D + 3 H) numbers of scratch. Rows are sorted by expert
+        and each expert runs once; the host waits for the counts.
+        """
+        x_ND = x.flatten(0, -2)
+        K = self.experts_per_token
+        with torch.autocast(x.device.type, enabled=False):
+            # eight bits of mantissa choose other experts
+            values = x_ND.float() if x.dtype in (torch.bfloat16, torch.float16) else x_ND
+            logits_NE = self.router(values)
+            weight_NK, expert_NK = logits_NE.softmax(-1).topk(K)
+            if K > 1:
+                weight_NK = weight_NK / weight_NK.sum(-1, keepdim=True)
+        expert_R = expert_NK.flatten()
+        counts_E = expert_R.new_zeros(self.num_experts)
+        counts_E = counts_E.index_add(0, expert_R, torch.ones_like(expert_R))
+        order_R = expert_R.argsort(stable=True)
+        y_RD = self.delivery.run(self._compute, x_ND[order_R // K], counts_E)
+        y_NKD = y_RD[order_R.argsort()].unflatten(0, (-1, K))
+        y_ND = (y_NKD * weight_NK[..., None]).sum(1)
+        return y_ND.view(x.shape), *router_losses(logits_NE, counts_E, self.span)
+
+    def _compute(self, x_RD: Tensor, counts: list[int]) -> Tensor:
+        gate_RH, up_RH = self.gate_up_proj(x_RD, counts).chunk(2, dim=-1)
+        return self.down_proj(F.silu(gate_RH) * up_RH, counts)
+
+
+def router_losses(logits_NE: Tensor, counts_E: Tensor, span: Span = WHOLE) -> tuple[Tensor, Tensor]:
+    """What a router's choices cost, over all spans of a micro-batch, padding included.
+
+    Args:
+        logits_NE: Of the router.
+        counts_E: Rows that each expert got.
+        span: Sums over what other ranks have.
+
+    Returns:
+        Load-balancing loss, E sum_e f_e P_e with the share f of rows and the mean probability P
+        (Switch, arXiv 2101.03961): 1 if all experts are used alike, E if one is used alone.
+        Router z-loss, the mean of logsumexp(logits)^2 (ST-MoE, arXiv 2202.08906).
+    """
+    N, E = logits_NE.shape
+    sums = torch.cat(
+        [
+            counts_E.to(logits_NE.dtype),
+            logits_NE.softmax(-1).sum(0),
+            logits_NE.logsumexp(-1).square().sum()[None],
+            logits_NE.new_full((1,), N),
+        ]
+    )
+    counts, probabilities, z, tokens = span.total(sums).split([E, E, 1, 1])
+    balance = E * (counts / counts.sum() * probabilities / tokens).sum()
+    return balance, (z / tokens)[0]

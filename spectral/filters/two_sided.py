@@ -1,0 +1,31 @@
+"""Two-sided filters, for bidirectional models.
+
+Shape letters: B batch, D channels, T time (tokens).
+"""
+
+from torch import Tensor, nn
+
+from spectral.config import ModelConfig
+from spectral.filters.build import CausalFilter
+from spectral.gates.losses import GateLosses, mean_losses
+
+
+class TwoSidedFilter(nn.Module):
+    """y = (filter of the past) + (another filter of the future), for bidirectional models."""
+
+    def __init__(self, config: ModelConfig, num_heads: int, num_channels: int):
+        super().__init__()
+        self.past = CausalFilter(config, num_heads, num_channels)
+        self.future = CausalFilter(config, num_heads, num_channels)
+
+    def reset_parameters(self) -> None:
+        """Initialise from the global random state."""
+        self.past.reset_parameters()
+        self.future.reset_parameters()
+
+    def forward(self, u_BDT: Tensor) -> tuple[Tensor, GateLosses | None]:
+        """Filter rows of one document each: (y_BDT, losses of the gates)."""
+        y_BDT, _, losses = self.past(u_BDT)
+        reverse_BDT, _, reverse_losses = self.future(u_BDT.flip(-1))
+        both = mean_losses([(losses, 0.5), (reverse_losses, 0.5)])
+        return y_BDT + reverse_BDT.flip(-1), both

@@ -1,0 +1,1 @@
+"""Gates that act on a spectrum of the past, and their auxiliary losses."""

@@ -1,0 +1,1 @@
+"""Sequence mixers: one base class, one file for each kind."""

@@ -1,0 +1,71 @@
+"""Hierarchical FFT, bidirectional: gates and fusion act on the real spectrum of every chunk.
+
+Shape letters: B batch, T time (tokens), D channels, J chunks, H head, N channels of a head, K bins,
+S numbers of the fused state of a head.
+"""
+
+import torch
+from torch import Tensor
+
+from spectral.config import ModelConfig
+from spectral.filters.two_sided import TwoSidedFilter
+from spectral.gates.bin_groups import build_gate
+from spectral.gates.losses import GateLosses, mean_losses
+from spectral.mixers.base import ProjectedMixer
+from spectral.mixers.context import SequenceContext
+from spectral.mixers.per_document import per_document
+from spectral.modules.chunk_fusion import ChunkFusion, turns
+from spectral.modules.framing import Frames
+from spectral.modules.transpose import channels_first, time_first
+from spectral.sequence.span import WHOLE
+
+
+class FFTEncoderMixer(ProjectedMixer):
+    """y = two-sided modes + synthesis of (own spectrum + fused spectra of all other chunks).
+
+    One frame takes a sequence of up to `fft_direct` tokens; longer ones go in chunks of
+    `fft_chunk`. Cost: O(T D (log C + M + R)).
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__(config)
+        self.chunk, self.direct = config.fft_chunk, config.fft_direct
+        self.near = TwoSidedFilter(config, config.num_heads, config.dim)
+        self.frames = Frames(config.fft_overlap)
+        self.fusion = ChunkFusion(
+            config.num_heads, self.head_dim, config.fusion_dim, config.fft_bands
+        )
+        self.gate = build_gate(config)
+
+    def convolve(
+        self, u_BTD: Tensor, context: SequenceContext, past: None
+    ) -> tuple[Tensor, None, GateLosses | None]:
+        """Mix every document both ways."""
+        del past
+        y_BDT, losses = per_document(self._mix, channels_first(u_BTD), context.segment_ids_BT)
+        return time_first(y_BDT), None, losses
+
+    def _mix(self, u_BDT: Tensor) -> tuple[Tensor, GateLosses | None]:
+        near_BDT, near_losses = self.near(u_BDT)
+        T = u_BDT.shape[-1]
+        C = T if self.direct >= T else min(self.chunk, T)
+        spectra_BJHNK = self.frames.analysis(u_BDT, C).unflatten(2, (self.num_heads, -1))
+        heard_BJHNK = self._fuse(spectra_BJHNK, C, like=u_BDT)
+        losses = None
+        if self.gate is not None:
+            heard_BJHNK, losses = self.gate(heard_BJHNK, WHOLE)
+        far_BDT = self.frames.synthesis(heard_BJHNK.flatten(2, 3), C, T)
+        return near_BDT + far_BDT, mean_losses([(near_losses, 1.0), (losses, 1.0)])
+
+    def _fuse(self, spectra_BJHNK: Tensor, chunk: int, like: Tensor) -> Tensor:
+        B, J = spectra_BJHNK.shape[:2]
+        phase_JK = turns(0, J, chunk, chunk + self.frames.shared(chunk), like=like)
+        query_BJHGR, key_BJHGR = self.fusion.features(spectra_BJHNK)
+        update_BJHS = self.fusion.write(spectra_BJHNK, key_BJHGR, phase_JK)
+        decay_BJH = self.fusion.decay().to(update_BJHS.dtype).expand(B, J, -1)
+        start_BHS = torch.zeros_like(update_BJHS[:, 0])
+        before_BJHS, _ = WHOLE.carry(decay_BJH, update_BJHS, start_BHS)()
+        after_BJHS, _ = WHOLE.carry(decay_BJH, update_BJHS.flip(1), start_BHS)()
+        others_BJHS = before_BJHS + after_BJHS.flip(1)
+        heard_BJHNK = spectra_BJHNK + self.fusion.read(others_BJHS, query_BJHGR, phase_JK)
+        return heard_BJHNK * self.fusion.scales(heard_BJHNK.shape[-1])[:, None]

@@ -1,0 +1,46 @@
+"""Bidirectional operators on packed rows: every document by itself, as if it were alone.
+
+Shape letters: B batch, T time (tokens), D channels, N documents of one length L.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from spectral.gates.losses import GateLosses, mean_losses
+
+# u_NDL -> (y_NDL, auxiliary losses)
+Convolution = Callable[[Tensor], tuple[Tensor, GateLosses | None]]
+
+
+def per_document(
+    convolve: Convolution, u_BDT: Tensor, segment_ids_BT: Tensor | None
+) -> tuple[Tensor, GateLosses | None]:
+    """Apply an operator to each document of packed rows; documents of one length go together.
+
+    Args:
+        convolve: Mixes whole sequences [N, D, L].
+        u_BDT: Packed rows.
+        segment_ids_BT: Document number of each token; None if each row is one document.
+
+    Cost: `convolve` once for each distinct length, at most sqrt(2 B T) of them.
+    """
+    if segment_ids_BT is None:
+        return convolve(u_BDT)
+    B, D, T = u_BDT.shape
+    starts_BT = torch.ones_like(segment_ids_BT, dtype=torch.bool)
+    starts_BT[:, 1:] = segment_ids_BT[:, 1:] != segment_ids_BT[:, :-1]
+    start_S = starts_BT.flatten().nonzero()[:, 0]
+    length_S = torch.diff(start_S, append=start_S.new_full((1,), B * T))
+    u_PD = u_BDT.transpose(1, 2).reshape(B * T, D)
+    outputs, places, losses = [], [], []
+    for length in length_S.unique().tolist():
+        time_L = torch.arange(length, device=u_BDT.device)
+        place_NL = start_S[length_S == length][:, None] + time_L
+        y_NDL, found = convolve(u_PD[place_NL].transpose(1, 2))
+        outputs.append(y_NDL.transpose(1, 2).reshape(-1, D))
+        places.append(place_NL.flatten())
+        losses.append((found, place_NL.numel() / (B * T)))
+    y_PD = torch.cat(outputs)[torch.cat(places).argsort()]
+    return y_PD.view(B, T, D).transpose(1, 2), mean_losses(losses)

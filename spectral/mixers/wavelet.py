@@ -1,0 +1,113 @@
+"""Wavelet mixers: modal filters on every level of a wavelet analysis.
+
+Causal: one-sided and undecimated, so that every level has the tokens' times. Bidirectional:
+decimated, each level mixed both ways and all put together again.
+
+Shape letters: B batch, T time (tokens), D channels, G levels (details and the approximation), W
+tokens that the deepest level reaches back over.
+"""
+
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from spectral.config import ModelConfig
+from spectral.filters.build import CausalFilter, FilterState
+from spectral.gates.losses import GateLosses, mean_losses
+from spectral.mixers.base import ProjectedMixer
+from spectral.mixers.context import SequenceContext
+from spectral.modules.transpose import channels_first, time_first
+from spectral.modules.wavelet_transform import (
+    FilterBank,
+    causal_filters,
+    causal_levels,
+    reach,
+)
+
+
+class WaveletState(NamedTuple):
+    """What the causal wavelet mixer remembers: constant in size.
+
+    Attributes:
+        recent_BWD: The last W - 1 inputs, zero where they are of a document that has ended.
+        filters: State of each level's filter.
+    """
+
+    recent_BWD: Tensor
+    filters: tuple[FilterState, ...]
+
+
+class WaveletMixer(ProjectedMixer):
+    """y = sum over the levels of (level's filter) * (level of the undecimated analysis).
+
+    Cost: O(T D G (L + log C + M)) for filters of L taps; a decoded token O(D G (W + M)).
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__(config)
+        self.bank, self.num_levels = (
+            FilterBank.from_flat(config.wavelet_bank),
+            config.wavelet_levels,
+        )
+        self.width, self.chunk = reach(self.bank, self.num_levels), config.conv_chunk
+        self.taps = causal_filters(self.bank, self.num_levels)
+        self.levels = nn.ModuleList(
+            CausalFilter(config, config.num_heads, config.dim) for _ in range(self.num_levels + 1)
+        )
+
+    def convolve(
+        self, u_BTD: Tensor, context: SequenceContext, past: WaveletState | None
+    ) -> tuple[Tensor, WaveletState, GateLosses | None]:
+        """Chunked form."""
+        B, T, D = u_BTD.shape
+        if past is None:
+            recent_BWD = self.span.before(u_BTD, self.width - 1)
+            if recent_BWD is None:
+                recent_BWD = u_BTD.new_zeros(B, self.width - 1, D)
+        else:
+            recent_BWD = past.recent_BWD
+        u_BSD = torch.cat([recent_BWD, u_BTD], dim=1)
+        last_BWD, age_BS = u_BSD[:, T:], None
+        if context.segment_ids_BT is not None:
+            segment_BS = self._segments(context.segment_ids_BT)
+            age_BS = _ages(segment_BS)
+            last_BWD = last_BWD * (segment_BS[:, T:] == segment_BS[:, -1:])[..., None]
+        signals = causal_levels(channels_first(u_BSD), self.bank, self.num_levels, age_BS)
+        documents = context.documents.get(min(self.chunk, T))
+        y_BDT, states, losses = u_BTD.new_zeros(()), [], []
+        for index, (level, signal_BDS) in enumerate(zip(self.levels, signals, strict=True)):
+            begin = None if past is None else past.filters[index]
+            signal_BDT = signal_BDS[..., self.width - 1 :]
+            part_BDT, state, found = level(signal_BDT, documents, begin, self.span)
+            y_BDT = y_BDT + part_BDT
+            states.append(state)
+            losses.append((found, 1.0))
+        return time_first(y_BDT), WaveletState(last_BWD, tuple(states)), mean_losses(losses)
+
+    def convolve_step(
+        self, u_BD: Tensor, context: SequenceContext, past: WaveletState
+    ) -> tuple[Tensor, WaveletState]:
+        """Recurrent form."""
+        window_BWD = torch.cat([past.recent_BWD, u_BD[:, None]], dim=1)
+        taps_GW = u_BD.new_tensor(self.taps).flip(-1)
+        signals = torch.einsum("gw,bwd->gbd", taps_GW, window_BWD)
+        y_BD, states = torch.zeros_like(u_BD), []
+        for level, signal_BD, state in zip(self.levels, signals, past.filters, strict=True):
+            part_BD, after = cast(CausalFilter, level).step(signal_BD, state, context.position)
+            y_BD = y_BD + part_BD
+            states.append(after)
+        return y_BD, WaveletState(window_BWD[:, 1:], tuple(states))
+
+    def _segments(self, segment_ids_BT: Tensor) -> Tensor:
+        before_BW = self.span.before(segment_ids_BT, self.width - 1)
+        if before_BW is None:
+            before_BW = segment_ids_BT[:, :1].expand(-1, self.width - 1)
+        return torch.cat([before_BW, segment_ids_BT], dim=1)
+
+
+def _ages(segment_BS: Tensor) -> Tensor:
+    """Tokens since each token's document began."""
+    time_S = torch.arange(segment_BS.shape[1], device=segment_BS.device)
+    starts_BS = torch.diff(segment_BS, prepend=segment_BS[:, :1]) != 0
+    return time_S - (starts_BS * time_S).cummax(dim=1).values

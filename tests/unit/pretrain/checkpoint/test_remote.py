@@ -1,0 +1,139 @@
+"""Checkpoints in an object store: complete or not there, verified when they come back."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+
+from data_pipeline.config import StorageConfig
+from data_pipeline.storage.files import filesystem
+from pretrain.checkpoint.manifest import MANIFEST, publish, seal, verified
+from pretrain.checkpoint.remote import (
+    fetch,
+    newest_remote,
+    prune_remote,
+    require_writable,
+    upload,
+)
+from pretrain.config import CheckpointConfig
+from pretrain.errors import CheckpointError
+from tests.object_store import object_store
+
+REMOTE = "s3://runs/one"
+
+
+@pytest.fixture
+def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[StorageConfig]:
+    """An empty bucket."""
+    with object_store("runs", monkeypatch) as endpoint:
+        yield StorageConfig(endpoint_url=endpoint, attempts=2, first_delay_s=0.01, timeout_s=5)
+
+
+def _checkpoint(root: Path, step: int) -> Path:
+    partial, final = root / ".partial", root / f"step-{step:07d}"
+    (partial / "tensors").mkdir(parents=True)
+    (partial / "state.json").write_text(json.dumps({"step": step}))
+    (partial / "tensors" / "__0_0.distcp").write_bytes(os.urandom(2_000))
+    seal(partial, {})
+    publish(partial, final)
+    return final
+
+
+def _keys(storage: StorageConfig) -> list[str]:
+    client = boto3.client("s3", endpoint_url=storage.endpoint_url)
+    return [entry["Key"] for entry in client.list_objects_v2(Bucket="runs").get("Contents", [])]
+
+
+def test_what_is_uploaded_comes_back(storage: StorageConfig, tmp_path: Path) -> None:
+    assert newest_remote(REMOTE, storage) == ""
+    for step in (9, 10):
+        upload(_checkpoint(tmp_path / "here", step), REMOTE, storage)
+    assert newest_remote(REMOTE, storage) == f"{REMOTE}/step-0000010"
+    found = verified(fetch(REMOTE, tmp_path / "there", storage))
+    assert json.loads((found / "state.json").read_text()) == {"step": 10}
+    assert fetch(f"{REMOTE}/step-0000009", tmp_path / "there", storage).name == "step-0000009"
+
+
+def test_a_folder_serves_as_a_store(tmp_path: Path) -> None:
+    remote, storage = f"file://{tmp_path}/shared/runs/one", StorageConfig()
+    checkpoint = _checkpoint(tmp_path / "here", 3)
+    require_writable(remote, storage)
+    upload(checkpoint, remote, storage)
+    found = verified(fetch(remote, tmp_path / "there", storage))
+    assert (found / MANIFEST).read_bytes() == (checkpoint / MANIFEST).read_bytes()
+
+
+def test_a_store_is_tried_and_nothing_stays_behind(storage: StorageConfig) -> None:
+    require_writable(REMOTE, storage)
+    assert _keys(storage) == []
+    with pytest.raises(CheckpointError, match=r"s3://nowhere/one: cannot be written"):
+        require_writable("s3://nowhere/one", storage)
+
+
+def test_a_store_that_can_only_be_read(
+    storage: StorageConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(url: str, _data: bytes) -> None:
+        raise PermissionError(f"{url}: AccessDenied")
+
+    monkeypatch.setattr(filesystem(REMOTE, storage), "pipe_file", refuse)
+    with pytest.raises(CheckpointError, match=r"s3://runs/one: cannot be written: .*AccessDenied"):
+        require_writable(REMOTE, storage)
+
+
+def test_one_without_its_manifest_does_not_count(storage: StorageConfig, tmp_path: Path) -> None:
+    upload(_checkpoint(tmp_path, 1), REMOTE, storage)
+    upload(_checkpoint(tmp_path, 2), REMOTE, storage)
+    client = boto3.client("s3", endpoint_url=storage.endpoint_url)
+    client.delete_object(Bucket="runs", Key=f"one/step-0000002/{MANIFEST}")
+    assert newest_remote(REMOTE, storage) == f"{REMOTE}/step-0000001"
+    client.put_object(Bucket="runs", Key=f"one/step-0000002.bak/{MANIFEST}", Body=b"a user's own")
+    assert newest_remote(REMOTE, storage) == f"{REMOTE}/step-0000001"
+    with pytest.raises(CheckpointError, match=r"step-0000002: no checkpoint"):
+        fetch(f"{REMOTE}/step-0000002", tmp_path / "there", storage)
+
+
+def test_old_ones_go(storage: StorageConfig, tmp_path: Path) -> None:
+    config = CheckpointConfig(remote=REMOTE, keep_last=1, keep_every=4)
+    for step in (2, 4, 6, 7):
+        upload(_checkpoint(tmp_path, step), REMOTE, storage)
+    prune_remote(config, storage)
+    assert {key.split("/")[1] for key in _keys(storage)} == {"step-0000004", "step-0000007"}
+    assert newest_remote(REMOTE, storage) == f"{REMOTE}/step-0000007"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [(b"x" * 2_000, "SHA-256 differs"), (b"x", "found 1 bytes; expected 2,000")],
+)
+def test_a_changed_file_is_refused_and_leaves_nothing(
+    body: bytes, message: str, storage: StorageConfig, tmp_path: Path
+) -> None:
+    upload(_checkpoint(tmp_path / "here", 3), REMOTE, storage)
+    client = boto3.client("s3", endpoint_url=storage.endpoint_url)
+    client.put_object(Bucket="runs", Key="one/step-0000003/tensors/__0_0.distcp", Body=body)
+    with pytest.raises(CheckpointError, match=message):
+        fetch(REMOTE, tmp_path / "there", storage)
+    assert list((tmp_path / "there").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/outside", "a/../../outside", "..\\outside"])
+def test_a_manifest_that_leads_elsewhere_is_refused(
+    name: str, storage: StorageConfig, tmp_path: Path
+) -> None:
+    client = boto3.client("s3", endpoint_url=storage.endpoint_url)
+    manifest = {"format": 2, "files": {name: {"bytes": 1, "sha256": "0"}}}
+    key = f"one/step-0000001/{MANIFEST}"
+    client.put_object(Bucket="runs", Key=key, Body=json.dumps(manifest).encode())
+    with pytest.raises(CheckpointError, match="leads out of the checkpoint"):
+        fetch(REMOTE, tmp_path / "there", storage)
+    assert not (tmp_path / "there").exists()
+
+
+def test_a_store_that_cannot_be_read_is_named(storage: StorageConfig, tmp_path: Path) -> None:
+    nobody = storage.model_copy(update={"endpoint_url": "http://127.0.0.1:9"})
+    with pytest.raises(CheckpointError, match=r"s3://runs/one: cannot be read"):
+        fetch(REMOTE, tmp_path, nobody)
