@@ -29,7 +29,7 @@ from pretrain.runtime.malloc import reuse_freed_memory
 from spectral.config import ModelConfig
 from spectral.layer_pattern import layer_period
 from spectral.mixers.context import SequenceContext
-from spectral.mixers.heads import SpectralMixer
+from spectral.mixers.heads import HeadsMixer
 from spectral.modules.rotary import rotary_phases
 
 D, HEAD_DIM = 512, 64
@@ -45,7 +45,7 @@ PEAK_LENGTHS = (51_200, 204_800)
 
 def layer_mixing(T: int, layer: int) -> Callable[[], None]:
     """A default layer's mixing, forward and backward."""
-    mixer = SpectralMixer(CONFIG, layer)
+    mixer = HeadsMixer(CONFIG, layer)
     mixer.reset_parameters(D**-0.5, D**-0.5)
     z = torch.randn(1, T, 3 * D, requires_grad=True)
     decay = None

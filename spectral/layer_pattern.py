@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 
-class Turns(Protocol):
+class LayerPattern(Protocol):
     """What says it of a model: the configuration here or in an exported folder."""
 
     @property
@@ -21,12 +21,12 @@ class Turns(Protocol):
         """Convolution heads of each layer that has heads, repeated; none: layers take turns."""
 
 
-def head_mixture(config: Turns) -> Sequence[int]:
+def head_mixture(config: LayerPattern) -> Sequence[int]:
     """Convolution heads of each layer that has heads, repeated over them."""
     return config.conv_heads or (config.num_heads, 0)
 
 
-def num_conv_heads(config: Turns, layer: int) -> int:
+def num_conv_heads(config: LayerPattern, layer: int) -> int:
     """Convolution heads of a layer; layers of other mixers do not count as turns."""
     rounds, rest = divmod(layer, len(config.mixers))
     before = rounds * config.mixers.count("heads") + config.mixers[:rest].count("heads")
@@ -34,7 +34,7 @@ def num_conv_heads(config: Turns, layer: int) -> int:
     return mixture[before % len(mixture)]
 
 
-def layer_period(config: Turns) -> int:
+def layer_period(config: LayerPattern) -> int:
     """After so many layers their kinds repeat."""
     with_heads = config.mixers.count("heads")
     if not with_heads:

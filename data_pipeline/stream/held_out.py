@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from data_pipeline.config import DataConfig
 from data_pipeline.stream.batch import Batch, check_rank, report_corrupt, to_step
-from data_pipeline.stream.order import Stretch
+from data_pipeline.stream.order import EpochRange
 from data_pipeline.stream.packing import PackedDataset, empty_windows
 
 
@@ -42,7 +42,7 @@ def iterate_valid(
         for number in range(first, min(first + micro_batch_size, num_windows)):
             position = number * sequence_length
             count = min(sequence_length, dataset.tokens - position)
-            spans.append(dataset.spans([Stretch(0, position, count)]))
+            spans.append(dataset.spans([EpochRange(0, position, count)]))
         dataset.reader.prefetch(sorted({span.shard for found in spans for span in found}))
         for row, found in enumerate(spans):
             dataset.fill(windows, row, found)

@@ -57,7 +57,7 @@ def permutation(size: int, *key: int) -> Integers:
 
 
 @dataclass(frozen=True)
-class Span:
+class DocumentSlice:
     """Consecutive tokens of one document: tokens [start, start + count) of a row of a shard."""
 
     epoch: int
@@ -68,7 +68,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Stretch:
+class EpochRange:
     """Consecutive tokens of one epoch: [start, start + count) of its sequence."""
 
     epoch: int
@@ -126,7 +126,7 @@ def block_order(
     return BlockOrder(shard, row, np.concatenate([[0], np.cumsum(tokens)]))
 
 
-def spans_of_block(order: BlockOrder, epoch: int, start: int, count: int) -> list[Span]:
+def spans_of_block(order: BlockOrder, epoch: int, start: int, count: int) -> list[DocumentSlice]:
     """Return the documents' pieces that make up tokens [start, start + count) of a block."""
     spans = []
     number = int(order.starts.searchsorted(start, side="right")) - 1
@@ -136,7 +136,7 @@ def spans_of_block(order: BlockOrder, epoch: int, start: int, count: int) -> lis
         taken = min(last, end) - start
         if taken:
             shard, row = int(order.shard[number]), int(order.row[number])
-            spans.append(Span(epoch, shard, row, start - first, taken))
+            spans.append(DocumentSlice(epoch, shard, row, start - first, taken))
         start += taken
         number += 1
     return spans
@@ -172,7 +172,7 @@ def lane_depth(history: History, lanes: int, lane: int) -> int:
     return depth
 
 
-def lane_stretches(tokens: int, lanes: int, lane: int, depth: int, count: int) -> list[Stretch]:
+def lane_stretches(tokens: int, lanes: int, lane: int, depth: int, count: int) -> list[EpochRange]:
     """Return where `count` tokens of a lane are, from `depth` on.
 
     Lane l holds the tokens [l * N // L, (l + 1) * N // L) of every epoch, so an epoch's lanes
@@ -183,7 +183,7 @@ def lane_stretches(tokens: int, lanes: int, lane: int, depth: int, count: int) -
     while count:
         epoch, inside = divmod(depth, high - low)
         taken = min(count, high - low - inside)
-        stretches.append(Stretch(epoch, low + inside, taken))
+        stretches.append(EpochRange(epoch, low + inside, taken))
         depth += taken
         count -= taken
     return stretches
@@ -191,7 +191,7 @@ def lane_stretches(tokens: int, lanes: int, lane: int, depth: int, count: int) -
 
 def row_stretches(
     tokens: int, lanes: int, history: History, row: int, length: int
-) -> list[Stretch]:
+) -> list[EpochRange]:
     """Return the tokens of the row that comes `row` rows of this length after `history`."""
     history = advance(history, row, length)
     lane = rows_read(history) % lanes

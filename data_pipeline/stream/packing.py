@@ -14,9 +14,9 @@ from data_pipeline.shards.manifest import Manifest, load_manifest
 from data_pipeline.shards.reader import ShardReader
 from data_pipeline.stream.order import (
     BlockOrder,
+    DocumentSlice,
     EpochOrder,
-    Span,
-    Stretch,
+    EpochRange,
     block_order,
     epoch_order,
     spans_of_block,
@@ -89,9 +89,9 @@ class PackedDataset:
         key = (self._config.seed, self.number, epoch, block)
         return block_order(shards, lengths, self._config.shuffle, *key)
 
-    def spans(self, stretches: Sequence[Stretch]) -> list[Span]:
+    def spans(self, stretches: Sequence[EpochRange]) -> list[DocumentSlice]:
         """Return the pieces of documents that stretches of epochs consist of, in order."""
-        spans: list[Span] = []
+        spans: list[DocumentSlice] = []
         for stretch in stretches:
             starts = self._epoch(stretch.epoch).starts
             start, end = stretch.start, stretch.start + stretch.count
@@ -106,7 +106,7 @@ class PackedDataset:
                 block += 1
         return spans
 
-    def fill(self, windows: Windows, row: int, spans: Sequence[Span]) -> None:
+    def fill(self, windows: Windows, row: int, spans: Sequence[DocumentSlice]) -> None:
         """Write pieces of documents into one row of padding, one after another."""
         documents: list[tuple[int, int]] = []
         position = 0

@@ -13,7 +13,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pretrain.checkpoint.fingerprint import Sight, combined, look, probe_length, subject
+from pretrain.checkpoint.fingerprint import (
+    ProbeReading,
+    merge_readings,
+    probe_length,
+    probe_target,
+    run_probe,
+)
 from pretrain.config import RunConfig
 from pretrain.errors import CheckpointError
 from pretrain.runtime.ranks import agreed, gathered_objects
@@ -44,10 +50,10 @@ def certify(model: Any, run: RunConfig) -> dict[str, Any]:
 
 def measure(model: Any, vocab_size: int, length: int) -> Measurements:
     """What a model computes on a probe of so many tokens, the same on all ranks."""
-    with subject(model) as seen:
-        sight = look(seen, vocab_size, length)
-    sights: list[Sight] = gathered_objects(sight) if dist.is_initialized() else [sight]
-    return combined(sights, length)
+    with probe_target(model) as target:
+        reading = run_probe(target, vocab_size, length)
+    readings: list[ProbeReading] = gathered_objects(reading) if dist.is_initialized() else [reading]
+    return merge_readings(readings, length)
 
 
 def difference(found: Mapping[str, list[float]], expected: Mapping[str, list[float]]) -> str:

@@ -23,7 +23,7 @@ PROBE_LOGITS = 8
 WAVES = ((0.7548776662, 0.5698402910), (1.3247179572, 2.2195699481), (2.0945514815, 1.1220546420))
 
 
-class Sight(NamedTuple):
+class ProbeReading(NamedTuple):
     """What one rank saw.
 
     Attributes:
@@ -53,7 +53,7 @@ def probe_tokens(vocab_size: int, length: int) -> Tensor:
     return torch.randint(vocab_size, (1, length + 1), generator=generator)
 
 
-class Subject(NamedTuple):
+class ProbeTarget(NamedTuple):
     """A model to look at.
 
     Attributes:
@@ -68,7 +68,7 @@ class Subject(NamedTuple):
 
 
 @contextmanager
-def subject(model: Any) -> Iterator[Subject]:
+def probe_target(model: Any) -> Iterator[ProbeTarget]:
     """What to look at in a model, or in an engine of any layout; in float32 and without dropout.
 
     Whatever the training does; everything is left as it was.
@@ -84,23 +84,23 @@ def subject(model: Any) -> Iterator[Subject]:
                 if hasattr(module, "precision"):
                     stack.enter_context(module.precision.off())
             if hasattr(model, "eval_batch"):
-                yield Subject(inner.stage.model, evaluator(model), inner.stage.is_last)
+                yield ProbeTarget(inner.stage.model, evaluator(model), inner.stage.is_last)
             else:
-                yield Subject(inner, inner, is_last=True)
+                yield ProbeTarget(inner, inner, is_last=True)
     finally:
         inner.train(was_training)
 
 
 @torch.no_grad()
-def look(seen: Subject, vocab_size: int, length: int) -> Sight:
+def run_probe(target: ProbeTarget, vocab_size: int, length: int) -> ProbeReading:
     """Compute the probe and watch this rank's part of the model; a collective of all ranks.
 
     Args:
-        seen: What to look at.
+        target: What to look at.
         vocab_size: Of the whole model.
         length: Tokens of the whole probe.
     """
-    module = seen.model
+    module = target.model
     device = next(module.parameters()).device
     span: Any = module.span
     spans = getattr(getattr(span, "axis", None), "size", 1)
@@ -111,8 +111,8 @@ def look(seen: Subject, vocab_size: int, length: int) -> Sight:
     logits: dict[int, float] = {}
     inputs, labels = tokens[:, :-1][:, own], tokens[:, 1:][:, own]
     with _watched(module, position, layers), _overheard(module, vocab_size, logits):
-        loss = seen.loss(inputs, torch.zeros_like(inputs), labels)
-    return Sight(position, layers, logits, float(loss.nll) if seen.is_last else None)
+        loss = target.loss(inputs, torch.zeros_like(inputs), labels)
+    return ProbeReading(position, layers, logits, float(loss.nll) if target.is_last else None)
 
 
 @contextmanager
@@ -188,7 +188,7 @@ def _overheard(module: Any, vocab_size: int, found: dict[int, float]) -> Iterato
         module.cross_entropy = original
 
 
-def combined(sights: list[Sight], length: int) -> dict[str, list[float]]:
+def merge_readings(readings: list[ProbeReading], length: int) -> dict[str, list[float]]:
     """What all ranks saw, as one: each span once.
 
     Returns:
@@ -197,15 +197,15 @@ def combined(sights: list[Sight], length: int) -> dict[str, list[float]]:
     """
     spans: dict[str, dict[int, list[float]]] = {}
     nll: dict[int, float] = {}
-    last = max(sight.position for sight in sights)
+    last = max(reading.position for reading in readings)
     logits: dict[int, float] = {}
-    for sight in sights:
-        for name, numbers in sight.layers.items():
-            spans.setdefault(name, {}).setdefault(sight.position, numbers)
-        if sight.nll is not None:
-            nll.setdefault(sight.position, sight.nll)
-        if sight.position == last:
-            logits = sight.logits | logits
+    for reading in readings:
+        for name, numbers in reading.layers.items():
+            spans.setdefault(name, {}).setdefault(reading.position, numbers)
+        if reading.nll is not None:
+            nll.setdefault(reading.position, reading.nll)
+        if reading.position == last:
+            logits = reading.logits | logits
     result = {}
     for name in sorted(spans, key=_order):
         square, *waves, count = (sum(column) for column in zip(*spans[name].values(), strict=True))

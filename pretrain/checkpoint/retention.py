@@ -22,7 +22,7 @@ POLL_S = 1.0
 _UNFINISHED = "the copying thread ended by an error of its own; its traceback is above"
 
 
-class Keeper:
+class Retention:
     """Keeps a run's checkpoints, here and in its store.
 
     Every round of copying looks for all that the store does not have: what could not be copied is

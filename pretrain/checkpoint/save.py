@@ -28,7 +28,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from pretrain.checkpoint.certificate import certify
 from pretrain.checkpoint.manifest import Entry, entry_of, publish, seal, sweep
 from pretrain.checkpoint.ownership import owned_shards
-from pretrain.checkpoint.retention import Keeper
+from pretrain.checkpoint.retention import Retention
 from pretrain.checkpoint.tensor_writer import JsonIndexWriter, PieceSavePlanner, Shard
 from pretrain.config import RunConfig
 from pretrain.errors import CheckpointError
@@ -51,15 +51,15 @@ class Saver:
         run: What is saved, and where.
         tokenizer: What made the tokens; None for bytes.
         ranks: This process among the others.
-        keeper: Gets every checkpoint that is complete, on rank 0.
+        retention: Gets every checkpoint that is complete, on rank 0.
     """
 
-    def __init__(self, run: RunConfig, tokenizer: Path | None, ranks: Ranks, keeper: Keeper):
+    def __init__(self, run: RunConfig, tokenizer: Path | None, ranks: Ranks, retention: Retention):
         self.run, self.tokenizer, self.ranks = run, tokenizer, ranks
         self.root = run.train.output / "checkpoints"
         # the thread's own: its messages must not meet those of training
         self._group = dist.new_group(backend="gloo", timeout=TIMEOUT)
-        self._keeper = keeper
+        self._retention = retention
         self._thread: threading.Thread | None = None
         self._step, self._problem = 0, ""
         self._error: Exception | None = None
@@ -137,7 +137,7 @@ class Saver:
         if problem:
             return self._explain(problem, partial)
         if self.ranks.rank == 0:
-            self._keeper.keep(final)
+            self._retention.keep(final)
         return ""
 
     def _write_tensors(self, shards: dict[str, Shard], folder: Path) -> str:

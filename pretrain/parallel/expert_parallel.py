@@ -21,7 +21,7 @@ from pretrain.parallel.collectives import exchanged_rows
 from pretrain.parallel.mesh import Axis
 from pretrain.parallel.placement import Placement, cut
 from spectral.block import Block
-from spectral.feed_forward.experts import Compute, Delivery, ExpertsFeedForward
+from spectral.feed_forward.experts import Compute, ExpertDispatch, ExpertsFeedForward
 
 
 def share_experts(block: Block, name: str, axis: Axis) -> None:
@@ -44,11 +44,11 @@ def share_experts(block: Block, name: str, axis: Axis) -> None:
         # DeepSpeed asks every parameter over which ranks it is reduced
         module.weight.allreduce = False  # type: ignore[union-attr]
         module.weight.group_name = marker.expert_group_name  # type: ignore[union-attr]
-    experts.delivery = RankDelivery(axis)
+    experts.dispatch = RankExpertDispatch(axis)
     experts.marker = marker
 
 
-class RankDelivery(Delivery):
+class RankExpertDispatch(ExpertDispatch):
     """Experts are on the ranks of an axis, equally many on each, in their order."""
 
     def __init__(self, axis: Axis):
@@ -78,7 +78,7 @@ class RankDelivery(Delivery):
         return exchanged_rows(y_RD, received, sent, self.axis)
 
 
-class TensorDelivery(Delivery):
+class TensorExpertDispatch(ExpertDispatch):
     """All experts are here, each with some of its hidden channels; outputs are summed."""
 
     def __init__(self, axis: Axis):

@@ -25,7 +25,7 @@ from kernels.linear_cross_entropy.reference import IGNORE
 from pretrain.config import RunConfig
 from pretrain.loss import objective
 from pretrain.parallel.mesh import Mesh
-from pretrain.parallel.rng import Noise
+from pretrain.parallel.rng import LayerRng
 from pretrain.parallel.split_model import empty_model, finish_model, initialised_parts, split_part
 from pretrain.parallel.stage_balance import stage_bounds
 from pretrain.runtime.deepspeed_setup import start_deepspeed
@@ -75,7 +75,7 @@ class Stage(nn.Module):
         model = self.model
         B, T = segment_ids_BT.shape
         if self.training:
-            cast(Noise, model.noise).seed = next(self.seeds)
+            cast(LayerRng, model.noise).seed = next(self.seeds)
         if self.is_first:
             x_BTD, auxiliary = model.embedding(values), None
         else:

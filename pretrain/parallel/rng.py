@@ -8,7 +8,7 @@ from torch import nn
 from data_pipeline.stream.order import hash_integers
 
 
-class Noise:
+class LayerRng:
     """Seeds each block before it runs.
 
     Attributes:

@@ -14,7 +14,7 @@ from torch import nn
 from pretrain.config import ParallelConfig, RunConfig
 from pretrain.parallel.mesh import Mesh
 from pretrain.parallel.placement import Placement, place
-from pretrain.parallel.rng import Noise
+from pretrain.parallel.rng import LayerRng
 from pretrain.runtime.precision import Precision
 from spectral.block import Block
 from spectral.config import ModelConfig
@@ -90,7 +90,7 @@ def finish_model(model: SpectralLM, run: RunConfig, mesh: Mesh, first_layer: int
 
         checkpoint_activations(model.blocks, run.train)
     model.precision = Precision(run.train.precision)  # type: ignore[assignment]
-    noise = Noise()
+    noise = LayerRng()
     model.noise = noise  # type: ignore[assignment]
     # around what is recomputed: a pipeline has gone on to another micro-batch by then
     for layer, block in enumerate(model.blocks, start=first_layer):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pretrain.parallel.activation_sharding import all_tokens
 from pretrain.parallel.collectives import all_reduce, gathered_along
-from pretrain.parallel.expert_parallel import TensorDelivery
+from pretrain.parallel.expert_parallel import TensorExpertDispatch
 from pretrain.parallel.mesh import Axis
 from pretrain.parallel.placement import Placement, cut
 from pretrain.parallel.tensor_parallel_linear import Column, Row
@@ -26,10 +26,10 @@ from spectral.feed_forward.experts import ExpertsFeedForward
 from spectral.feed_forward.mlp import FrequencyFeedForward, GatedFeedForward
 from spectral.filters.gated import GatedFilter
 from spectral.filters.modal import ModalFilter
-from spectral.gates.head_group import Heads
+from spectral.gates.head_group import HeadGroup
 from spectral.gates.spectral_gate import SpectralGate
-from spectral.mixers.base import ProjectedMixer
-from spectral.mixers.heads import SpectralMixer
+from spectral.mixers.base import SequenceMixer
+from spectral.mixers.heads import HeadsMixer
 from spectral.mixers.heads_bidirectional import BidirectionalMixer
 from spectral.modules.chunk_fusion import ChunkFusion
 from spectral.modules.framing import Frames
@@ -86,11 +86,11 @@ class Splitter:
         else:
             self.feed_forward(feed_forward, name)
 
-    def mixer(self, mixer: SpectralMixer | ProjectedMixer) -> None:
+    def mixer(self, mixer: HeadsMixer | SequenceMixer) -> None:
         """Heads, the projections of their channels, and what is inside."""
         D = mixer.head_norm.shape[0]
         own: Ranges = (self.share(D),)
-        if isinstance(mixer, SpectralMixer):
+        if isinstance(mixer, HeadsMixer):
             conv = mixer.conv_dim
             own = tuple(r for r in (self.share(conv), self.share(D - conv, conv)) if r[0] < r[1])
             if mixer.decay_proj is not None:
@@ -129,7 +129,7 @@ class Splitter:
             for parameter in module.parameters():
                 parameter.register_hook(lambda grad: all_reduce(grad, self.axis))
             if isinstance(module, SpectralGate):
-                module.heads = RankHeads(self.axis)
+                module.heads = RankHeadGroup(self.axis)
 
     def feed_forward(self, feed_forward: GatedFeedForward, name: str) -> None:
         """Hidden channels."""
@@ -154,7 +154,7 @@ class Splitter:
         both = ((begin, end), (hidden + begin, hidden + end))
         self.cut(experts.gate_up_proj, "weight", "feed_forward.gate_up_proj", 1, both)
         self.cut(experts.down_proj, "weight", "feed_forward.down_proj", 2, ((begin, end),))
-        experts.delivery = TensorDelivery(self.axis)
+        experts.dispatch = TensorExpertDispatch(self.axis)
 
     def column(self, linear: nn.Linear, name: str, ranges: Ranges, *, reduce: bool) -> Column:
         """The given outputs of a linear layer; `reduce`: sum its input's gradient over ranks."""
@@ -197,7 +197,7 @@ class Splitter:
         return (copy_to_tensor_model_parallel_region(inputs[0], self.axis.group), *inputs[1:])
 
 
-class RankHeads(Heads):
+class RankHeadGroup(HeadGroup):
     """This rank's heads; others have as many."""
 
     def __init__(self, axis: Axis):

@@ -24,9 +24,9 @@ from pretrain.parallel.mesh import Mesh, build_mesh
 from pretrain.parallel.placement import Placement, place
 from pretrain.parallel.split_model import finish_model, split_part
 from pretrain.planning.flops import op_formulas
-from pretrain.planning.traffic import WireCount
+from pretrain.planning.traffic import TrafficCounter
 from pretrain.runtime.ranks import Ranks
-from spectral.feed_forward.experts import Delivery
+from spectral.feed_forward.experts import ExpertDispatch
 from spectral.layer_pattern import layer_period
 from spectral.lm import SpectralLM
 
@@ -120,9 +120,9 @@ def _sharded(model: SpectralLM, mesh: Mesh) -> list[tuple[int, int]]:
 @contextmanager
 def _even_experts() -> Iterator[None]:
     """Fake counts have no values: all experts get equally many rows."""
-    real = Delivery.numbers
+    real = ExpertDispatch.numbers
 
-    def even(_delivery: Delivery, counts: Tensor, rows: int) -> Any:
+    def even(_delivery: ExpertDispatch, counts: Tensor, rows: int) -> Any:
         E = counts.shape[-1] * (counts.shape[1] if counts.ndim > 1 else 1)
         share = [rows * (e + 1) // E - rows * e // E for e in range(E)]
         if counts.ndim == 1:
@@ -130,11 +130,11 @@ def _even_experts() -> Iterator[None]:
         L = counts.shape[-1]
         return [[share[first : first + L] for first in range(0, E, L)]] * 2
 
-    Delivery.numbers = even  # type: ignore[assignment, method-assign]
+    ExpertDispatch.numbers = even  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:
-        Delivery.numbers = real  # type: ignore[method-assign]
+        ExpertDispatch.numbers = real  # type: ignore[method-assign]
 
 
 def _all_blocks(model: SpectralLM, run: RunConfig, mesh: Mesh) -> tuple[Counter[str], int]:
@@ -157,7 +157,7 @@ def _pass(model: SpectralLM, run: RunConfig, mesh: Mesh) -> tuple[Counter[str], 
     length = run.data.sequence_length // mesh.sequence.size
     tokens = torch.zeros(run.train.micro_batch_size, length, dtype=torch.long)
     counter = FlopCounterMode(display=False, custom_mapping=op_formulas())
-    with WireCount() as wire, counter:
+    with TrafficCounter() as wire, counter:
         loss = model(tokens, None, tokens)
         (loss.nll + loss.auxiliary).backward()
     return wire.bytes, counter.get_total_flops()

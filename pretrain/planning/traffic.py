@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class WireCount(TorchDispatchMode):
+class TrafficCounter(TorchDispatchMode):
     """A context in which the bytes that this rank sends are added up by collective.
 
     A gather counts what this rank gives, a reduction what it hands in, an all-to-all all that it

@@ -14,7 +14,7 @@ from data_pipeline.stream.loader import build_train_loader
 from data_pipeline.stream.order import hash_integers
 from launch.torchrun import REQUEUE_STATUS
 from pretrain.checkpoint.catalog import find_newest
-from pretrain.checkpoint.retention import Keeper
+from pretrain.checkpoint.retention import Retention
 from pretrain.checkpoint.save import Saver
 from pretrain.config import RunConfig
 from pretrain.errors import CheckpointError
@@ -80,8 +80,8 @@ class Trainer:
             self.progress.resume(checkpoint)
         self.heartbeat.beat("opening files")
         self.journal = Journal(run, ranks, self.progress.step, num_parameters)
-        self.keeper = Keeper(run, self.journal.say)
-        self.saver = Saver(run, self.tokenizer, ranks, self.keeper)
+        self.retention = Retention(run, self.journal.say)
+        self.saver = Saver(run, self.tokenizer, ranks, self.retention)
         self.journal.announce(checkpoint)
         for finding in check_health(run.health, run.train.output, ranks):
             self.journal.say(f"health: {finding}")
@@ -107,13 +107,13 @@ class Trainer:
                     self.validate()
                 if self._is_due(self.run.checkpoint.every):
                     self.save(needed=self.progress.step == self.run.train.steps)
-            self.keeper.finish_run(self.heartbeat)
+            self.retention.finish_run(self.heartbeat)
         except Stopped:
             self.finish_save()
             if self.progress.step != self.progress.saved_step:
                 self.save(needed=True)
             self.journal.say(f"asked to stop: step {self.progress.step} is saved")
-            self.keeper.finish(self.heartbeat)
+            self.retention.finish(self.heartbeat)
             raise SystemExit(REQUEUE_STATUS) from None
         finally:
             self.journal.close()

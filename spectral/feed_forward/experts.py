@@ -26,7 +26,7 @@ from spectral.sequence.span import WHOLE, Span
 Compute = Callable[[Tensor, list[int]], Tensor]
 
 
-class Delivery:
+class ExpertDispatch:
     """How rows reach the experts that they are for: here, all experts are.
 
     Expert and tensor parallelism put another subclass's object in its place.
@@ -52,7 +52,7 @@ class Delivery:
         return counts.tolist()
 
 
-ALL_HERE = Delivery()
+ALL_HERE = ExpertDispatch()
 
 
 class StackedLinear(nn.Module):
@@ -77,7 +77,7 @@ class ExpertsFeedForward(nn.Module):
     probabilities, divided by their sum (as in Mixtral, arXiv 2401.04088); with K = 1 they are not
     divided, or no gradient would reach the router (as in Switch, arXiv 2101.03961).
 
-    State beyond parameters: `delivery` and `span`, which a layout sets.
+    State beyond parameters: `dispatch` and `span`, which a layout sets.
     """
 
     def __init__(self, dim: int, hidden: int, num_experts: int, experts_per_token: int):
@@ -86,7 +86,7 @@ class ExpertsFeedForward(nn.Module):
         self.router = nn.Linear(dim, num_experts, bias=False)
         self.gate_up_proj = StackedLinear(num_experts, dim, 2 * hidden)
         self.down_proj = StackedLinear(num_experts, hidden, dim)
-        self.delivery: Delivery = ALL_HERE
+        self.dispatch: ExpertDispatch = ALL_HERE
         self.span: Span = WHOLE
         self.reset_parameters(dim**-0.5, hidden**-0.5)
 
@@ -121,7 +121,7 @@ class ExpertsFeedForward(nn.Module):
         counts_E = expert_R.new_zeros(self.num_experts)
         counts_E = counts_E.index_add(0, expert_R, torch.ones_like(expert_R))
         order_R = expert_R.argsort(stable=True)
-        y_RD = self.delivery.run(self._compute, x_ND[order_R // K], counts_E)
+        y_RD = self.dispatch.run(self._compute, x_ND[order_R // K], counts_E)
         y_NKD = y_RD[order_R.argsort()].unflatten(0, (-1, K))
         y_ND = (y_NKD * weight_NK[..., None]).sum(1)
         return y_ND.view(x.shape), *router_losses(logits_NE, counts_E, self.span)

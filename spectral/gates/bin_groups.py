@@ -14,7 +14,7 @@ from spectral.gates.spectral_gate import SpectralGate, uses_gates
 from spectral.sequence.span import Span
 
 
-class SpectrumGate(nn.Module):
+class BinGroupGate(nn.Module):
     """A `SpectralGate` of M groups of neighbouring bins: no parameter depends on the FFT's length.
 
     The groups differ by one bin at most; an FFT of fewer bins than M has a group for each.
@@ -49,6 +49,6 @@ class SpectrumGate(nn.Module):
         return read_RHNK.unflatten(0, (B, J)), losses
 
 
-def build_gate(config: ModelConfig) -> SpectrumGate | None:
+def build_gate(config: ModelConfig) -> BinGroupGate | None:
     """The gate that the configuration asks for, if any."""
-    return SpectrumGate(config) if uses_gates(config) else None
+    return BinGroupGate(config) if uses_gates(config) else None

@@ -9,7 +9,7 @@ Shape letters: R rows (batch times chunks), H heads, M modes.
 from torch import Tensor
 
 
-class Heads:
+class HeadGroup:
     """All heads."""
 
     def gather(self, energy_RHM: Tensor) -> Tensor:
@@ -25,4 +25,4 @@ class Heads:
         return value
 
 
-ALL_HEADS = Heads()
+ALL_HEADS = HeadGroup()

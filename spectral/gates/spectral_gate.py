@@ -19,7 +19,7 @@ from kernels.spectral_gate.reference import GateParts
 from spectral.config import ModelConfig
 from spectral.gate_keys import GATE_PARTS
 from spectral.gates.bin_selection import BinSelector
-from spectral.gates.head_group import ALL_HEADS, Heads
+from spectral.gates.head_group import ALL_HEADS, HeadGroup
 from spectral.gates.losses import EPSILON, GateLosses, gate_losses
 from spectral.sequence.span import WHOLE, Span
 
@@ -64,7 +64,7 @@ class SpectralGate(nn.Module):
         self.selector: BinSelector | None = None
         if config.bin_selection:
             self.selector = BinSelector(H, config.selection_parts)
-        self.heads: Heads = ALL_HEADS
+        self.heads: HeadGroup = ALL_HEADS
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -18,7 +18,7 @@ from spectral.modules.short_conv import ShortConv
 from spectral.sequence.span import WHOLE, Span
 
 
-class ProjectedState(NamedTuple):
+class SequenceState(NamedTuple):
     """What such a mixer remembers of the past.
 
     Attributes:
@@ -30,7 +30,7 @@ class ProjectedState(NamedTuple):
     inner: Any
 
 
-class ProjectedMixer(nn.Module, ABC):
+class SequenceMixer(nn.Module, ABC):
     """y = out(norm(q * convolve(k * v)) * silu(gate)), with q, k, v through a short convolution.
 
     Subclasses say how to convolve: all heads apart, so that a rank may hold some of them.
@@ -78,9 +78,9 @@ class ProjectedMixer(nn.Module, ABC):
                     cast(Any, module).reset_parameters()
 
     def forward(
-        self, x_BTD: Tensor, context: SequenceContext, state: ProjectedState | None = None
-    ) -> tuple[Tensor, ProjectedState, GateLosses | None]:
-        """Mix the tokens of a sequence; as `SpectralMixer.forward`."""
+        self, x_BTD: Tensor, context: SequenceContext, state: SequenceState | None = None
+    ) -> tuple[Tensor, SequenceState, GateLosses | None]:
+        """Mix the tokens of a sequence; as `HeadsMixer.forward`."""
         D = self.num_heads * self.head_dim
         z_BTZ, gate_BTD = self.in_proj(x_BTD).split([3 * D, D], dim=-1)
         with torch.autocast(x_BTD.device.type, enabled=False):
@@ -88,8 +88,8 @@ class ProjectedMixer(nn.Module, ABC):
         return self.out_proj(self.normalise(y_BTD, gate_BTD)), state, losses
 
     def mix(
-        self, z_BTZ: Tensor, context: SequenceContext, state: ProjectedState | None = None
-    ) -> tuple[Tensor, ProjectedState, GateLosses | None]:
+        self, z_BTZ: Tensor, context: SequenceContext, state: SequenceState | None = None
+    ) -> tuple[Tensor, SequenceState, GateLosses | None]:
         """All that mixes along the sequence, from projections of q, k and v (Z = 3 D).
 
         What it returns is still to be normalised.
@@ -102,11 +102,11 @@ class ProjectedMixer(nn.Module, ABC):
         q_BTD, k_BTD, v_BTD = z_BTZ.chunk(3, dim=-1)
         inner = None if state is None else state.inner
         y_BTD, inner, losses = self.convolve(k_BTD * v_BTD, context, inner)
-        return q_BTD * y_BTD, ProjectedState(short, inner), losses
+        return q_BTD * y_BTD, SequenceState(short, inner), losses
 
     def step(
-        self, x_BD: Tensor, context: SequenceContext, state: ProjectedState
-    ) -> tuple[Tensor, ProjectedState]:
+        self, x_BD: Tensor, context: SequenceContext, state: SequenceState
+    ) -> tuple[Tensor, SequenceState]:
         """Mix one token; equal to `forward` on the whole sequence."""
         D = self.num_heads * self.head_dim
         z_BZ, gate_BD = self.in_proj(x_BD).split([3 * D, D], dim=-1)
@@ -114,7 +114,7 @@ class ProjectedMixer(nn.Module, ABC):
             z_BZ, short = self.short_conv.step(full_precision(z_BZ), state.short_BWD)
             q_BD, k_BD, v_BD = z_BZ.chunk(3, dim=-1)
             y_BD, inner = self.convolve_step(k_BD * v_BD, context, state.inner)
-        return self.out_proj(self.normalise(q_BD * y_BD, gate_BD)), ProjectedState(short, inner)
+        return self.out_proj(self.normalise(q_BD * y_BD, gate_BD)), SequenceState(short, inner)
 
     def normalise(self, y_D: Tensor, gate_D: Tensor) -> Tensor:
         """What was mixed, normalised by head and gated by silu."""

@@ -20,7 +20,7 @@ from spectral.config import ModelConfig
 from spectral.filters.modal import ModalFilter
 from spectral.gates.bin_groups import build_gate
 from spectral.gates.losses import GateLosses
-from spectral.mixers.base import ProjectedMixer
+from spectral.mixers.base import SequenceMixer
 from spectral.mixers.context import SequenceContext
 from spectral.modules.chunk_fusion import ChunkFusion, turns
 from spectral.modules.framing import Frames, add_head
@@ -49,7 +49,7 @@ class FFTState(NamedTuple):
     far_BDC: Tensor
 
 
-class FFTMixer(ProjectedMixer):
+class FFTMixer(SequenceMixer):
     """y = near modes + cross-faded, gated and fused spectra of earlier chunks.
 
     Cost: O(T D (log C + M + R)) time, O(T D R) memory; a decoded token O(D (M + log C)) in the mean

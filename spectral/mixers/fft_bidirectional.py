@@ -11,7 +11,7 @@ from spectral.config import ModelConfig
 from spectral.filters.two_sided import TwoSidedFilter
 from spectral.gates.bin_groups import build_gate
 from spectral.gates.losses import GateLosses, mean_losses
-from spectral.mixers.base import ProjectedMixer
+from spectral.mixers.base import SequenceMixer
 from spectral.mixers.context import SequenceContext
 from spectral.mixers.per_document import per_document
 from spectral.modules.chunk_fusion import ChunkFusion, turns
@@ -20,7 +20,7 @@ from spectral.modules.transpose import channels_first, time_first
 from spectral.sequence.span import WHOLE
 
 
-class FFTEncoderMixer(ProjectedMixer):
+class FFTEncoderMixer(SequenceMixer):
     """y = two-sided modes + synthesis of (own spectrum + fused spectra of all other chunks).
 
     One frame takes a sequence of up to `fft_direct` tokens; longer ones go in chunks of

@@ -45,7 +45,7 @@ def full_precision(z: Tensor) -> Tensor:
     return z.float() if z.dtype in (torch.bfloat16, torch.float16) else z
 
 
-class SpectralMixer(nn.Module):
+class HeadsMixer(nn.Module):
     """Mix a sequence causally in O(T log C) with C-sized FFTs and a constant-size state.
 
     Convolution heads: y = q * (h conv (k * v)), h a sum of modes per channel. Recall heads: modes

@@ -11,11 +11,11 @@ from torch import Tensor
 from spectral.config import ModelConfig
 from spectral.gates.losses import GateLosses, mean_losses
 from spectral.mixers.context import SequenceContext
-from spectral.mixers.heads import MixerState, SpectralMixer
+from spectral.mixers.heads import HeadsMixer, MixerState
 from spectral.sequence.documents import chunk_documents
 
 
-class BidirectionalMixer(SpectralMixer):
+class BidirectionalMixer(HeadsMixer):
     """y = (heads over the past) + (heads with filters of their own over the future)."""
 
     def __init__(self, config: ModelConfig, layer: int):
@@ -42,7 +42,7 @@ class BidirectionalMixer(SpectralMixer):
         return y_BTD + reverse_BTD.flip(1), state, both
 
 
-class _ReverseMixer(SpectralMixer):
+class _ReverseMixer(HeadsMixer):
     """What mixes along the sequence only: the projections are the forward direction's."""
 
     def __init__(self, config: ModelConfig, layer: int):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from spectral.config import ModelConfig
 from spectral.filters.build import CausalFilter, FilterState
 from spectral.gates.losses import GateLosses, mean_losses
-from spectral.mixers.base import ProjectedMixer
+from spectral.mixers.base import SequenceMixer
 from spectral.mixers.context import SequenceContext
 from spectral.modules.transpose import channels_first, time_first
 from spectral.modules.wavelet_transform import (
@@ -38,7 +38,7 @@ class WaveletState(NamedTuple):
     filters: tuple[FilterState, ...]
 
 
-class WaveletMixer(ProjectedMixer):
+class WaveletMixer(SequenceMixer):
     """y = sum over the levels of (level's filter) * (level of the undecimated analysis).
 
     Cost: O(T D G (L + log C + M)) for filters of L taps; a decoded token O(D G (W + M)).

@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from spectral.config import ModelConfig
 from spectral.filters.two_sided import TwoSidedFilter
 from spectral.gates.losses import GateLosses, mean_losses
-from spectral.mixers.base import ProjectedMixer
+from spectral.mixers.base import SequenceMixer
 from spectral.mixers.context import SequenceContext
 from spectral.mixers.per_document import per_document
 from spectral.modules.transpose import channels_first, time_first
 from spectral.modules.wavelet_transform import FilterBank, decompose, reconstruct
 
 
-class WaveletEncoderMixer(ProjectedMixer):
+class WaveletEncoderMixer(SequenceMixer):
     """Decimated analysis, a two-sided filter on every level, and synthesis; bidirectional."""
 
     def __init__(self, config: ModelConfig):

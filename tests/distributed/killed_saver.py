@@ -18,7 +18,7 @@ import torch
 
 from pretrain.checkpoint.catalog import find_newest, list_checkpoints, step_of
 from pretrain.checkpoint.load import load_model
-from pretrain.checkpoint.retention import Keeper
+from pretrain.checkpoint.retention import Retention
 from pretrain.checkpoint.save import Saver
 from pretrain.config import RunConfig
 from pretrain.parallel.build_model import build_model
@@ -38,7 +38,7 @@ def save_forever(run: RunConfig, ready: int) -> None:
     ranks = init_ranks()
     mesh = build_mesh(run.parallel, ranks)
     engine = build_engine(run, build_model(run, mesh), ranks, mesh)
-    saver = Saver(run, None, ranks, Keeper(run, print))
+    saver = Saver(run, None, ranks, Retention(run, print))
     newest = find_newest(run.train.output)
     step = step_of(newest) if newest else 0
     while True:

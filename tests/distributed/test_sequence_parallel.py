@@ -85,10 +85,10 @@ def _moved(rank: int) -> None:
 
 def _wire(rank: int, folder: Path) -> None:
     """Bytes of one forward and backward pass of every mixer, and of the form that moves data."""
-    from tests.distributed.all_to_all_convolution import long_convolution
     from pretrain.parallel.sequence_parallel import RankSpan
-    from pretrain.planning.traffic import WireCount
+    from pretrain.planning.traffic import TrafficCounter
     from spectral.lm import SpectralLM
+    from tests.distributed.all_to_all_convolution import long_convolution
     from tests.distributed.features import EVERYTHING, config
 
     axis = _axis()
@@ -107,12 +107,12 @@ def _wire(rank: int, folder: Path) -> None:
             for block in model.blocks:
                 block.mixer.span = model.span
             tokens = torch.zeros(1, T // axis.size, dtype=torch.long)
-            with WireCount() as wire:
+            with TrafficCounter() as wire:
                 loss = model(tokens, None, tokens)
                 (loss.nll + loss.auxiliary).backward()
             found[name, T] = wire.total
         u = torch.zeros(1, 32, T // axis.size, requires_grad=True)
-        with WireCount() as wire:
+        with TrafficCounter() as wire:
             long_convolution(u, torch.zeros(32, 8), 0, axis).sum().backward()
         # one convolution; the models have two layers
         found["moved", T] = 2 * wire.total

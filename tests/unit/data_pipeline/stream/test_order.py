@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipeline.stream.order import (
+    DocumentSlice,
     History,
-    Span,
     advance,
     automatic_lanes,
     block_order,
@@ -33,7 +33,7 @@ GOLDEN_CHOICE = [1, 0, 1, 1, 1, 1, 1, 0]
 
 def read_spans(
     shards: Sequence[Sequence[int]], lanes: int, block: int, rows: Sequence[int]
-) -> list[Span]:
+) -> list[DocumentSlice]:
     """Read one row after another, each with its own window length."""
     lengths = [np.array(documents) for documents in shards]
     tokens = np.array([documents.sum() for documents in lengths])

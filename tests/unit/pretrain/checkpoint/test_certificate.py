@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pretrain.checkpoint.certificate import certify, difference, measure
-from pretrain.checkpoint.fingerprint import Sight, combined, probe_length, sums
+from pretrain.checkpoint.fingerprint import ProbeReading, merge_readings, probe_length, sums
 from pretrain.config import RunConfig
 from spectral.config import ModelConfig
 from spectral.lm import SpectralLM
@@ -93,13 +93,13 @@ def test_the_mode_and_the_dropout_do_not_matter(model: SpectralLM) -> None:
 
 def test_spans_add_up_to_the_whole() -> None:
     x_TD = torch.randn(12, 5, generator=torch.Generator().manual_seed(0))
-    whole = combined([Sight(0, {"blocks.0": sums(x_TD, 0)}, {3: 0.5}, 7.0)], 12)
+    whole = merge_readings([ProbeReading(0, {"blocks.0": sums(x_TD, 0)}, {3: 0.5}, 7.0)], 12)
     parts = [
-        Sight(start, {"blocks.0": sums(x_TD[start:stop], start)}, {3: float(start)}, nll)
+        ProbeReading(start, {"blocks.0": sums(x_TD[start:stop], start)}, {3: float(start)}, nll)
         for (start, stop), nll in zip(pairwise((0, 4, 8, 12)), (1.0, 2.0, 4.0), strict=True)
     ]
     # tensor ranks see the same
-    found = combined([parts[1], *parts, parts[2]], 12)
+    found = merge_readings([parts[1], *parts, parts[2]], 12)
     assert found["blocks.0"] == pytest.approx(whole["blocks.0"], rel=1e-12)
     assert found["logits"] == [8.0]
     assert found["loss"] == whole["loss"]

@@ -16,7 +16,7 @@ from data_pipeline.errors import DataError
 from pretrain.checkpoint.catalog import find_newest, list_checkpoints
 from pretrain.checkpoint.manifest import publish, seal
 from pretrain.checkpoint.remote import fetch, remote_checkpoints
-from pretrain.checkpoint.retention import Keeper
+from pretrain.checkpoint.retention import Retention
 from pretrain.config import CheckpointConfig, RunConfig
 from pretrain.errors import CheckpointError
 from pretrain.resilience.heartbeat import Heartbeat
@@ -40,10 +40,10 @@ def _one_rank() -> Iterator[None]:
 
 
 class Kept:
-    """A run's directory with a keeper.
+    """A run's directory with a retention.
 
     Attributes:
-        said: What the keeper told.
+        said: What the retention told.
         refused: Names of checkpoints that the store does not take.
     """
 
@@ -60,7 +60,7 @@ class Kept:
         )
         self.said: list[str] = []
         self.refused: set[str] = set()
-        self.keeper = Keeper(self.run, self.said.append)
+        self.retention = Retention(self.run, self.said.append)
         upload = keeping.upload
 
         def upload_unless_refused(checkpoint: Path, *arguments: Any) -> None:
@@ -78,11 +78,11 @@ class Kept:
         (partial / "__0_0.distcp").write_bytes(os.urandom(1_000))
         seal(partial, {})
         publish(partial, final)
-        self.keeper.keep(final)
+        self.retention.keep(final)
         return final
 
     def finish(self) -> bool:
-        return self.keeper.finish(Heartbeat(self.run.train.output, 0))
+        return self.retention.finish(Heartbeat(self.run.train.output, 0))
 
     def here(self) -> list[str]:
         return [path.name for path in list_checkpoints(self.run.train.output)]
@@ -138,10 +138,10 @@ def test_the_end_of_a_run_says_that_the_store_lacks_something(on_error: str, kep
     expected = f"all steps are done and saved, but checkpoint.remote {REMOTE} lacks"
     if on_error == "stop":
         with pytest.raises(CheckpointError, match=expected) as error:
-            run.keeper.finish_run(heartbeat)
+            run.retention.finish_run(heartbeat)
         assert error.value.agreed
     else:
-        run.keeper.finish_run(heartbeat)
+        run.retention.finish_run(heartbeat)
         assert run.said[-1].startswith(expected)
     assert run.here() == ["step-0000003"]
 

@@ -7,7 +7,7 @@ import torch
 
 from spectral.config import ModelConfig
 from spectral.gate_keys import GATE_PARTS, SELECTION_PARTS
-from spectral.gates.bin_groups import SpectrumGate
+from spectral.gates.bin_groups import BinGroupGate
 from spectral.gates.bin_selection import BinSelector
 from spectral.gates.losses import gate_losses
 from spectral.gates.spectral_gate import NUM_BANDS, SpectralGate, band_of_bin
@@ -175,7 +175,7 @@ def test_dropped_modes_are_not_computed_when_decoding(share: float, num_read: in
 
 @pytest.mark.parametrize("num_bins", [1, 2, 3, 6, 10, 14, 28, 100])
 def test_any_number_of_bins_is_selected_from(num_bins: int) -> None:
-    gate = SpectrumGate(small_config(num_modes=16, bin_selection=True)).double().eval()
+    gate = BinGroupGate(small_config(num_modes=16, bin_selection=True)).double().eval()
     torch.manual_seed(0)
     spectrum = torch.randn(2, 3, 4, 4, num_bins, dtype=torch.complex128)
     kept = (gate(spectrum, WHOLE)[0].abs().amax(3) > 0).double().mean(-1)
