@@ -20,7 +20,7 @@ from spectral.mixers.fft import FFTMixer
 from spectral.mixers.wavelet import WaveletMixer
 from spectral.modules.chunk_fusion import ChunkFusion
 from spectral.modules.short_conv import ShortConv
-from spectral.sequence.span import Carried, Span
+from spectral.sequence.span import Carry, Span
 from tests.unit.spectral.causality.checks import (
     SEGMENTS,
     check_bidirectional,
@@ -50,16 +50,16 @@ def _late_padding(u_DNC: Tensor, h_DC: Tensor) -> Tensor:
     return torch.fft.irfft(spectrum, n=2 * C)[..., 1 : C + 1]
 
 
-def _forgetful(_span: Span, decay: Tensor, update: Tensor, initial: Tensor) -> Carried:
+def _forgetful(_span: Span, decay: Tensor, update: Tensor, initial: Tensor) -> Carry:
     """A carry that brings nothing to the next chunk."""
     del decay
-    return lambda: (torch.zeros_like(update), torch.zeros_like(initial))
+    return Carry(lambda: (torch.zeros_like(update), torch.zeros_like(initial)))
 
 
-def _prophetic(_span: Span, decay: Tensor, update: Tensor, initial: Tensor) -> Carried:
+def _prophetic(_span: Span, decay: Tensor, update: Tensor, initial: Tensor) -> Carry:
     """A carry that hands every chunk its own end state."""
     del decay
-    return lambda: (update, initial)
+    return Carry(lambda: (update, initial))
 
 
 @pytest.mark.parametrize("conv_heads", [(4,), (2,)])
@@ -80,7 +80,7 @@ def test_a_convolution_that_leaks_the_future(
 def test_a_broken_carry(
     carry: object, message: str, conv_heads: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Span, "carry", carry)
+    monkeypatch.setattr(Span, "start_carry", carry)
     with pytest.raises(AssertionError, match=message):
         check_causal(small_model(small_config(conv_heads=conv_heads, num_layers=1)))
 
@@ -157,7 +157,7 @@ def test_a_decay_that_the_recurrent_form_forgets(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(
         spectral.filters.modal.ModalFilter,
         "step",
-        lambda self, u, state: step(self, u, 0.99 * state),
+        lambda self, u, state, *place: step(self, u, 0.99 * state, *place),
     )
     with pytest.raises(AssertionError):
         check_recurrent(small_model(small_config()))
@@ -170,7 +170,7 @@ def test_every_check_is_green_without_a_break(check: Check) -> None:
 
 def _same_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Queries, shared tokens and tails of the chunk itself, where the one before is meant."""
-    monkeypatch.setattr(FFTMixer, "_from_before", lambda _self, values, _initial: values)
+    monkeypatch.setattr(spectral.mixers.fft, "_from_before", lambda values, _initial, _span: values)
 
 
 def _later_state(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +200,7 @@ def test_a_far_reader_that_sees_the_future(
 ) -> None:
     breaks(monkeypatch)
     with pytest.raises(AssertionError, match="a logit sees the future"):
-        check_causal(small_model(small_config(mixers=(mixer,), fft_chunk=4)))
+        check_causal(small_model(small_config(mixers=(mixer,), fft={"chunk": 4})))
 
 
 def _break_borders(monkeypatch: pytest.MonkeyPatch, **broken: object) -> None:
@@ -217,7 +217,7 @@ def _break_borders(monkeypatch: pytest.MonkeyPatch, **broken: object) -> None:
 def test_a_broken_reset_of_the_fft(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _break_borders(monkeypatch, **{name: True})
     with pytest.raises(AssertionError, match="sees another document"):
-        check_isolated(small_model(small_config(mixers=("fft",), fft_chunk=4)))
+        check_isolated(small_model(small_config(mixers=("fft",), fft={"chunk": 4})))
 
 
 def test_wavelets_across_borders(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +274,7 @@ def test_a_broken_decoder(
 ) -> None:
     breaks(monkeypatch)
     with pytest.raises(AssertionError):
-        check_recurrent(small_model(small_config(mixers=(mixer,), fft_chunk=4)))
+        check_recurrent(small_model(small_config(mixers=(mixer,), fft={"chunk": 4})))
 
 
 def _forget_borders(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
@@ -303,14 +303,14 @@ def test_a_state_that_forgets_borders(
     owner: type, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mixer = {FFTMixer: "fft", WaveletMixer: "wavelet"}.get(owner, "heads")
-    model = small_model(small_config(mixers=(mixer,), fft_chunk=4))
+    model = small_model(small_config(mixers=(mixer,), fft={"chunk": 4}))
     check_state_isolated(model)
     _forget_borders(monkeypatch, owner, name)
     with pytest.raises(AssertionError, match="a state hears another document"):
         check_state_isolated(model)
 
 
-GATES = ["band_gates", "soft_threshold", "cross_head", "magnitude_mixing", "bin_selection"]
+GATES = ["bands", "soft_threshold", "cross_head", "magnitude_mixing", "selection"]
 
 
 @pytest.mark.parametrize("name", GATES)
@@ -320,7 +320,9 @@ def test_a_gate_that_looks_at_the_next_chunk(name: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(
         SpectralGate,
         "forward",
-        lambda self, spectrum, *rest: forward(self, spectrum.roll(-1, 0), *rest),
+        lambda self, spectrum, *rest, **options: forward(
+            self, spectrum.roll(-1, 0), *rest, **options
+        ),
     )
     with pytest.raises(AssertionError, match="a logit sees the future"):
         check_causal(model)
@@ -333,7 +335,9 @@ def test_a_gate_whose_decoder_begins_chunks_late(
     model = small_model(small_config(num_modes=8, conv_heads=(4,), **SETTINGS[name]))
     step = GatedFilter.step
     monkeypatch.setattr(
-        GatedFilter, "step", lambda self, u, state, position: step(self, u, state, position - 1)
+        GatedFilter,
+        "step",
+        lambda self, u, state, position, layout: step(self, u, state, position - 1, layout),
     )
     with pytest.raises(AssertionError):
         check_recurrent(model)
@@ -342,4 +346,4 @@ def test_a_gate_whose_decoder_begins_chunks_late(
 @pytest.mark.parametrize("mixer", ["fft", "wavelet"])
 def test_the_checks_of_other_mixers_are_green_without_a_break(mixer: str) -> None:
     for check in (check_causal, check_isolated, check_recurrent):
-        check(small_model(small_config(mixers=(mixer,), fft_chunk=4)))
+        check(small_model(small_config(mixers=(mixer,), fft={"chunk": 4})))
