@@ -1,0 +1,106 @@
+"""What the documentation names must exist: files, terms, messages."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+SOURCES = ("pretrain", "spectral", "kernels", "launch", "data_pipeline")
+FOLDERS = (*SOURCES, "tests", "benchmarks", "docs")
+CODE = re.compile(r"`([^`\n]+)`")
+LINK = re.compile(r"\]\(([^)#\s]+)")
+CELL = re.compile(r"^\| ([^|]+) \|")
+
+
+def _rows(text: str, heading: str = "") -> list[str]:
+    """The first cells of the tables below a heading, without those tables' own headings."""
+    section = text.partition(heading)[2].partition("\n## ")[0] if heading else text
+    lines = section.splitlines()
+    return [
+        match[1].strip()
+        for line, following in zip(lines, [*lines[1:], ""], strict=True)
+        if (match := CELL.match(line)) and not match[1].startswith("---")
+        if not following.startswith("| ---")
+    ]
+
+
+def _files_named(text: str) -> set[str]:
+    """Paths of this repository in code spans; words that hold NAME are the reader's to choose."""
+    words = {word.strip(",;:") for span in CODE.findall(text) for word in span.split()}
+    return {
+        word
+        for word in words
+        if word.startswith(tuple(f"{folder}/" for folder in FOLDERS)) or word.endswith(".py")
+        if "NAME" not in word
+    }
+
+
+def _is_there(name: str) -> bool:
+    """Whether a path exists; of a bare file name, whether some folder has such a file."""
+    if "/" in name:
+        return (ROOT / name).exists()
+    return any(any((ROOT / folder).rglob(name)) for folder in FOLDERS)
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_files_that_a_page_names_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    missing = {name for name in _files_named(text) if not _is_there(name)}
+    links = {link for link in LINK.findall(text) if "://" not in link}
+    missing |= {link for link in links if not (path.parent / link).exists()}
+    assert missing == set()
+
+
+def test_a_file_that_is_missing_would_be_noticed() -> None:
+    text = "`spectral/gone.py`, `python benchmarks/gone.py`, `test_gone.py`, `kernels/NAME/op.py`"
+    assert _files_named(text) == {"spectral/gone.py", "benchmarks/gone.py", "test_gone.py"}
+    assert not any(map(_is_there, _files_named(text)))
+    assert _is_there("spectral/lm.py")
+    assert _is_there("reference.py")
+
+
+def test_terms_of_the_glossary_are_used() -> None:
+    glossary = ROOT / "docs" / "glossary.md"
+    files = [path for folder in (*SOURCES, "docs") for path in (ROOT / folder).rglob("*")]
+    text = " ".join(
+        path.read_text(encoding="utf-8")
+        for path in files
+        if path.suffix in (".py", ".md") and path != glossary
+    ).lower()
+    words = " ".join(re.split(r"[\s_]+", text))
+    terms = [cell.strip("`") for cell in _rows(glossary.read_text(encoding="utf-8"))]
+    assert len(terms) > 40
+    plain = [re.sub(r" \(.*\)", "", term).lower().replace("_", " ") for term in terms]
+    # a plural counts, a part of another word does not
+    assert [term for term in plain if not re.search(rf"\b{re.escape(term)}s?\b", words)] == []
+
+
+def _messages() -> list[str]:
+    """Every text of the trainer's code and of the data's position, {} for what is filled in."""
+    files = [*(ROOT / "pretrain").rglob("*.py"), ROOT / "data_pipeline" / "stream" / "mixture.py"]
+    messages = []
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = (p.value if isinstance(p, ast.Constant) else "{}" for p in node.values)
+                messages.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                messages.append(node.value)
+    return messages
+
+
+def test_messages_in_the_table_of_refused_checkpoints_exist() -> None:
+    text = (ROOT / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    cells = _rows(text, "## Refused checkpoints")
+    assert len(cells) > 20
+    named = [message for cell in cells for message in CODE.findall(cell)]
+    messages = _messages()
+
+    def is_there(message: str) -> bool:
+        parts = [re.escape(part) for part in re.split(r"\.\.\.|\{\}", message)]
+        return any(re.search(".*".join(parts), text, re.DOTALL) for text in messages)
+
+    assert [message for message in named if not is_there(message)] == []
