@@ -6,12 +6,19 @@ from pathlib import Path
 
 import pytest
 
+from pretrain.cli import COMMANDS
+
 ROOT = Path(__file__).parents[2]
 DOCS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 SOURCES = ("pretrain", "spectral", "kernels", "launch", "data_pipeline")
 FOLDERS = (*SOURCES, "tests", "benchmarks", "docs")
-CODE = re.compile(r"`([^`\n]+)`")
+FENCED = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SPAN = re.compile(r"`([^`]+)`")
 LINK = re.compile(r"\]\(([^)#\s]+)")
+MODULE = re.compile(r"\bpython -m ([a-z_.]+)")
+TARGET = re.compile(r"^make ([a-z][a-z-]*)")
+# "a|b" names several sub-commands
+CALL = re.compile(r"^resonance ([a-z|]+(?: [a-z|]+)?)")
 CELL = re.compile(r"^\| ([^|]+) \|")
 
 
@@ -27,9 +34,18 @@ def _rows(text: str, heading: str = "") -> list[str]:
     ]
 
 
+def _code(text: str) -> list[str]:
+    """Code spans, and lines of indented and fenced blocks."""
+    blocks = FENCED.findall(text)
+    prose = FENCED.sub("", text)
+    lines = [line for block in blocks for line in block.splitlines()]
+    lines += re.findall(r"^    (.*)$", prose, re.MULTILINE)
+    return lines + [" ".join(span.split()) for span in SPAN.findall(prose)]
+
+
 def _files_named(text: str) -> set[str]:
-    """Paths of this repository in code spans; words that hold NAME are the reader's to choose."""
-    words = {word.strip(",;:") for span in CODE.findall(text) for word in span.split()}
+    """Paths of this repository in code; words that hold NAME are the reader's to choose."""
+    words = {word.strip(",;:") for code in _code(text) for word in code.split()}
     return {
         word
         for word in words
@@ -60,6 +76,33 @@ def test_a_file_that_is_missing_would_be_noticed() -> None:
     assert not any(map(_is_there, _files_named(text)))
     assert _is_there("spectral/lm.py")
     assert _is_there("reference.py")
+
+
+def _is_command(name: str) -> bool:
+    """Whether words are a sub-command, the group of some, or one with an argument after it."""
+    first = name.split()[0]
+    groups = {command.split()[0] for command in COMMANDS}
+    return name in COMMANDS or first in COMMANDS or (name == first and name in groups)
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_commands_that_a_page_names_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    codes = _code(text)
+    modules = {name for code in codes for name in MODULE.findall(code)}
+    modules = {name for name in modules if name.split(".")[0] in FOLDERS}
+    targets = {name for code in codes for name in TARGET.findall(code)}
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    missing = {f"make {name}" for name in targets if f"\n{name}:" not in makefile}
+    for name in modules:
+        file = ROOT / name.replace(".", "/")
+        if not (file.is_dir() or file.with_suffix(".py").exists()):
+            missing.add(f"python -m {name}")
+    for call in (call for code in codes for call in CALL.findall(code)):
+        first, _, second = call.partition(" ")
+        names = [f"{one} {two}".strip() for one in first.split("|") for two in second.split("|")]
+        missing |= {f"resonance {name}" for name in names if not _is_command(name)}
+    assert missing == set()
 
 
 def test_terms_of_the_glossary_are_used() -> None:
@@ -96,7 +139,7 @@ def test_messages_in_the_table_of_refused_checkpoints_exist() -> None:
     text = (ROOT / "docs" / "checkpoints.md").read_text(encoding="utf-8")
     cells = _rows(text, "## Refused checkpoints")
     assert len(cells) > 20
-    named = [message for cell in cells for message in CODE.findall(cell)]
+    named = [message for cell in cells for message in SPAN.findall(cell)]
     messages = _messages()
 
     def is_there(message: str) -> bool:
