@@ -29,6 +29,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return ENVIRONMENT | {"PATH": path, "PYTHONPATH": str(ROOT)}
 
 
+@pytest.mark.timeout(600)
 def test_every_command_of_the_tutorial(tmp_path: Path, environment: dict[str, str]) -> None:
     commands = BLOCK.findall(TUTORIAL.read_text(encoding="utf-8"))
     assert len(commands) == 11, "the tutorial promises eleven"
