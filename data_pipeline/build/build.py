@@ -15,16 +15,15 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from data_pipeline.storage.atomic import (
-    PARTIAL_SUFFIX,
-    disk_errors,
-    write_atomically,
-    write_text_atomically,
-)
 from data_pipeline.build.cleaning import Counts
+from data_pipeline.build.extract import extract_part, is_finished, load_record
+from data_pipeline.build.planning import SPLITS, ShardTask, choose_documents, plan_shards
+from data_pipeline.build.report import BuildReport, SplitReport, describe_split, load_report
+from data_pipeline.build.shard_writer import load_finished, write_shard
+from data_pipeline.build.sources import Part, SourceFile, plan_parts, source_files
+from data_pipeline.build.workers import run_tasks
 from data_pipeline.config import BuildConfig
 from data_pipeline.errors import DataError
-from data_pipeline.build.extract import extract_part, is_finished, load_record
 from data_pipeline.shards.manifest import (
     INDEX_NAME,
     ShardEntry,
@@ -33,11 +32,12 @@ from data_pipeline.shards.manifest import (
     make_manifest,
 )
 from data_pipeline.shards.manifest import NAME as MANIFEST_NAME
-from data_pipeline.build.planning import SPLITS, ShardTask, choose_documents, plan_shards
-from data_pipeline.build.workers import run_tasks
-from data_pipeline.build.report import BuildReport, SplitReport, describe_split, load_report
-from data_pipeline.build.shard_writer import load_finished, write_shard
-from data_pipeline.build.sources import Part, SourceFile, plan_parts, source_files
+from data_pipeline.storage.atomic import (
+    PARTIAL_SUFFIX,
+    disk_errors,
+    write_atomically,
+    write_text_atomically,
+)
 from data_pipeline.storage.files import is_remote, local_path
 from data_pipeline.tokenizer import Tokenizer, load_tokenizer
 

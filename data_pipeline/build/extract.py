@@ -9,12 +9,12 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
-from data_pipeline.storage.atomic import write_atomically, write_text_atomically
 from data_pipeline.build.cleaning import Counts, clean
-from data_pipeline.config import BuildConfig
 from data_pipeline.build.duplicates import document_hash, signature
 from data_pipeline.build.readers import Document, Reader
 from data_pipeline.build.sources import Part
+from data_pipeline.config import BuildConfig
+from data_pipeline.storage.atomic import write_atomically, write_text_atomically
 
 # Rows are written in groups of this size: a stage holds one, and a small shard reads few.
 _GROUP_BYTES = 1 << 20

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from pyarrow import parquet
 
-from data_pipeline.storage.atomic import write_atomically
 from data_pipeline.build.cleaning import Counts
-from data_pipeline.config import BuildConfig
 from data_pipeline.build.duplicates import DuplicateFinder, Signature, in_valid
 from data_pipeline.build.extract import part_file
+from data_pipeline.config import BuildConfig
+from data_pipeline.storage.atomic import write_atomically
 
 Split = Literal["train", "valid"]
 SPLITS: tuple[Split, ...] = ("train", "valid")

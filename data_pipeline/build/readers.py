@@ -12,11 +12,11 @@ from typing import Any, BinaryIO
 
 import zstandard
 
+from data_pipeline.build.sources import Slice
 from data_pipeline.config import ReadConfig, StorageConfig
 from data_pipeline.errors import DataError
-from data_pipeline.storage.streams import open_raw, open_stream
-from data_pipeline.build.sources import Slice
 from data_pipeline.storage.files import explain
+from data_pipeline.storage.streams import open_raw, open_stream
 
 # What decoders raise about input that is damaged or cut short.
 _DAMAGED = (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError)

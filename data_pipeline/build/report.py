@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.storage.atomic import write_text_atomically
 from data_pipeline.errors import DataError
 from data_pipeline.shards.manifest import Manifest
+from data_pipeline.storage.atomic import write_text_atomically
 
 NAME = "report.json"
 

@@ -13,10 +13,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from pyarrow import parquet
 
-from data_pipeline.storage.atomic import write_atomically
 from data_pipeline.build.extract import part_file
-from data_pipeline.shards.manifest import INDEX_COLUMNS, ShardEntry, pack_rows
 from data_pipeline.build.planning import ShardTask
+from data_pipeline.shards.manifest import INDEX_COLUMNS, ShardEntry, pack_rows
+from data_pipeline.storage.atomic import write_atomically
 from data_pipeline.tokenizer import Tokenizer, load_tokenizer
 
 _BLOCK = 512

@@ -7,8 +7,8 @@ from typing import Literal
 from data_pipeline.build import stdlib_corpus
 from data_pipeline.config import ReadConfig, StorageConfig
 from data_pipeline.errors import DataError
-from data_pipeline.storage.streams import compression_of
 from data_pipeline.storage.files import is_pipe, list_files, protocol_of
+from data_pipeline.storage.streams import compression_of
 
 Format = Literal["text", "jsonl", "parquet"]
 _SUFFIXES: dict[str, Format] = {

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import sentencepiece
 
-from data_pipeline.storage.atomic import write_atomically
-from data_pipeline.config import TokenizerTrainConfig
-from data_pipeline.errors import DataError
 from data_pipeline.build.readers import Reader
 from data_pipeline.build.sources import plan_parts, source_files
+from data_pipeline.config import TokenizerTrainConfig
+from data_pipeline.errors import DataError
+from data_pipeline.storage.atomic import write_atomically
 from data_pipeline.tokenizer import SPECIAL_IDS
 
 logger = logging.getLogger(__name__)

@@ -39,12 +39,7 @@ def options(job: Job) -> dict[str, str]:
         "mem": slurm.memory,
         "time": slurm.time_limit,
         "deadline": slurm.deadline,
-        "partition": slurm.partition,
-        "account": slurm.account,
-        "qos": slurm.qos,
-        "reservation": slurm.reservation,
-        "constraint": slurm.constraint,
-        "exclude": ",".join(slurm.exclude),
+        **node_choice(job),
         "signal": f"B:USR1@{config.stop_lead_s}",
         "open-mode": "append",
         "chdir": str(job.directory),
@@ -53,6 +48,20 @@ def options(job: Job) -> dict[str, str]:
     if job.sweep:
         limit = f"%{slurm.array_limit}" if slurm.array_limit else ""
         table["array"] = f"0-{len(job.run_files) - 1}{limit}"
+    return {key: value for key, value in table.items() if value}
+
+
+def node_choice(job: Job) -> dict[str, str]:
+    """The options with a value that choose a job's nodes; a check of the nodes takes them too."""
+    slurm = job.config.slurm
+    table = {
+        "partition": slurm.partition,
+        "account": slurm.account,
+        "qos": slurm.qos,
+        "reservation": slurm.reservation,
+        "constraint": slurm.constraint,
+        "exclude": ",".join(slurm.exclude),
+    }
     return {key: value for key, value in table.items() if value}
 
 

@@ -10,13 +10,11 @@ from launch.errors import LaunchError
 from launch.job import Job
 from launch.slurm import container
 from launch.slurm.client import test_only
-from launch.slurm.directives import options
+from launch.slurm.directives import node_choice
 from launch.slurm.script import batch_script
 from launch.versions import differences, versions
 
 NODE_ANSWER_S = 300
-# What chooses the nodes of a job.
-PLACE = ("partition", "account", "qos", "reservation", "constraint", "exclude")
 
 
 def can_start(job: Job) -> Iterator[str]:
@@ -47,13 +45,12 @@ def versions_agree(job: Job) -> Iterator[str]:
     Raises:
         LaunchError: They differ, or a node does not answer.
     """
-    table = options(job)
-    place = {f"--{key}": table[key] for key in PLACE if key in table}
+    choice = {f"--{key}": value for key, value in node_choice(job).items()}
     given = {
         "--nodes": str(job.config.nodes),
         "--ntasks-per-node": "1",
         "--time": "1",
-        **place,
+        **choice,
         **container.srun_options(job),
     }
     words = [f"{name}={value}" for name, value in given.items()]

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from data_pipeline.build import build as build_module
 from data_pipeline.build import shard_writer
 from data_pipeline.build.build import build
+from data_pipeline.build.planning import Kept, plan_shards
+from data_pipeline.build.train_tokenizer import train_tokenizer
 from data_pipeline.config import (
     BuildConfig,
     CleaningConfig,
@@ -27,11 +29,9 @@ from data_pipeline.config import (
 )
 from data_pipeline.errors import DataError
 from data_pipeline.shards.manifest import load_manifest
-from data_pipeline.shards.tar import samples
-from data_pipeline.build.planning import Kept, plan_shards
 from data_pipeline.shards.reader import ShardReader
+from data_pipeline.shards.tar import samples
 from data_pipeline.tokenizer import load_tokenizer
-from data_pipeline.build.train_tokenizer import train_tokenizer
 
 
 def config_for(corpus: Path, output: Path, **changes: object) -> BuildConfig:
