@@ -63,7 +63,7 @@ env \
 step=$!
 status=0
 wait "$step" || status=$?
-# a trap ends wait early: only then is there more to wait for
+# a signal ends `wait` early: wait again after each one
 while ((again)); do
     again=0
     status=0
