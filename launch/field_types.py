@@ -52,8 +52,8 @@ def _environment(table: dict[str, str]) -> dict[str, str]:
             raise ValueError(f"expected names of letters, digits and underscores, found {name!r}")
         if not SECRET_WORDS.isdisjoint(name.upper().split("_")):
             raise ValueError(
-                f"{name} looks like a secret, and batch scripts and manifests are no place for "
-                "one: set it in the environment that submits (Slurm passes it on), or name a "
+                f"{name} looks like a secret, which must not be in batch scripts and manifests: "
+                "set it in the environment of the submission (Slurm forwards it), or name a "
                 "Secret in launch.kubernetes.secret"
             )
         if "\0" in value:

@@ -68,7 +68,7 @@ def check_output(output: Path, needed_bytes: int | None) -> Iterator[Finding]:
             "bad",
             "output",
             f"{existing} cannot be written",
-            "choose another train.output, or ask for the right to write there",
+            "choose another train.output, or get permission to write there",
         )
         return
     yield Finding("ok", "output", f"{existing} can be written")
@@ -77,7 +77,7 @@ def check_output(output: Path, needed_bytes: int | None) -> Iterator[Finding]:
         yield Finding(
             "warn",
             "disk",
-            f"{free / 2**30:.1f} GiB free; the size of a checkpoint is not known here",
+            f"{free / 2**30:.1f} GiB free; the size of a checkpoint is unknown here",
             "check where PyTorch is installed",
         )
     elif free < needed_bytes:

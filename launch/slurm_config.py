@@ -99,7 +99,7 @@ class SlurmConfig(Table):
                 ) from None
         if self.gpu_type and not self.gpus_per_node:
             raise ValueError(
-                f"gpu_type is {self.gpu_type!r} and gpus_per_node 0, which asks for no GPU: "
+                f"gpu_type is {self.gpu_type!r} and gpus_per_node 0, which requests no GPU: "
                 "expected both or neither"
             )
         if (self.container == "none") != (self.image == ""):

@@ -7,7 +7,7 @@ from pathlib import PurePath
 # exit status of ranks that saved after a request to stop: requeue the run, and start it again with
 # --auto-resume
 REQUEUE_STATUS = os.EX_TEMPFAIL
-# exit status of ranks that would fail the same way again: neither torchrun nor a cluster restarts
+# exit status of ranks that would fail the same way again: no restart by torchrun or a cluster
 GIVE_UP_STATUS = os.EX_CONFIG
 # exit status of ranks that lost contact with another rank: their own machine is not the cause
 LOST_CONTACT_STATUS = os.EX_UNAVAILABLE

@@ -1,4 +1,4 @@
-"""`manifest.json`, the contents of a folder of shards, and `documents.npy`, their documents."""
+"""`manifest.json`: contents of a folder of shards; `documents.npy`: places of its documents."""
 
 import io
 import json

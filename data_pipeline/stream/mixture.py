@@ -168,11 +168,11 @@ def check_same_tokenizer(first: PackedDataset, other: PackedDataset) -> None:
     Raises:
         DataError: The fingerprints differ.
     """
-    expected, found = first.manifest.tokenizer, other.manifest.tokenizer
-    if found != expected:
+    expected, tokenizer = first.manifest.tokenizer, other.manifest.tokenizer
+    if tokenizer != expected:
         raise DataError(
-            f"{other.path}: made with tokenizer {found.fingerprint[:12]} ({found.kind}, "
-            f"{found.vocab_size} ids); expected {expected.fingerprint[:12]} ({expected.kind}, "
+            f"{other.path}: made with tokenizer {tokenizer.fingerprint[:12]} ({tokenizer.kind}, "
+            f"{tokenizer.vocab_size} ids); expected {expected.fingerprint[:12]} ({expected.kind}, "
             f"{expected.vocab_size} ids) as in {first.path}"
         )
 

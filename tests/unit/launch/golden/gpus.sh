@@ -35,7 +35,7 @@ step=
 stopped=0
 again=0
 stop() {
-    echo "resonance: asked to stop; the ranks save and leave"
+    echo "resonance: received a request to stop; the ranks save and exit"
     stopped=1
     again=1
     if [[ -n $step ]]; then kill -USR1 "$step" || true; fi
