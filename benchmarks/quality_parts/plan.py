@@ -6,8 +6,9 @@ A later stage may depend on what an earlier one found: learning rates are chosen
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from spectral.config import ModelConfig
 from spectral.gate_keys import SELECTION_PARTS
+
+from spectral.config import ModelConfig
 from spectral.layer_pattern import head_mixture
 
 KINDS = ("spectral", "transformer")

@@ -1,1 +1,1 @@
-"""From sources to shards: reading, cleaning, deduplication, tokenizing."""
+"""Sources to shards: reading, cleaning, deduplication, tokenization."""

@@ -210,7 +210,7 @@ def test_shards_partition_the_documents(sizes: list[int], data: st.DataObject) -
         chosen = [task for task in tasks if task.split == split]
         rows = [row for task in chosen for row in task.row.tolist()]
         assert rows == np.flatnonzero(kept.is_valid == number).tolist()
-        assert [task.index for task in chosen] == list(range(len(chosen)))
+        assert [task.number for task in chosen] == list(range(len(chosen)))
         firsts = np.cumsum([0, *(len(task.row) for task in chosen)])[:-1]
         assert [task.first for task in chosen] == firsts.tolist()
         for task in chosen:
