@@ -45,7 +45,9 @@ class TrainConfig(_Table):
     steps: Positive = Field(1000, description="Number of optimizer steps.")
     global_batch_size: Positive = Field(8, description="Windows per step, over all ranks.")
     micro_batch_size: Positive = Field(4, description="Windows per forward pass of a rank.")
-    seed: int = Field(0, ge=0, description="Random seed of the initial parameters and of dropout.")
+    seed: int = Field(
+        0, ge=0, description="Random seed of the initial parameters, dropout and selection noise."
+    )
     precision: Literal["auto", "float32", "bf16", "fp16"] = Field(
         "auto",
         description="Precision of matrix products: bf16 is bfloat16, fp16 is float16; auto is bf16 "
