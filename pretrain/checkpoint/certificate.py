@@ -88,7 +88,8 @@ def check_certificate(model: Any, checkpoint: Path, run: RunConfig) -> None:
     if problem:
         raise agreed(
             CheckpointError(
-                f"{checkpoint}: this layout does not compute what the checkpoint's did: {problem}"
+                f"{checkpoint}: the model's output in this layout differs from its certificate: "
+                f"{problem}"
             )
         )
 

@@ -19,7 +19,7 @@ from pretrain.runtime.ranks import agreed, decided_by_rank_0
 
 # interval at which all ranks check whether rank 0 is still copying
 POLL_S = 1.0
-_UNFINISHED = "the copying thread ended by an error of its own; its traceback is above"
+_UNFINISHED = "the copying thread failed; its traceback is above"
 
 
 class Retention:
@@ -73,7 +73,7 @@ class Retention:
         return decided_by_rank_0(lambda: not self._problem)
 
     def finish_run(self, heartbeat: Heartbeat) -> None:
-        """Do what `finish` does, after the last step of a run.
+        """Copy what the store lacks as `finish` does, after the last step of a run.
 
         Raises:
             CheckpointError: The store lacks checkpoints and `checkpoint.on_error` is "stop"; on all

@@ -108,17 +108,17 @@ def require_offload_folder(config: ParallelConfig) -> None:
 def judge_health(config: HealthConfig, health: Sequence[NodeHealth]) -> list[str]:
     """Findings about measurements beyond the limits; one per kind and machine."""
     findings = []
-    for host, one in {h.host: h for h in reversed(health)}.items():
+    for host, node in {h.host: h for h in reversed(health)}.items():
         for name, free, least in (
-            ("memory", one.free_memory, config.min_free_memory_gib),
-            ("disk", one.free_disk, config.min_free_disk_gib),
+            ("memory", node.free_memory, config.min_free_memory_gib),
+            ("disk", node.free_disk, config.min_free_disk_gib),
         ):
             if free < least * 2**30:
                 findings.append(
-                    f"{host} (rank {one.rank}): {free / 2**30:.2f} GiB of free {name}; expected "
+                    f"{host} (rank {node.rank}): {free / 2**30:.2f} GiB of free {name}; expected "
                     f"{least:g} (health.min_free_{name}_gib)"
                 )
-    first, last = (choose(health, key=lambda one: one.clock) for choose in (min, max))
+    first, last = (choose(health, key=lambda node: node.clock) for choose in (min, max))
     if last.clock - first.clock > config.max_clock_skew_s:
         findings.append(
             f"the clock of {last.host} (rank {last.rank}) is {last.clock - first.clock:.1f} s "
