@@ -36,7 +36,7 @@ from pretrain.run_file import dump_run
 from pretrain.runtime.ranks import Ranks, agreed
 
 TENSORS = "tensors"
-# longer than any write can take (uploads do not use this group): after a timeout, a process group is
+# longer than any write can take (uploads do not use this group): after a timeout, a group is
 # unusable; ranks that are gone close their connections, and the watchdog ends those that hang
 TIMEOUT = timedelta(days=1)
 
