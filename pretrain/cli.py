@@ -1,4 +1,4 @@
-"""The `resonance` command. `--help` answers at once: torch is imported by the work itself."""
+"""The `resonance` command; only the functions it calls import torch, so `--help` is fast."""
 
 import difflib
 import functools
@@ -23,11 +23,12 @@ USER_ERRORS = (DataError, LaunchError, RunError, OSError)
 
 
 class Command(NamedTuple):
-    """One sub-command.
+    """A sub-command.
 
     Attributes:
         arguments: The model that its flags fill.
-        module, function: What is imported and called with that model; a returned value is printed.
+        module: Module of the function, imported when the command runs.
+        function: Name of the function that receives the model; its return value is printed.
     """
 
     arguments: type[BaseModel]
@@ -69,13 +70,13 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one sub-command; exit with 2 for a wrong call and 1 for work that could not be done."""
-    name, rest = _find_command(list(sys.argv[1:] if arguments is None else arguments))
+    """Run a sub-command; exit with 2 for a wrong call and 1 for work that could not be done."""
+    name, flags = _find_command(list(sys.argv[1:] if arguments is None else arguments))
     command = COMMANDS[name]
     try:
-        parsed = _parse(name, command, rest)
-        work = getattr(importlib.import_module(command.module), command.function)
-        result = work(parsed)
+        parsed = _parse(name, command, flags)
+        run_command = getattr(importlib.import_module(command.module), command.function)
+        result = run_command(parsed)
     except USER_ERRORS as error:
         print(f"resonance {name}: {error}", file=sys.stderr)
         sys.exit(error.status if isinstance(error, RunError) else 1)
@@ -86,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             print(result, flush=True)
         except BrokenPipeError:
-            # whoever reads, such as `head`, has seen enough; nothing may be written at the exit
+            # the reader, such as `head`, has closed the pipe; nothing may be written at the exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -119,14 +120,14 @@ def _parse(name: str, command: Command, arguments: list[str]) -> Any:
             sys.exit(2)
         run_file = Path(arguments[0])
         default = commands.PretrainCommand(run_file=run_file, run=load_run(run_file))
-    # tyro asks for what has no default; with a run file, the file is the default
+    # tyro requires what has no default; with a run file, the file is the default
     arguments_of = functools.partial(tyro.cli, prog=f"resonance {name}", args=arguments)
     try:
         if default is None:
             return arguments_of(command.arguments)
         return arguments_of(command.arguments, default=default)
     except ValidationError as error:
-        # what concerns several tables is checked after tyro has read all flags
+        # checks over several tables run after tyro has read all flags
         print(f"resonance {name}: {describe(error, command.arguments)}", file=sys.stderr)
         sys.exit(2)
 

@@ -15,168 +15,193 @@ class _Command(BaseModel):
 
 
 class PretrainCommand(_Command):
-    """Train a model as a run file says. Start several ranks with torchrun or `launch local`."""
+    """Train the model of a run file; several ranks need torchrun or `launch local`."""
 
-    run_file: tyro.conf.Positional[Path] = Field(description="The run, a TOML file.")
-    resume: bool = Field(False, description="Go on from the run's newest complete checkpoint.")
+    run_file: tyro.conf.Positional[Path] = Field(description="Run file (TOML).")
+    resume: bool = Field(False, description="Resume from the run's newest complete checkpoint.")
     auto_resume: bool = Field(
-        False, description="Go on if there is a checkpoint, start otherwise: for requeued jobs."
+        False,
+        description="Resume if there is a checkpoint, otherwise start from scratch: for requeued "
+        "jobs.",
     )
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = Field(RunConfig())
 
 
 class EvaluateCommand(_Command):
-    """Loss, perplexity and bits per byte on a split or text files; tasks of lm-eval."""
+    """Measure loss, perplexity and bits per byte on a split or text files, or run lm-eval."""
 
     checkpoint: tyro.conf.Positional[Path] = Field(
-        description="A run's directory, one checkpoint or, with --text or --tasks, an exported "
-        "folder."
+        description="Run directory, single checkpoint or, with --text or --tasks, exported folder."
     )
-    data: str = Field("", description="Split with a manifest; default: the run's own `data.valid`.")
+    data: str = Field(
+        "", description="Folder or URL of the split to evaluate; empty for the run's `data.valid`."
+    )
     baselines: bool = Field(
         True,
-        description="Also fit interpolated n-grams to the run's training data, to compare; holds "
-        "all of its tokens in memory.",
+        description="Also fit interpolated n-grams to the run's training data, for comparison; "
+        "this holds all training tokens in memory.",
     )
-    text: tuple[Path, ...] = Field((), description="UTF-8 files instead: each is one document.")
+    text: tuple[Path, ...] = Field(
+        (), description="UTF-8 files to evaluate instead of a split; each is one document."
+    )
     tasks: tuple[str, ...] = Field(
-        (), description="Instead: tasks of lm-eval by name, or YAML files that describe them."
+        (), description="lm-eval tasks to run instead, by name or YAML file."
     )
-    limit: int = Field(0, ge=0, description="Samples of each task; 0: all.")
+    limit: int = Field(0, ge=0, description="Samples per lm-eval task; 0 for all.")
     state: Literal["carried", "sliding"] = Field(
         "carried",
-        description="Text: the state is carried through the whole file, or every window begins "
-        "anew and its first part is context only.",
+        description="With --text: carried passes the state through the whole file; sliding starts "
+        "every window from an empty state and scores its last --stride tokens.",
     )
     stride: int = Field(
-        0, ge=0, description="Tokens of each sliding window that count; 0: half of it."
+        0, ge=0, description="Tokens scored per sliding window; 0 for half of the window."
     )
-    sequence_length: int = Field(0, ge=0, description="Tokens per window; 0: as in training.")
+    sequence_length: int = Field(
+        0, ge=0, description="Tokens per window; 0 for the length used in training."
+    )
     batch_size: int = Field(8, ge=1, description="Windows per forward pass.")
 
 
 class GenerationOptions(_Command):
-    """How text is generated."""
+    """Options of text generation."""
 
-    max_tokens: int = Field(200, ge=1, description="Longest continuation.")
-    min_tokens: int = Field(0, ge=0, description="Shortest continuation.")
-    temperature: float = Field(0.8, ge=0.0, description="Of sampling; 0 takes the likeliest.")
-    top_k: int = Field(0, ge=0, description="Sample among the k likeliest tokens; 0: all.")
+    max_tokens: int = Field(200, ge=1, description="Maximum number of new tokens.")
+    min_tokens: int = Field(0, ge=0, description="Minimum number of new tokens.")
+    temperature: float = Field(0.8, ge=0.0, description="Sampling temperature; 0 is greedy.")
+    top_k: int = Field(0, ge=0, description="Sample from the k most likely tokens; 0 for all.")
     top_p: float = Field(
-        0.95, gt=0.0, le=1.0, description="Sample among the likeliest tokens of this mass."
+        0.95,
+        gt=0.0,
+        le=1.0,
+        description="Sample from the most likely tokens whose total probability reaches this "
+        "(nucleus sampling).",
     )
-    beams: int = Field(1, ge=1, description="Sequences that are kept at once; 1: no beam search.")
+    beams: int = Field(1, ge=1, description="Beams of a beam search; 1 turns it off.")
     beam_groups: int = Field(
-        1, ge=1, description="Groups of beams that are kept apart, without sampling."
+        1,
+        ge=1,
+        description="Groups of a diverse beam search, which does not sample; must divide --beams.",
     )
     diversity_penalty: float = Field(
-        1.0, ge=0.0, description="On tokens that an earlier group of beams has chosen."
+        1.0, ge=0.0, description="Penalty on tokens that an earlier group of beams has chosen."
     )
     length_penalty: float = Field(
-        1.0, description="Beams are compared by score / length ** penalty; above 0 favours long."
+        1.0,
+        description="Beams are ranked by score / length ** penalty; above 0 favours long ones.",
     )
     early_stopping: bool = Field(
-        False, description="End a beam search once as many sequences as beams are complete."
+        False, description="Stop a beam search as soon as --beams sequences are complete."
     )
     repetition_penalty: float = Field(
-        1.0, gt=0.0, description="Divides the scores of tokens that were seen; 1: none."
+        1.0,
+        gt=0.0,
+        description="Penalty factor on the scores of tokens that have occurred; 1 turns it off.",
     )
-    no_repeat_ngram: int = Field(0, ge=0, description="Never repeat so many tokens; 0: may.")
+    no_repeat_ngram: int = Field(
+        0, ge=0, description="Never repeat an n-gram of this length; 0 turns it off."
+    )
     coverage_penalty: float = Field(
-        0.0, ge=0.0, description="Times log(1 + how often a token was generated); 0: none."
+        0.0,
+        ge=0.0,
+        description="Penalty per log(1 + count) of tokens already generated; 0 turns it off.",
     )
-    seed: int = Field(0, ge=0, description="Of sampling.")
+    seed: int = Field(0, ge=0, description="Random seed for sampling.")
 
 
 class GenerateCommand(GenerationOptions):
-    """Continue a prompt or a file of them, one token at a time in constant time and memory."""
+    """Continue a prompt or a file of prompts; time and memory per token are constant."""
 
     checkpoint: tyro.conf.Positional[Path] = Field(
-        description="A run's directory, one checkpoint or an exported folder."
+        description="Run directory, single checkpoint or exported folder."
     )
-    prompt: str = Field("", description="Text to continue; empty: begin a document.")
+    prompt: str = Field("", description="Text to continue; empty starts a new document.")
     prompts: Path | None = Field(
-        None, description="File with a prompt per line, or .jsonl with {'prompt': ...}."
+        None, description="File with one prompt per line, or .jsonl with {'prompt': ...}."
     )
-    output: Path | None = Field(None, description="Where JSON lines go; default: printed.")
-    batch_size: int = Field(8, ge=1, description="Prompts of a file that are continued at once.")
+    output: Path | None = Field(
+        None, description="JSON-lines file for the continuations of --prompts; None prints them."
+    )
+    batch_size: int = Field(8, ge=1, description="Prompts of --prompts per batch.")
 
 
 class ChatCommand(GenerationOptions):
-    """Talk to a model, turn by turn; its memory of the conversation has constant size."""
+    """Chat with a model; its memory of the conversation has constant size."""
 
     checkpoint: tyro.conf.Positional[Path] = Field(
-        description="A run's directory, one checkpoint or an exported folder."
+        description="Run directory, single checkpoint or exported folder."
     )
-    user: str = Field("User: ", description="What is put before each turn of yours.")
-    reply: str = Field("\nAssistant:", description="What is put between your turn and the reply.")
-    stop: str = Field("\nUser:", description="Text that ends a reply; empty: none.")
+    user: str = Field("User: ", description="Text put before each of your turns.")
+    reply: str = Field("\nAssistant:", description="Text put between your turn and the reply.")
+    stop: str = Field("\nUser:", description="Text that ends a reply; empty for none.")
 
 
 class ExportCommand(_Command):
-    """Write a checkpoint as a Hugging Face folder that loads without Resonance."""
+    """Export a checkpoint to a Hugging Face folder that loads without Resonance."""
 
     checkpoint: tyro.conf.Positional[Path] = Field(
-        description="A run's directory or one checkpoint."
+        description="Run directory or single checkpoint."
     )
-    output: tyro.conf.Positional[Path] = Field(description="The folder to write; must not exist.")
+    output: tyro.conf.Positional[Path] = Field(description="Folder to create; must not exist.")
 
 
 class VerifyCheckpointCommand(_Command):
-    """Check a checkpoint: hashes, missing shards, shapes, state, and what its model computes."""
+    """Verify a checkpoint: file hashes, missing shards, shapes, state and the model's output."""
 
     checkpoint: tyro.conf.Positional[Path] = Field(
-        description="A run's directory or one checkpoint."
+        description="Run directory or single checkpoint."
     )
 
 
 class InspectCommand(_Command):
-    """Print what is in a checkpoint, as a tree."""
+    """Print the contents of a checkpoint as a tree."""
 
     checkpoint: tyro.conf.Positional[Path] = Field(
-        description="A run's directory or one checkpoint."
+        description="Run directory or single checkpoint."
     )
 
 
 class FetchCommand(_Command):
-    """Copy a checkpoint from an object store, and verify it."""
+    """Download a checkpoint from an object store and verify it."""
 
     url: tyro.conf.Positional[str] = Field(
-        description="A checkpoint, or a folder of them: then the newest. For example s3://..."
+        description="URL of a checkpoint or of a folder of checkpoints (then the newest), for "
+        "example s3://bucket/run."
     )
-    output: tyro.conf.Positional[Path] = Field(description="The folder to put it into.")
-    storage: StorageConfig = Field(StorageConfig(), description="How to reach it.")
+    output: tyro.conf.Positional[Path] = Field(description="Folder that will hold the checkpoint.")
+    storage: StorageConfig = Field(StorageConfig(), description="Access to the object store.")
 
 
 class PlanCommand(_Command):
-    """What each rank of a layout has, sends and computes: simulated, on up to 4,096 ranks."""
+    """Simulate a layout on up to 4,096 ranks: what a rank stores, sends and computes."""
 
     run_file: tyro.conf.Positional[Path | None] = Field(
-        None, description="The run; without one, every preset in several layouts."
+        None, description="Run file (TOML); None for every preset in several layouts."
     )
-    ranks: int = Field(8, ge=1, description="Ranks to simulate.")
+    ranks: int = Field(8, ge=1, description="Number of ranks to simulate.")
 
 
 class DoctorCommand(_Command):
     """Check this machine: versions, devices, shadowed packages, free disk, writable paths."""
 
-    output: Path = Field(Path("runs"), description="Where runs are to be written.")
+    output: Path = Field(Path("runs"), description="Folder that runs will be written to.")
     kernels: bool = Field(
         False,
-        description="Instead, compile every GPU kernel for every supported architecture, with no "
-        "GPU, and print what each needs. Takes minutes the first time.",
+        description="Instead, compile every GPU kernel for every supported architecture (without "
+        "a GPU) and print the resources that each needs; takes minutes the first time.",
     )
 
 
 class _LaunchCommand(_Command):
     """Base of the `resonance launch` commands."""
 
-    run_file: tyro.conf.Positional[Path] = Field(description="The run, a TOML file.")
+    run_file: tyro.conf.Positional[Path] = Field(description="Run file (TOML).")
 
 
 class _StartCommand(_LaunchCommand):
-    dry_run: bool = Field(False, description="Print what would be started.")
-    submit: bool = Field(False, description="Start it.")
+    """Base of the commands that start a run."""
+
+    dry_run: bool = Field(False, description="Only print what would be started.")
+    submit: bool = Field(False, description="Start or submit the run.")
 
     @model_validator(mode="after")
     def _one_of_two(self) -> "_StartCommand":
@@ -188,46 +213,49 @@ class _StartCommand(_LaunchCommand):
 class LaunchLocalCommand(_StartCommand):
     """Start every rank of a run on this machine with torchrun, unless --dry-run is given."""
 
-    resume: bool = Field(False, description="Go on from the run's newest complete checkpoint.")
+    resume: bool = Field(False, description="Resume from the run's newest complete checkpoint.")
 
 
 class LaunchSlurmCommand(_StartCommand):
-    """Print a run as a batch script; with --submit, check and submit it."""
+    """Print the batch script of a run; with --submit, check the run and submit it."""
 
     chain: int = Field(
-        1, ge=1, description="Jobs in a row, for runs longer than the partition's time limit."
+        1,
+        ge=1,
+        description="Number of jobs that run one after another, for runs longer than the "
+        "partition's time limit.",
     )
     sweep: tuple[str, ...] = Field(
         (),
-        description="KEY=VALUE,VALUE: run every combination as a task of one array, such as "
-        "train.seed=0,1 optim.learning_rate=1e-3,3e-3.",
+        description="Values to sweep, as KEY=VALUE,VALUE: every combination becomes a task of one "
+        "job array. Example: train.seed=0,1 optim.learning_rate=1e-3,3e-3.",
     )
 
 
 class LaunchKubernetesCommand(_StartCommand):
-    """Print a run as Kubernetes manifests; with --submit, check and create them."""
+    """Print the Kubernetes manifests of a run; with --submit, check and create them."""
 
 
 class LaunchCheckCommand(_LaunchCommand):
-    """Look for what would stop a run, before it is submitted; each finding has a remedy."""
+    """Check a run before it is submitted; each finding names a remedy."""
 
     launcher: Literal["local", "slurm", "kubernetes"] = Field(
-        "local", description="Where the run is to be launched."
+        "local", description="Launcher that the run is checked for."
     )
     on_nodes: bool = Field(
-        False, description="Also compare versions on the nodes, in a short job (Slurm)."
+        False, description="Also compare versions on the nodes, in a short Slurm job."
     )
 
 
 class LaunchStatusCommand(_LaunchCommand):
-    """Show the state of what was submitted for a run."""
+    """Show the state of a run's submitted jobs."""
 
 
 class LaunchLogsCommand(_LaunchCommand):
     """Show the end of the newest log of a run's jobs."""
 
-    lines: int = Field(40, ge=1, description="Lines to show.")
+    lines: int = Field(40, ge=1, description="Number of lines to show.")
 
 
 class LaunchCancelCommand(_LaunchCommand):
-    """Cancel everything that was submitted for a run and has not ended."""
+    """Cancel all jobs of a run that have not ended."""

@@ -1,4 +1,4 @@
-"""A run, as one frozen value: every table of a run file (imports no torch)."""
+"""A run as one frozen value: every table of a run file (imports no torch)."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,7 +11,7 @@ from spectral.config import ModelConfig
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-# timers of the system take no more than some centuries
+# longest timeout: system timers overflow after a few centuries
 YEAR_S = 365 * 86_400.0
 
 
@@ -22,88 +22,106 @@ class _Table(BaseModel):
 class OptimConfig(_Table):
     """The `[optim]` table: AdamW with linear warm-up and cosine decay."""
 
-    learning_rate: float = Field(3e-3, gt=0.0, description="Peak, reached after the warm-up.")
-    final_ratio: Fraction = Field(0.1, description="Last learning rate, as a share of the peak.")
+    learning_rate: float = Field(3e-3, gt=0.0, description="Peak learning rate.")
+    final_ratio: Fraction = Field(0.1, description="Final learning rate as a share of the peak.")
     warmup_steps: int = Field(50, ge=0, description="Steps of linear warm-up.")
-    beta1: float = Field(0.9, ge=0.0, lt=1.0, description="Decay of the first moment.")
-    beta2: float = Field(0.95, ge=0.0, lt=1.0, description="Decay of the second moment.")
-    epsilon: float = Field(1e-8, gt=0.0, description="Added to the root of the second moment.")
-    weight_decay: float = Field(
-        0.1, ge=0.0, description="On matrices; vectors and modes have none."
+    beta1: float = Field(0.9, ge=0.0, lt=1.0, description="Decay rate of the first moment.")
+    beta2: float = Field(0.95, ge=0.0, lt=1.0, description="Decay rate of the second moment.")
+    epsilon: float = Field(
+        1e-8, gt=0.0, description="Constant added to the root of the second moment."
     )
-    clip_norm: float = Field(1.0, gt=0.0, description="Largest norm of the whole gradient.")
+    weight_decay: float = Field(
+        0.1, ge=0.0, description="Weight decay of matrices; vectors and modes have none."
+    )
+    clip_norm: float = Field(
+        1.0, gt=0.0, description="Maximum norm of the whole gradient; larger ones are scaled down."
+    )
 
 
 class TrainConfig(_Table):
-    """The `[train]` table: how long, how much at once, and where the results go."""
+    """The `[train]` table: length, batch size, precision and output of a run."""
 
-    output: Path = Field(Path("runs/run"), description="The run's directory.")
-    steps: Positive = Field(1000, description="Optimizer steps.")
+    output: Path = Field(Path("runs/run"), description="Run directory.")
+    steps: Positive = Field(1000, description="Number of optimizer steps.")
     global_batch_size: Positive = Field(8, description="Windows per step, over all ranks.")
     micro_batch_size: Positive = Field(4, description="Windows per forward pass of a rank.")
-    seed: int = Field(0, ge=0, description="Seed of the initial parameters.")
+    seed: int = Field(
+        0, ge=0, description="Random seed of the initial parameters, dropout and selection noise."
+    )
     precision: Literal["auto", "float32", "bf16", "fp16"] = Field(
         "auto",
-        description="bf16 and fp16 run matrix products in bfloat16 and float16; auto is bf16 where "
-        "a GPU has it.",
+        description="Precision of matrix products: bf16 is bfloat16, fp16 is float16; auto is bf16 "
+        "on GPUs that support it and float32 elsewhere.",
     )
     initial_loss_scale: float = Field(
-        65536.0, ge=1.0, description="First factor of the loss in fp16; an overflow halves it."
+        65536.0, ge=1.0, description="Initial loss scale of fp16; an overflow halves it."
     )
     loss_scale_window: Positive = Field(
-        1000, description="Steps without overflow after which the factor doubles."
+        1000, description="Steps without overflow after which the loss scale doubles."
     )
     activation_checkpointing: Literal["none", "selective", "full"] = Field(
         "none",
-        description="What the backward pass recomputes instead of keeping it: feed-forwards, or "
-        "whole blocks.",
+        description="Activations recomputed in the backward pass instead of stored: those of "
+        "feed-forward layers (selective) or of whole blocks (full).",
     )
     activation_checkpoint_every: Positive = Field(
-        1, description="Only in every n-th block from the first on."
+        1, description="Apply activation checkpointing to every n-th block, starting at the first."
     )
     activation_offload: bool = Field(
-        False, description="Keep the inputs of what is recomputed in the CPU's memory."
+        False, description="Keep the inputs of recomputed layers in CPU memory."
     )
     validate_every: int = Field(100, ge=0, description="Steps between validations; 0 for never.")
     wandb: Literal["auto", "disabled"] = Field(
-        "auto", description="Weights & Biases; auto logs offline when there is no WANDB_API_KEY."
+        "auto", description="Weights & Biases; auto logs offline when WANDB_API_KEY is not set."
     )
 
 
 class ParallelConfig(_Table):
-    """How a model is laid out over ranks; data ranks are what remains."""
+    """The `[parallel]` table: the layout of a model over ranks; the rest are data ranks."""
 
     tensor: Positive = Field(
-        1, description="Ranks that share every layer: heads, hidden channels and vocabulary."
+        1,
+        description="Tensor-parallel ranks, which share the heads, hidden channels and vocabulary "
+        "of every layer.",
     )
     shard_activations: bool = Field(
         False,
-        description="Tensor ranks share the activations between layers, too: each holds some of "
-        "the tokens (Megatron's sequence parallelism).",
+        description="Also shard the activations between layers over the tensor ranks, by token "
+        "(Megatron's sequence parallelism).",
     )
-    pipeline: Positive = Field(1, description="Stages that share the layers of the model.")
-    sequence: Positive = Field(1, description="Ranks that share every sequence, a span each.")
+    pipeline: Positive = Field(
+        1, description="Pipeline stages, which share the layers of the model."
+    )
+    sequence: Positive = Field(
+        1,
+        description="Sequence-parallel ranks (context parallelism), each with one span of every "
+        "sequence.",
+    )
     expert: Positive = Field(
-        1, description="Data and sequence ranks that share the experts of every layer."
+        1,
+        description="Expert-parallel ranks: data and sequence ranks that share the experts of "
+        "every layer.",
     )
     data: int = Field(
         0,
         ge=0,
-        description="Ranks with different data; 0 for as many as there are. With launch.min_nodes, "
-        "fewer when machines are lost.",
+        description="Data-parallel ranks; 0 for all remaining ranks. With launch.min_nodes, fewer "
+        "when machines are lost.",
     )
     zero_stage: Literal[0, 1, 2, 3] = Field(
         1,
-        description="DeepSpeed ZeRO: what data and sequence ranks shard (1 optimizer states, "
-        "2 gradients too, 3 parameters too).",
+        description="DeepSpeed ZeRO stage: what data and sequence ranks shard (1: optimizer "
+        "states; 2: also gradients; 3: also parameters).",
     )
     offload_optimizer: Literal["none", "cpu", "nvme"] = Field(
-        "none", description="Where ZeRO keeps optimizer states; nvme needs stage 3."
+        "none", description="Memory to which ZeRO moves optimizer states; nvme needs stage 3."
     )
     offload_parameters: Literal["none", "cpu", "nvme"] = Field(
-        "none", description="Where ZeRO-3 keeps parameters that are not in use."
+        "none", description="Memory to which ZeRO-3 moves parameters that are not in use."
     )
-    nvme_path: Path = Field(Path("/local_nvme"), description="Folder on the disk of each node.")
+    nvme_path: Path = Field(
+        Path("/local_nvme"), description="Folder for nvme offload, on the disk of each node."
+    )
 
     @property
     def model_ranks(self) -> int:
@@ -112,107 +130,136 @@ class ParallelConfig(_Table):
 
 
 class CheckpointConfig(_Table):
-    """The `[checkpoint]` table."""
+    """The `[checkpoint]` table: when checkpoints are written, and which are kept."""
 
-    every: int = Field(100, ge=0, description="Steps between checkpoints; 0: only the last step.")
-    keep_last: Positive = Field(2, description="Complete checkpoints to keep.")
+    every: int = Field(
+        100, ge=0, description="Steps between checkpoints; 0 for the last step only."
+    )
+    keep_last: Positive = Field(2, description="Number of newest complete checkpoints to keep.")
     keep_every: int = Field(
-        0, ge=0, description="Also keep those at multiples of so many steps; 0: none."
+        0, ge=0, description="Also keep checkpoints at multiples of this step; 0 for none."
     )
     asynchronous: bool = Field(
         True,
-        description="Write while training goes on: it waits for a copy to host memory only.",
+        description="Write in the background: training waits only for a copy to host memory.",
     )
     remote: str = Field(
         "",
-        description="Where complete checkpoints are also copied to, for example "
-        "s3://bucket/run; a run without local checkpoints goes on from there. What could not be "
-        "uploaded is tried again with the next one.",
+        description="Object store to which complete checkpoints are also copied, for example "
+        "s3://bucket/run; a run without local checkpoints resumes from there. A failed upload is "
+        "retried with the next checkpoint.",
     )
     on_error: Literal["continue", "stop"] = Field(
         "continue",
-        description="When one cannot be written (full disk): train on, or stop. The last one of a "
-        "run must be written either way; stop also makes it an error if remote then lacks one.",
+        description="Response to a checkpoint that cannot be written (full disk): continue "
+        "training, or stop. A run's last checkpoint must be written either way; with stop, it is "
+        "also an error if remote then lacks one.",
     )
 
 
 class GuardConfig(_Table):
-    """The `[guard]` table: what to do about a step whose numbers are bad, before it is applied."""
+    """The `[guard]` table: the response to a step with bad numbers, before it is applied."""
 
     on_nonfinite: Literal["stop", "skip", "rollback"] = Field(
         "skip",
-        description="Loss or gradient is NaN or infinite: stop, pass over the step's data, or also "
-        "go back to the newest checkpoint.",
+        description="Response to a NaN or infinite loss or gradient: stop, skip the data of the "
+        "step, or also roll back to the newest checkpoint.",
     )
     on_spike: Literal["note", "stop", "skip", "rollback"] = Field(
-        "note", description="The loss jumps: as above, or only write it down."
+        "note", description="Response to a sudden rise of the loss: as above, or only record it."
     )
     spike_history: int = Field(
-        100, ge=10, description="Losses that a spike is measured against; none before so many."
+        100,
+        ge=10,
+        description="Number of recent losses that a spike is measured against; none is detected "
+        "before there are that many.",
     )
     spike_sigmas: float = Field(
-        10.0, gt=0.0, description="Robust standard deviations above their median."
+        10.0,
+        gt=0.0,
+        description="Robust standard deviations above the median loss beyond which it is a spike.",
     )
-    spike_rise: float = Field(0.5, ge=0.0, description="Least rise in nats that is a spike.")
-    limit: int = Field(5, ge=0, description="Bad steps that are passed over before the run stops.")
-    limit_steps: Positive = Field(1000, description="Steps after which a bad one is forgotten.")
+    spike_rise: float = Field(
+        0.5, ge=0.0, description="Minimum rise above the median, in nats, of a spike."
+    )
+    limit: int = Field(5, ge=0, description="Bad steps that are skipped before the run stops.")
+    limit_steps: Positive = Field(
+        1000, description="Steps after which a bad step no longer counts towards limit."
+    )
 
 
 class HealthConfig(_Table):
-    """The `[health]` table: hangs, stragglers, and the check of every machine at the start."""
+    """The `[health]` table: hangs, stragglers and the check of every machine at the start."""
 
     hang_timeout_s: float = Field(
         1800.0,
         ge=0.0,
         le=YEAR_S,
-        description="Without progress for so long, all ranks write their stacks and end; 0: never.",
+        description="Seconds without progress after which all ranks write their stacks and exit; "
+        "0 for never.",
     )
-    heartbeat_s: float = Field(10.0, gt=0.0, le=YEAR_S, description="Between a rank's heartbeats.")
+    heartbeat_s: float = Field(10.0, gt=0.0, le=YEAR_S, description="Seconds between heartbeats.")
     straggler_ratio: float = Field(
-        1.5, gt=1.0, description="A rank that works so many times the median's seconds is named."
+        1.5,
+        gt=1.0,
+        description="Multiple of the median working time above which a rank is reported as a "
+        "straggler.",
     )
-    min_free_memory_gib: float = Field(1.0, ge=0.0, description="Expected on every machine.")
-    min_free_disk_gib: float = Field(1.0, ge=0.0, description="Expected where the run is written.")
-    max_clock_skew_s: float = Field(5.0, gt=0.0, description="Between the clocks of machines.")
+    min_free_memory_gib: float = Field(
+        1.0, ge=0.0, description="Minimum free memory of every machine, in GiB."
+    )
+    min_free_disk_gib: float = Field(
+        1.0, ge=0.0, description="Minimum free disk space for the run directory, in GiB."
+    )
+    max_clock_skew_s: float = Field(
+        5.0, gt=0.0, description="Maximum difference between the clocks of machines, in seconds."
+    )
     on_finding: Literal["warn", "stop"] = Field(
-        "warn", description="What to do about a finding; a broken device always stops the run."
+        "warn", description="Response to a finding; a broken device always stops the run."
     )
 
 
 class MonitorConfig(_Table):
-    """The `[monitor]` table: figures for Prometheus."""
+    """The `[monitor]` table: metrics for Prometheus."""
 
     prometheus_port: int = Field(
-        0, ge=0, le=65535, description="Port of the metrics endpoint on rank 0's machine; 0: none."
+        0,
+        ge=0,
+        le=65535,
+        description="Port of the metrics endpoint on rank 0's machine; 0 for none.",
     )
     prometheus_address: str = Field(
-        "127.0.0.1", description="Address to serve on; 0.0.0.0 is reachable from other machines."
+        "127.0.0.1",
+        description="Address of the metrics endpoint; 0.0.0.0 is reachable from other machines.",
     )
 
 
 class RunConfig(_Table):
-    """One run.
+    """A run: all tables of a run file.
 
     Raises:
         ValueError: An unknown key, a wrong type or an impossible combination.
     """
 
-    model: ModelConfig = Field(ModelConfig(), description="Architecture.")
-    data: DataConfig = Field(DataConfig(), description="Streams of training data.")
-    optim: OptimConfig = Field(OptimConfig(), description="Optimizer and schedule.")
-    train: TrainConfig = Field(TrainConfig(), description="Length, batch, output.")
+    model: ModelConfig = Field(ModelConfig(), description="Model architecture.")
+    data: DataConfig = Field(DataConfig(), description="Training and validation data.")
+    optim: OptimConfig = Field(OptimConfig(), description="Optimizer and learning-rate schedule.")
+    train: TrainConfig = Field(TrainConfig(), description="Length, batch size and output.")
     parallel: ParallelConfig = Field(ParallelConfig(), description="Layout over ranks.")
     checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="Checkpoints.")
-    guard: GuardConfig = Field(GuardConfig(), description="Bad numbers.")
-    health: HealthConfig = Field(HealthConfig(), description="Hangs, stragglers, machines.")
-    monitor: MonitorConfig = Field(MonitorConfig(), description="Prometheus.")
-    launch: LaunchConfig = Field(LaunchConfig(), description="Processes.")
+    guard: GuardConfig = Field(GuardConfig(), description="Response to bad numbers.")
+    health: HealthConfig = Field(
+        HealthConfig(), description="Hangs, stragglers and checks of machines."
+    )
+    monitor: MonitorConfig = Field(MonitorConfig(), description="Metrics for Prometheus.")
+    launch: LaunchConfig = Field(LaunchConfig(), description="Processes, Slurm, Kubernetes.")
 
     @model_validator(mode="after")
     def _fits_together(self) -> "RunConfig":
         if not self.model.causal:
             raise ValueError(
-                "model.causal must be true to learn next tokens, got false: such a model sees them"
+                "model.causal must be true to predict next tokens, got false: such a model reads "
+                "the tokens that it would predict"
             )
         if self.train.global_batch_size % self.train.micro_batch_size:
             raise ValueError(

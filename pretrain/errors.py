@@ -1,4 +1,4 @@
-"""Exceptions that users of the trainer meet: the command line prints them without a traceback."""
+"""Exceptions that the command line prints without a traceback."""
 
 from launch.torchrun import LOST_CONTACT_STATUS
 
@@ -10,7 +10,7 @@ class RunError(ValueError):
 
     Attributes:
         agreed: Whether all ranks raise it together; then rank 0 alone prints it.
-        status: With which the process exits.
+        status: Exit status of the process.
     """
 
     agreed = False
@@ -18,10 +18,10 @@ class RunError(ValueError):
 
 
 class LostContactError(RunError):
-    """A rank that cannot reach the others: its own machine is not to blame."""
+    """A rank that cannot reach the others; the fault is not on its own machine."""
 
     status = LOST_CONTACT_STATUS
 
 
 class CheckpointError(RunError):
-    """A checkpoint that is missing, incomplete, damaged, of another model, or cannot be written."""
+    """A checkpoint that is missing, incomplete, damaged, of another model or not writable."""

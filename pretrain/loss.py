@@ -12,28 +12,28 @@ from spectral.lm import LMLoss
 
 
 def count_labels(batch: Batch) -> int:
-    """Tokens of a batch that have a next token to predict."""
+    """Number of tokens in a batch that have a next token to predict."""
     return int((batch.labels != IGNORE).sum())
 
 
 def batch_loss(model: Callable[..., Any], batch: Batch) -> LMLoss:
-    """What a batch costs: its summed negative log-likelihoods, and auxiliary losses."""
+    """Summed negative log-likelihood of a batch, and its auxiliary losses."""
     return model(batch.tokens, batch.segment_ids, batch.labels)
 
 
 def objective(loss: LMLoss, num_labels: int) -> Tensor:
-    """What is minimised: a sum over tokens, to which auxiliary losses count for every token."""
+    """The minimised quantity: a sum over tokens, with auxiliary losses weighted by their number."""
     return loss.nll + loss.auxiliary * num_labels
 
 
 @torch.no_grad()
 def valid_loss(model: Any, batches: Iterable[Batch], device: torch.device) -> tuple[float, float]:
-    """Sum of the loss over this rank's part of a held-out split, and the tokens predicted.
+    """Sum of the loss over this rank's part of a held-out split, and number of predicted tokens.
 
     Args:
-        model: A model or an engine around one; left in the mode in which it was.
-        batches: The part.
-        device: Where the model is.
+        model: A model or an engine around one; its training mode is restored.
+        batches: This rank's batches.
+        device: Device of the model.
     """
     was_training = model.training
     model.eval()

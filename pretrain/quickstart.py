@@ -1,7 +1,7 @@
 """The main job: from text to a trained, evaluated and exported model, with the user's own commands.
 
-`make pretrain` runs it. Every stage is a `resonance` command that is printed before it runs; a
-stage whose result is already there is kept, and interrupted training goes on.
+`make pretrain` runs it. Every stage is a `resonance` command that is printed before it runs. A
+stage whose result exists is skipped, and interrupted training resumes.
 """
 
 import argparse
@@ -24,12 +24,12 @@ PROMPT = "def "
 
 
 class Stage(NamedTuple):
-    """One command of the job.
+    """A command of the job.
 
     Attributes:
-        title: What it does.
-        result: What it leaves; if that exists, the stage is not run again. None: always run.
-        arguments: Of `resonance`.
+        title: Description of the stage.
+        result: File or folder that it makes; if it exists, the stage is skipped. None: always run.
+        arguments: Arguments of `resonance`.
     """
 
     title: str
@@ -38,7 +38,7 @@ class Stage(NamedTuple):
 
 
 def stages(recipe: Path) -> list[Stage]:
-    """Every stage of the job that a run file describes."""
+    """All stages of the job that a run file describes."""
     run = load_run(recipe)
     output = run.train.output
     exported = output / f"huggingface-{run.train.steps}"

@@ -1,4 +1,4 @@
-"""What is in a run's directory, and whether it may be used (imports no torch)."""
+"""Checks of a run before its ranks start: layout, data and tokenizer (imports no torch)."""
 
 from pathlib import Path
 
@@ -10,10 +10,10 @@ from pretrain.parallel.layout_checks import check_layout
 
 
 def check_run(run: RunConfig, num_ranks: int) -> None:
-    """Find, before any rank starts, what would stop all of them.
+    """Check, before any rank starts, for problems that would stop all of them.
 
     Raises:
-        RunError: The layout is impossible, or the tokenizer is another one.
+        RunError: The layout is impossible, or another tokenizer made the shards.
         DataError: A dataset is missing or unreadable.
     """
     check_layout(run, num_ranks)
@@ -25,14 +25,14 @@ def check_run(run: RunConfig, num_ranks: int) -> None:
 
 
 def check_tokenizer(run: RunConfig, fingerprint: str) -> Path | None:
-    """The run's tokenizer, to keep in checkpoints; None for bytes.
+    """Path of the run's tokenizer, to be copied into checkpoints; None for bytes.
 
     Args:
-        run: Names the tokenizer and the model's vocabulary.
-        fingerprint: Of the tokenizer that made the shards.
+        run: The run, with its tokenizer and vocabulary size.
+        fingerprint: Fingerprint of the tokenizer that made the shards.
 
     Raises:
-        RunError: It is another tokenizer, or the model's vocabulary is too small for it.
+        RunError: The run's tokenizer is another one, or the model's vocabulary is too small for it.
     """
     tokenizer = load_tokenizer(run.data.tokenizer)
     if tokenizer.fingerprint != fingerprint:

@@ -1,4 +1,4 @@
-"""Reading and writing run files: TOML in, TOML out, the same value (imports no torch)."""
+"""Reading and writing of run files: TOML, the same value both ways (imports no torch)."""
 
 import difflib
 import tomllib
@@ -56,7 +56,7 @@ def _validated(table: dict[str, Any], path: Path) -> RunConfig:
 
 
 def _expand_preset(table: dict[str, Any], path: Path) -> None:
-    """Replace `[model] preset` by the keys of that size; keys that the file states itself win."""
+    """Replace `[model] preset` by the preset's keys; keys stated in the file take precedence."""
     model = table.get("model")
     if not isinstance(model, dict) or "preset" not in model:
         return
@@ -72,12 +72,12 @@ def _expand_preset(table: dict[str, Any], path: Path) -> None:
 
 
 def dump_run(run: RunConfig) -> str:
-    """The resolved run as TOML: itself a valid run file."""
+    """The resolved run as TOML, which is a valid run file."""
     return tomli_w.dumps(run.model_dump(mode="json"))
 
 
 def describe(error: ValidationError, model: type[BaseModel]) -> str:
-    """Say in a line per finding which key is wrong, what was found and what was expected."""
+    """The wrong keys of a table, a line for each, with what was found and what was expected."""
     lines = []
     for finding in error.errors():
         key = ".".join(str(part) for part in finding["loc"])

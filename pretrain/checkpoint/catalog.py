@@ -1,4 +1,4 @@
-"""The checkpoints of a run: their names, which is the newest, which are kept (imports no torch)."""
+"""Names, order and expiry of a run's checkpoints (imports no torch)."""
 
 import re
 import sys
@@ -13,26 +13,26 @@ _NAME = re.compile(r"step-[0-9]+")
 
 
 def is_named(path: Path) -> bool:
-    """Whether it has the name of a run's checkpoint; copies that users make have others."""
+    """Whether a path is named like a checkpoint of a run; copies made by users are not."""
     return bool(_NAME.fullmatch(path.name))
 
 
 def in_order(paths: Iterable[Path]) -> list[Path]:
-    """Those with the name of a checkpoint, oldest first."""
+    """The paths that are named like checkpoints, oldest first."""
     return sorted(filter(is_named, paths), key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:
-    """The step after which a checkpoint of a run's directory was taken."""
+    """The step after which a checkpoint was taken."""
     return int(checkpoint.name.removeprefix("step-"))
 
 
 def expired(checkpoints: list[Path], config: CheckpointConfig) -> list[Path]:
-    """Those that are neither among the last `keep_last` nor at a multiple of `keep_every` steps.
+    """The checkpoints that are neither among the last `keep_last` nor at multiples of `keep_every`.
 
     Args:
-        checkpoints: Complete ones, oldest first.
-        config: Says which to keep.
+        checkpoints: Complete checkpoints, oldest first.
+        config: The run's `[checkpoint]` table.
     """
     return [
         path
@@ -42,12 +42,12 @@ def expired(checkpoints: list[Path], config: CheckpointConfig) -> list[Path]:
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
-    """Complete checkpoints of a run's directory, oldest first."""
+    """Complete checkpoints in a run directory, oldest first."""
     return in_order((directory / "checkpoints").glob("step-*"))
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint that a path means: itself, or a run's newest one; verified.
+    """The verified checkpoint at a path: the path itself, or the newest of a run directory.
 
     Raises:
         CheckpointError: There is none, or a file is missing, cut short or changed.
@@ -64,15 +64,15 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def run_of(checkpoint: Path) -> Path:
-    """The run's directory that a checkpoint lies in; its own folder, if it was taken out of one."""
+    """The run directory of a checkpoint; the checkpoint itself if it lies in none."""
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint
 
 
 def find_newest(output: Path) -> Path | None:
-    """A run's newest checkpoint that is undamaged; those that are damaged are named on stderr.
+    """The newest undamaged checkpoint of a run; newer, damaged ones are named on stderr.
 
     Raises:
-        CheckpointError: There are some, and all of them are damaged.
+        CheckpointError: There are checkpoints, and all of them are damaged.
     """
     problems = []
     for checkpoint in reversed(list_checkpoints(output)):
@@ -87,7 +87,7 @@ def find_newest(output: Path) -> Path | None:
 
 
 def tokenizer_path(checkpoint: Path) -> str:
-    """What to give `load_tokenizer` for a checkpoint: a file, a folder or 'byte'."""
+    """The argument of `load_tokenizer` for a checkpoint: a file, a folder or 'byte'."""
     for name in ("tokenizer.model", "tokenizer"):
         if (checkpoint / name).exists():
             return str(checkpoint / name)

@@ -1,8 +1,8 @@
-"""What a model computes on a probe: a layout that computes something else is refused.
+"""Certificate of a checkpoint: its model's output on a probe, compared again after loading.
 
 A tensor-parallel split can change the mathematics, and a conversion can lose a parameter, without
 any error. So every checkpoint stores the loss, some logits and a fingerprint of every layer's
-output on random tokens, and whoever loads it computes them again.
+output on random tokens. Loading computes them again and rejects a layout that gives other results.
 """
 
 import json
@@ -24,19 +24,19 @@ from pretrain.config import RunConfig
 from pretrain.errors import CheckpointError
 from pretrain.runtime.ranks import agreed, gathered_objects
 
-# Of a layer's largest number. Sums in another order move float32 by a few units in the last place
-# per layer; the probe runs in float32 whatever the training runs in.
+# relative to the largest number of a layer: sums in another order change float32 by a few units in
+# the last place per layer, and the probe always runs in float32
 TOLERANCE = 1_000 * torch.finfo(torch.float32).eps
 
 Measurements = dict[str, list[float]]
 
 
 def certify(model: Any, run: RunConfig) -> dict[str, Any]:
-    """The certificate of a model as it is; JSON-able. A collective if there are several ranks.
+    """The certificate of a model in its present state, JSON-able; a collective of all ranks.
 
     Args:
         model: A `SpectralLM`, or an engine of any layout.
-        run: Says how long its sequences are.
+        run: The run, with the length of its sequences.
 
     Cost: one forward pass over one sequence, or over a part of a long one.
     """
@@ -49,7 +49,7 @@ def certify(model: Any, run: RunConfig) -> dict[str, Any]:
 
 
 def measure(model: Any, vocab_size: int, length: int) -> Measurements:
-    """What a model computes on a probe of so many tokens, the same on all ranks."""
+    """Measurements of a model on a probe of `length` tokens, the same on all ranks."""
     with probe_target(model) as target:
         reading = run_probe(target, vocab_size, length)
     readings: list[ProbeReading] = gathered_objects(reading) if dist.is_initialized() else [reading]
@@ -57,24 +57,24 @@ def measure(model: Any, vocab_size: int, length: int) -> Measurements:
 
 
 def difference(found: Mapping[str, list[float]], expected: Mapping[str, list[float]]) -> str:
-    """What differs first, in the order of the layers; empty if nothing does."""
+    """Description of the first difference, in the order of the layers; empty if there is none."""
     for name, numbers in expected.items():
-        others = found.get(name)
-        if others is None or len(others) != len(numbers):
+        measured = found.get(name)
+        if measured is None or len(measured) != len(numbers):
             return f"{name} was not computed"
         bound = TOLERANCE * max(abs(number) for number in numbers)
-        error = max(abs(a - b) for a, b in zip(numbers, others, strict=True))
-        # NaN passes no comparison
+        error = max(abs(a - b) for a, b in zip(numbers, measured, strict=True))
+        # written so that NaN counts as a difference
         if not error <= bound:
             return f"{name} differs first: by {error:.2e}, expected at most {bound:.2e}"
     return ""
 
 
 def check_certificate(model: Any, checkpoint: Path, run: RunConfig) -> None:
-    """Compute the probe of a checkpoint again and compare; a collective if there are several ranks.
+    """Compute the probe of a checkpoint again and compare; a collective of all ranks.
 
     Raises:
-        CheckpointError: On all ranks together; names the first layer that differs.
+        CheckpointError: Results differ; names the first layer, on all ranks together.
     """
     length, expected = read_certificate(checkpoint)
     if length % run.parallel.sequence:
@@ -88,16 +88,17 @@ def check_certificate(model: Any, checkpoint: Path, run: RunConfig) -> None:
     if problem:
         raise agreed(
             CheckpointError(
-                f"{checkpoint}: this layout does not compute what the checkpoint's did: {problem}"
+                f"{checkpoint}: the model's output in this layout differs from its certificate: "
+                f"{problem}"
             )
         )
 
 
 def read_certificate(checkpoint: Path) -> tuple[int, Measurements]:
-    """Tokens of a checkpoint's probe, and what was measured.
+    """Length of a checkpoint's probe in tokens, and the measurements on it.
 
     Raises:
-        CheckpointError: They are missing or of another form.
+        CheckpointError: The certificate is missing or malformed.
     """
     file = checkpoint / "certificate.json"
     try:

@@ -1,4 +1,4 @@
-"""What this rank sees while the model computes a fixed probe: fingerprints, some logits, the loss.
+"""Fingerprints, some logits and the loss of a fixed probe, measured on this rank.
 
 Shape letters: T time (tokens of this rank's span), D channels, N tokens, V rows of the table here.
 """
@@ -18,20 +18,20 @@ from spectral.block import Block
 from spectral.layout import Layout
 from spectral.lm import LMLoss
 
-# sequences up to this long are probed whole, longer ones by a number of chunks that divides well
+# longer sequences are probed by a part of them: a number of chunks with many divisors
 MAX_PROBE_TOKENS, PROBE_CHUNKS = 16_384, 1_200
 PROBE_LOGITS = 8
 WAVES = ((0.7548776662, 0.5698402910), (1.3247179572, 2.2195699481), (2.0945514815, 1.1220546420))
 
 
 class ProbeReading(NamedTuple):
-    """What one rank saw.
+    """Measurements of one rank.
 
     Attributes:
-        position: Where its span begins.
+        position: Position of the first token of its span.
         layers: By layer, sums over the outputs of its span: squares, and projections on waves.
-        logits: Of the last token of its span, by token id, for the ids that it has.
-        nll: Summed over its span; None if the loss is computed elsewhere.
+        logits: Logits of its span's last token, by token id, for the ids of its part of the table.
+        nll: Negative log-likelihood of its span; None if another rank computes the loss.
     """
 
     position: int
@@ -41,7 +41,7 @@ class ProbeReading(NamedTuple):
 
 
 def probe_length(run: RunConfig) -> int:
-    """Tokens of a run's probe: they can be cut into spans like its sequences."""
+    """Length of a run's probe in tokens; it can be cut into spans like the run's sequences."""
     length = run.data.sequence_length
     if length <= MAX_PROBE_TOKENS:
         return length
@@ -49,18 +49,18 @@ def probe_length(run: RunConfig) -> int:
 
 
 def probe_tokens(vocab_size: int, length: int) -> Tensor:
-    """The probe: one row of tokens [1, T + 1], the same everywhere."""
+    """The probe: one row of tokens [1, T + 1], the same on every machine."""
     generator = torch.Generator().manual_seed(0)
     return torch.randint(vocab_size, (1, length + 1), generator=generator)
 
 
 class ProbeTarget(NamedTuple):
-    """A model to look at.
+    """A model to be probed.
 
     Attributes:
         model: This rank's part of it, a `SpectralLM`.
         loss: (tokens, segment ids, labels) -> the loss of all parts together.
-        is_last: Whether the loss that it gives here is one.
+        is_last: Whether `loss` returns the true loss on this rank (the last pipeline stage).
     """
 
     model: Any
@@ -70,9 +70,9 @@ class ProbeTarget(NamedTuple):
 
 @contextmanager
 def probe_target(model: Any) -> Iterator[ProbeTarget]:
-    """What to look at in a model, or in an engine of any layout; in float32 and without dropout.
+    """The part of a model, or of an engine of any layout, to be probed in float32, without dropout.
 
-    Whatever the training does; everything is left as it was.
+    The model's precision and training mode are restored afterwards.
     """
     inner = getattr(model, "module", model)
     device = next(inner.parameters()).device
@@ -94,11 +94,11 @@ def probe_target(model: Any) -> Iterator[ProbeTarget]:
 
 @torch.no_grad()
 def run_probe(target: ProbeTarget, vocab_size: int, length: int) -> ProbeReading:
-    """Compute the probe and watch this rank's part of the model; a collective of all ranks.
+    """Compute the probe and measure this rank's part of the model; a collective of all ranks.
 
     Args:
-        target: What to look at.
-        vocab_size: Of the whole model.
+        target: The model to be probed.
+        vocab_size: Vocabulary size of the whole model.
         length: Tokens of the whole probe.
     """
     module = target.model
@@ -107,45 +107,48 @@ def run_probe(target: ProbeTarget, vocab_size: int, length: int) -> ProbeReading
     spans = getattr(getattr(span, "axis", None), "size", 1)
     position = int(span.position(length // spans))
     tokens = probe_tokens(vocab_size, length).to(device)
-    own = slice(position, position + length // spans)
+    local = slice(position, position + length // spans)
     layers: dict[str, list[float]] = {}
     logits: dict[int, float] = {}
-    inputs, labels = tokens[:, :-1][:, own], tokens[:, 1:][:, own]
-    with _watched(module, position, layers), _overheard(module, vocab_size, logits):
+    inputs, labels = tokens[:, :-1][:, local], tokens[:, 1:][:, local]
+    with _recorded_layers(module, position, layers), _recorded_logits(module, vocab_size, logits):
         loss = target.loss(inputs, torch.zeros_like(inputs), labels)
     return ProbeReading(position, layers, logits, float(loss.nll) if target.is_last else None)
 
 
 @contextmanager
-def _watched(module: nn.Module, position: int, found: dict[str, list[float]]) -> Iterator[None]:
-    """Note the sums of every layer's output, under the layer's name in the whole model."""
+def _recorded_layers(
+    module: nn.Module, position: int, layers: dict[str, list[float]]
+) -> Iterator[None]:
+    """Record the sums of every layer's output, under the layer's name in the whole model."""
     with ExitStack() as stack:
         for name, layer in _layers(module):
 
-            def note(_: nn.Module, __: Any, output: Any, name: str = name) -> None:
+            def record(_: nn.Module, __: Any, output: Any, name: str = name) -> None:
                 x = output[0] if isinstance(output, tuple) else output
-                found[name] = sums(x[0], position)
+                layers[name] = sums(x[0], position)
 
-            stack.callback(layer.register_forward_hook(note).remove)
+            stack.callback(layer.register_forward_hook(record).remove)
         yield
 
 
 def _layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     names = {id(parameter): placement.name for placement, parameter in placements(module)}
     for layer in module.modules():
-        own = [names[id(p)] for p in layer.parameters() if id(p) in names]
+        keys = [names[id(p)] for p in layer.parameters() if id(p) in names]
         if isinstance(layer, Block):
-            yield ".".join(own[0].split(".")[:2]), layer
-        elif own and layer is not module:
+            yield ".".join(keys[0].split(".")[:2]), layer
+        elif keys and layer is not module:
             for name in ("embedding", "final_norm"):
-                if all(key.startswith(f"{name}.") for key in own):
+                if all(key.startswith(f"{name}.") for key in keys):
                     yield name, layer
 
 
 def sums(x_TD: Tensor, position: int) -> list[float]:
-    """Squares of a span's outputs, and projections on waves over positions and channels.
+    """Sum of squares of a span's outputs, projections on waves [3], and number of outputs.
 
-    They add up over spans. A wave along each tells apart swapped positions and swapped channels.
+    They add up over spans. Waves along positions and channels make swapped positions and swapped
+    channels visible.
     """
     x_TD = x_TD.detach().double()
     T, D = x_TD.shape
@@ -156,8 +159,8 @@ def sums(x_TD: Tensor, position: int) -> list[float]:
 
 
 @contextmanager
-def _overheard(module: Any, vocab_size: int, found: dict[int, float]) -> Iterator[None]:
-    """Note some logits of the last token when the loss asks for all of them."""
+def _recorded_logits(module: Any, vocab_size: int, logits: dict[int, float]) -> Iterator[None]:
+    """Record some logits of the last token from the inputs of the cross-entropy."""
     start = next(
         (
             p.ranges[0][0]
@@ -169,21 +172,21 @@ def _overheard(module: Any, vocab_size: int, found: dict[int, float]) -> Iterato
     layout: Layout = module.layout
     original = layout.cross_entropy
 
-    def note(x_ND: Tensor, table_VD: Tensor) -> None:
+    def record(x_ND: Tensor, table_VD: Tensor) -> None:
         for token in range(0, vocab_size, max(1, vocab_size // PROBE_LOGITS)):
             if start <= token < start + table_VD.shape[0]:
-                found[token] = float(x_ND[-1] @ table_VD[token - start])
+                logits[token] = float(x_ND[-1] @ table_VD[token - start])
 
-    def listening(x_ND: Tensor, table_VD: Tensor, labels_N: Tensor) -> Tensor:
-        note(x_ND, table_VD)
+    def recording(x_ND: Tensor, table_VD: Tensor, labels_N: Tensor) -> Tensor:
+        record(x_ND, table_VD)
         return original(x_ND, table_VD, labels_N)
 
     if isinstance(original, nn.Module):
-        handle = original.register_forward_pre_hook(lambda _, inputs: note(*inputs[:2]))
+        handle = original.register_forward_pre_hook(lambda _, inputs: record(*inputs[:2]))
         yield
         handle.remove()
         return
-    module.layout = layout._replace(cross_entropy=listening)
+    module.layout = layout._replace(cross_entropy=recording)
     try:
         yield
     finally:
@@ -191,11 +194,11 @@ def _overheard(module: Any, vocab_size: int, found: dict[int, float]) -> Iterato
 
 
 def merge_readings(readings: list[ProbeReading], length: int) -> dict[str, list[float]]:
-    """What all ranks saw, as one: each span once.
+    """Measurements of the whole model, from those of all ranks; each span counts once.
 
     Returns:
-        By layer, in order: root mean square of its output, and projections per root element. Then
-        "logits" of the last token and "loss", nats per token.
+        By layer, in order: root mean square of its output, and projections divided by the root of
+        the number of elements. Then "logits" of the last token and "loss", nats per token.
     """
     spans: dict[str, dict[int, list[float]]] = {}
     nll: dict[int, float] = {}
@@ -218,7 +221,7 @@ def merge_readings(readings: list[ProbeReading], length: int) -> dict[str, list[
 
 
 def _order(name: str) -> tuple[int, int]:
-    """Embedding, blocks, final norm."""
+    """Sort key of a layer: embedding, blocks, final norm."""
     if name.startswith("blocks."):
         return 1, int(name.split(".")[1])
     return (0, 0) if name == "embedding" else (2, 0)

@@ -1,4 +1,4 @@
-"""Loading: into a training engine of any layout, or as a model of its own."""
+"""Loading of checkpoints: into a training engine of any layout, or as a separate model."""
 
 import json
 from pathlib import Path
@@ -19,13 +19,16 @@ from spectral.lm import SpectralLM
 
 
 def load_engine(engine: Any, checkpoint: Path, run: RunConfig) -> dict[str, Any]:
-    """Put a verified checkpoint into an engine, whatever layout wrote it; a collective.
+    """Load a verified checkpoint of any layout into an engine; a collective.
 
-    Parameters and optimizer; returns the state, for the rest.
+    Loads parameters and optimizer states.
+
+    Returns:
+        The contents of state.json.
 
     Raises:
-        CheckpointError: It cannot be read, does not fit the model, or this layout does not compute
-            what its certificate says; on all ranks together.
+        CheckpointError: It cannot be read, does not fit the model, or this layout's output differs
+            from its certificate; on all ranks together.
     """
     problems = [""]
 
@@ -46,7 +49,7 @@ def load_engine(engine: Any, checkpoint: Path, run: RunConfig) -> dict[str, Any]
 
 
 def load_model(path: Path) -> tuple[SpectralLM, RunConfig, Path]:
-    """Model, run and directory of a checkpoint, in one process, without DeepSpeed.
+    """Model, run and folder of a checkpoint, loaded in one process without DeepSpeed.
 
     Raises:
         CheckpointError: There is none, it is damaged, or its parameters do not fit its run.

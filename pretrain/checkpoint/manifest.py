@@ -1,7 +1,7 @@
 """The completion marker of a checkpoint: size and SHA-256 of every file (imports no torch).
 
-A folder without `manifest.json` is no checkpoint. It is the last file that is written; then the
-folder gets its name.
+A folder without `manifest.json` is no checkpoint. It is the last file to be written; then the
+folder is renamed to its final name.
 """
 
 import hashlib
@@ -16,17 +16,17 @@ from typing import Any, NamedTuple
 from pretrain.errors import CheckpointError
 
 MANIFEST = "manifest.json"
-# of the files' meaning; raised when an older reader would misunderstand them
+# format of all files of a checkpoint; raised when an older reader would misread them
 FORMAT = 2
 HASH_THREADS = 4
 
 
 class Entry(NamedTuple):
-    """What a file must be.
+    """Expected size and hash of a file.
 
     Attributes:
-        bytes: Its size.
-        sha256: Its hash, in hexadecimal.
+        bytes: Size of the file.
+        sha256: Hash of the file, in hexadecimal.
     """
 
     bytes: int
@@ -34,11 +34,11 @@ class Entry(NamedTuple):
 
 
 def seal(folder: Path, hashed: Mapping[str, Entry]) -> None:
-    """Write the manifest, and force everything onto the disk.
+    """Write the manifest and sync all files to disk.
 
     Args:
         folder: The checkpoint under its temporary name.
-        hashed: Files that are on the disk and hashed already.
+        hashed: Entries of files that are already synced and hashed.
     """
     files = dict(hashed)
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -55,10 +55,14 @@ def seal(folder: Path, hashed: Mapping[str, Entry]) -> None:
 
 
 def read_manifest(data: bytes | str, where: object) -> dict[str, Entry]:
-    """Parse a manifest; names lead into the checkpoint's folder.
+    """Entries of a manifest by file name; all names stay inside the checkpoint's folder.
+
+    Args:
+        data: Contents of the manifest.
+        where: Its path or URL, for error messages.
 
     Raises:
-        CheckpointError: It is no manifest, or of another format.
+        CheckpointError: It is no manifest, has another format, or a name leads out of the folder.
     """
     try:
         table = json.loads(data)
@@ -79,7 +83,10 @@ def read_manifest(data: bytes | str, where: object) -> dict[str, Entry]:
 
 
 def verified(checkpoint: Path) -> Path:
-    """Compare every file with the manifest.
+    """Compare every file of a checkpoint with its manifest.
+
+    Returns:
+        The same path.
 
     Raises:
         CheckpointError: Names the first file that differs.
@@ -98,7 +105,7 @@ def verified(checkpoint: Path) -> Path:
 
 
 def damage(file: Path, expected: Entry) -> str:
-    """What is wrong with a file; empty if nothing is."""
+    """Description of a file's damage; empty if there is none."""
     size = file.stat().st_size if file.is_file() else None
     if size != expected.bytes:
         found = "no file" if size is None else f"{size:,} bytes"
@@ -109,7 +116,7 @@ def damage(file: Path, expected: Entry) -> str:
 
 
 def entry_of(file: Path) -> Entry:
-    """What a file is."""
+    """Size and hash of a file."""
     return Entry(file.stat().st_size, file_sha256(file))
 
 
@@ -120,7 +127,7 @@ def file_sha256(file: Path) -> str:
 
 
 def fsync(path: Path) -> None:
-    """Force a file or a folder onto the disk."""
+    """Sync a file or folder to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -129,7 +136,7 @@ def fsync(path: Path) -> None:
 
 
 def publish(partial: Path, final: Path) -> None:
-    """Give a sealed folder its name; one that had it before is complete until then."""
+    """Rename a sealed folder to its final name, replacing an earlier checkpoint of that name."""
     if final.exists():
         discard(final)
     partial.rename(final)
@@ -137,7 +144,7 @@ def publish(partial: Path, final: Path) -> None:
 
 
 def discard(checkpoint: Path) -> None:
-    """Delete a checkpoint; if interrupted, nothing that looks like one is left."""
+    """Delete a checkpoint; an interrupted deletion leaves nothing named like a checkpoint."""
     hidden = checkpoint.with_name(f".{checkpoint.name}.discarded")
     shutil.rmtree(hidden, ignore_errors=True)
     checkpoint.rename(hidden)
@@ -145,7 +152,7 @@ def discard(checkpoint: Path) -> None:
 
 
 def sweep(root: Path) -> None:
-    """Delete what interrupted processes left behind."""
+    """Delete partial and half-deleted checkpoints of interrupted processes."""
     for stale in root.glob(".step-*"):
         shutil.rmtree(stale)
 

@@ -1,4 +1,4 @@
-"""Checkpoints in an object store: uploaded whole, the manifest last; fetched and verified."""
+"""Checkpoints in an object store: upload with the manifest last, and verified download."""
 
 import functools
 import shutil
@@ -15,7 +15,7 @@ from pretrain.errors import CheckpointError
 
 
 def upload(checkpoint: Path, remote: str, config: StorageConfig) -> None:
-    """Copy a complete checkpoint; until its manifest is there it counts for nothing.
+    """Upload a complete checkpoint, its manifest last: without it, readers ignore the folder.
 
     Raises:
         DataError: The store cannot be written.
@@ -23,7 +23,7 @@ def upload(checkpoint: Path, remote: str, config: StorageConfig) -> None:
     system = filesystem(remote, config)
     folder = join(remote, checkpoint.name)
     if exists(join(folder, MANIFEST), config):
-        # of another one of this name: it does not describe what is being written
+        # it belongs to an earlier checkpoint of this name and does not describe the new files
         _remove(join(folder, MANIFEST), config)
     names = read_manifest((checkpoint / MANIFEST).read_bytes(), checkpoint / MANIFEST)
     for name in (*names, MANIFEST):
@@ -33,17 +33,17 @@ def upload(checkpoint: Path, remote: str, config: StorageConfig) -> None:
 
 
 def is_stored(checkpoint: Path, remote: str, config: StorageConfig) -> bool:
-    """Whether a store has a checkpoint, complete and with the same files.
+    """Whether a store has a complete checkpoint with the same files.
 
     Raises:
         DataError: The store cannot be read.
     """
     try:
-        there = read_bytes(join(remote, f"{checkpoint.name}/{MANIFEST}"), config)
+        stored = read_bytes(join(remote, f"{checkpoint.name}/{MANIFEST}"), config)
     except MissingFileError:
         return False
-    # it names every file's hash
-    return there == (checkpoint / MANIFEST).read_bytes()
+    # the manifest holds the hash of every file
+    return stored == (checkpoint / MANIFEST).read_bytes()
 
 
 def remote_checkpoints(remote: str, config: StorageConfig) -> list[str]:
@@ -54,12 +54,13 @@ def remote_checkpoints(remote: str, config: StorageConfig) -> list[str]:
     """
     system = filesystem(remote, config)
     pattern = join(remote, f"step-*/{MANIFEST}")
-    found = with_retries(remote, config, lambda: system.glob(pattern))
-    return [join(remote, folder.name) for folder in in_order(Path(name).parent for name in found)]
+    manifests = with_retries(remote, config, lambda: system.glob(pattern))
+    folders = in_order(Path(name).parent for name in manifests)
+    return [join(remote, folder.name) for folder in folders]
 
 
 def prune_remote(config: CheckpointConfig, storage: StorageConfig) -> None:
-    """Delete what is not to be kept, manifests first.
+    """Delete the expired checkpoints of a store, manifests first.
 
     Raises:
         DataError: The store cannot be changed.
@@ -78,7 +79,10 @@ def _remove(url: str, config: StorageConfig) -> None:
 
 
 def fetch_command(command: FetchCommand) -> str:
-    """`resonance checkpoint fetch`.
+    """Download a checkpoint and verify it (`resonance checkpoint fetch`).
+
+    Returns:
+        Path of the checkpoint.
 
     Raises:
         CheckpointError: See `fetch`.
@@ -87,7 +91,10 @@ def fetch_command(command: FetchCommand) -> str:
 
 
 def fetch_newest(run: RunConfig) -> Path | None:
-    """Copy the newest checkpoint of a run's store into its directory, if there is any.
+    """Download the newest checkpoint of a run's store into the run's directory.
+
+    Returns:
+        Path of the checkpoint; None if the store has none.
 
     Raises:
         CheckpointError: See `fetch`.
@@ -113,7 +120,7 @@ def require_writable(remote: str, config: StorageConfig) -> None:
     """Write and delete a small file in a store.
 
     Raises:
-        CheckpointError: That cannot be done there.
+        CheckpointError: The store cannot be written.
     """
     probe = join(remote, ".writable")
     try:
@@ -125,21 +132,25 @@ def require_writable(remote: str, config: StorageConfig) -> None:
 
 
 def fetch(url: str, root: Path, config: StorageConfig) -> Path:
-    """Copy a checkpoint from a store into a folder, verified.
+    """Download a checkpoint from a store into a folder, and verify it.
 
     Args:
-        url: Of a checkpoint, or of a folder of them: then the newest.
-        root: Where to put it, under its name.
-        config: How to reach the store.
+        url: URL of a checkpoint, or of a folder of checkpoints: then the newest.
+        root: Folder that will hold the checkpoint under its name.
+        config: Access to the store.
+
+    Returns:
+        Path of the checkpoint.
 
     Raises:
-        CheckpointError: It is missing, unreadable, damaged, or its manifest leads elsewhere.
+        CheckpointError: It is missing, unreadable or damaged, or its manifest has names that lead
+            out of the folder.
     """
     if not url.rstrip("/").rsplit("/", 1)[-1].startswith("step-"):
-        found = newest_remote(url, config)
-        if not found:
+        newest = newest_remote(url, config)
+        if not newest:
             raise CheckpointError(f"{url}: no checkpoint; expected step-*/{MANIFEST}")
-        url = found
+        url = newest
     final = root / url.rstrip("/").rsplit("/", 1)[-1]
     partial = root / f".{final.name}.partial"
     try:

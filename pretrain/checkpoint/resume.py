@@ -13,10 +13,10 @@ from pretrain.run_file import load_saved_run
 
 
 def find_start(run: RunConfig, *, resume: bool, auto_resume: bool = False) -> Path | None:
-    """The checkpoint from which a run goes on; None: it starts.
+    """The checkpoint from which a run resumes; None for a start from scratch.
 
     Raises:
-        RunError: There is nothing to resume, what there is has another model, or a fresh run would
+        RunError: There is nothing to resume, the checkpoint has another model, or a fresh run would
             mix with an earlier one.
     """
     start = _find_start(run, resume=resume, auto_resume=auto_resume)
@@ -26,17 +26,17 @@ def find_start(run: RunConfig, *, resume: bool, auto_resume: bool = False) -> Pa
 
 
 def check_same_model(checkpoint: Path, run: RunConfig) -> None:
-    """Refuse a checkpoint of another architecture.
+    """Reject a checkpoint of another architecture.
 
     Raises:
         CheckpointError: Names the first key that differs.
     """
     saved = load_saved_run(checkpoint)
     if saved.model != run.model:
-        ours, theirs = dict(_leaves(run.model)), dict(_leaves(saved.model))
-        key = next(key for key in ours if ours[key] != theirs[key])
+        expected, stored = dict(_leaves(run.model)), dict(_leaves(saved.model))
+        key = next(key for key in expected if expected[key] != stored[key])
         raise CheckpointError(
-            f"{checkpoint}: another model: model.{key} is {theirs[key]} there, {ours[key]} here"
+            f"{checkpoint}: another model: model.{key} is {stored[key]} there, {expected[key]} here"
         )
 
 
@@ -53,15 +53,15 @@ def _find_start(run: RunConfig, *, resume: bool, auto_resume: bool) -> Path | No
     output = run.train.output
     existing = list_checkpoints(output)
     if run.checkpoint.remote and not existing:
-        # they need more imports, which only some runs need
+        # imported only by the runs that need it
         from pretrain.checkpoint.remote import fetch_newest, newest_remote
 
         if resume or auto_resume:
             fetch_newest(run)
-        elif found := newest_remote(run.checkpoint.remote, run.data.storage):
+        elif newest := newest_remote(run.checkpoint.remote, run.data.storage):
             raise RunError(
-                f"checkpoint.remote already holds {found}; expected no checkpoints there. Give "
-                "--resume to go on, or another checkpoint.remote"
+                f"checkpoint.remote already holds {newest}; expected no checkpoints there. Give "
+                "--resume to continue that run, or another checkpoint.remote"
             )
     if auto_resume:
         return find_newest(output)
@@ -70,6 +70,6 @@ def _find_start(run: RunConfig, *, resume: bool, auto_resume: bool) -> Path | No
     if existing:
         raise RunError(
             f"train.output {output} already holds {existing[-1].name}; expected an empty "
-            "directory. Give --resume to go on, or another train.output"
+            "directory. Give --resume to continue that run, or another train.output"
         )
     return None

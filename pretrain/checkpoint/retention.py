@@ -1,7 +1,7 @@
-"""What becomes of complete checkpoints: old ones go, those that stay are copied to the store.
+"""Retention of complete checkpoints: old ones are removed, the others copied to the store.
 
-Rank 0 does it, and no other rank waits for it in a collective: an upload may take hours, and a
-store may be down for days, without harm to training.
+Rank 0 does this, and no other rank waits for it in a collective: an upload may take hours, or a
+store be down for days, without harm to training.
 """
 
 import threading
@@ -17,48 +17,48 @@ from pretrain.errors import CheckpointError
 from pretrain.resilience.heartbeat import Heartbeat
 from pretrain.runtime.ranks import agreed, decided_by_rank_0
 
-# between two looks of all ranks at rank 0's copying
+# interval at which all ranks check whether rank 0 is still copying
 POLL_S = 1.0
-_UNFINISHED = "the copying thread ended by an error of its own; its traceback is above"
+_UNFINISHED = "the copying thread failed; its traceback is above"
 
 
 class Retention:
-    """Keeps a run's checkpoints, here and in its store.
+    """Local and remote retention of a run's checkpoints.
 
-    Every round of copying looks for all that the store does not have: what could not be copied is
-    tried again in the next one.
+    Every round of copying covers all checkpoints that the store lacks, so a failed copy is retried
+    in the next round.
 
     Args:
-        run: Its directory, its store and what to keep.
-        say: Is told what could not be removed or copied; called from other threads.
+        run: The run, with its directory, its store and the checkpoints to keep.
+        say: Receives messages about failed removals and copies; called from other threads.
     """
 
     def __init__(self, run: RunConfig, say: Callable[[str], None]):
         self._run, self._say = run, say
-        # what is being copied is not removed
+        # guards _copying, so that a checkpoint is not removed while it is copied
         self._lock = threading.Lock()
         self._copying: Path | None = None
         self._newest: Path | None = None
         self._stored: set[Path] = set()
         self._idle = threading.Event()
         self._idle.set()
-        self._again = False
+        self._requested = False
         self._problem = ""
 
     def keep(self, written: Path) -> None:
-        """A checkpoint is complete: remove those that expire with it, and begin to copy it."""
+        """Register a complete checkpoint: remove those that expire with it, and start copying."""
         self._newest = written
         self._stored.discard(written)
         self._remove_expired()
         self._copy_missing()
 
     def finish(self, heartbeat: Heartbeat) -> bool:
-        """Try once more to copy what the store does not have, and wait for it; a collective.
+        """Copy once more what the store lacks, and wait for the end of it; a collective.
 
-        All ranks ask rank 0 by turns, so that no collective takes as long as an upload.
+        All ranks poll rank 0, so that no single collective lasts as long as an upload.
 
         Returns:
-            Whether the store now has everything, as far as there is one.
+            Whether the store now has every checkpoint; True if the run has no store.
         """
         if not self._run.checkpoint.remote:
             return True
@@ -73,11 +73,11 @@ class Retention:
         return decided_by_rank_0(lambda: not self._problem)
 
     def finish_run(self, heartbeat: Heartbeat) -> None:
-        """As `finish`, after the last step.
+        """Copy what the store lacks as `finish` does, after the last step of a run.
 
         Raises:
-            CheckpointError: The store lacks some and `checkpoint.on_error` is to stop; on all ranks
-                together.
+            CheckpointError: The store lacks checkpoints and `checkpoint.on_error` is "stop"; on all
+                ranks together.
         """
         if self.finish(heartbeat):
             return
@@ -91,7 +91,7 @@ class Retention:
         self._say(text)
 
     def _remove_expired(self) -> None:
-        """Remove those that are not to be kept, copied or not; the newest is always kept."""
+        """Remove expired checkpoints, copied or not; the newest is always kept."""
         try:
             with self._lock:
                 for old in expired(list_checkpoints(self._run.train.output), self._run.checkpoint):
@@ -101,20 +101,20 @@ class Retention:
             self._say(f"an old checkpoint cannot be removed: {error}")
 
     def _copy_missing(self) -> None:
-        """Begin a round of copying, or let another follow the one that goes on."""
+        """Start a round of copying, or request another one after the present one."""
         if not self._run.checkpoint.remote:
             return
         with self._lock:
-            self._again = True
+            self._requested = True
             if self._idle.is_set():
                 self._idle.clear()
-                # a daemon: a rank that fails does not wait for a store
+                # a daemon, so that a failing rank does not wait for the store
                 threading.Thread(target=self._copy_rounds, name="upload", daemon=True).start()
 
     def _copy_rounds(self) -> None:
-        """The thread."""
+        """Run rounds of copying until none is requested; the body of the thread."""
         try:
-            while self._takes_another():
+            while self._start_requested_round():
                 self._problem = _UNFINISHED
                 self._problem = self._copy_round()
                 if self._problem:
@@ -124,19 +124,24 @@ class Retention:
                         f"{self._run.train.output}; the next one brings another attempt"
                     )
         except BaseException:
-            # nobody is to wait for a thread that is gone
+            # this thread ends, and nothing may wait for it
             self._idle.set()
             raise
 
-    def _takes_another(self) -> bool:
+    def _start_requested_round(self) -> bool:
+        """Whether a round was requested; if not, the thread counts as idle."""
         with self._lock:
-            again, self._again = self._again, False
-            if not again:
+            requested, self._requested = self._requested, False
+            if not requested:
                 self._idle.set()
-            return again
+            return requested
 
     def _copy_round(self) -> str:
-        """Copy what the store does not have, the newest first; returns what went wrong."""
+        """Copy what the store lacks, the newest first.
+
+        Returns:
+            The problem; empty if there is none.
+        """
         damaged = []
         try:
             for checkpoint in reversed(list_checkpoints(self._run.train.output)):
@@ -158,7 +163,7 @@ class Retention:
         try:
             if not is_stored(checkpoint, remote, storage):
                 if checkpoint != self._newest:
-                    # it has lain here for a while
+                    # it was written earlier and may have been damaged since
                     verified(checkpoint)
                 upload(checkpoint, remote, storage)
             self._stored.add(checkpoint)

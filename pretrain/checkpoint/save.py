@@ -1,11 +1,11 @@
-"""Saving from all ranks: training waits for a copy to host memory, a thread writes the files.
+"""Saving from all ranks: training waits for a copy to host memory; a thread writes the files.
 
     RUN/checkpoints/step-0000100/
-        tensors/                what every rank wrote, and index.json: which piece lies where
-        run.toml                the run that made them
-        tokenizer.model         (or a folder) what made the tokens
+        tensors/                files of every rank, and index.json with the place of each piece
+        run.toml                the run
+        tokenizer.model         the tokenizer (or a folder `tokenizer`)
         state.json              step, tokens, data position, schedule, versions
-        certificate.json        what the model computes on a probe
+        certificate.json        the model's output on a probe
         manifest.json           size and SHA-256 of every file above; written last
 
 A checkpoint is written under a name that starts with a dot and renamed when it is complete.
@@ -36,28 +36,27 @@ from pretrain.run_file import dump_run
 from pretrain.runtime.ranks import Ranks, agreed
 
 TENSORS = "tensors"
-# Longer than any disk takes, and uploads are no part of it: a group is of no more use once its
-# timeout has passed. Ranks that are gone close connections; the watchdog ends those that hang.
+# longer than any write can take (uploads do not use this group): after a timeout, a group is
+# unusable; ranks that are gone close their connections, and the watchdog ends those that hang
 TIMEOUT = timedelta(days=1)
 
 
 class Saver:
     """Writes one checkpoint at a time.
 
-    State: the thread that writes, and what became of it. All ranks call the same methods in the
-    same order.
+    State: the writing thread and its outcome. All ranks call the same methods in the same order.
 
     Args:
-        run: What is saved, and where.
-        tokenizer: What made the tokens; None for bytes.
-        ranks: This process among the others.
-        retention: Gets every checkpoint that is complete, on rank 0.
+        run: The run, with its directory.
+        tokenizer: Path of the run's tokenizer; None for bytes.
+        ranks: This process and the number of ranks.
+        retention: Receives every complete checkpoint, on rank 0.
     """
 
     def __init__(self, run: RunConfig, tokenizer: Path | None, ranks: Ranks, retention: Retention):
         self.run, self.tokenizer, self.ranks = run, tokenizer, ranks
         self.root = run.train.output / "checkpoints"
-        # the thread's own: its messages must not meet those of training
+        # a separate group, so that the thread's messages do not mix with those of training
         self._group = dist.new_group(backend="gloo", timeout=TIMEOUT)
         self._retention = retention
         self._thread: threading.Thread | None = None
@@ -66,26 +65,26 @@ class Saver:
 
     @property
     def has_failed(self) -> bool:
-        """Whether this rank knows that the checkpoint being written will not be complete."""
+        """Whether the present checkpoint has failed, as far as this rank can tell."""
         if self._thread is None or self._thread.is_alive():
             return False
         return bool(self._problem) or self._error is not None
 
     def begin(self, engine: Any, state: dict[str, Any]) -> None:
-        """Copy this rank's part to host memory, and begin to write it.
+        """Copy this rank's part to host memory, and start to write it.
 
         Args:
             engine: The DeepSpeed engine.
-            state: JSON-able; must hold `step`. Rank 0's is written, with what the engine adds.
+            state: JSON-able state with the key `step`; rank 0's is written, with `engine_facts`.
         """
-        assert self._thread is None, "wait() for the one before"
+        assert self._thread is None, "call wait() before the next begin()"
         shards = owned_shards(engine)
         texts = {
             "state.json": state | engine_facts(engine, self.run, self.ranks),
             "certificate.json": certify(engine, self.run),
         }
         self._step, self._problem = state["step"], ""
-        # a daemon: a rank that fails must not wait for ranks that are gone
+        # a daemon, so that a failing rank does not wait for ranks that are gone
         self._thread = threading.Thread(
             target=self._run, args=(shards, texts), name="checkpoint", daemon=True
         )
@@ -97,13 +96,13 @@ class Saver:
         """Wait for the checkpoint that is being written.
 
         Returns:
-            Its step; None if there was none to wait for.
+            Its step; None if no checkpoint is being written.
 
         Raises:
             CheckpointError: It could not be written, on all ranks together; earlier checkpoints
                 are untouched.
-            Exception: The writer itself failed in this rank, as when another rank is gone: it is of
-                no more use, and no later checkpoint would be written.
+            Exception: The thread failed on this rank, for example because another rank is gone; no
+                later checkpoint can be written either.
         """
         if self._thread is None:
             return None
@@ -116,14 +115,18 @@ class Saver:
         return self._step
 
     def _run(self, shards: dict[str, Shard], texts: dict[str, dict[str, Any]]) -> None:
-        """The thread: what happens to it is told by `wait`, in the thread that can end the run."""
+        """Write the checkpoint and keep the outcome for `wait`; the body of the thread."""
         try:
             self._problem = self._write(shards, texts)
         except Exception as error:  # noqa: BLE001
             self._error = error
 
     def _write(self, shards: dict[str, Shard], texts: dict[str, dict[str, Any]]) -> str:
-        """Every rank writes its file, rank 0 the rest; returns what went wrong."""
+        """Write this rank's tensors and, on rank 0, all other files.
+
+        Returns:
+            The problem; empty if there is none.
+        """
         final = self.root / f"step-{self._step:07d}"
         partial = self.root / f".{final.name}.partial"
         problem = self._on_rank_0(lambda: _make_room(self.root, partial))
@@ -155,19 +158,23 @@ class Saver:
             return f"rank {rank} could not write it: {text}"
         return ""
 
-    def _hash_files(self, partial: Path, found: dict[str, Entry]) -> str:
-        """Hash what each rank wrote, each on its own; returns what went wrong on any rank."""
-        own: dict[str, Entry] = {}
+    def _hash_files(self, partial: Path, files: dict[str, Entry]) -> str:
+        """Hash this rank's files and add all ranks' entries to `files`.
+
+        Returns:
+            The problem of any rank; empty if there is none.
+        """
+        local: dict[str, Entry] = {}
         problem = ""
         try:
             for file in partial.glob(f"{TENSORS}/__{self.ranks.rank}_*"):
-                own[str(file.relative_to(partial))] = entry_of(file)
+                local[str(file.relative_to(partial))] = entry_of(file)
         except OSError as error:
             problem = f"rank {self.ranks.rank} could not read it back: {error}"
         answers: list[Any] = [None] * self.ranks.world_size
-        dist.all_gather_object(answers, (own, problem), group=self._group)
+        dist.all_gather_object(answers, (local, problem), group=self._group)
         for entries, _ in answers:
-            found.update(entries)
+            files.update(entries)
         return next((text for _, text in answers if text), "")
 
     def _complete(
@@ -177,7 +184,7 @@ class Saver:
         hashed: dict[str, Entry],
         texts: dict[str, dict[str, Any]],
     ) -> None:
-        """Rank 0's part: the small files, the manifest, the name."""
+        """Write the small files and the manifest, and rename the folder; on rank 0."""
         for name, value in texts.items():
             (partial / name).write_text(json.dumps(value, indent=1), encoding="utf-8")
         (partial / "run.toml").write_text(dump_run(self.run), encoding="utf-8")
@@ -189,7 +196,11 @@ class Saver:
         publish(partial, final)
 
     def _on_rank_0(self, write: Callable[[], None]) -> str:
-        """Call it on rank 0; every rank learns what went wrong, or nothing."""
+        """Call a function on rank 0.
+
+        Returns:
+            Its problem, on all ranks; empty if there is none.
+        """
         outcome = [""]
         if self.ranks.rank == 0:
             try:
@@ -200,7 +211,11 @@ class Saver:
         return outcome[0]
 
     def _explain(self, problem: str, partial: Path) -> str:
-        """Remove what was written; says how much room there is."""
+        """Remove the partial checkpoint.
+
+        Returns:
+            The problem with the path and the free disk space.
+        """
         if self.ranks.rank == 0:
             shutil.rmtree(partial, ignore_errors=True)
         dist.barrier(group=self._group)
@@ -212,7 +227,7 @@ class Saver:
 
 
 def engine_facts(engine: Any, run: RunConfig, ranks: Ranks) -> dict[str, Any]:
-    """What state.json says beside the trainer's own: schedule, random numbers, layout, versions."""
+    """The entries of state.json besides the trainer's: schedule, seed, layout, versions."""
     return {
         "schedule": {"steps": engine.lr_scheduler.last_epoch},
         # every random number of a step is a function of the seed and the step

@@ -1,9 +1,9 @@
-"""Held-out loss of a checkpoint, beside what n-grams reach on the same tokens."""
+"""Held-out loss of a checkpoint, with the loss of n-grams on the same tokens."""
 
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,24 +26,25 @@ from pretrain.loss import valid_loss
 BASELINES = ("unigram", "bigram", "trigram")
 
 
-@dataclass(frozen=True)
-class Evaluation:
+class Evaluation(NamedTuple):
     """Losses on a held-out split.
 
     Attributes:
-        checkpoint, data: What was measured, on what.
-        num_tokens, num_bytes: Tokens predicted, and UTF-8 bytes of their text.
-        losses: Nats per token, by name: "model" and, if asked for, the baselines'.
+        checkpoint: Checkpoint that was measured.
+        data: Split that it was measured on.
+        num_tokens: Number of predicted tokens.
+        num_bytes: UTF-8 bytes of their text.
+        losses: Nats per token, by name: "model" and, if requested, the baselines.
     """
 
     checkpoint: str
     data: str
     num_tokens: int
     num_bytes: int
-    losses: dict[str, float] = field(default_factory=dict)
+    losses: dict[str, float]
 
     def bits_per_byte(self, name: str) -> float:
-        """Independent of the tokenizer: comparable between models."""
+        """Loss in bits per byte, which does not depend on the tokenizer."""
         return self.losses[name] * self.num_tokens / self.num_bytes / math.log(2.0)
 
     def __str__(self) -> str:
@@ -60,12 +61,15 @@ class Evaluation:
 
 
 def evaluate(command: EvaluateCommand) -> object:
-    """`resonance evaluate`: on a split, text files or tasks.
+    """Evaluate a model on a split, text files or tasks (`resonance evaluate`).
+
+    Returns:
+        A printable result.
 
     Raises:
         CheckpointError: The checkpoint is missing or damaged.
         DataError: The split is missing or damaged.
-        RunError: What is asked for does not go together or cannot be read.
+        RunError: The options contradict one another, or a file cannot be read.
     """
     if command.text and command.tasks:
         raise RunError("--text and --tasks: expected one of them")
@@ -80,7 +84,7 @@ def evaluate(command: EvaluateCommand) -> object:
 
 
 def evaluate_split(command: EvaluateCommand) -> Evaluation:
-    """Measure, and write evaluation.json into the checkpoint's run.
+    """Measure a split's losses, and write evaluation.json into the run directory.
 
     Raises:
         CheckpointError: The checkpoint is missing or damaged.
@@ -121,7 +125,7 @@ def evaluate_split(command: EvaluateCommand) -> Evaluation:
         sums = ngram.loss(_documents(data, run.data))
         losses |= {name: total / count for name, total in zip(BASELINES, sums, strict=True)}
     result = Evaluation(str(checkpoint), data, int(count), manifest.text_bytes, losses)
-    text = json.dumps(asdict(result), indent=1)
+    text = json.dumps(result._asdict(), indent=1)
     write_text_atomically(run_of(checkpoint) / "evaluation.json", text)
     return result
 

@@ -1,5 +1,7 @@
-"""Tasks of lm-eval on a model of ours: by name, or by YAML files; nothing is asked of a network
-that the task itself does not ask for."""
+"""Evaluation of models on lm-eval tasks, by name or YAML file.
+
+Nothing goes online unless a task itself downloads something.
+"""
 
 import json
 from collections.abc import Sequence
@@ -24,7 +26,7 @@ except ImportError as error:
 
 
 class HarnessModel(TemplateLM):
-    """A loaded model as lm-eval asks it: likelihoods of continuations, of texts, and generation.
+    """A loaded model under lm-eval's interface: log-likelihoods and generation.
 
     Every text begins a document, as in training: BOS comes first.
     """
@@ -38,18 +40,18 @@ class HarnessModel(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        """The end of a document."""
+        """Id of the end of a document."""
         return self.loaded.tokenizer.eos_id
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands for an empty context."""
+        """Id that stands for an empty context: BOS."""
         return self.loaded.tokenizer.bos_id
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **_: Any
     ) -> list[int]:
-        """Ids of a text, without BOS."""
+        """Token ids of a text, without BOS."""
         del add_special_tokens
         return self.loaded.tokenizer.encode(string)
 
@@ -57,40 +59,40 @@ class HarnessModel(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any
     ) -> list[tuple[float, bool]]:
-        found = []
+        scores = []
         for request in requests:
             context, continuation = request[1:]
             prefix = [] if context[:1] == [self.prefix_token_id] else [self.prefix_token_id]
             ids = torch.tensor([*prefix, *context, *continuation], device=self._device)
             count = len(continuation)
             if not count:
-                # its letters became part of the context's last token
-                found.append((0.0, True))
+                # its letters are part of the context's last token
+                scores.append((0.0, True))
                 continue
             logits = self.spectral.prefill(ids[None, :-1], num_logits=count)[0]
-            scores = logits[0].float().log_softmax(-1)
+            log_probabilities = logits[0].float().log_softmax(-1)
             labels = ids[-count:]
-            total = float(scores.gather(1, labels[:, None]).double().sum())
-            found.append((total, bool(scores.argmax(-1).equal(labels))))
-        return found
+            total = float(log_probabilities.gather(1, labels[:, None]).double().sum())
+            scores.append((total, bool(log_probabilities.argmax(-1).equal(labels))))
+        return scores
 
     def loglikelihood_rolling(
         self, requests: Sequence[Any], disable_tqdm: bool = False
     ) -> list[float]:
-        """Log-likelihoods of whole texts, by a state that is carried through each."""
+        """Log-likelihoods of whole texts, with the state carried through each."""
         del disable_tqdm
-        found = []
+        totals = []
         for request in requests:
             ids = [self.prefix_token_id, *self.tok_encode(request.args[0])]
             tokens = torch.tensor(ids, device=self._device)
             nll = carried_nll(self.spectral, tokens, self.window)
-            found.append(-float(nll.double().sum()))
-        return found
+            totals.append(-float(nll.double().sum()))
+        return totals
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """Greedy continuations, up to a text that ends them."""
+        """Greedy continuations, each up to the first of its stop texts."""
         del disable_tqdm
-        found = []
+        answers = []
         for request in requests:
             text, options = request.args
             until = options.get("until") or []
@@ -107,12 +109,12 @@ class HarnessModel(TemplateLM):
             answer = self.loaded.tokenizer.decode(tokens[0, prompt.shape[1] :].tolist())
             for stop in stops:
                 answer = answer.split(stop)[0] if stop else answer
-            found.append(answer)
-        return found
+            answers.append(answer)
+        return answers
 
 
 def evaluate_tasks(command: EvaluateCommand) -> str:
-    """Results of every task, a line per metric.
+    """Results of all tasks, one line per metric.
 
     Raises:
         CheckpointError: The checkpoint is missing or damaged.
@@ -147,7 +149,7 @@ def evaluate_tasks(command: EvaluateCommand) -> str:
 
 def _task_name(file: Path) -> str:
     try:
-        # only its name: lm-eval reads the rest, and the functions that it may refer to
+        # only the name: lm-eval reads everything else, with the functions that it may refer to
         events = yaml.compose(file.read_text(encoding="utf-8"))
         table = {key.value: value.value for key, value in events.value}  # type: ignore[union-attr]
         return str(table["task"])

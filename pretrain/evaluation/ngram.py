@@ -1,4 +1,4 @@
-"""Interpolated n-gram baselines: what a model must beat before it has learned anything.
+"""Interpolated n-gram baselines: the losses that a model must beat to have learned anything.
 
 Shape letters: N tokens, U distinct contexts, P distinct (context, token) pairs.
 """
@@ -43,7 +43,7 @@ class NgramModel:
         self._tables = [self._count(documents, order) for order in range(1, max_order + 1)]
 
     def loss(self, documents: Iterable[Ints]) -> list[float]:
-        """Sum of negative log-likelihoods in nats, for each order from 1 on.
+        """Sums of negative log-likelihoods in nats, for each order from 1.
 
         Every token but a document's first is predicted.
         """
@@ -51,7 +51,7 @@ class NgramModel:
         for document in documents:
             probability = np.full(len(document) - 1, 1.0 / self.vocab_size)
             for order in range(1, self.max_order + 1):
-                # tokens nearer to the beginning than order - 1 keep their shorter context
+                # the first tokens of a document keep their shorter context
                 known = max(0, order - 2)
                 context, token = self._split(document, order)
                 refined = self._interpolate(order, context, token, probability[known:])
@@ -60,7 +60,7 @@ class NgramModel:
         return totals
 
     def _split(self, document: Ints, order: int) -> tuple[Ints, Ints]:
-        """The (context number, token) of each prediction with order - 1 tokens before it."""
+        """Context number and token of each prediction that has order - 1 tokens before it."""
         first = max(1, order - 1)
         token = document[first:]
         context = np.zeros(len(token), dtype=np.int64)
@@ -84,12 +84,12 @@ class NgramModel:
         count = _look_up(context * self.vocab_size + token, pair_P, count_P)
         total = _look_up(context, context_U, total_U)
         types = _look_up(context, context_U, types_U)
-        seen = total > 0
-        mixed = (count + types * shorter) / np.where(seen, total + types, 1)
-        return np.where(seen, mixed, shorter)
+        is_known = total > 0
+        mixed = (count + types * shorter) / np.where(is_known, total + types, 1)
+        return np.where(is_known, mixed, shorter)
 
 
 def _look_up(keys: Ints, sorted_keys: Ints, values: Ints) -> Ints:
-    """Values of keys in a sorted table, 0 for those that it lacks."""
+    """Values of keys in a sorted table; 0 for missing keys."""
     place = np.searchsorted(sorted_keys, keys).clip(max=len(sorted_keys) - 1)
     return np.where(sorted_keys[place] == keys, values[place], 0)

@@ -1,4 +1,4 @@
-"""Loss over text files: with a state that is carried through, or with sliding windows.
+"""Loss on text files: with a carried state, or with sliding windows.
 
 Shape letters: T time (tokens), V vocabulary.
 """
@@ -15,7 +15,7 @@ from pretrain.errors import RunError
 from pretrain.huggingface.load import load_pretrained
 from spectral.lm import LMState, SpectralLM
 
-# tokens per forward pass where the training does not say: an exported folder
+# tokens per forward pass of an exported folder, which does not record the training length
 DEFAULT_WINDOW = 2_048
 
 
@@ -23,9 +23,10 @@ class TextLoss(NamedTuple):
     """The loss of one text.
 
     Attributes:
-        name: Its file.
-        nll: Summed over its tokens, in nats; the end of the document is not predicted.
-        num_tokens, num_bytes: Of the text.
+        name: File of the text.
+        nll: Sum over its tokens, in nats; the end of the document is not predicted.
+        num_tokens: Number of predicted tokens.
+        num_bytes: UTF-8 bytes of the text.
     """
 
     name: str
@@ -57,7 +58,7 @@ def evaluate_text(command: EvaluateCommand) -> str:
         raise RunError(f"--stride is {stride}; expected at most the window, {window}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = loaded.model.to(device)
-    found = []
+    losses = []
     for file in command.text:
         try:
             text = file.read_text(encoding="utf-8")
@@ -70,20 +71,20 @@ def evaluate_text(command: EvaluateCommand) -> str:
         else:
             nll_T = sliding_nll(model, tokens, window, stride)
         total = float(nll_T.double().sum())
-        found.append(TextLoss(str(file), total, len(nll_T), len(text.encode())))
-    if len(found) > 1:
-        sums = (sum(column) for column in zip(*(one[1:] for one in found), strict=True))
-        found.append(TextLoss("all", *sums))
-    return "\n".join(map(str, found))
+        losses.append(TextLoss(str(file), total, len(nll_T), len(text.encode())))
+    if len(losses) > 1:
+        sums = (sum(column) for column in zip(*(loss[1:] for loss in losses), strict=True))
+        losses.append(TextLoss("all", *sums))
+    return "\n".join(map(str, losses))
 
 
 @torch.no_grad()
 def carried_nll(model: SpectralLM, tokens_T: Tensor, window: int) -> Tensor:
     """Negative log-likelihood of each token after the first, given all before it [T - 1].
 
-    Exact for any length in constant memory: the state goes from window to window.
+    Exact for any length, in constant memory: the state is passed from window to window.
     """
-    # gates look at a chunk's beginning: windows begin there
+    # windows begin where chunks begin, because gates depend on a chunk's beginning
     chunk = model.config.conv_chunk
     window = -(-window // chunk) * chunk
     state: LMState | None = None
@@ -101,7 +102,7 @@ def carried_nll(model: SpectralLM, tokens_T: Tensor, window: int) -> Tensor:
 def sliding_nll(model: SpectralLM, tokens_T: Tensor, window: int, stride: int) -> Tensor:
     """Negative log-likelihood of each token after the first, given at most `window` before it.
 
-    Each window begins anew; its last `stride` tokens count (in the first one, all).
+    Each window starts from an empty state; its last `stride` tokens count (in the first, all).
     """
     inputs, labels = tokens_T[:-1], tokens_T[1:]
     losses, done = [], 0

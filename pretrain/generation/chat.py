@@ -1,7 +1,6 @@
-"""`resonance chat`: turns with a history, shown as they are written.
+"""`resonance chat`: a conversation whose replies are shown while they are generated.
 
-The history costs nothing: what the model remembers of it has constant size and is kept between
-turns.
+The history costs nothing: the model's state has constant size and is kept between turns.
 """
 
 import sys
@@ -21,9 +20,9 @@ HELP = "/reset forgets the conversation, /quit or the end of input ends it"
 
 
 class Conversation:
-    """What was said so far.
+    """A conversation.
 
-    State: the tokens, and the model's cache of all of them but the last few.
+    State: its tokens, and the model's cache of all but the last few.
     """
 
     def __init__(self, writer: Writer, command: ChatCommand):
@@ -31,12 +30,17 @@ class Conversation:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Start a new conversation."""
         self.tokens: list[int] = [self.writer.tokenizer.bos_id]
         self.cache: Any = None
 
     def say(self, text: str, write: Callable[[str], object]) -> str:
-        """Answer, and hand on the answer as it is written."""
+        """The model's reply to a text.
+
+        Args:
+            text: The user's turn.
+            write: Receives the reply piece by piece, while it is generated.
+        """
         tokenizer, writer = self.writer.tokenizer, self.writer
         turn = f"{self.command.user}{text}{self.command.reply}"
         self.tokens += writer.encode(turn, "input")[1:]
@@ -58,28 +62,30 @@ class Conversation:
 
 
 class StopAtText(StoppingCriteria):
-    """Stops once a text was generated."""
+    """A stop of generation once a text was generated."""
 
     def __init__(self, text: str, decode: Callable[[list[int]], str], prompt_tokens: int):
         self.text, self.decode, self.prompt_tokens = text, decode, prompt_tokens
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
-        """Whether each row is at its end."""
+        """Whether each row has reached its end [B]."""
         del scores
         new = input_ids[:, self.prompt_tokens :].tolist()
-        found = [bool(self.text) and self.text in self.decode(row) for row in new]
-        return torch.tensor(found, device=input_ids.device)
+        has_ended = [bool(self.text) and self.text in self.decode(row) for row in new]
+        return torch.tensor(has_ended, device=input_ids.device)
 
 
 def chat(command: ChatCommand) -> None:
-    """`resonance chat`: read turns from standard input until it ends.
+    """Reply to the turns on standard input until it ends (`resonance chat`).
 
     Raises:
         CheckpointError: The checkpoint is missing or damaged.
-        RunError: Options that do not go with a conversation.
+        RunError: The options do not suit a conversation.
     """
     if command.beams > 1:
-        raise RunError(f"--beams is {command.beams}; expected 1: beams cannot be shown as written")
+        raise RunError(
+            f"--beams is {command.beams}; expected 1: beams cannot be shown before they end"
+        )
     conversation = Conversation(Writer(load_pretrained(command.checkpoint), command), command)
     if sys.stdin.isatty():
         print(HELP)

@@ -1,4 +1,4 @@
-"""`resonance generate`: one prompt, or a file of prompts."""
+"""`resonance generate`: continuations of a prompt, or of a file of prompts."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from pretrain.huggingface.load import load_pretrained
 
 
 def generate(command: GenerateCommand) -> str:
-    """`resonance generate`: the prompt and its continuation, or a JSON line per prompt of a file.
+    """The prompt and its continuation, or a JSON line per prompt of a file (`resonance generate`).
 
     Raises:
         CheckpointError: The checkpoint is missing or damaged.
@@ -46,10 +46,10 @@ def generate(command: GenerateCommand) -> str:
 
 
 def read_prompts(file: Path) -> list[str]:
-    """The prompts of a file: a text per line, or JSON lines with a `prompt`.
+    """The prompts of a file: one per line, or JSON lines with a `prompt`.
 
     Raises:
-        RunError: There are none, or a line is not what its file's name says.
+        RunError: There are none, or a line is no such JSON.
     """
     try:
         lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]

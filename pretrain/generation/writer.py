@@ -1,6 +1,6 @@
-"""Generation options as users give them, and text from a loaded model; see `generate` and `chat`.
+"""Text generation with a loaded model, for `generate` and `chat`.
 
-transformers generates, on the recurrent cache: every token costs the same.
+transformers generates, with the recurrent cache: every token costs the same.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,15 +17,15 @@ from pretrain.huggingface.modeling_resonance import ResonanceForCausalLM
 from pretrain.huggingface.wrap import wrap
 from spectral.gates.spectral_gate import uses_gates
 
-# below it, logits divided by it overflow float32
+# logits divided by less overflow float32
 MIN_TEMPERATURE = 1e-6
 
 
 def transformers_options(options: GenerationOptions) -> dict[str, Any]:
-    """The keywords of `ResonanceForCausalLM.generate` that say the same.
+    """The keyword arguments of `ResonanceForCausalLM.generate` for a user's options.
 
     Raises:
-        RunError: Options that contradict one another.
+        RunError: The options contradict one another.
     """
     if options.min_tokens > options.max_tokens:
         raise RunError(
@@ -38,7 +38,7 @@ def transformers_options(options: GenerationOptions) -> dict[str, Any]:
             f"{options.beams}"
         )
     sample = options.temperature >= MIN_TEMPERATURE and options.beam_groups == 1
-    found: dict[str, Any] = {
+    keywords: dict[str, Any] = {
         "max_new_tokens": options.max_tokens,
         "min_new_tokens": options.min_tokens or None,
         "do_sample": sample,
@@ -48,31 +48,31 @@ def transformers_options(options: GenerationOptions) -> dict[str, Any]:
         "coverage_penalty": options.coverage_penalty,
     }
     if sample:
-        found |= {"temperature": options.temperature, "top_p": options.top_p}
-        found["top_k"] = options.top_k
+        keywords |= {"temperature": options.temperature, "top_p": options.top_p}
+        keywords["top_k"] = options.top_k
     if options.beams > 1:
-        found["length_penalty"] = options.length_penalty
-        found["early_stopping"] = options.early_stopping
+        keywords["length_penalty"] = options.length_penalty
+        keywords["early_stopping"] = options.early_stopping
     if options.beam_groups > 1:
-        found["beam_groups"] = options.beam_groups
-        found["diversity_penalty"] = options.diversity_penalty
-    return found
+        keywords["beam_groups"] = options.beam_groups
+        keywords["diversity_penalty"] = options.diversity_penalty
+    return keywords
 
 
 class Writer:
-    """Continues texts with a loaded model."""
+    """A loaded model with generation options."""
 
     def __init__(self, loaded: Pretrained, options: GenerationOptions):
         self.tokenizer: Tokenizer = loaded.tokenizer
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model: ResonanceForCausalLM = wrap(loaded.model.to(self.device), loaded.tokenizer)
         self.options = transformers_options(options)
-        # a gated model sees where its chunks begin, which padding moves
+        # the output of a gated model depends on where chunks begin, which padding would move
         self.pads = not uses_gates(loaded.model.config.gates)
         torch.manual_seed(options.seed)
 
     def encode(self, text: str, name: str) -> list[int]:
-        """Ids of a document's beginning.
+        """Token ids of a text at the beginning of a document.
 
         Raises:
             RunError: The text is not UTF-8.
@@ -83,18 +83,18 @@ class Writer:
             raise RunError(f"{name}: expected UTF-8 text, found other bytes ({error})") from None
         return [self.tokenizer.bos_id, *self.tokenizer.encode(text)]
 
-    def continued(self, prompts: Sequence[list[int]], **more: Any) -> list[list[int]]:
-        """The new tokens of each prompt, without the end of the document; left-padded together."""
+    def continued(self, prompts: Sequence[list[int]], **overrides: Any) -> list[list[int]]:
+        """New tokens of each prompt of a left-padded batch, without the end of the document."""
         longest = max(map(len, prompts))
         padding = [longest - len(prompt) for prompt in prompts]
         rows = [[self.tokenizer.pad_id] * n + p for n, p in zip(padding, prompts, strict=True)]
         mask = [[0] * n + [1] * len(p) for n, p in zip(padding, prompts, strict=True)]
-        found: Tensor = self.model.generate(
+        sequences: Tensor = self.model.generate(
             torch.tensor(rows, device=self.device),
             attention_mask=torch.tensor(mask, device=self.device),
-            **(self.options | more),
+            **(self.options | overrides),
         )
-        return [self._until_end(row[longest:].tolist()) for row in found]
+        return [self._until_end(row[longest:].tolist()) for row in sequences]
 
     def _until_end(self, tokens: list[int]) -> list[int]:
         end = self.tokenizer.eos_id
@@ -102,7 +102,7 @@ class Writer:
 
 
 class Streamer:
-    """Hands on text as tokens arrive, whole characters only, as a streamer of transformers."""
+    """A transformers streamer that writes text while tokens arrive, whole characters only."""
 
     def __init__(self, tokenizer: Tokenizer, write: Callable[[str], object]):
         self._tokenizer, self._write = tokenizer, write
@@ -111,17 +111,17 @@ class Streamer:
         self._is_prompt = True
 
     def put(self, value: Tensor) -> None:
-        """The prompt first, then a token at a time."""
+        """Write the text of a new token; the first call, with the prompt, writes nothing."""
         if self._is_prompt:
             self._is_prompt = False
             return
         self._tokens += [t for t in value.flatten().tolist() if t != self._tokenizer.eos_id]
         text = self._tokenizer.decode(self._tokens)
-        # half of a character decodes to a replacement
+        # part of a character decodes to a replacement character
         if not text.endswith("\ufffd"):
             self._write(text[len(self._shown) :])
             self._shown = text
 
     def end(self) -> None:
-        """Show what is left."""
+        """Write the remaining text."""
         self._write(self._tokenizer.decode(self._tokens)[len(self._shown) :])

@@ -27,7 +27,7 @@ class ResonanceConfig(PretrainedConfig):
     """
 
     model_type = "resonance"
-    # names that transformers and its tools look for
+    # names that transformers and its tools read
     attribute_map: ClassVar[dict[str, str]] = {
         "hidden_size": "dim",
         "num_hidden_layers": "num_layers",

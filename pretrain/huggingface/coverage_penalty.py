@@ -1,4 +1,4 @@
-"""A coverage penalty without attention: a token costs more, the more often it was generated.
+"""A coverage penalty without attention: tokens cost more, the more often they were generated.
 
 Shape letters: B rows, T time (tokens), V vocabulary.
 """
@@ -9,11 +9,15 @@ from transformers import LogitsProcessor
 
 
 class CoveragePenalty(LogitsProcessor):
-    """Subtract penalty * log(1 + count) from a token's score.
+    """A logits processor that subtracts penalty * log(1 + count) from a token's score.
 
-    Wu et al. 2016 (arXiv 1609.08144) ask that every source position be covered by attention once;
-    what is covered here is the vocabulary, by the tokens after the prompt. Grows with the logarithm
-    of the count: unlike a repetition penalty it does not forbid what a text needs often.
+    Wu et al. 2016 (arXiv 1609.08144) reward that attention covers every source position; here, the
+    tokens after the prompt cover the vocabulary. The penalty grows with the logarithm of the count:
+    unlike a repetition penalty, it does not rule out tokens that a text needs often.
+
+    Args:
+        penalty: At least 0.
+        prompt_tokens: Length of the prompt, which does not count.
     """
 
     def __init__(self, penalty: float, prompt_tokens: int):

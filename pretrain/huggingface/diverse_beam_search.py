@@ -1,7 +1,7 @@
-"""Diverse beam search: groups of beams, each kept from choosing what earlier groups chose.
+"""Diverse beam search: groups of beams, each penalised for tokens that earlier groups chose.
 
-transformers has given it up; this is a decoding method for its `generate`, so processors of logits,
-stopping criteria and the recurrent cache are transformers' and the model's own.
+transformers no longer has it. This is a decoding method for its `generate`, and uses transformers'
+logits processors and stopping criteria and the model's recurrent cache.
 
 Shape letters: N rows (prompts x beams), T time (tokens), V vocabulary.
 
@@ -16,14 +16,19 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 
 
 class Hypothesis(NamedTuple):
-    """A finished sequence: its normalised score, and the tokens after the prompt."""
+    """A finished sequence.
+
+    Attributes:
+        score: Log-probability, normalised by length.
+        tokens: Tokens after the prompt.
+    """
 
     score: float
     tokens: list[int]
 
 
 class Group:
-    """The beams of one group for one prompt: what is open, and the best that is finished."""
+    """One group of beams for one prompt: its open beams, and its best finished sequences."""
 
     def __init__(self, rows: list[int], config: GenerationConfig):
         self.rows, self.config = rows, config
@@ -32,28 +37,36 @@ class Group:
         self.finished: list[Hypothesis] = []
 
     def normalised(self, score: float, length: int) -> float:
-        """Of a sequence of `length` tokens."""
+        """Score of a sequence of `length` tokens, divided by length ** length_penalty."""
         return score / float(length**self.config.length_penalty)
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing that is open may become better than what is finished."""
+        """Whether no open beam can become better than the finished sequences."""
         if len(self.finished) < len(self.rows):
             return False
         if self.config.early_stopping is True:
             return True
         length = len(self.tokens[0]) + 1
         best_open = self.normalised(max(self.scores), length)
-        return min(found.score for found in self.finished) >= best_open
+        return min(hypothesis.score for hypothesis in self.finished) >= best_open
 
     def finish(self, score: float, tokens: list[int]) -> None:
-        """Note a sequence that is complete; only the best stay."""
+        """Add a complete sequence; only the best are kept."""
         self.finished.append(Hypothesis(self.normalised(score, len(tokens)), tokens))
-        self.finished.sort(key=lambda found: -found.score)
+        self.finished.sort(key=lambda hypothesis: -hypothesis.score)
         del self.finished[len(self.rows) :]
 
     def advance(self, scores_NV: Tensor, end: set[int]) -> list[int]:
-        """Choose the next tokens; returns the row that each of this group's beams goes on from."""
+        """Choose the next tokens.
+
+        Args:
+            scores_NV: Log-probabilities of the next token, for the rows of all groups.
+            end: Ids that end a sequence.
+
+        Returns:
+            The row that each of this group's beams continues.
+        """
         vocab = scores_NV.shape[1]
         total = scores_NV[self.rows].double() + torch.tensor(self.scores)[:, None].to(scores_NV)
         count = min((1 + len(end)) * len(self.rows), total.numel())
@@ -62,7 +75,7 @@ class Group:
         for place, (score, flat) in enumerate(zip(best.tolist(), index.tolist(), strict=True)):
             beam, token = divmod(flat, vocab)
             if token in end:
-                # an end that is less likely than all that goes on is none
+                # ignore an EOS that ranks below every continuing beam
                 if place < len(self.rows):
                     self.finish(score, [*self.tokens[beam], token])
             elif len(chosen) < len(self.rows):
@@ -83,20 +96,19 @@ def diverse_beam_search(
     diversity_penalty: float = 0.0,
     **model_kwargs: Any,
 ) -> Tensor:
-    """A `custom_generate` of transformers.
+    """The best sequences of every prompt, with the prompt, best first, padded.
+
+    A `custom_generate` of transformers.
 
     Args:
-        model: Has a cache with `reorder_cache`.
+        model: A model whose cache has `reorder_cache`.
         input_ids: Prompts [N, T], each repeated num_beams times.
         logits_processor: Applied to log-probabilities.
-        stopping_criteria: Of lengths.
+        stopping_criteria: Limits of the length.
         generation_config: num_beams, num_return_sequences, length_penalty, early_stopping.
-        beam_groups: Divides num_beams. One group is beam search.
-        diversity_penalty: Taken from a token's score each time that an earlier group chose it.
-        model_kwargs: For the model's forward.
-
-    Returns:
-        The best sequences of every prompt with it, best first, padded.
+        beam_groups: A divisor of num_beams. One group is beam search.
+        diversity_penalty: Subtracted from a token's score each time that an earlier group chose it.
+        model_kwargs: Keyword arguments of the model's forward.
 
     Raises:
         ValueError: The groups do not divide the beams.
@@ -125,8 +137,8 @@ def diverse_beam_search(
             taken_V = torch.zeros_like(scores_NV[0])
             for group in groups:
                 if not group.is_done:
-                    found = group.advance(scores_NV - diversity_penalty * taken_V, end)
-                    for row, source in zip(group.rows, found, strict=True):
+                    continued = group.advance(scores_NV - diversity_penalty * taken_V, end)
+                    for row, source in zip(group.rows, continued, strict=True):
                         sources[row] = source
                 for tokens in group.tokens:
                     taken_V[tokens[-1]] += 1.0
@@ -150,8 +162,8 @@ def _best(prompts: list[list[Group]], prompt_BT: Tensor, config: GenerationConfi
             for score, tokens in zip(group.scores, group.tokens, strict=True):
                 if len(group.finished) < len(group.rows) and score > float("-inf"):
                     group.finish(score, tokens)
-        found = sorted((h for g in groups for h in g.finished), key=lambda h: -h.score)
-        rows += [[*prompt.tolist(), *h.tokens] for h in found[: config.num_return_sequences]]
+        ranked = sorted((h for g in groups for h in g.finished), key=lambda h: -h.score)
+        rows += [[*prompt.tolist(), *h.tokens] for h in ranked[: config.num_return_sequences]]
     longest, pad = max(map(len, rows)), config.pad_token_id or 0
     padded = [[*row, *[pad] * (longest - len(row))] for row in rows]
     return torch.tensor(padded, device=prompt_BT.device)

@@ -1,4 +1,4 @@
-"""Export a checkpoint to a Hugging Face folder, and prove that it computes the same."""
+"""Export of a checkpoint to a Hugging Face folder, with a proof that its output is equal."""
 
 import json
 import shutil
@@ -22,14 +22,20 @@ from pretrain.huggingface.wrap import wrap
 from spectral.decoding import greedy_tokens
 from spectral.lm import SpectralLM
 
-# float32 sums in another order: logits are of the order of 10
+# float32 sums in another order, for logits of the order of 10
 MAX_LOGIT_ERROR = 1e-4
 PROBE_TOKENS = 64
 PROBE_TEXT = 'def main(argv):\n    """Return 0.  Naïve π ≈ 3.14. </s>"""\n\treturn 0\n'
 
 
 class Proof(NamedTuple):
-    """What was compared between the training model and the exported folder."""
+    """Result of the comparison of an exported folder with the training model.
+
+    Attributes:
+        max_logit_error: Largest difference of logits.
+        greedy_tokens: Number of greedily generated tokens, all of which are equal.
+        same_ids: Whether the tokenizers give the same ids.
+    """
 
     max_logit_error: float
     greedy_tokens: int
@@ -37,7 +43,13 @@ class Proof(NamedTuple):
 
 
 class ExportReport(NamedTuple):
-    """An export that was loaded back and compared."""
+    """An export that was loaded back and compared.
+
+    Attributes:
+        output: The exported folder.
+        num_parameters: Number of parameters.
+        proof: Result of the comparison.
+    """
 
     output: Path
     num_parameters: int
@@ -52,10 +64,13 @@ class ExportReport(NamedTuple):
 
 
 def export(command: ExportCommand) -> ExportReport:
-    """`resonance checkpoint export`: write, load back, compare, and only then rename.
+    """Write a folder, load it back, compare, and only then rename (`resonance checkpoint export`).
+
+    Returns:
+        A printable report.
 
     Raises:
-        RunError: The folder exists, or what was loaded back does not compute the same.
+        RunError: The folder exists, or the model that was loaded back differs.
         CheckpointError: The checkpoint is missing or damaged.
     """
     output = command.output
@@ -64,7 +79,7 @@ def export(command: ExportCommand) -> ExportReport:
         raise RunError(f"{output}: exists; expected a new folder")
     model, run, checkpoint = load_model(command.checkpoint)
     tokenizer = load_tokenizer(tokenizer_path(checkpoint))
-    # not hidden: transformers makes a module name of the folder's name
+    # no leading dot, because transformers makes a module name of the folder's name
     partial = output.with_name(f"{output.name}_partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -94,12 +109,12 @@ def prove(model: SpectralLM, tokenizer: Tokenizer, folder: Path) -> Proof:
         logits = model(probe)
         error = float((loaded(probe).logits - logits).abs().max())
         if not torch.equal(import_model(folder)(probe), logits):
-            raise RunError(f"{folder}: what is imported back has other logits")
+            raise RunError(f"{folder}: the model that is imported back has other logits")
     if not error <= MAX_LOGIT_ERROR:
         raise RunError(f"{folder}: logits differ by {error:.1e}; expected {MAX_LOGIT_ERROR:.0e}")
     ids = [tokenizer.bos_id, *tokenizer.encode(PROBE_TEXT)]
-    theirs = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-    if theirs.encode(PROBE_TEXT) != ids:
+    exported_tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    if exported_tokenizer.encode(PROBE_TEXT) != ids:
         raise RunError(f"{folder}: the exported tokenizer gives other ids for {PROBE_TEXT!r}")
     prompt = torch.tensor([ids])
     loaded.generation_config.eos_token_id = None

@@ -1,4 +1,4 @@
-"""Back from a Hugging Face folder: its parameters and tokenizer, none of its code."""
+"""Loading of Hugging Face folders: parameters and tokenizer, without running their code."""
 
 import json
 from pathlib import Path
@@ -24,13 +24,13 @@ PREFIX = "model."
 
 
 class Pretrained(NamedTuple):
-    """A model that can be used.
+    """A loaded model with its tokenizer.
 
     Attributes:
-        model: In evaluation mode, on the CPU.
-        tokenizer: That made its training data.
-        path: The checkpoint, or the exported folder.
-        run: That made it; None for an exported folder.
+        model: The model in evaluation mode, on the CPU.
+        tokenizer: Tokenizer of its training data.
+        path: Checkpoint or exported folder.
+        run: Run that trained it; None for an exported folder.
     """
 
     model: SpectralLM
@@ -40,10 +40,12 @@ class Pretrained(NamedTuple):
 
 
 def load_pretrained(path: Path) -> Pretrained:
-    """Load a checkpoint, a run's newest checkpoint or an exported folder; no code runs that it has.
+    """The model of a checkpoint, of a run's newest checkpoint or of an exported folder.
+
+    No code of an exported folder runs.
 
     Raises:
-        CheckpointError: There is none, it is damaged, or is of another architecture.
+        CheckpointError: There is none, it is damaged, or it has another architecture.
     """
     if (path / "config.json").is_file():
         model = import_model(path)
@@ -65,7 +67,7 @@ def import_model(folder: Path) -> SpectralLM:
     """The model of an exported folder.
 
     Raises:
-        CheckpointError: It is not one of ours, or its files do not fit together.
+        CheckpointError: It is no Resonance model, or its files do not fit together.
     """
     file = folder / "config.json"
     try:
@@ -81,7 +83,7 @@ def import_model(folder: Path) -> SpectralLM:
     except (OSError, ValueError, AttributeError, ValidationError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(f"{file}: expected a configuration of ours: {error}") from error
+        raise CheckpointError(f"{file}: expected a configuration of Resonance: {error}") from error
     model = SpectralLM(config)
     state: dict[str, Tensor] = {}
     try:

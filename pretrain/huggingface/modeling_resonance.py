@@ -1,6 +1,6 @@
 """A spectral language model under transformers' interface, with a recurrent cache.
 
-The mathematics is Resonance's own files, copied beside this one.
+The computation is in Resonance's own files, copied next to this one.
 
 Shape letters: B batch, T time (tokens), V vocabulary.
 """
@@ -23,7 +23,7 @@ from spectral.lm import LMState, SpectralLM
 
 
 class RecurrentCache:
-    """What the model remembers of the tokens so far: constant in size, whatever their number."""
+    """The model's state after the tokens so far; its size does not depend on their number."""
 
     is_compileable = False
 
@@ -36,7 +36,7 @@ class RecurrentCache:
         return self.state.position
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Let row i go on from what row beam_idx[i] remembers."""
+        """Give row i the state of row beam_idx[i]."""
         layers = tree_map(lambda tensor: tensor.index_select(0, beam_idx), self.state.layers)
         self.state = LMState(self.state.position, layers)
 
@@ -53,7 +53,7 @@ class ResonanceForCausalLM(PreTrainedModel, GenerationMixin):
     def __init__(self, config: ResonanceConfig):
         super().__init__(config)
         self.model = SpectralLM(config)
-        # what transformers asks for; the layers themselves ask the model
+        # read by transformers; the layers read the model's own attribute
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -65,7 +65,7 @@ class ResonanceForCausalLM(PreTrainedModel, GenerationMixin):
         self.gradient_checkpointing = self.model.activation_checkpointing = enable
 
     def get_input_embeddings(self) -> nn.Module:
-        """The embedding, which is the output layer too."""
+        """The embedding, which is also the output layer."""
         return self.model.embedding
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
@@ -85,10 +85,10 @@ class ResonanceForCausalLM(PreTrainedModel, GenerationMixin):
         logits_to_keep: int = 1,
         **_: Any,
     ) -> dict[str, Any]:
-        """The tokens that the cache has not seen."""
-        seen = 0 if past_key_values is None else past_key_values.get_seq_length()
+        """The keyword arguments of `forward` for the tokens that are not yet in the cache."""
+        num_cached = 0 if past_key_values is None else past_key_values.get_seq_length()
         return {
-            "input_ids": input_ids[:, seen:],
+            "input_ids": input_ids[:, num_cached:],
             "attention_mask": attention_mask,
             "past_key_values": past_key_values,
             "use_cache": use_cache,
@@ -106,17 +106,18 @@ class ResonanceForCausalLM(PreTrainedModel, GenerationMixin):
         logits_to_keep: int = 0,
         **_: Any,
     ) -> CausalLMOutputWithPast:
-        """Logits of every next token.
+        """Logits of the next token at every position [B, T, V], with loss and cache on request.
 
         Args:
             input_ids: Tokens [B, T].
-            attention_mask: 0 for padding, on either side; padding is a document of its own. May be
-                longer than input_ids, by what the cache has seen. A model with spectral gates sees
-                where its chunks begin, so padding moves its logits (but tells it nothing).
-            past_key_values: What came before; then input_ids go on from there.
-            labels: The tokens again; shifted here. -100 is ignored.
-            use_cache: Whether to return what the model remembers.
-            logits_to_keep: Only the last so many positions; 0 for all.
+            attention_mask: 0 for padding, on either side; padding is a separate document. May be
+                longer than input_ids, by the number of cached tokens. The output of a model with
+                spectral gates depends on where its chunks begin, so padding changes its logits
+                (but passes it no information).
+            past_key_values: State after the tokens before input_ids; None at a beginning.
+            labels: The tokens again; they are shifted here. -100 is ignored.
+            use_cache: Whether to return the state after input_ids.
+            logits_to_keep: Number of last positions to return logits for; 0 for all.
         """
         state = None if past_key_values is None else past_key_values.state
         if state is not None and input_ids.shape[1] == 1:
@@ -142,13 +143,14 @@ class ResonanceForCausalLM(PreTrainedModel, GenerationMixin):
         diversity_penalty: float = 0.0,
         **options: Any,
     ) -> Any:
-        """transformers' `generate`, with a coverage penalty and diverse beams.
+        """Output of transformers' `generate`, extended by a coverage penalty and diverse beams.
 
         Args:
             inputs: Prompts [B, T], or `input_ids` among the options.
             coverage_penalty: See `CoveragePenalty`; 0 for none.
-            beam_groups, diversity_penalty: See `diverse_beam_search`; one group is beam search.
-            options: Of transformers.
+            beam_groups: See `diverse_beam_search`; 1 for beam search.
+            diversity_penalty: See `diverse_beam_search`.
+            options: Options of transformers' `generate`.
         """
         if beam_groups > 1:
             options["custom_generate"] = diverse_beam_search

@@ -8,7 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 ENTRY = "pretrain.huggingface.modeling_resonance"
 OWN = ("kernels", "spectral", "pretrain")
-# our torch operators; exported ones are named by their sources: several may share a process
+# namespace of the torch operators; in an export it contains a hash of the sources, because exports
+# of several versions may share a process
 OPERATORS = "resonance::"
 # the exported configuration has the same attributes, and needs no pydantic
 RENAMED = {
@@ -20,14 +21,14 @@ RENAMED = {
     "GatesConfig": "Table as GatesConfig",
 }
 
-# transformers follows `from .module import names` only, so bundled files import in no other way
+# transformers follows only `from .module import names`, so bundled files import in no other way
 _IMPORT = re.compile(r"^from ([\w.]+) import (\([^)]*\)|.+)$", re.MULTILINE)
 
 
 def bundled_sources() -> dict[str, str]:
-    """File name -> text of every module that an exported model needs, found by its imports.
+    """Texts of all modules that an exported model imports, by file name.
 
-    A folder of transformers' remote code is flat, so a module's name becomes its file's name.
+    A folder of transformers' remote code is flat, so the full module name becomes the file name.
     """
     pending, sources = [ENTRY], {}
     while pending:
@@ -57,6 +58,6 @@ def _rewrite(needed: list[str], match: re.Match[str]) -> str:
 
 
 def _file_name(module: str) -> str:
-    # configuration_* and modeling_* keep the names that transformers' users know
+    # configuration_* and modeling_* keep the names that are usual in transformers
     parts = module.split(".")
     return parts[-1] if parts[:2] == ["pretrain", "huggingface"] else "_".join(parts)

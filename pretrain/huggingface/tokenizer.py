@@ -1,4 +1,4 @@
-"""Our tokenizers as a `tokenizer.json`: the same ids without SentencePiece."""
+"""Conversion of tokenizers to a `tokenizer.json`: the same ids without SentencePiece."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ SPACE_MARK = "\u2581"
 
 
 def huggingface_tokenizer(tokenizer: OwnTokenizer) -> PreTrainedTokenizerFast:
-    """Convert a tokenizer; `encode` puts BOS first, as the training documents have it."""
+    """The transformers form of a tokenizer; `encode` puts BOS first, as in training documents."""
     if tokenizer.kind == "huggingface":
         fast = Tokenizer.from_file(str(Path(tokenizer.path) / "tokenizer.json"))
         return _wrap(fast, tokenizer)
@@ -66,7 +66,10 @@ def _sentencepiece_tokenizer(tokenizer: OwnTokenizer) -> PreTrainedTokenizerFast
 
 
 def _is_bpe(model: Any, scores: list[float]) -> bool:
-    """A BPE model scores its pieces 0, -1, -2, ...; a unigram model with log-probabilities."""
+    """Whether a SentencePiece model is BPE.
+
+    BPE scores its pieces 0, -1, -2, ...; a unigram model uses log-probabilities.
+    """
     learned = [
         score
         for i, score in enumerate(scores)
@@ -76,9 +79,9 @@ def _is_bpe(model: Any, scores: list[float]) -> bool:
 
 
 def _merges(pieces: list[str], scores: list[float]) -> list[tuple[str, str]]:
-    """Every way of joining two pieces into a third, the best-scored first.
+    """All pairs of pieces that join into a third piece, the best-scored first.
 
-    SentencePiece joins any neighbours whose union is a piece, so each split of a piece counts.
+    SentencePiece joins any neighbours whose union is a piece, so all splits of a piece count.
     """
     score = dict(zip(pieces, scores, strict=True))
     return [
@@ -107,7 +110,7 @@ def _wrap(
         pad_token=pad,
         unk_token=unk,
         clean_up_tokenization_spaces=False,
-        # "</s>" in a text is text, as in training
+        # "</s>" in a text is ordinary text, as in training
         split_special_tokens=True,
         padding_side="left",
     )

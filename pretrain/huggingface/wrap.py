@@ -1,4 +1,4 @@
-"""A model of ours as one of transformers', without copying its parameters."""
+"""A `SpectralLM` as a transformers model, without copying its parameters."""
 
 import torch
 
@@ -9,7 +9,7 @@ from spectral.lm import SpectralLM
 
 
 def config_of(model: SpectralLM, tokenizer: Tokenizer) -> ResonanceConfig:
-    """The configuration that is exported with a model."""
+    """The exported configuration of a model and its tokenizer."""
     return ResonanceConfig(
         **model.config.model_dump(),
         bos_token_id=tokenizer.bos_id,
@@ -24,8 +24,8 @@ def config_of(model: SpectralLM, tokenizer: Tokenizer) -> ResonanceConfig:
 
 
 def wrap(model: SpectralLM, tokenizer: Tokenizer) -> ResonanceForCausalLM:
-    """The same parameters under transformers' interface, in evaluation mode."""
+    """A model that shares its parameters, under transformers' interface and in evaluation mode."""
     with torch.device("meta"):
-        found = ResonanceForCausalLM(config_of(model, tokenizer))
-    found.model = model
-    return found.eval()
+        wrapped = ResonanceForCausalLM(config_of(model, tokenizer))
+    wrapped.model = model
+    return wrapped.eval()

@@ -1,1 +1,1 @@
-"""What a run records: metrics, journal, audit log, Prometheus."""
+"""Records of a run: metrics, journal, audit log, Prometheus."""

@@ -11,10 +11,11 @@ from pretrain.resilience.guard import Verdict
 
 
 class MicroBatch(NamedTuple):
-    """What one rank read for one forward pass.
+    """Documents and loss of one forward pass of one rank.
 
     Attributes:
-        rank, number: Whose it is, and which of the step's.
+        rank: Rank that read it.
+        number: Its number within the step.
         loss: Sum over its tokens.
         documents: By row, the (dataset, document) of each segment.
     """
@@ -26,21 +27,22 @@ class MicroBatch(NamedTuple):
 
 
 class AuditLog:
-    """audit.jsonl of a run's directory: one record per bad step. Only rank 0 has one.
+    """audit.jsonl of a run directory, one record per bad step; only on rank 0.
 
-    It is never cut back: a step that is done again after a crash is written again.
+    It is never truncated: a step that is repeated after a crash is recorded again.
     """
 
     def __init__(self, directory: Path):
         self._lines = JsonLines(directory / "audit.jsonl")
 
     def write(self, step: int, verdict: Verdict, batches: Sequence[MicroBatch]) -> None:
-        """Write down a bad step.
+        """Record a bad step.
 
         Args:
-            step: Its number.
-            verdict: What is done about it.
-            batches: What all ranks read. If some of their losses are no numbers, only those.
+            step: Number of the step.
+            verdict: The guard's verdict on it.
+            batches: Micro-batches of all ranks. If some have losses that are NaN or infinite, only
+                those are recorded.
         """
         bad = [batch for batch in batches if not math.isfinite(batch.loss)]
         self._lines.append(

@@ -1,4 +1,4 @@
-"""What a run tells, seen from every rank: all call it, rank 0 writes."""
+"""Records and messages of a run: all ranks call the same methods, rank 0 writes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +14,9 @@ from pretrain.runtime.ranks import Ranks, decided_by_rank_0, gathered_objects
 
 
 class Journal:
-    """The files of a run's directory, its messages, and the time that each rank takes.
+    """The record files of a run directory, its messages, and the working time of each rank.
 
-    State: rank 0's open files, and who was named as a straggler.
+    State: rank 0's open files, and the ranks already named as stragglers.
     """
 
     def __init__(self, run: RunConfig, ranks: Ranks, first_step: int, num_parameters: int):
@@ -35,7 +35,7 @@ class Journal:
         decided_by_rank_0(open_files)
 
     def announce(self, checkpoint: Path | None) -> None:
-        """Say what is trained, and where it begins."""
+        """Print the size of the run and where it starts."""
         run = self._run
         origin = "from scratch" if checkpoint is None else f"resumed from {checkpoint}"
         self.say(
@@ -45,16 +45,16 @@ class Journal:
         )
 
     def say(self, text: str) -> None:
-        """Print a line, once for all ranks."""
+        """Print a line on rank 0."""
         if self._metrics is not None:
             self._metrics.say(text)
 
     def log_step(self, record: Record, rank_seconds: Sequence[float]) -> None:
-        """Write the record of a step, with the slowest rank of several; name stragglers.
+        """Write the record of a step with its slowest rank, and report stragglers.
 
         Args:
             record: Figures by name.
-            rank_seconds: By rank, the time that it worked, waits for other ranks left out.
+            rank_seconds: Working time of each rank, without waits for other ranks.
         """
         straggler = ""
         if len(rank_seconds) > 1:
@@ -67,45 +67,45 @@ class Journal:
             self.say(straggler)
 
     def log(self, record: Record) -> None:
-        """Write any other record."""
+        """Write a record other than a step's."""
         if self._metrics is not None:
             self._metrics.log(record)
 
     def log_bad_step(
         self, step: int, verdict: Verdict, batches: Sequence[Batch], losses: Sequence[float]
     ) -> None:
-        """Write down what all ranks read in a bad step; a collective.
+        """Record a bad step with the documents of all ranks; a collective.
 
         Args:
-            step: Its number.
-            verdict: What is done about it.
+            step: Number of the step.
+            verdict: The guard's verdict on it.
             batches: This rank's micro-batches.
-            losses: Their sums over tokens.
+            losses: Their losses, summed over tokens.
         """
-        own = [
+        local = [
             MicroBatch(self._ranks.rank, number, loss, batch.documents)
             for number, (batch, loss) in enumerate(zip(batches, losses, strict=True))
         ]
-        read = [batch for part in gathered_objects(own) for batch in part]
+        gathered = [batch for part in gathered_objects(local) for batch in part]
         if self._audit is not None:
-            self._audit.write(step, verdict, read)
+            self._audit.write(step, verdict, gathered)
         self.say(
             f"step {step}: {verdict.reason}: {verdict.action}; its documents are in "
             f"{self._directory / 'audit.jsonl'}"
         )
 
     def rewind(self, step: int) -> None:
-        """Forget the records after a step: it will be done again."""
+        """Delete the records after a step, because training repeats from there."""
         if self._metrics is not None:
             self._metrics.rewind(step)
 
     def has_validation(self, step: int) -> bool:
-        """Whether a step was validated: known by rank 0, told to all."""
+        """Whether a step was validated, on all ranks; a collective."""
         metrics = self._metrics
         return decided_by_rank_0(lambda: metrics is not None and metrics.has_validation(step))
 
     def close(self) -> None:
-        """Close the files and draw the losses."""
+        """Close the files and plot the losses."""
         if self._metrics is not None:
             self._metrics.close()
         if self._audit is not None:

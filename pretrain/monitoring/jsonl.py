@@ -1,4 +1,4 @@
-"""Append-only files of JSON lines that outlast a full disk."""
+"""Append-only files of JSON lines that survive a full disk."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Records of a file, none if there is no file; a last line that was cut short is left out."""
+    """Records of a file, without an incomplete last line; none if there is no file."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -16,10 +16,10 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 class JsonLines:
-    """Appends records to a file.
+    """An append-only file of records.
 
-    What the disk refuses is kept in memory and tried again with the next record: a run must not
-    end on one rank alone because of its diary.
+    Records that the disk refuses are kept in memory and retried with the next record: a failing log
+    must not end a run on one rank alone.
     """
 
     def __init__(self, path: Path):
@@ -29,7 +29,7 @@ class JsonLines:
         self._refused = False
 
     def append(self, record: dict[str, Any]) -> None:
-        """Write a record, and whatever was refused before it."""
+        """Write a record, after those that were refused before it."""
         self._pending += json.dumps(record).encode() + b"\n"
         try:
             while self._pending:
@@ -42,7 +42,7 @@ class JsonLines:
             self._refused = True
 
     def close(self) -> None:
-        """Close the file; say so if lines are lost."""
+        """Close the file; lost lines are reported on stderr."""
         os.close(self._descriptor)
         if self._pending:
             print(

@@ -1,4 +1,4 @@
-"""What a run tells of itself: metrics.jsonl, a progress bar, Weights & Biases and a loss plot."""
+"""Metrics of a run: metrics.jsonl, a progress bar, Weights & Biases and a loss plot."""
 
 import json
 import os
@@ -18,7 +18,7 @@ Record = dict[str, float]
 
 
 class Metrics:
-    """Writes every record of a run. Only rank 0 has one."""
+    """Outputs of a run's records; only on rank 0."""
 
     def __init__(self, run: RunConfig, first_step: int, num_parameters: int):
         self.directory = run.train.output
@@ -30,7 +30,7 @@ class Metrics:
             desc="pretrain",
             unit="step",
             dynamic_ncols=True,
-            # a log file gets a line now and then, a terminal a lively bar
+            # seldom in a log file, often on a terminal
             mininterval=0.5 if sys.stderr.isatty() else 15.0,
         )
         self._wandb = _start_wandb(run, num_parameters)
@@ -43,7 +43,7 @@ class Metrics:
 
         Args:
             record: Figures by name.
-            rank_seconds: How long each rank worked on the step.
+            rank_seconds: Working time of each rank.
         """
         self._file.append(record)
         if "loss" in record:
@@ -64,7 +64,7 @@ class Metrics:
         return any("valid_loss" in r for r in read_lines(self.path) if r["step"] == step)
 
     def rewind(self, step: int) -> None:
-        """Forget what comes after a step: it will be done again."""
+        """Delete the records after a step, because training repeats from there."""
         self._file.close()
         self._file = self._open(step)
 
@@ -90,7 +90,7 @@ class Metrics:
         try:
             plot_loss(self.path, self.directory / "loss.png")
         except OSError as error:
-            # how the run ended matters more than its picture
+            # a missing plot must not hide how the run ended
             print(f"{self.directory}/loss.png: {error}", file=sys.stderr)
 
 
@@ -98,8 +98,8 @@ def plot_loss(metrics: Path, output: Path) -> None:
     """Draw training and validation loss over tokens.
 
     Args:
-        metrics: A metrics.jsonl.
-        output: The PNG to write.
+        metrics: Path of metrics.jsonl.
+        output: Path of the PNG.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -134,13 +134,13 @@ def _start_wandb(run: RunConfig, num_parameters: int) -> Any:
         config={**run.model_dump(mode="json"), "num_parameters": num_parameters},
         settings=wandb.Settings(silent=True, console="off"),
     )
-    # steps that are done again after a crash come a second time, which W&B's own count refuses
+    # W&B's own step counter rejects steps that are repeated after a crash
     started.define_metric("*", step_metric="step")
     return started
 
 
 def wandb_id(directory: Path) -> str:
-    """The id under which W&B knows a run: kept in its directory, so that it is resumed."""
+    """The W&B id of a run, kept in its directory so that W&B resumes the same run."""
     file = directory / "wandb_id"
     if not file.exists():
         file.write_text(uuid.uuid4().hex[:12], encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Figures of a run for Prometheus, served over HTTP by rank 0 when `[monitor]` asks for it."""
+"""Metrics of a run for Prometheus, served over HTTP by rank 0 if `[monitor]` enables it."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -10,22 +10,22 @@ from pretrain.errors import RunError
 
 
 class PrometheusEndpoint:
-    """Serves the newest value of each figure, as `resonance_NAME`, until closed.
+    """An HTTP server of the newest value of each figure, as `resonance_NAME`.
 
     Attributes:
-        port: Where it listens.
+        port: Port that it listens on.
 
     Raises:
-        RunError: The address cannot be listened on.
+        RunError: The address cannot be used.
     """
 
     def __init__(self, config: MonitorConfig):
         self._registry = CollectorRegistry()
         self._gauges: dict[str, Gauge] = {}
-        self._updated = self._gauge("updated_timestamp_seconds", "When a figure changed last.")
+        self._updated = self._gauge("updated_timestamp_seconds", "Time of the last update.")
         self._rank_seconds = Gauge(
             "resonance_rank_step_seconds",
-            "Time that a rank worked on the last step, waits for other ranks left out.",
+            "Working time of a rank in the last step, without waits for other ranks.",
             ["rank"],
             registry=self._registry,
         )
@@ -41,14 +41,14 @@ class PrometheusEndpoint:
         self.port = self._server.server_port
 
     def update(self, record: Mapping[str, float]) -> None:
-        """Take in the figures of a step or a validation."""
+        """Replace the figures by those of a step or a validation."""
         for name, value in record.items():
             gauge = self._gauges.get(name) or self._gauge(name, f"{name} in metrics.jsonl.")
             gauge.set(value)
         self._updated.set(time.time())
 
     def update_ranks(self, seconds: Sequence[float]) -> None:
-        """Take in how long each rank worked on a step."""
+        """Replace the working time of each rank."""
         for rank, value in enumerate(seconds):
             self._rank_seconds.labels(str(rank)).set(value)
 

@@ -8,9 +8,9 @@ STRAGGLER_STEPS = 20
 
 
 class Stragglers:
-    """Finds ranks that are slower than the others, over the last steps.
+    """Detection of ranks that are slower than the others over the last steps.
 
-    State: each rank's seconds in the last steps, and who was named already.
+    State: each rank's seconds in the last steps, and the ranks already named.
     """
 
     def __init__(self, ratio: float, num_steps: int = STRAGGLER_STEPS):
@@ -19,19 +19,19 @@ class Stragglers:
         self._named: set[int] = set()
 
     def add(self, seconds: Sequence[float]) -> str:
-        """Take in a step.
+        """Add a step.
 
         Args:
-            seconds: By rank, the time that it worked, waits for other ranks left out.
+            seconds: Working time of each rank, without waits for other ranks.
 
         Returns:
-            Who has become a straggler; empty if nobody has.
+            A message about new stragglers; empty if there are none.
         """
         self._steps.append(seconds)
         if len(self._steps) < (self._steps.maxlen or 0):
             return ""
         means = [statistics.fmean(column) for column in zip(*self._steps, strict=True)]
-        # the lower one, or the slow one of two ranks would be measured against itself
+        # the lower median, so that the slow one of two ranks is not compared with itself
         median = statistics.median_low(means)
         slow = {rank for rank, mean in enumerate(means) if mean > self._ratio * median}
         new, self._named = slow - self._named, slow

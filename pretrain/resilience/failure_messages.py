@@ -1,4 +1,4 @@
-"""One message per failure, from the rank whose failure it is."""
+"""Failure messages: one per failure, from the rank that failed."""
 
 import re
 import sys
@@ -14,21 +14,27 @@ from pretrain.errors import LostContactError, RunError
 from pretrain.resilience.heartbeat import Heartbeat
 from pretrain.runtime.ranks import Ranks
 
-# what gloo and nccl say when the process at the other end is gone
+# messages of gloo and nccl when the process at the other end is gone
 LOST_CONTACT = re.compile(r"gloo/|NCCL|[Cc]onnection (was )?(closed|reset|refused)|Broken pipe")
 
 
 def failure_of_rank(
     error: Exception, ranks: Ranks, heartbeat: Heartbeat, directory: Path
 ) -> Exception:
-    """What a rank that fails has to say; to be raised in the place of the error.
+    """The error to be raised in place of a rank's error.
 
-    A failure that all ranks agreed on is told by rank 0 alone: the others only leave. An error
-    that is none of the user's is told in one line, and its traceback goes into a file.
+    If all ranks raise the error together, rank 0 alone reports it and the others exit. An internal
+    error is reported in one line, and its traceback is written to a file.
+
+    Args:
+        error: The error of this rank.
+        ranks: This process and the number of ranks.
+        heartbeat: Gives the phase in which the rank failed.
+        directory: The run directory.
     """
     if isinstance(error, RunError) and error.agreed:
         if dist.is_torchelastic_launched():
-            # the same again would fail again: neither torchrun nor a cluster is to start it anew
+            # a retry would fail the same way: tell torchrun and the cluster not to restart
             error.status = GIVE_UP_STATUS
         if ranks.rank == 0:
             return error
@@ -37,10 +43,10 @@ def failure_of_rank(
     if isinstance(error, RunError | DataError | OSError) and not isinstance(error, ConnectionError):
         return error if ranks.world_size == 1 else RunError(f"{name}: {error}")
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
-        # torch notices a dead reader wherever this rank happens to be
+        # torch raises this for a dead reader process at any place in the code
         return RunError(f"{name}: {reader_failure(error)}")
     where = f"{name}, {heartbeat.phase}"
-    # some of torch's errors carry a C++ stack in further lines
+    # some torch errors have a C++ stack in further lines
     text = (str(error).splitlines() or [""])[0]
     if isinstance(error, dist.DistError) or LOST_CONTACT.search(text):
         return LostContactError(f"{where}: lost contact with another rank ({text})")

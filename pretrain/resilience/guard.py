@@ -1,7 +1,7 @@
-"""Bad numbers: what to do about a step before it is applied (imports no torch).
+"""Verdicts on steps with bad numbers, before they are applied (imports no torch).
 
-A pure function of numbers that all ranks share, and of the losses before: every rank comes to the
-same verdict. What was done is written into audit.jsonl, with the documents that were read.
+A verdict is a pure function of numbers that all ranks share and of earlier losses, so all ranks
+reach the same one. It is recorded in audit.jsonl, with the documents of the step.
 """
 
 import math
@@ -13,16 +13,16 @@ from pretrain.config import GuardConfig
 from pretrain.errors import RunError
 
 Action = Literal["apply", "note", "stop", "skip", "rollback"]
-# standard deviation of a normal distribution, by its median absolute deviation
+# standard deviation over median absolute deviation, for a normal distribution
 MAD_SIGMA = 1.4826
 
 
 class Verdict(NamedTuple):
-    """What to do about a step.
+    """A verdict on a step.
 
     Attributes:
-        action: "apply" and "note" apply it; "skip" and "rollback" pass over its data.
-        reason: What is wrong with it; empty if nothing is.
+        action: "apply" and "note" apply the step; "skip" and "rollback" skip its data.
+        reason: Description of the bad number; empty if there is none.
     """
 
     action: Action
@@ -35,21 +35,20 @@ class Verdict(NamedTuple):
 
 
 def bad_step_error(step: int, verdict: Verdict) -> RunError:
-    """What a run that stops because of a step has to say."""
+    """The error of a run that stops because of a bad step."""
     error = RunError(
         f"step {step}: {verdict.reason}. It was not applied. Look at its documents in audit.jsonl; "
-        "lower optim.learning_rate, raise optim.warmup_steps or let [guard] pass over such steps, "
-        "and go on with --resume"
+        "lower optim.learning_rate, raise optim.warmup_steps or let [guard] skip such steps, and "
+        "continue with --resume"
     )
     error.agreed = True
     return error
 
 
 class Guard:
-    """Judges steps.
+    """Verdicts on the steps of a run.
 
-    State, kept in checkpoints: the losses that a spike is measured against, and the steps at which
-    data was passed over.
+    State, kept in checkpoints: the losses that a spike is measured against, and the skipped steps.
     """
 
     def __init__(self, config: GuardConfig):
@@ -58,12 +57,12 @@ class Guard:
         self._passed_over: list[int] = []
 
     def judge(self, step: int, loss: float, grad_norm: float) -> Verdict:
-        """Decide about a step that has its loss and gradient but is not applied yet.
+        """The verdict on a step whose gradient is computed but not applied yet.
 
         Args:
-            step: Its number.
+            step: Number of the step.
             loss: Mean over all tokens of all ranks.
-            grad_norm: Of the whole gradient.
+            grad_norm: Norm of the whole gradient.
         """
         action: Action
         if not math.isfinite(loss):
@@ -99,10 +98,10 @@ class Guard:
         return {"losses": list(self._losses), "passed_over": self._passed_over}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Continue from a saved state."""
         self._passed_over = list(state["passed_over"])
         self.rewind(state)
 
     def rewind(self, state: dict[str, Any]) -> None:
-        """Go back to a saved state, but remember what was passed over since."""
+        """Go back to a saved state, but keep the steps that were skipped since."""
         self._losses = deque(state["losses"], maxlen=self.config.spike_history)

@@ -1,4 +1,4 @@
-"""A rank's sign of life: what it is doing and how far it has come, in a file of its own."""
+"""Heartbeat of a rank: its phase and progress, in a separate file per rank."""
 
 import json
 import os
@@ -9,18 +9,18 @@ from typing import Any
 
 
 def heartbeat_file(directory: Path, rank: int) -> Path:
-    """Where a rank of a run writes its heartbeat."""
+    """Path of a rank's heartbeat."""
     return directory / "heartbeat" / f"rank-{rank:05d}.json"
 
 
 class Heartbeat:
-    """Progress of this rank. The training loop beats; the watchdog's thread writes it down.
+    """Progress of this rank. The training loop beats; the watchdog's thread writes the file.
 
     Attributes:
-        rank: This process.
-        beats: Counts up, equally on all ranks: who has fewer than the others is behind.
-        phase: What has begun with the last beat.
-        step_s: Seconds that this rank worked on the last step, waits for other ranks left out.
+        rank: Number of this rank.
+        beats: Number of beats, equal on all ranks; a rank with fewer than the others is behind.
+        phase: Name of the phase that began with the last beat.
+        step_s: Working time in the last step, without waits for other ranks.
     """
 
     def __init__(self, directory: Path, rank: int):
@@ -32,7 +32,7 @@ class Heartbeat:
         self._file = heartbeat_file(directory, rank)
 
     def beat(self, phase: str) -> None:
-        """A phase begins."""
+        """Begin a phase."""
         self.phase = phase
         self._last = time.monotonic()
         self.beats += 1

@@ -1,4 +1,4 @@
-"""Machines: a check of every rank's at the start, and ranks that are slower than the others."""
+"""Checks of every rank's machine at the start: memory, disk, clock, device and versions."""
 
 import shutil
 import socket
@@ -21,12 +21,15 @@ MOST_SHOWN = 8
 
 
 class NodeHealth(NamedTuple):
-    """What a rank found on its machine.
+    """Measurements of a rank on its machine.
 
     Attributes:
-        free_memory, free_disk: Bytes; the disk is that of the run's directory.
-        clock: Seconds since 1970, taken by all ranks at the same moment.
-        device_problem: What its device did wrong; empty if it computes.
+        rank: Number of the rank.
+        host: Name of the machine.
+        free_memory: Free memory in bytes.
+        free_disk: Free bytes on the disk of the run directory.
+        clock: Seconds since 1970, read by all ranks at the same moment.
+        device_problem: Description of a device failure; empty if the device computes.
     """
 
     rank: int
@@ -41,14 +44,14 @@ def check_health(config: HealthConfig, directory: Path, ranks: Ranks) -> list[st
     """Check every rank's machine: memory, disk, clock, device.
 
     Returns:
-        What was found, the same on all ranks; each finding names its ranks and hosts.
+        The findings, the same on all ranks; each names its ranks and hosts.
 
     Raises:
-        RunError: A device does not compute, or something was found and that is to stop the run.
+        RunError: A device does not compute, or findings stop the run (health.on_finding).
     """
     device_problem = _try_device(ranks.device)
     free_memory, free_disk = psutil.virtual_memory().available, shutil.disk_usage(directory).free
-    # all leave a barrier within milliseconds of one another
+    # all ranks leave a barrier within milliseconds of one another
     dist.barrier()
     health = gathered_objects(
         NodeHealth(
@@ -65,24 +68,24 @@ def check_health(config: HealthConfig, directory: Path, ranks: Ranks) -> list[st
 
 
 def require_same_versions() -> None:
-    """Compare what is installed on every rank's machine with rank 0's, before anything is built.
+    """Compare the installed versions on every rank's machine with rank 0's, before building.
 
     Raises:
-        RunError: Something differs: names machines and versions, on all ranks.
+        RunError: Versions differ; names machines and versions, on all ranks.
     """
     first, *others = gathered_objects(versions())
-    # several ranks of one machine: told once
-    found = list(dict.fromkeys(differences(first, others)))
-    if found:
-        shown = "; ".join(found[:MOST_SHOWN]) + ("; ..." if len(found) > MOST_SHOWN else "")
+    # several ranks of one machine report the same
+    unique = list(dict.fromkeys(differences(first, others)))
+    if unique:
+        shown = "; ".join(unique[:MOST_SHOWN]) + ("; ..." if len(unique) > MOST_SHOWN else "")
         raise agreed(RunError(f"versions differ from {first['host']}'s: {shown}. To do: {REMEDY}"))
 
 
 def require_offload_folder(config: ParallelConfig) -> None:
-    """Make the folder that ZeRO offloads to, on every rank's machine, before anything is built.
+    """Create the folder of ZeRO's nvme offload on every rank's machine, before building.
 
     Raises:
-        RunError: It cannot be written somewhere, on all ranks.
+        RunError: It cannot be written on some machine; on all ranks.
     """
     if "nvme" not in (config.offload_optimizer, config.offload_parameters):
         return
@@ -96,26 +99,26 @@ def require_offload_folder(config: ParallelConfig) -> None:
             f"parallel.nvme_path {config.nvme_path} cannot be written on {socket.gethostname()} "
             f"({error}); expected a folder, or a place for one, on the disk of every machine"
         )
-    # several ranks of one machine: told once
-    found = list(dict.fromkeys(text for text in gathered_objects(problem) if text))
-    if found:
-        raise agreed(RunError("; ".join(found[:MOST_SHOWN])))
+    # several ranks of one machine report the same
+    problems = list(dict.fromkeys(text for text in gathered_objects(problem) if text))
+    if problems:
+        raise agreed(RunError("; ".join(problems[:MOST_SHOWN])))
 
 
 def judge_health(config: HealthConfig, health: Sequence[NodeHealth]) -> list[str]:
-    """Compare with the limits; one finding per kind and machine."""
+    """Findings about measurements beyond the limits; one per kind and machine."""
     findings = []
-    for host, one in {h.host: h for h in reversed(health)}.items():
+    for host, node in {h.host: h for h in reversed(health)}.items():
         for name, free, least in (
-            ("memory", one.free_memory, config.min_free_memory_gib),
-            ("disk", one.free_disk, config.min_free_disk_gib),
+            ("memory", node.free_memory, config.min_free_memory_gib),
+            ("disk", node.free_disk, config.min_free_disk_gib),
         ):
             if free < least * 2**30:
                 findings.append(
-                    f"{host} (rank {one.rank}): {free / 2**30:.2f} GiB of free {name}; expected "
+                    f"{host} (rank {node.rank}): {free / 2**30:.2f} GiB of free {name}; expected "
                     f"{least:g} (health.min_free_{name}_gib)"
                 )
-    first, last = (choose(health, key=lambda one: one.clock) for choose in (min, max))
+    first, last = (choose(health, key=lambda node: node.clock) for choose in (min, max))
     if last.clock - first.clock > config.max_clock_skew_s:
         findings.append(
             f"the clock of {last.host} (rank {last.rank}) is {last.clock - first.clock:.1f} s "
@@ -126,7 +129,11 @@ def judge_health(config: HealthConfig, health: Sequence[NodeHealth]) -> list[str
 
 
 def _try_device(device: torch.device) -> str:
-    """Multiply two small matrices whose product is known; returns what went wrong."""
+    """Multiply two small matrices whose product is known.
+
+    Returns:
+        The problem; empty if there is none.
+    """
     try:
         ones = torch.ones(64, 64, device=device)
         product = float((ones @ ones).sum())

@@ -1,7 +1,7 @@
-"""Being asked to stop: signals become a flag, which all ranks look at together.
+"""Stop signals: each sets a flag on its rank, and all ranks check the flags together.
 
-A flag is one rank's own. In the exchange that every step and every batch of a validation begins
-with, the flags of all ranks are added up, so that all leave at the same place.
+Every step and every batch of a validation begins with an exchange in which the flags of all ranks
+are summed, so that all ranks stop at the same place.
 """
 
 import signal
@@ -18,18 +18,18 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Stopped(Exception):  # noqa: N818  # a decision, not an error
-    """All ranks have agreed to stop; each of them raises it at the same place."""
+    """An agreed stop, raised by all ranks at the same place."""
 
 
 class _Interrupted(Exception):  # noqa: N818
-    """The signal came while this rank waited for data."""
+    """A signal that arrived while this rank waited for data."""
 
 
 class StopFlag:
-    """Set by SIGTERM and SIGUSR1 while entered.
+    """A flag that SIGTERM and SIGUSR1 set while its context is entered.
 
     Attributes:
-        requested: Whether a signal came.
+        requested: Whether a signal arrived.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class StopFlag:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopFlag":
-        self._before = {number: signal.signal(number, self._ask) for number in STOP_SIGNALS}
+        self._before = {number: signal.signal(number, self._request) for number in STOP_SIGNALS}
         return self
 
     def __exit__(self, *_exception: object) -> None:
@@ -46,9 +46,9 @@ class StopFlag:
             signal.signal(number, handler)
 
     def next(self, items: Iterator[T]) -> T | None:
-        """The next item; None at their end, or when asked to stop before it is there.
+        """The next item; None at the end, or if a signal arrives before the item.
 
-        After a wait that was broken off, `items` must not be used again.
+        After an interrupted wait, `items` must not be used again.
         """
         if self.requested:
             return None
@@ -61,7 +61,7 @@ class StopFlag:
         except _Interrupted:
             return None
 
-    def _ask(self, _number: int, _frame: FrameType | None) -> None:
+    def _request(self, _number: int, _frame: FrameType | None) -> None:
         self.requested = True
         if self._waiting:
             self._waiting = False
@@ -69,11 +69,11 @@ class StopFlag:
 
 
 class StopPoll:
-    """Where all ranks find out together that one of them was asked to stop.
+    """The exchange in which all ranks agree to stop once one of them has a signal.
 
     Attributes:
-        flag: This rank's.
-        waited_s: How long this rank waited for the data of a step.
+        flag: This rank's flag.
+        waited_s: Seconds that this rank waited for the data of the last step.
     """
 
     def __init__(self, flag: StopFlag, ranks: Ranks, heartbeat: Heartbeat):
@@ -81,10 +81,10 @@ class StopPoll:
         self._ranks, self._heartbeat = ranks, heartbeat
 
     def exchange(self, *values: float) -> list[float]:
-        """Sum a few numbers over all ranks, unless one of them was asked to stop.
+        """Sums of a few numbers over all ranks.
 
         Raises:
-            Stopped: On all ranks.
+            Stopped: A rank has received a signal; on all ranks.
         """
         self._heartbeat.beat("exchange")
         num_stops, *sums = summed([float(self.flag.requested), *values], self._ranks.device)
@@ -93,7 +93,7 @@ class StopPoll:
         return sums
 
     def next_step(self, steps: Iterator[T]) -> T | None:
-        """The next step's data; None when asked to stop: the others learn of it in the exchange."""
+        """Data of the next step; None after a signal, which the exchange passes to other ranks."""
         self._heartbeat.beat("waiting for the data of a step")
         begin = time.perf_counter()
         data = self.flag.next(steps)
@@ -101,10 +101,10 @@ class StopPoll:
         return data
 
     def polled(self, batches: Iterable[T]) -> Iterator[T]:
-        """Pass on batches, equally many on all ranks, as long as nobody was asked to stop.
+        """The same batches, with an exchange before each; their number is equal on all ranks.
 
         Raises:
-            Stopped: On all ranks.
+            Stopped: A rank has received a signal; on all ranks.
         """
         iterator = iter(batches)
         while True:

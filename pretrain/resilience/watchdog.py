@@ -1,11 +1,11 @@
-"""Hangs: a rank that makes no progress ends, and every rank leaves its stacks behind.
+"""Hangs: without progress, every rank writes its stacks and exits.
 
     RUN/hangs/NAME/rank-00001.txt    stacks of all threads of rank 1
     RUN/hangs/NAME/report.txt        which rank is behind the others, and where
 
-All ranks stop making progress when one hangs, since they wait for it. The one that has fewer beats
-than the others is the one that hangs. Then all end, the others with the status of ranks that lost
-contact, and torchrun starts them again.
+When one rank hangs, all ranks stop making progress, since they wait for it. The rank with fewer
+beats than the others is the one that hangs. Then all exit, the others with the status of ranks that
+lost contact, and torchrun starts them again.
 """
 
 import faulthandler
@@ -26,13 +26,13 @@ DUMP_GRACE_S = 5.0
 
 
 class Watchdog(threading.Thread):
-    """Writes this rank's heartbeat, and ends the process when there is no progress.
+    """A thread that writes this rank's heartbeat, and ends the process if there is no progress.
 
     Args:
-        run: Its directory and limits.
-        heartbeat: What the training loop beats.
-        world_size: Ranks of the run.
-        name: Of this start of the run, the same on all ranks.
+        run: The run, with its directory and limits.
+        heartbeat: Heartbeat of the training loop.
+        world_size: Number of ranks.
+        name: Name of this start of the run, the same on all ranks.
     """
 
     def __init__(self, run: RunConfig, heartbeat: Heartbeat, world_size: int, name: str):
@@ -57,11 +57,11 @@ class Watchdog(threading.Thread):
         faulthandler.cancel_dump_traceback_later()
 
     def run(self) -> None:
-        """Look now and then, until closed."""
+        """Check the heartbeat periodically, until closed."""
         while True:
             self._write_heartbeat()
             if self._limit_s:
-                # for code that does not let any thread run: this one cannot look then
+                # for code that lets no thread run: this thread cannot check then
                 faulthandler.dump_traceback_later(2 * self._limit_s + self._tick_s, exit=True)
                 if self._heartbeat.idle_s > self._limit_s or self._hang.exists():
                     self._end()
@@ -78,7 +78,7 @@ class Watchdog(threading.Thread):
             self._refused = True
 
     def _end(self) -> None:
-        """Write the stacks, let the other ranks do so, name the one that hangs, leave."""
+        """Write the stacks, wait for those of other ranks, report the rank that hangs, and exit."""
         status = HANG_STATUS
         try:
             self._hang.parent.mkdir(parents=True, exist_ok=True)
@@ -95,10 +95,10 @@ class Watchdog(threading.Thread):
             self._wait_for(1, "report.txt")
             if self._heartbeat.rank not in [rank["rank"] for rank in self._behind()[0]]:
                 status = LOST_CONTACT_STATUS
-                # whoever ends first is noted as the cause
+                # the rank that exits first is recorded as the cause
                 time.sleep(1.0)
         except (OSError, ValueError) as error:
-            # a disk that refuses, or a heartbeat that it has lost: the process ends all the same
+            # a full disk or a damaged heartbeat file; the process exits all the same
             print(f"rank {self._heartbeat.rank} hangs; {error}", file=sys.stderr, flush=True)
             faulthandler.dump_traceback(sys.stderr, all_threads=True)
         # not sys.exit: the main thread, which would have to act on it, is what hangs
@@ -110,7 +110,7 @@ class Watchdog(threading.Thread):
             time.sleep(0.1)
 
     def _behind(self) -> tuple[list[dict[str, Any]], int]:
-        """The ranks that made the least progress, and how many ranks were compared."""
+        """The ranks with the least progress, and the number of ranks that were compared."""
         ranks = read_heartbeats(self._directory, self._world_size)
         least = min((rank["beats"] for rank in ranks), default=0)
         return [rank for rank in ranks if rank["beats"] == least], len(ranks)
@@ -129,13 +129,17 @@ class Watchdog(threading.Thread):
 
 
 def read_heartbeats(directory: Path, world_size: int) -> list[dict[str, Any]]:
-    """The last heartbeat of every rank that has left one, by rank."""
+    """The last heartbeat of every rank that has written one, in the order of ranks."""
     files = [heartbeat_file(directory, rank) for rank in range(world_size)]
     return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
 
 
 def _make_folder(path: Path) -> bool:
-    """Make a folder; whether it was this process that made it."""
+    """Create a folder unless it exists.
+
+    Returns:
+        Whether this process created it.
+    """
     try:
         path.mkdir()
     except FileExistsError:

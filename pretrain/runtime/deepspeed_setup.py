@@ -1,4 +1,4 @@
-"""How DeepSpeed is started, on a GPU or without one."""
+"""Start of DeepSpeed, with or without a GPU."""
 
 import logging
 import warnings
@@ -8,18 +8,18 @@ import torch
 
 
 def start_deepspeed() -> Any:
-    """The `deepspeed` module, on the process group that there is already.
+    """The `deepspeed` module, initialised on the existing process group.
 
-    It may be called again.
+    May be called repeatedly.
     """
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    # torch's own rename, in calls that DeepSpeed makes
+    # DeepSpeed calls functions that torch has renamed
     warnings.filterwarnings("ignore", message=".*_tensor. is deprecated", category=FutureWarning)
-    # Without this, DeepSpeed compiles a shared-memory extension for minutes on a CPU.
+    # otherwise DeepSpeed compiles a shared-memory extension for minutes on a CPU
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    # it keeps the layout of an earlier engine of this process
+    # DeepSpeed would keep the layout of an earlier engine of this process
     deepspeed.utils.groups.mpu = None
     deepspeed.init_distributed(
         dist_backend="nccl" if torch.cuda.is_available() else "gloo",

@@ -1,14 +1,14 @@
-"""Memory that a process on CPU has freed and asks for again.
+"""Reuse of freed memory by processes on the CPU.
 
-glibc gives every large block back to the system when it is freed; the next one comes as new pages
-which the kernel must clear. For sequences of 204,800 tokens that costs more time than all
-arithmetic (`benchmarks/mixer.py` measures both). Told to keep freed memory, glibc is fast, but its
-one heap falls to pieces: a process holds three times what its tensors do.
+glibc returns every large block to the system when it is freed; the next block consists of new pages
+that the kernel must clear. For sequences of 204,800 tokens that costs more time than all arithmetic
+(`benchmarks/mixer.py` measures both). If glibc keeps freed memory it is fast, but its single heap
+fragments: a process holds three times the memory of its tensors.
 
 mimalloc (Leijen et al. 2019, MSR-TR-2019-18) keeps freed memory and stays compact (1.7 times, in
-`benchmarks/allocator.py`), but must be there before the process starts, and is not for one that
-forks while it has threads: mimalloc 3 registers nothing with pthread_atfork, so a child may wait
-forever for a lock that another thread held. Ranks are started with it only by those who ask for it
+`benchmarks/allocator.py`), but must be preloaded when the process starts, and does not suit a
+process that forks while it has threads: mimalloc 3 registers nothing with pthread_atfork, so a
+child may wait forever for a lock that another thread held. Ranks use it only on request
 (docs/layouts.md).
 """
 
@@ -22,28 +22,26 @@ _TOP_PAD_BYTES, _NEVER = 64 << 20, 2**31 - 1
 
 
 def allocator_environment() -> dict[str, str]:
-    """Variables with which processes are started that are to allocate by mimalloc.
+    """Environment variables that make a new process allocate with mimalloc.
 
-    None where it is not installed or another library is preloaded already.
+    Empty if mimalloc is not installed or another library is preloaded already.
     """
     try:
         files = importlib.metadata.files("cmeel-mimalloc") or []
     except importlib.metadata.PackageNotFoundError:
         return {}
     paths = [str(file.locate()) for file in files if file.name == "libmimalloc.so"]
-    # ld.so takes a list
+    # ld.so splits the variable at spaces and colons
     if "LD_PRELOAD" in os.environ or not paths or set(paths[0]) & {" ", ":"}:
         return {}
     return {"LD_PRELOAD": paths[0], "MIMALLOC_PURGE_DELAY": "-1"}
 
 
 def reuse_freed_memory() -> bool:
-    """Keep freed memory for what is allocated next, in a process that was started without mimalloc.
-
-    A C library without mallopt stays as it is.
+    """Make glibc keep freed memory, in a process that was started without mimalloc.
 
     Returns:
-        Whether it was done.
+        Whether it succeeded; False for a C library without mallopt.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:

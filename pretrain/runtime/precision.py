@@ -1,7 +1,7 @@
-"""What a model computes in: float32, or matrix products in half precision.
+"""Precision of a model's arithmetic: float32, or matrix products in half precision.
 
-Half precision is autocast: parameters, gradients, optimizer and modes stay float32, because few
-bits of mantissa do not hold a frequency, and only matrix products run in bfloat16 or float16.
+Half precision is autocast: only matrix products run in bfloat16 or float16. Parameters, gradients,
+optimizer states and modes stay float32, because few bits of mantissa cannot represent a frequency.
 """
 
 import functools
@@ -21,10 +21,10 @@ R = TypeVar("R")
 
 
 def product_dtype(precision: str) -> torch.dtype | None:
-    """The dtype of matrix products for a `train.precision`; None is that of the operands.
+    """The dtype of matrix products for a `train.precision`; None for that of the operands.
 
     Raises:
-        RunError: The run asks for bfloat16 and the GPU has none.
+        RunError: The precision is bf16 and the GPU does not support it.
     """
     if precision == "fp16":
         return torch.float16
@@ -40,13 +40,13 @@ def product_dtype(precision: str) -> torch.dtype | None:
 
 
 class Precision:
-    """Autocast around the functions of a model.
+    """Autocast around functions inside a model.
 
-    Inside of the model, because DeepSpeed's engine turns off any that is around it; DeepSpeed's own
-    would also sum gradients over ranks in half precision.
+    It is inside the model because DeepSpeed's engine turns off any autocast around itself, and its
+    own half precision would also sum gradients over ranks in half precision.
 
     Attributes:
-        dtype: Of matrix products; None for that of the operands.
+        dtype: Dtype of matrix products; None for that of the operands.
     """
 
     def __init__(self, precision: str):
@@ -64,7 +64,7 @@ class Precision:
 
     @contextmanager
     def off(self) -> Iterator[None]:
-        """Everything in float32 for a while."""
+        """Compute everything in float32 inside this context."""
         dtype, self.dtype = self.dtype, None
         try:
             yield
@@ -73,12 +73,12 @@ class Precision:
 
 
 def autocast(dtype: torch.dtype | None) -> Any:
-    """Matrix products in a dtype, on the device that this process computes on."""
+    """A context with matrix products in a dtype, on this process's device."""
     return torch.autocast(_device_type(), dtype=dtype, enabled=dtype is not None)
 
 
 def current_autocast() -> torch.dtype | None:
-    """The dtype of matrix products at this place."""
+    """The present dtype of matrix products; None without autocast."""
     device = _device_type()
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
@@ -90,12 +90,12 @@ def _device_type() -> str:
 class LossScale:
     """A factor that keeps gradients of float16 products above the smallest float16.
 
-    The loss is multiplied with it and the gradient of every parameter, float32, divided by it, so
-    that norms, clipping and optimizer never see it. A step whose gradient overflows is computed
-    again with half of it: no data is lost, and the guard hears only of what no scale could help.
-    After `train.loss_scale_window` steps without overflow it doubles.
+    The loss is multiplied by it, and the float32 gradient of every parameter divided by it, so it
+    does not affect norms, clipping and optimizer. A step whose gradient overflows is computed again
+    with half the scale: no data is lost, and the guard receives only steps that no scale can save.
+    After `train.loss_scale_window` steps without overflow the scale doubles.
 
-    State, in checkpoints: `value`, and the steps since it changed.
+    State, kept in checkpoints: `value`, and the number of steps since it changed.
 
     Source: Micikevicius et al. 2018, Mixed Precision Training (arXiv 1710.03740).
     """
@@ -113,11 +113,11 @@ class LossScale:
         return grad / self.value
 
     def rejects(self, loss: float, norm: float) -> bool:
-        """Whether a step is to be computed again, with the lower scale that there is then.
+        """Whether a step must be computed again; if so, the scale has been lowered.
 
         Args:
-            loss: Of the step; if it overflows itself, no scale helps.
-            norm: Of its gradient.
+            loss: Loss of the step; if it is not finite, no scale helps.
+            norm: Norm of its gradient.
         """
         if self._is_fixed or not math.isfinite(loss):
             return False
@@ -133,12 +133,12 @@ class LossScale:
         return True
 
     def state_dict(self) -> dict[str, float]:
-        """State as JSON-able numbers; none where there is nothing to scale."""
+        """State as JSON-able numbers; empty unless the precision is fp16."""
         if self._is_fixed:
             return {}
         return {"value": self.value, "good_steps": self._good_steps}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Go on from a saved state; one of a run in another precision changes nothing."""
+        """Continue from a saved state; that of a run in another precision is ignored."""
         if state and not self._is_fixed:
             self.value, self._good_steps = state["value"], int(state["good_steps"])

@@ -1,4 +1,4 @@
-"""The ranks of a run: who they are, and decisions that all of them take together."""
+"""The ranks of a run: process group, small collectives, and decisions of all ranks."""
 
 import os
 import time
@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# torch exports them without saying so
+# torch exports these names without declaring it
 from torch.distributed import (  # type: ignore[attr-defined]
     HashStore,
     PrefixStore,
@@ -28,12 +28,12 @@ DEFAULT_TIMEOUT_S = 1800.0
 
 
 class Ranks(NamedTuple):
-    """This process among the others.
+    """This process and the number of ranks.
 
     Attributes:
-        rank: Its number.
-        world_size: How many there are.
-        device: Where it computes.
+        rank: Number of this process.
+        world_size: Number of ranks.
+        device: Device of this rank.
     """
 
     rank: int
@@ -42,17 +42,20 @@ class Ranks(NamedTuple):
 
 
 def init_ranks(timeout_s: float = DEFAULT_TIMEOUT_S) -> Ranks:
-    """Join the process group that torchrun describes in the environment, or make one of one rank.
+    """Join the process group that torchrun describes in the environment, or a group of one rank.
 
-    nccl between GPUs, gloo otherwise.
+    The backend is nccl between GPUs and gloo otherwise.
 
     Args:
         timeout_s: Longest wait of a collective for the other ranks.
 
+    Returns:
+        This process's rank, the number of ranks and the device.
+
     Raises:
         LostContactError: The other ranks cannot be reached.
     """
-    # DeepSpeed asks for it even where torchrun did not start this process
+    # DeepSpeed requires it even if torchrun did not start this process
     local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)
@@ -60,13 +63,13 @@ def init_ranks(timeout_s: float = DEFAULT_TIMEOUT_S) -> Ranks:
     else:
         device = torch.device("cpu")
         reuse_freed_memory()
-        # DeepSpeed would look for other devices, and say that it found none
+        # otherwise DeepSpeed searches for other devices and reports that there are none
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if not dist.is_initialized():
         backend = "cuda:nccl,cpu:gloo" if device.type == "cuda" else "gloo"
         timeout = timedelta(seconds=timeout_s)
         try:
-            store, rank, world_size = _meet(timeout)
+            store, rank, world_size = _rendezvous(timeout)
             dist.init_process_group(
                 backend, store=store, rank=rank, world_size=world_size, timeout=timeout
             )
@@ -76,8 +79,8 @@ def init_ranks(timeout_s: float = DEFAULT_TIMEOUT_S) -> Ranks:
     return Ranks(dist.get_rank(), dist.get_world_size(), device)
 
 
-def _meet(timeout: timedelta) -> tuple[Store, int, int]:
-    """A store that the ranks of this start share, this rank's number and theirs."""
+def _rendezvous(timeout: timedelta) -> tuple[Store, int, int]:
+    """A store shared by the ranks of this start, this rank's number, and the number of ranks."""
     if "RANK" not in os.environ:
         return HashStore(), 0, 1
     store, rank, world_size = next(rendezvous("env://", timeout=timeout))
@@ -88,54 +91,54 @@ def _agree_on_prefix(store: Store, rank: int, world_size: int) -> str:
     """A name that no earlier start of these ranks has used.
 
     When torchrun starts ranks again, its store still holds the addresses of processes that are
-    gone, and ranks would connect to them. So each rank asks under a name of its own, and rank 0
-    answers until all that are alive have heard it.
+    gone, and ranks would connect to them. So each rank sends a request under a unique name, and
+    rank 0 answers until all live ranks have confirmed the answer.
     """
-    own = uuid.uuid4().hex
+    name = uuid.uuid4().hex
     if rank:
-        store.set(f"question/{rank}", own)
-        prefix = store.get(f"answer/{own}").decode()
-        store.set(f"{prefix}/heard/{rank}", "")
+        store.set(f"request/{rank}", name)
+        prefix = store.get(f"answer/{name}").decode()
+        store.set(f"{prefix}/confirmed/{rank}", "")
         return prefix
     waiting = set(range(1, world_size))
     while waiting:
         for other in sorted(waiting):
-            if store.check([f"{own}/heard/{other}"]):
+            if store.check([f"{name}/confirmed/{other}"]):
                 waiting.remove(other)
-            elif store.check([f"question/{other}"]):
-                # perhaps of a process that is gone: then it is asked again under another name
-                store.set(f"answer/{store.get(f'question/{other}').decode()}", own)
+            elif store.check([f"request/{other}"]):
+                # it may be from a process that is gone; the new process then overwrites it
+                store.set(f"answer/{store.get(f'request/{other}').decode()}", name)
         time.sleep(0.01)
-    return own
+    return name
 
 
 def gathered(values: list[float | Tensor], device: torch.device) -> list[list[float]]:
-    """A few numbers of every rank, in float64, by rank: every rank gets the same."""
-    own = torch.stack(
+    """A few numbers of every rank, by rank, in float64; equal on all ranks."""
+    local = torch.stack(
         [torch.as_tensor(value, dtype=torch.float64, device=device) for value in values]
     )
-    rows = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-    dist.all_gather(rows, own)
+    rows = [torch.empty_like(local) for _ in range(dist.get_world_size())]
+    dist.all_gather(rows, local)
     return torch.stack(rows).tolist()
 
 
 def summed(values: list[float | Tensor], device: torch.device) -> list[float]:
-    """Sum a few numbers over all ranks, in float64: every rank gets the same result, bit by bit."""
+    """Sums of a few numbers over all ranks, in float64; equal on all ranks, bit by bit."""
     return [sum(column) for column in zip(*gathered(values, device), strict=True)]
 
 
 def gathered_objects(value: T) -> list[T]:
-    """A small picklable value of every rank, by rank."""
+    """Small picklable values of all ranks, by rank."""
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
 
 
 def decided_by_rank_0(decide: Callable[[], T]) -> T:
-    """Call a function on rank 0 alone; every rank gets its result, or raises its error.
+    """The result of a function that only rank 0 calls, on all ranks; a collective.
 
     Raises:
-        RunError: Of rank 0, on all ranks together.
+        RunError: The error of rank 0, on all ranks together.
     """
     outcome: list[Any] = [None, None]
     if dist.get_rank() == 0:
@@ -151,6 +154,6 @@ def decided_by_rank_0(decide: Callable[[], T]) -> T:
 
 
 def agreed(error: RunError) -> RunError:
-    """Mark an error as one that all ranks raise together."""
+    """The same error, marked as one that all ranks raise together."""
     error.agreed = True
     return error

@@ -1,13 +1,13 @@
-"""torchrun for runs that are asked to stop and come back later: every launcher starts this.
+"""torchrun for runs that can be stopped and continued later; used by every launcher.
 
-It takes torchrun's arguments. Three things differ from torchrun, which on its own kills ranks 30
-seconds after SIGTERM, dies of SIGUSR1 and restarts ranks that have left on request:
+It takes torchrun's arguments. Plain torchrun kills ranks 30 seconds after SIGTERM, dies of SIGUSR1
+and restarts ranks that have exited on request. Three things differ:
 
-- SIGTERM and SIGUSR1 are handed on to the ranks, and then their end is waited for. Whoever sends
-  them (Slurm, Kubernetes) sets the time limit.
-- Ranks that then end, or that exit with REQUEUE_STATUS at any time, are not restarted, and this
+- SIGTERM and SIGUSR1 are forwarded to the ranks, and the agent waits until they exit. The sender
+  (Slurm, Kubernetes) sets the time limit.
+- Ranks that then exit, or that exit with REQUEUE_STATUS at any time, are not restarted, and this
   process exits with REQUEUE_STATUS unless they finished.
-- Ranks that exit with GIVE_UP_STATUS are not restarted either, and it is this process's status.
+- Ranks that exit with GIVE_UP_STATUS are not restarted either, and this process exits with it.
 """
 
 import os
@@ -38,7 +38,7 @@ from launch.torchrun import (
 )
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-# Ranks save together and then leave on their own: logs are flushed, processes joined.
+# time for the other ranks to exit after all have saved: they flush logs and join processes
 LEAVE_S = 120.0
 
 
@@ -53,19 +53,19 @@ class StoppableAgent(LocalElasticAgent):
         self.stopping = False
         liveness.touch()
         for number in STOP_SIGNALS:
-            signal.signal(number, self._hand_on)
+            signal.signal(number, self._forward)
 
-    def _hand_on(self, number: int, _frame: FrameType | None) -> None:
+    def _forward(self, number: int, _frame: FrameType | None) -> None:
         self.stopping = True
         ranks = [process for process in self._processes() if process.poll() is None]
         if not ranks:
-            # waiting for other machines: nothing to save
+            # the agent still waits for other machines, and there is nothing to save
             sys.exit(REQUEUE_STATUS)
         for process in ranks:
             process.send_signal(number)
 
     def _processes(self) -> list["subprocess.Popen[bytes]"]:
-        """The ranks of this machine; none before the machines have met."""
+        """The ranks of this machine; none before the rendezvous."""
         if not isinstance(self._pcontext, SubprocessContext):
             return []
         return [handler.proc for handler in self._pcontext.subprocess_handlers.values()]
@@ -84,7 +84,7 @@ class StoppableAgent(LocalElasticAgent):
         return result
 
     def _let_ranks_leave(self) -> None:
-        """Once one rank has left on purpose, wait for the others: torchrun would end them."""
+        """Once one rank has exited on purpose, wait for the others, which torchrun would kill."""
         processes = self._processes()
         if not any(process.poll() in (REQUEUE_STATUS, GIVE_UP_STATUS) for process in processes):
             return
@@ -95,12 +95,13 @@ class StoppableAgent(LocalElasticAgent):
 
 
 def _note_failure(statuses: Sequence[int], attempt: str) -> None:
-    """Append `time host status attempt` to the failure log, for a rank that died by itself."""
+    """Append `time host status attempt` to the failure log, for a rank that failed by itself."""
     path = os.environ.get(FAILURE_LOG)
-    own = [status for status in statuses if status != -signal.SIGTERM]
-    if path and own:
-        # a rank that another one has left alone is not the cause
-        status = min(own, key=lambda one: (one == LOST_CONTACT_STATUS, one))
+    # torchrun ends the other ranks with SIGTERM
+    failures = [status for status in statuses if status != -signal.SIGTERM]
+    if path and failures:
+        # a rank that lost contact with another one is not the cause
+        status = min(failures, key=lambda failure: (failure == LOST_CONTACT_STATUS, failure))
         line = f"{time.time():.3f} {socket.gethostname()} {status} {attempt}\n"
         with Path(path).open("a", encoding="utf-8") as log:
             log.write(line)
@@ -108,12 +109,12 @@ def _note_failure(statuses: Sequence[int], attempt: str) -> None:
 
 @record
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the ranks of this machine; exits with REQUEUE_STATUS when the run is to be continued."""
+    """Run the ranks of this machine; exit with REQUEUE_STATUS if the run must be continued."""
     # launch_agent takes the class from its module, and offers no other way to choose it
     api.LocalElasticAgent = StoppableAgent  # type: ignore[attr-defined]
     options = torchrun.parse_args(list(sys.argv[1:] if arguments is None else arguments))
     options.signals_to_handle = "SIGINT,SIGHUP,SIGQUIT"
-    # where ranks leave their tracebacks; torchrun would leave the folder behind
+    # folder of the ranks' tracebacks, which torchrun would not remove
     with tempfile.TemporaryDirectory(prefix="resonance_ranks_") as errors:
         options.log_dir = options.log_dir or errors
         try:

@@ -1,1 +1,1 @@
-"""A run on a cluster: the run-aware half of `launch`, which knows no run."""
+"""Submission of runs to clusters, with the package `launch`, which does not know run files."""

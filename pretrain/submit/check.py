@@ -1,4 +1,4 @@
-"""`resonance launch check`: what is known of a run, put before the checks."""
+"""`resonance launch check`: the facts about a run, and all checks before its submission."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -40,10 +40,10 @@ STORE_REMEDY = "see checkpoint.remote, data.storage and the credentials of the e
 
 
 def launch_check(command: LaunchCheckCommand) -> str:
-    """The report.
+    """The report on a run (`resonance launch check`).
 
     Raises:
-        RunError: Something would stop the run; the message is the report.
+        RunError: A finding would stop the run; the message is the report.
     """
     run = load_run(command.run_file)
     findings = check(run, command.launcher, on_nodes=command.on_nodes)
@@ -59,10 +59,20 @@ def require_good(
     keys: Sequence[str] = (),
     chain: int = 1,
 ) -> list[str]:
-    """Check a run that is about to be submitted; returns lines with warnings.
+    """Check a run that is about to be submitted.
+
+    Args:
+        run: The run, or the base of the sweep.
+        launcher: `slurm` or `kubernetes`.
+        sweep: The runs of the sweep's tasks.
+        keys: Keys in which they differ.
+        chain: Number of jobs that run one after another.
+
+    Returns:
+        A report of the warnings, if there are any.
 
     Raises:
-        RunError: Something would stop it.
+        RunError: A finding would stop the run.
     """
     findings = check(run, launcher, sweep=sweep, keys=keys, chain=chain)
     bad = [finding for finding in findings if finding.level == "bad"]
@@ -81,15 +91,15 @@ def check(
     chain: int = 1,
     on_nodes: bool = False,
 ) -> list[Finding]:
-    """Every finding about a run or a sweep, for one launcher.
+    """All findings about a run or a sweep, for one launcher.
 
     Args:
         run: The run, or the base of the sweep.
         launcher: `local`, `slurm` or `kubernetes`.
-        sweep: The runs of its tasks.
-        keys: In which they differ.
-        chain: Jobs in a row.
-        on_nodes: Compare versions there, too.
+        sweep: The runs of the sweep's tasks.
+        keys: Keys in which they differ.
+        chain: Number of jobs that run one after another.
+        on_nodes: Whether to compare versions on the nodes, too.
     """
     if launcher == "kubernetes":
         job = pods_job_of(run)
@@ -101,11 +111,10 @@ def check(
         ]
     runs = sweep or [run]
     findings = [*_store(run)]
-    for one in runs:
-        findings += [_data(one, launcher), _start(one)]
-    needed = [checkpoint_bytes(one) for one in runs]
-    known = [number for number in needed if number is not None]
-    findings += check_output(run.train.output.absolute(), sum(known) if known else None)
+    for task in runs:
+        findings += [_data(task, launcher), _start(task)]
+    sizes = [size for size in map(checkpoint_bytes, runs) if size is not None]
+    findings += check_output(run.train.output.absolute(), sum(sizes) if sizes else None)
     findings.append(check_versions("resonance"))
     if launcher == "local":
         return [*findings, check_port(run.launch.port)]
@@ -116,18 +125,18 @@ def check(
     findings.append(_earlier_jobs(run))
     job = job_of(run, sweep)
     if run.launch.slurm.container != "none":
-        findings += [check_mounts(one, job, launcher) for one in runs]
+        findings += [check_mounts(task, job, launcher) for task in runs]
     return [*findings, *_slurm(job, on_nodes)]
 
 
 def require_possible(run: RunConfig, ranks_per_machine: int) -> list[int]:
-    """Check what needs no disk: the layout of every number of machines, and that there are data.
+    """Check what needs no disk: the layouts on all possible numbers of machines, and the data keys.
 
     Returns:
-        The numbers of ranks that the run may have, the planned one first.
+        The numbers of ranks that the run may have, the planned number first.
 
     Raises:
-        RunError: Some number of ranks cannot share the work, or there is nothing to train on.
+        RunError: A number of ranks cannot share the work, or there is no training data.
     """
     if not run.data.datasets:
         raise RunError('data.datasets is empty; expected for example [{ path = "data/train" }]')
@@ -166,11 +175,11 @@ def _joined(ranks: Sequence[int]) -> str:
 
 
 def _store(run: RunConfig) -> Iterator[Finding]:
-    """A sweep's tasks write below the base run's store."""
+    """Whether the store is writable; a sweep's tasks write below the base run's store."""
     remote = run.checkpoint.remote
     if not remote:
         return
-    # it needs more imports, which only some runs need
+    # imported only by the runs that need it
     from pretrain.checkpoint.remote import require_writable
 
     try:
@@ -194,7 +203,7 @@ def _start(run: RunConfig) -> Finding:
             checkpoint = newest_remote(run.checkpoint.remote, run.data.storage)
         except RunError as error:
             return Finding("bad", "store", str(error), STORE_REMEDY)
-    text = f"goes on from {checkpoint}" if checkpoint else "starts from scratch"
+    text = f"resumes from {checkpoint}" if checkpoint else "starts from scratch"
     return Finding("ok", "checkpoint", text)
 
 
@@ -211,7 +220,7 @@ def _earlier_jobs(run: RunConfig) -> Finding:
     ledger = launch_directory(run) / LEDGER
     remedy = (
         "`resonance launch cancel` ends it; or choose another train.output; or, if no cluster "
-        f"knows of it any more, remove {ledger}"
+        f"knows it any more, remove {ledger}"
     )
     return judged("jobs", require_ended(run), remedy)
 

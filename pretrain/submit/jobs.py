@@ -1,4 +1,4 @@
-"""From a run file to what the launchers need, and the jobs that were submitted for it."""
+"""The job of a run, as the launchers need it, and the jobs submitted for a run."""
 
 import functools
 import sys
@@ -18,12 +18,12 @@ from pretrain.run_file import dump_run, load_run
 def job_of(
     run: RunConfig, sweep: Sequence[RunConfig] = (), *, root: PurePosixPath | None = None
 ) -> Job:
-    """What the launchers need to know of a run, or of a sweep that it is the base of.
+    """The launchers' description of a run or of a sweep.
 
     Args:
-        run: The run.
-        sweep: The runs of its tasks.
-        root: Where its relative paths start on the machines; None: in this directory.
+        run: The run, or the base of the sweep.
+        sweep: The runs of the sweep's tasks.
+        root: Folder on the machines at which relative paths start; None for this directory.
     """
     root = root or PurePosixPath(Path.cwd())
     output = root / run.train.output
@@ -33,26 +33,26 @@ def job_of(
         directory=PurePosixPath(launch_directory(run)),
         working_directory=root,
         python=sys.executable,
-        run_files=[dump_run(one) for one in sweep or [run]],
+        run_files=[dump_run(task) for task in sweep or [run]],
         output=output,
     )
 
 
 def pods_job_of(run: RunConfig) -> Job:
-    """The same for pods, in which relative paths start in the volume claim."""
+    """The job of a run in pods, where relative paths start in the volume claim."""
     return job_of(run, root=PurePosixPath(run.launch.kubernetes.mount_path))
 
 
 def launch_directory(run: RunConfig) -> Path:
-    """Where scripts, resolved runs, logs and the list of jobs are kept."""
+    """Folder of a run's scripts, resolved run files, logs and list of jobs."""
     return run.train.output.absolute() / "launch"
 
 
 def require_ended(run: RunConfig) -> Iterator[str]:
-    """Yields that nothing writes into a run's directory: what was submitted for it has ended.
+    """Message that all jobs of a run have ended, so that nothing writes into its directory.
 
     Raises:
-        LaunchError: Something has not, or the cluster cannot be asked.
+        LaunchError: A job has not ended, or the cluster cannot be queried.
     """
     directory = launch_directory(run)
     jobs = submissions.read(directory) if (directory / submissions.NAME).exists() else []
@@ -68,15 +68,15 @@ def _slurm_numbers(jobs: Sequence[submissions.Submitted]) -> list[str]:
 
 
 def _kubernetes_jobs(jobs: Sequence[submissions.Submitted]) -> list[submissions.Submitted]:
-    """Each once: a job that is submitted again has the same name."""
+    """The Kubernetes jobs, each once: a job that is submitted again has the same name."""
     return list(dict.fromkeys(job for job in jobs if job.launcher == "kubernetes"))
 
 
 def launch_status(command: LaunchStatusCommand) -> str:
-    """A line per job.
+    """The state of a run's jobs, a line for each (`resonance launch status`).
 
     Raises:
-        LaunchError: Nothing was submitted, or the cluster cannot be asked.
+        LaunchError: Nothing was submitted, or the cluster cannot be queried.
     """
     jobs = submissions.read(launch_directory(load_run(command.run_file)))
     lines = []
@@ -91,10 +91,10 @@ def launch_status(command: LaunchStatusCommand) -> str:
 
 
 def launch_logs(command: LaunchLogsCommand) -> str:
-    """The end of the newest log.
+    """The end of the newest log of a run's jobs (`resonance launch logs`).
 
     Raises:
-        LaunchError: Nothing was submitted, or nothing has been written yet.
+        LaunchError: Nothing was submitted, or there is no log yet.
     """
     directory = launch_directory(load_run(command.run_file))
     newest = submissions.read(directory)[-1]
@@ -108,19 +108,22 @@ def launch_logs(command: LaunchLogsCommand) -> str:
 
 
 def launch_cancel(command: LaunchCancelCommand) -> str:
-    """Cancel what has not ended.
+    """Cancel all jobs that have not ended (`resonance launch cancel`).
+
+    Returns:
+        A line per cancelled job.
 
     Raises:
-        LaunchError: Nothing was submitted, or a cluster refuses; says what was cancelled
-            nevertheless.
+        LaunchError: Nothing was submitted, or a cluster refuses; the message also names the jobs
+            that were cancelled.
     """
     jobs = submissions.read(launch_directory(load_run(command.run_file)))
-    work = [
+    cancellations = [
         functools.partial(_cancel_slurm, _slurm_numbers(jobs)),
         *(functools.partial(kubernetes.delete, job) for job in _kubernetes_jobs(jobs)),
     ]
     done, failed = [], []
-    for cancel in work:
+    for cancel in cancellations:
         try:
             done.append(cancel())
         except LaunchError as error:

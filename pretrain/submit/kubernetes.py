@@ -9,10 +9,10 @@ from pretrain.submit.jobs import pods_job_of
 
 
 def launch_kubernetes(command: LaunchKubernetesCommand) -> str:
-    """Returns the manifests, or what was created.
+    """The manifests of a run, or the names of created objects (`resonance launch kubernetes`).
 
     Raises:
-        RunError: The run file is wrong, or the check has found what would stop it.
+        RunError: The run file is wrong, or a finding of the check would stop the run.
         LaunchError: A value cannot be rendered, or the cluster refuses.
     """
     run = load_run(command.run_file)

@@ -1,4 +1,4 @@
-"""`resonance launch local`: hand this process over to torchrun."""
+"""`resonance launch local`: all ranks on this machine, under torchrun."""
 
 import os
 import shlex
@@ -13,20 +13,23 @@ from pretrain.run_file import load_run
 
 
 def launch_local(command: LaunchLocalCommand) -> str:
-    """Start every rank of a run on this machine; returns the command if it was only to be shown.
+    """Replace this process by torchrun with all ranks of a run (`resonance launch local`).
+
+    Returns:
+        The command, with --dry-run.
 
     Raises:
         RunError: The run file is missing or wrong, or its port is taken.
     """
     run = load_run(command.run_file)
-    # what would stop every rank is said once, here
+    # an error that would stop every rank is reported once, here
     find_start(run, resume=command.resume)
     config = run.launch
     check_run(run, config.processes)
     port = check_port(config.port)
     if port.level == "bad":
         raise RunError(f"{port.text}; {port.remedy}")
-    # decided above; ranks that torchrun starts again go on from a checkpoint that is newer
+    # --resume is checked above; ranks that torchrun restarts resume from newer checkpoints
     arguments = local_command(command.run_file, config, ["--auto-resume"])
     environment = rank_environment(config)
     if not command.dry_run:

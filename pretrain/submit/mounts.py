@@ -1,4 +1,4 @@
-"""What containers and pods see of a run's inputs: nothing that is not mounted."""
+"""Visibility of a run's inputs in containers and pods, which see only mounted folders."""
 
 import posixpath
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from pretrain.config import RunConfig
 
 
 def check_mounts(run: RunConfig, job: Job, launcher: str) -> Finding:
-    """Whether shards and tokenizer lie in folders that are mounted.
+    """Finding on whether shards and tokenizer are in mounted folders.
 
-    No more than a warning: an image may hold them, and a cluster may mount more by itself.
+    Only a warning: an image may contain them, and a cluster may mount further folders by itself.
     """
     if launcher == "kubernetes":
         mount_path = job.config.kubernetes.mount_path
@@ -25,19 +25,19 @@ def check_mounts(run: RunConfig, job: Job, launcher: str) -> Finding:
         remedy = "add HOST:INSIDE:ro to launch.slurm.mounts"
     hidden = _outside(run, job.working_directory, folders)
     if hidden:
-        text = f"{', '.join(hidden)}: in no folder that is mounted ({', '.join(folders)})"
+        text = f"{', '.join(hidden)}: in no mounted folder ({', '.join(folders)})"
         return Finding("warn", "mounts", text, f"{remedy}, unless the image or the cluster has it")
-    return Finding("ok", "mounts", "shards and tokenizer are in folders that are mounted")
+    return Finding("ok", "mounts", "shards and tokenizer are in mounted folders")
 
 
 def _outside(run: RunConfig, root: PurePosixPath, folders: Sequence[str]) -> list[str]:
-    named = [*(dataset.path for dataset in run.data.datasets), run.data.valid]
-    local = [str(local_path(path)) for path in named if path and not is_remote(path)]
+    sources = [*(dataset.path for dataset in run.data.datasets), run.data.valid]
+    local = [str(local_path(path)) for path in sources if path and not is_remote(path)]
     if run.data.tokenizer != "byte":
         local.append(run.data.tokenizer)
     paths = {path: PurePosixPath(posixpath.normpath(root / path)) for path in local}
     return [
         path
-        for path, whole in paths.items()
-        if not any(whole.is_relative_to(folder) for folder in folders)
+        for path, absolute in paths.items()
+        if not any(absolute.is_relative_to(folder) for folder in folders)
     ]

@@ -1,7 +1,7 @@
-"""Runs that go on with fewer machines: is every number of them possible? (imports no torch)
+"""Check of all numbers of machines that an elastic run may have (imports no torch).
 
-The data axis shrinks; tensor ranks, stages and sequence ranks stay. So the batch must divide over
-all the numbers of data ranks that a run may come to have.
+With fewer machines the data axis shrinks; tensor ranks, stages and sequence ranks stay. So the
+batch must divide over all possible numbers of data ranks.
 """
 
 import math
@@ -13,17 +13,15 @@ from pretrain.parallel.layout_checks import check_layout, data_ranks, near
 
 
 def check_fewer_nodes(run: RunConfig, ranks_per_node: int) -> list[int]:
-    """Refuse a run that some number of its machines could not carry out.
+    """The numbers of ranks that a run may have, the planned number first.
 
     Args:
-        run: Its `[launch]` says how many machines there are, and how many are enough.
+        run: The run; its `[launch]` table has the planned and the minimum number of machines.
         ranks_per_node: Ranks of each machine.
 
-    Returns:
-        The numbers of ranks that it may have, the planned one first.
-
     Raises:
-        RunError: Names the number of machines, the keys, and the nearest values that work.
+        RunError: The layout is impossible on some number of machines; names it, the keys, and the
+            nearest values that work.
     """
     config = run.launch
     fewest = config.min_nodes or config.nodes
@@ -42,7 +40,7 @@ def check_fewer_nodes(run: RunConfig, ranks_per_node: int) -> list[int]:
 
 
 def _batch_for_all(run: RunConfig, ranks: Sequence[int]) -> str:
-    """The batches that divide over every number of data ranks, if the axes do."""
+    """A remedy: the nearest batch sizes that divide over all numbers of data ranks, if any do."""
     if any(number % run.parallel.model_ranks for number in ranks):
         return ""
     train = run.train

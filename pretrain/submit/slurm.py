@@ -14,22 +14,20 @@ from pretrain.submit.sweep import sweep_keys, sweep_runs
 
 
 def launch_slurm(command: LaunchSlurmCommand) -> str:
-    """Returns the script, or what was submitted.
+    """The batch script of a run, or the numbers of submitted jobs (`resonance launch slurm`).
 
     Raises:
-        RunError: The run file or the sweep is wrong, or the check has found what would stop it.
+        RunError: The run file or the sweep is wrong, or a finding of the check would stop the run.
         LaunchError: A value cannot be rendered, or Slurm refuses.
     """
     run = load_run(command.run_file)
     sweep = sweep_runs(run, command.sweep) if command.sweep else []
     if sweep and command.chain > 1:
-        raise LaunchError(
-            "--sweep and --chain exclude one another: tasks are requeued on their own"
-        )
+        raise LaunchError("--sweep and --chain exclude one another: tasks are requeued separately")
     job = job_of(run, sweep)
     if not command.submit:
-        for one in sweep or [run]:
-            require_possible(one, ranks_per_node(one.launch))
+        for task in sweep or [run]:
+            require_possible(task, ranks_per_node(task.launch))
         print(
             f"resonance launch slurm: only printed; --submit checks the run, writes the files that "
             f"the script names, below {job.directory}, and submits it",

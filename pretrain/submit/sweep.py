@@ -1,4 +1,4 @@
-"""Sweeps: the runs that KEY=VALUE,VALUE descriptions make of one run (imports no torch)."""
+"""Sweeps: runs made from one run by KEY=VALUE,VALUE descriptions (imports no torch)."""
 
 import itertools
 import tempfile
@@ -17,14 +17,14 @@ from pretrain.run_file import describe, load_run
 
 OUTPUT = "train.output"
 REMOTE = "checkpoint.remote"
-# In every checkpoint.
+# in every checkpoint
 RUN_FILE = "run.toml"
 
 
 def sweep_runs(run: RunConfig, descriptions: Sequence[str]) -> list[RunConfig]:
-    """Every combination of the values, the last key's values changing first.
+    """The runs of all combinations of values; the last key varies fastest.
 
-    Each run writes into a folder of its own below the base run's output, and below its store.
+    Each run writes into a separate folder below the base run's output, and below its store.
 
     Raises:
         RunError: A description is not KEY=VALUE,VALUE, names a key or a value twice, or a
@@ -47,11 +47,11 @@ def sweep_runs(run: RunConfig, descriptions: Sequence[str]) -> list[RunConfig]:
 
 
 def check_tasks(runs: Sequence[RunConfig], keys: Sequence[str]) -> None:
-    """Refuse tasks that would go on from a checkpoint of another sweep.
+    """Reject tasks that would resume from a checkpoint of another sweep.
 
     Args:
-        runs: Of the tasks.
-        keys: In which they differ.
+        runs: The runs of the tasks.
+        keys: Keys in which they differ.
 
     Raises:
         RunError: The directory or the store of a task holds a checkpoint of other values.
@@ -66,13 +66,13 @@ def check_tasks(runs: Sequence[RunConfig], keys: Sequence[str]) -> None:
 
 
 def _start(run: RunConfig) -> Iterator[tuple[str, RunConfig]]:
-    """The checkpoint that a task would go on from, and its run; nothing if there is none."""
+    """The checkpoint that a task would resume from, with its run, if there is one."""
     remote, storage = run.checkpoint.remote, run.data.storage
     checkpoints = list_checkpoints(run.train.output)
     if checkpoints:
         yield str(checkpoints[-1]), load_run(checkpoints[-1] / RUN_FILE)
     elif remote:
-        # it needs more imports, which only some runs need
+        # imported only by the runs that need it
         from pretrain.checkpoint.remote import newest_remote
 
         url = newest_remote(remote, storage)
@@ -104,11 +104,13 @@ def _parse(description: str) -> tuple[str, list[Any]]:
     if not equals or not key or not text:
         raise RunError(f"--sweep: expected KEY=VALUE,VALUE, found {description!r}")
     if key in (OUTPUT, REMOTE) or key.startswith("launch."):
-        raise RunError(f"--sweep: {key} is the same for all tasks of a sweep, or chosen for each")
+        raise RunError(
+            f"--sweep: {key} cannot be swept: it is chosen for each task, or the same for all"
+        )
     try:
         values: list[Any] = tomllib.loads(f"values = [{text}]")["values"]
     except tomllib.TOMLDecodeError:
-        # words need no quotes here
+        # not TOML: words without quotes
         values = text.split(",")
     repeated = [value for index, value in enumerate(values) if value in values[:index]]
     if repeated:

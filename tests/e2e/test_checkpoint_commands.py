@@ -102,7 +102,7 @@ def _pickled_code(checkpoint: Path) -> None:
         (_lost_piece, "value/blocks.0.mixer.in_proj.weight: its pieces have"),
         (_lost_shard, "__1_0.distcp: no such shard"),
         (_other_model, "expected (128, 32)"),
-        (_other_values, "does not compute what the checkpoint's did: "),
+        (_other_values, "differs from its certificate: "),
         (_pickled_code, "cannot be read"),
     ],
 )

@@ -34,7 +34,7 @@ def test_container(data: dict[str, object], hidden: str) -> None:
     finding = found("slurm", {"slurm": slurm}, **data)
     assert finding.level == ("warn" if hidden else "ok")
     if hidden:
-        assert finding.text.startswith(f"{hidden}: in no folder that is mounted (/shared/project,")
+        assert finding.text.startswith(f"{hidden}: in no mounted folder (/shared/project,")
         assert "launch.slurm.mounts" in finding.remedy
 
 
