@@ -62,8 +62,8 @@ class HarmonicEmbedding(nn.Module):
     def _vectors(self, amplitude_S: Tensor, frequency_S: Tensor, phase_S: Tensor) -> Tensor:
         place_D = torch.arange(self.dim, device=phase_S.device, dtype=phase_S.dtype) / self.dim
         vectors_D = place_D.new_zeros(*phase_S.shape[:-1], self.dim)
-        parameters = (i.unbind(-1) for i in (amplitude_S, frequency_S, phase_S))
-        for sinusoid in zip(*parameters, strict=True):
+        columns = (i.unbind(-1) for i in (amplitude_S, frequency_S, phase_S))
+        for sinusoid in zip(*columns, strict=True):
             vectors_D = vectors_D + checkpoint(_sinusoid, *sinusoid, place_D, use_reentrant=False)
         return vectors_D
 

@@ -104,7 +104,7 @@ class ModalFilter(nn.Module):
         return table.flatten(-2)[..., :length]
 
     def log_lambda(self) -> Tensor:
-        """log lambda_m of every channel: complex128 [D, M], since phases grow long."""
+        """Logarithm of lambda_m of every channel: complex128 [D, M], since phases grow long."""
         return torch.complex(-self.log_decay.double().exp(), self.frequency.double())
 
     def decay(self) -> Tensor:

@@ -187,7 +187,7 @@ class ConvolutionMixer(SequenceMixer):
     def mix_qkv(
         self, qkv_BT3D: Tensor, x_BTD: Tensor, context: SequenceContext, past: Any
     ) -> tuple[Tensor, Any, GateLosses | None]:
-        """q times the convolution of k * v."""
+        """Queries times the convolution of k * v."""
         del x_BTD
         q_BTD, k_BTD, v_BTD = qkv_BT3D.unbind(-2)
         y_BTD, state, losses = self.convolve(k_BTD * v_BTD, context, past)
@@ -196,7 +196,7 @@ class ConvolutionMixer(SequenceMixer):
     def mix_qkv_step(
         self, qkv_B3D: Tensor, x_BD: Tensor, context: SequenceContext, past: Any
     ) -> tuple[Tensor, Any]:
-        """q times the convolution of k * v, for one token."""
+        """Query times the convolution of k * v, for one token."""
         del x_BD
         q_BD, k_BD, v_BD = qkv_B3D.unbind(-2)
         y_BD, state = self.convolve_step(k_BD * v_BD, context, past)
@@ -204,5 +204,5 @@ class ConvolutionMixer(SequenceMixer):
 
 
 def full_precision(z: Tensor) -> Tensor:
-    """z in float32 at least, which states, phases and spectra need even under autocast."""
+    """Signals in float32 at least: states, phases and spectra need it even under autocast."""
     return z.float() if z.dtype in (torch.bfloat16, torch.float16) else z

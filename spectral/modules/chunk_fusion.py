@@ -58,7 +58,7 @@ class ChunkFusion(nn.Module):
             self.log_decay_H.copy_(-log_tau_H)
 
     def decay(self) -> Tensor:
-        """gamma of each head [H], below 1."""
+        """Decay gamma of each head [H], below 1."""
         return (-self.log_decay_H.exp()).exp()
 
     def scales(self, num_bins: int) -> Tensor:
@@ -68,8 +68,8 @@ class ChunkFusion(nn.Module):
     def features(self, spectrum_BJHNK: Tensor) -> tuple[Tensor, Tensor]:
         """Query and key of every chunk, head and band: real [B, J, H, G, R], at most 1 in length.
 
-        They do not depend on a chunk's loudness. Their first number is constant, so later chunks read
-        some of every chunk.
+        They do not depend on a chunk's loudness. Their first number is constant, so later chunks
+        read some of every chunk.
         """
         if self.num_features == 1:
             shape = *spectrum_BJHNK.shape[:3], self.num_bands, 1
