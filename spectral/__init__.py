@@ -1,1 +1,1 @@
-"""The spectral language model: single-device mathematics that knows nothing of ranks."""
+"""The spectral language model: single-device mathematics, independent of ranks."""

@@ -1,4 +1,4 @@
-"""The `[model]` table of a run file: a spectral language model's parts (imports no torch)."""
+"""The `[model]` table of a run file: parts of a spectral language model (imports no torch)."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
@@ -16,7 +16,7 @@ from spectral.upgrade import MOVED, has_moved
 
 
 class ModelConfig(Table):
-    """Architecture of a `SpectralLM`. No parameter depends on the sequence length.
+    """Architecture of a `SpectralLM`; no parameter depends on the sequence length.
 
     Raises:
         ValueError: An unknown key, a value out of range or sizes that do not fit together.
@@ -46,11 +46,11 @@ class ModelConfig(Table):
     )
     conv_chunk: Positive = Field(
         64,
-        description="Tokens per FFT chunk of convolution heads. A matter of speed alone, except "
-        "with gates.",
+        description="Tokens per FFT chunk of convolution heads. Affects speed only, except with "
+        "gates.",
     )
     recall_chunk: Positive = Field(
-        64, description="Tokens per chunk of recall heads. A matter of speed alone."
+        64, description="Tokens per chunk of recall heads. Affects speed only."
     )
     short_conv: Positive = Field(4, description="Taps of the short convolution on q, k and v.")
     embedding: Literal["table", "harmonic"] = Field(
@@ -129,12 +129,12 @@ class ModelConfig(Table):
 
     @property
     def lookback(self) -> int:
-        """Tokens before a token that a layer reads by itself, not through carried states."""
+        """Number of preceding tokens that a layer reads directly, not through carried states."""
         wavelets = self.wavelet.lookback if "wavelet" in self.mixers else 0
         return max(self.short_conv - 1, 1, wavelets)
 
     def chunk_units(self) -> Iterator[tuple[str, int]]:
-        """(key, tokens) of chunks that a span of a sequence must hold whole."""
+        """Key and length in tokens of each kind of chunk that a sequence span must hold whole."""
         if any(getattr(self.gates, part) for part in GATE_PARTS):
             yield "conv_chunk", self.conv_chunk
         if "fft" in self.mixers:

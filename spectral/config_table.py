@@ -1,4 +1,4 @@
-"""The base of every table of model keys (imports no torch)."""
+"""Base class of all tables of model keys (imports no torch)."""
 
 from typing import Annotated
 
@@ -8,7 +8,7 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 class Table(BaseModel):
-    """A frozen table: unknown keys, wrong types and numbers that are not finite are refused."""
+    """A frozen table; unknown keys, wrong types and non-finite numbers are rejected."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False

@@ -10,12 +10,12 @@ from spectral.lm import SpectralLM
 
 @torch.no_grad()
 def greedy_tokens(model: SpectralLM, tokens_BT: Tensor) -> Iterator[Tensor]:
-    """Yield the likeliest next tokens [B], endlessly, by the recurrent form.
+    """The likeliest next tokens [B], endlessly, by the recurrent form.
 
-    The definition that exported models are compared with: no library in between.
+    Exported models are compared with this definition, which uses no generation library.
 
     Args:
-        model: In evaluation mode.
+        model: Model in evaluation mode.
         tokens_BT: Prompts of equal length, at least one token.
     """
     logits_BTV, state = model.prefill(tokens_BT, num_logits=1)

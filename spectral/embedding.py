@@ -1,4 +1,4 @@
-"""Token embeddings, each also the output layer (tied).
+"""Token embeddings, which are also the output layer (tied).
 
 Shape letters: V vocabulary, D channels, S sinusoids.
 """
@@ -11,10 +11,10 @@ from torch.utils.checkpoint import checkpoint
 
 
 class TableEmbedding(nn.Embedding):
-    """One free vector per token."""
+    """A free vector per token."""
 
     def reset_parameters(self) -> None:
-        """Small: the output layer's logits begin close to uniform."""
+        """Initialise with small numbers: the output probabilities begin close to uniform."""
         nn.init.normal_(self.weight, std=0.02)
 
     def table(self) -> Tensor:
@@ -23,12 +23,12 @@ class TableEmbedding(nn.Embedding):
 
 
 class HarmonicEmbedding(nn.Module):
-    """A token's vector is a sum of 16 sinusoids over the channels: amplitude, frequency, phase.
+    """Token vectors that are sums of 16 sinusoids over the channels.
 
         E[v, d] = sum_s amplitude[v, s] * sin(2 pi frequency[v, s] d / D + phase[v, s])
 
-    48 numbers per token whatever D is; the table costs O(V S D) time each time it is made, and
-    O(V D) memory: sinusoids are added one by one and computed again in the backward pass.
+    48 numbers per token for any D. The table costs O(V S D) time each time it is made, and O(V D)
+    memory: sinusoids are added one by one and recomputed in the backward pass.
 
     Source: the harmonic embeddings of SpectralLLM.
     """
@@ -45,7 +45,7 @@ class HarmonicEmbedding(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Vectors of the size of `TableEmbedding`'s, frequencies spread up to Nyquist's."""
+        """Initialise with the magnitude of `TableEmbedding` and frequencies up to Nyquist's."""
         with torch.no_grad():
             self.amplitude.normal_(std=0.02 * math.sqrt(2.0 / self.NUM_SINUSOIDS))
             self.frequency.uniform_(0.0, self.dim / 2)
@@ -62,8 +62,9 @@ class HarmonicEmbedding(nn.Module):
     def _vectors(self, amplitude_S: Tensor, frequency_S: Tensor, phase_S: Tensor) -> Tensor:
         place_D = torch.arange(self.dim, device=phase_S.device, dtype=phase_S.dtype) / self.dim
         vectors_D = place_D.new_zeros(*phase_S.shape[:-1], self.dim)
-        for one in zip(*(i.unbind(-1) for i in (amplitude_S, frequency_S, phase_S)), strict=True):
-            vectors_D = vectors_D + checkpoint(_sinusoid, *one, place_D, use_reentrant=False)
+        columns = (i.unbind(-1) for i in (amplitude_S, frequency_S, phase_S))
+        for sinusoid in zip(*columns, strict=True):
+            vectors_D = vectors_D + checkpoint(_sinusoid, *sinusoid, place_D, use_reentrant=False)
         return vectors_D
 
 

@@ -1,4 +1,4 @@
-"""Refusing what a model cannot take, with what was found and what was expected.
+"""Checks of a model's inputs; errors name the value found and those expected.
 
 Shape letters: B batch, T time (tokens), D channels.
 """
@@ -13,7 +13,7 @@ def check_tokens(tokens_BT: Tensor, num_dims: int) -> None:
     """Refuse anything but token ids [B, T], T >= 1, or [B]; costs no synchronisation.
 
     Raises:
-        ValueError: Another shape, or not integers.
+        ValueError: They have another shape, or are not integers.
     """
     expected = "[B, T] with T >= 1" if num_dims == 2 else "[B]"
     if tokens_BT.ndim != num_dims or tokens_BT.numel() == 0:
@@ -23,10 +23,10 @@ def check_tokens(tokens_BT: Tensor, num_dims: int) -> None:
 
 
 def check_labels(labels_BT: Tensor, shape: torch.Size) -> None:
-    """Refuse labels that would be read in another order; costs no synchronisation.
+    """Refuse labels that do not have the tokens' shape; costs no synchronisation.
 
     Raises:
-        ValueError: Another shape than the tokens', or not integers.
+        ValueError: They have another shape, or are not integers.
     """
     if labels_BT.shape != shape:
         raise ValueError(f"labels: expected shape {tuple(shape)}, got {tuple(labels_BT.shape)}")
@@ -35,22 +35,22 @@ def check_labels(labels_BT: Tensor, shape: torch.Size) -> None:
 
 
 def check_label_range(labels_BT: Tensor, vocab_size: int) -> None:
-    """Refuse labels that no logit stands for.
+    """Refuse labels that have no logit.
 
     Raises:
         ValueError: A label is not below the vocabulary's size, or is negative and not -100.
     """
     wrong_BT = (labels_BT != -100) & ((labels_BT < 0) | (labels_BT >= vocab_size))
     if wrong_BT.any():
-        found = int(labels_BT[wrong_BT][0])
-        raise ValueError(f"labels: expected -100 or 0 to {vocab_size - 1}, got {found}")
+        label = int(labels_BT[wrong_BT][0])
+        raise ValueError(f"labels: expected -100 or 0 to {vocab_size - 1}, got {label}")
 
 
 def check_state(batch: int, position: int, rows: int) -> None:
     """Refuse a state of other sequences.
 
     Raises:
-        ValueError: It remembers another number of rows.
+        ValueError: It has another number of rows.
     """
     if rows != batch:
         raise ValueError(
@@ -62,7 +62,7 @@ def check_vocabulary(tokens_BT: Tensor, vocab_size: int) -> None:
     """Refuse token ids that have no embedding.
 
     Raises:
-        ValueError: An id below zero or not below the vocabulary's size.
+        ValueError: An id is below zero or not below the vocabulary's size.
     """
     low, high = (int(i) for i in tokens_BT.aminmax())
     if low < 0 or high >= vocab_size:
@@ -73,10 +73,10 @@ def check_finite(x_BTD: Tensor, name: str) -> None:
     """Refuse NaN and infinity: a spectrum would spread them over the whole sequence.
 
     Raises:
-        ValueError: The first place where there is one.
+        ValueError: There is one; names the first.
     """
     finite_BT = x_BTD.isfinite().all(-1)
     if not finite_BT.all():
         place = tuple((~finite_BT).nonzero()[0].tolist())
-        found = x_BTD[place][~x_BTD[place].isfinite()][0].item()
-        raise ValueError(f"{name}: expected finite numbers, got {found} at {place}")
+        value = x_BTD[place][~x_BTD[place].isfinite()][0].item()
+        raise ValueError(f"{name}: expected finite numbers, got {value} at {place}")

@@ -1,4 +1,4 @@
-"""Which layers have which heads: kinds of layers repeat (imports no torch)."""
+"""Repeating pattern of mixers and heads over the layers (imports no torch)."""
 
 import math
 from collections.abc import Sequence
@@ -6,11 +6,11 @@ from typing import Protocol
 
 
 class LayerPattern(Protocol):
-    """What says it of a model: the configuration here or in an exported folder."""
+    """Keys of the pattern in a model's configuration, here or in an exported folder."""
 
     @property
     def num_heads(self) -> int:
-        """Heads of every layer."""
+        """Number of heads of every layer."""
 
     @property
     def mixers(self) -> Sequence[str]:
@@ -18,24 +18,24 @@ class LayerPattern(Protocol):
 
     @property
     def conv_heads(self) -> Sequence[int]:
-        """Convolution heads of each layer that has heads, repeated; none: layers take turns."""
+        """Convolution heads of each layer of heads, repeated; empty: layers alternate."""
 
 
 def head_mixture(config: LayerPattern) -> Sequence[int]:
-    """Convolution heads of each layer that has heads, repeated over them."""
+    """Convolution heads of each layer of heads, repeated over these layers."""
     return config.conv_heads or (config.num_heads, 0)
 
 
 def num_conv_heads(config: LayerPattern, layer: int) -> int:
-    """Convolution heads of a layer; layers of other mixers do not count as turns."""
-    rounds, rest = divmod(layer, len(config.mixers))
-    before = rounds * config.mixers.count("heads") + config.mixers[:rest].count("heads")
+    """Convolution heads of a layer; layers of other mixers do not advance `conv_heads`."""
+    periods, offset = divmod(layer, len(config.mixers))
+    before = periods * config.mixers.count("heads") + config.mixers[:offset].count("heads")
     mixture = head_mixture(config)
     return mixture[before % len(mixture)]
 
 
 def layer_period(config: LayerPattern) -> int:
-    """After so many layers their kinds repeat."""
+    """Number of layers after which the pattern repeats."""
     with_heads = config.mixers.count("heads")
     if not with_heads:
         return len(config.mixers)

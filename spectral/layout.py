@@ -1,8 +1,7 @@
-"""What a model's layers use of other devices: one object, handed to the model once.
+"""The layers' access to other devices: one object, passed to the model once.
 
-On a single device nothing is used, and the defaults say so. Parallelism hands in an object of other
-subclasses (`model.layout = ...`); it reaches the layers through their `SequenceContext`, and no
-layer can tell the difference.
+The defaults are for a single device. Parallelism sets a layout of other subclasses (`model.layout =
+...`), which reaches the layers through their `SequenceContext`; their code does not depend on it.
 
 Shape letters: R rows (batch times chunks, or tokens for experts), H heads, M modes, E experts,
 D channels.
@@ -21,7 +20,7 @@ Compute = Callable[[Tensor, list[int]], Tensor]
 
 
 class HeadGroup:
-    """The heads of a layer that are on this device: all of them.
+    """A layer's heads on this device: all of them.
 
     Gates read the spectra of all heads, whose energies are a few numbers each.
     """
@@ -40,20 +39,20 @@ class HeadGroup:
 
 
 class ExpertDispatch:
-    """The way of rows to their experts and back (the field's token dispatcher): all are local."""
+    """Token dispatcher: rows to their experts and back; all experts are local."""
 
     def run(self, compute: Compute, x_RD: Tensor, counts_E: Tensor) -> Tensor:
         """Outputs of the experts, in the order of the rows.
 
         Args:
-            compute: What this device's experts compute.
+            compute: Function of this device's experts.
             x_RD: Rows sorted by expert.
             counts_E: Number of rows of each expert.
         """
         return compute(x_RD, self.numbers(counts_E, len(x_RD)))
 
     def numbers(self, counts: Tensor, rows: int) -> Any:  # noqa: ARG002
-        """Counts as nested lists on the host. `rows` is their sum, all that a simulation knows."""
+        """Counts as nested lists on the host; a simulation has only `rows`, their sum."""
         return counts.tolist()
 
 
@@ -68,9 +67,9 @@ class Layout(NamedTuple):
     """The parts of a model's parallelism; the defaults are those of a single device.
 
     Attributes:
-        span: Which part of each sequence is local, and how states reach the next part.
-        heads: Which heads of each layer are local.
-        experts: How rows reach their experts.
+        span: Local part of each sequence, and the carry of states to the next part.
+        heads: Local heads of each layer.
+        experts: Dispatch of rows to experts.
         cross_entropy: (x_ND, table_VD, labels_N) -> summed loss in nats.
         rng: Random numbers of each layer.
     """

@@ -29,11 +29,11 @@ from spectral.mixers.context import sequence_context
 
 
 class LMState(NamedTuple):
-    """Everything a model remembers of the tokens so far: constant in size.
+    """State of a model after the tokens so far: constant in size.
 
     Attributes:
         position: Number of tokens so far.
-        layers: One mixer state per layer.
+        layers: Mixer state of each layer.
     """
 
     position: int
@@ -41,7 +41,7 @@ class LMState(NamedTuple):
 
 
 class LMLoss(NamedTuple):
-    """What a batch costs, scalars with gradient.
+    """Losses of a batch: scalars with gradient.
 
     Attributes:
         nll: Sum of the negative log-likelihoods in nats.
@@ -74,7 +74,7 @@ class SpectralLM(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise everything from the global random state: the same seed, the same model."""
+        """Initialise all parameters from the global random state: a seed determines the model."""
         for _, part in self.parts():
             part.reset_parameters()  # type: ignore[operator]
 
@@ -96,7 +96,7 @@ class SpectralLM(nn.Module):
         Args:
             tokens_BT: Token ids.
             segment_ids_BT: Document number of each token, never falling along a row; documents do
-                not see one another. None: every row is one document.
+                not affect one another. None: every row is one document.
             labels_BT: The token that follows each token; -100 where there is none to learn.
 
         Returns:
@@ -104,7 +104,7 @@ class SpectralLM(nn.Module):
 
         Raises:
             ValueError: An empty sequence, segment ids that go back, labels of another shape, or
-                half-precision parameters; outside of training, whose guard looks at losses, also
+                half-precision parameters; outside of training, whose guard checks losses, also
                 ids and labels beyond the vocabulary and embeddings that are not finite.
         """
         if labels_BT is not None:
@@ -129,19 +129,19 @@ class SpectralLM(nn.Module):
         state: LMState | None = None,
         num_logits: int = 0,
     ) -> tuple[Tensor, LMState]:
-        """`forward` that goes on from a state and returns the one after the last token.
+        """Logits as in `forward`, continued from a state, and the state after the last token.
 
         The first token continues the document in which the state ended.
 
         Args:
             tokens_BT: Token ids.
             segment_ids_BT: As in `forward`.
-            state: What the model remembers of the tokens before; None for none.
-            num_logits: Only the last so many positions' logits; 0 for all. A long prompt's logits
-                fill the memory, and generation needs the last ones only.
+            state: State after the preceding tokens; None at the beginning.
+            num_logits: Number of last positions whose logits are computed; 0: all. A long prompt's
+                logits fill the memory, and generation needs only the last.
 
         Raises:
-            ValueError: As `forward`; or the model is bidirectional, the state is of another number
+            ValueError: As `forward`; or the model is bidirectional, the state has another number
                 of rows, or num_logits is negative.
 
         Cost: O(T (D^2 + D log C)) time per layer, for chunks of C tokens.
@@ -158,7 +158,7 @@ class SpectralLM(nn.Module):
             return F.linear(x_BTD[:, -num_logits:], self.embedding.table()), state
         if segment_ids_BT is not None and segment_ids_BT[:, 0].ne(segment_ids_BT[:, -1]).any():
             raise ValueError(
-                "segment_ids: a gated model goes on inside a chunk with one document only, got "
+                "segment_ids: a gated model continues inside a chunk with one document only, got "
                 f"several after position {state.position}"
             )
         logits = []
@@ -172,7 +172,7 @@ class SpectralLM(nn.Module):
         return logits_BTV[:, -num_logits:], state
 
     def _tokens_to_chunk_end(self, state: LMState | None, num_tokens: int) -> int:
-        """How many tokens come before gates can look at a chunk's beginning again."""
+        """Number of tokens before the next chunk's beginning, which gates read; 0 without gates."""
         if state is None or not uses_gates(self.config.gates):
             return 0
         return min(-state.position % self.config.conv_chunk, num_tokens)
@@ -200,14 +200,14 @@ class SpectralLM(nn.Module):
         segment_ids_BT: Tensor | None,
         state: LMState | None = None,
     ) -> tuple[Tensor, tuple[MixerState, ...], Tensor]:
-        """The blocks that this model has, one after the other.
+        """Output of this model's blocks, run one after the other.
 
         Args:
-            x_BTD: Their input.
-            position: Tokens before it.
-            num_tokens: T.
+            x_BTD: Input of the first block.
+            position: Number of tokens before the input.
+            num_tokens: Number of tokens T.
             segment_ids_BT: As in `forward`.
-            state: What the model remembers of them; None for none.
+            state: State after the preceding tokens; None at the beginning.
 
         Returns:
             (x_BTD, the blocks' states after the last token, weighted auxiliary losses).
@@ -220,7 +220,7 @@ class SpectralLM(nn.Module):
         for layer, block in enumerate(self.blocks):
             past = None if state is None else state.layers[layer]
             if self.training:
-                # outside of what is recomputed, which restores the random state it began with
+                # outside of the recomputed block, which restores the random state it began with
                 self.layout.rng.start_layer(layer)
             if self.activation_checkpointing and self.training:
                 x_BTD, after, losses = checkpoint(block, x_BTD, context, past, use_reentrant=False)
@@ -232,11 +232,11 @@ class SpectralLM(nn.Module):
         return x_BTD, tuple(states), auxiliary
 
     def step(self, tokens_B: Tensor, state: LMState) -> tuple[Tensor, LMState]:
-        """One token of the recurrent form.
+        """Logits and state after one token, by the recurrent form.
 
         Args:
             tokens_B: The next token of every row.
-            state: From `prefill` or an earlier `step`.
+            state: State from `prefill` or an earlier `step`.
 
         Returns:
             (logits_BV for the token after it, the new state).
@@ -265,14 +265,14 @@ class SpectralLM(nn.Module):
         return x_D
 
     def _is_hot(self) -> bool:
-        """Whether checks must not look at values: they wait for the device, and split a graph."""
+        """Whether to skip checks of values, which wait for the device and split a graph."""
         return self.training or torch.compiler.is_compiling()
 
     def _check_causal(self) -> None:
         if not self.config.causal:
             raise ValueError(
                 "causal: expected true to decode or to keep a state, got false: a bidirectional "
-                "model sees all tokens at once"
+                "model reads all tokens at once"
             )
 
 

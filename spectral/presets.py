@@ -9,8 +9,8 @@
 | large  | 9.7B       | 204,800 |
 | xlarge | 21.6B      | 204,800 |
 
-The context is what a size is meant to be trained at (`data.sequence_length`); it sets the longest
-time constant that modes begin with, and no parameter's shape.
+The context is the intended `data.sequence_length` of a size; it sets the longest initial time
+constant of modes, and no parameter's shape.
 """
 
 from typing import NamedTuple
@@ -21,12 +21,12 @@ VOCAB_SIZE = 32_768
 
 
 class Preset(NamedTuple):
-    """One size.
+    """A model size.
 
     Attributes:
-        model: Its architecture.
-        num_parameters: What it is named after, to within 5%.
-        context_length: Tokens per window that it is meant for.
+        model: Architecture.
+        num_parameters: Nominal number of parameters, to within 5%.
+        context_length: Intended number of tokens per window.
     """
 
     model: ModelConfig
@@ -49,7 +49,7 @@ def _preset(
     return Preset(model, num_parameters, context_length)
 
 
-# all have a multiple of 8 heads, for as many tensor ranks
+# all have a multiple of 8 heads, for up to 8 tensor ranks
 PRESETS = {
     "tiny": _preset(63e6, 16_384, dim=512, head_dim=64, layers=12, ffn_dim=1_664),
     "small": _preset(428e6, 65_536, dim=1_280, head_dim=80, layers=18, ffn_dim=3_456),

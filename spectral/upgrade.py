@@ -1,9 +1,9 @@
-"""Names that version 0.1 gave to keys and parameters of models, and those of today (no torch)."""
+"""Present names of the model keys and parameters of version 0.1 (imports no torch)."""
 
 from collections.abc import Mapping
 from typing import Any
 
-# keys that were in [model] itself, and where they are now
+# key that was in [model] itself -> present key
 MOVED = {
     "band_gates": "gates.bands",
     "soft_threshold": "gates.soft_threshold",
@@ -32,13 +32,13 @@ MOVED = {
 
 
 def parameter_name(saved: str) -> str:
-    """The name of a parameter today, from the one that it was saved under."""
+    """Present name of a parameter, from the name that it was saved under."""
     # filters of wavelet mixers and of encoders were inside of another module
     return saved.replace(".inner.", ".")
 
 
 def nested_keys(table: Mapping[str, Any]) -> dict[str, Any]:
-    """A `[model]` table as this version writes it, from one that was saved by version 0.1."""
+    """A `[model]` table of this version, from one of version 0.1."""
     nested: dict[str, Any] = {}
     for key, value in table.items():
         if not has_moved(key, table):
@@ -50,6 +50,6 @@ def nested_keys(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def has_moved(key: str, table: Mapping[str, Any]) -> bool:
-    """Whether a key of a `[model]` table is one of version 0.1 that has another place now."""
+    """Whether a key of a `[model]` table is one of version 0.1 that has moved."""
     # `wavelet` was the family's name, and is a table
     return key in MOVED and not (key == "wavelet" and not isinstance(table[key], str))

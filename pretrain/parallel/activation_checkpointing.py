@@ -1,8 +1,8 @@
-"""Activation checkpointing: recompute in the backward pass what would fill the memory.
+"""Activation checkpointing: activations are recomputed in the backward pass to save memory.
 
-By fairscale's `checkpoint_wrapper`, which also moves the kept inputs to the CPU: DeepSpeed's own
-needs CUDA for that, torch's has no such option. It remembers of autocast only that there was one
-(it would recompute in float16 what ran in bfloat16), so the dtype is handed on with the inputs.
+By fairscale's `checkpoint_wrapper`, which also moves the kept inputs to the CPU: DeepSpeed's needs
+CUDA for that, torch's has no such option. It saves whether autocast was on, but not its dtype (it
+would recompute in float16 what ran in bfloat16), so the dtype is passed with the inputs.
 """
 
 from typing import Any, cast
@@ -30,7 +30,7 @@ def checkpoint_activations(blocks: nn.ModuleList, config: TrainConfig) -> None:
 
 
 class CheckpointedBlock(nn.Module):
-    """A block of which only the input is kept. Training only: it remembers no state."""
+    """A block that keeps only its input, for training only: it returns no state."""
 
     def __init__(self, block: Block, *, offload: bool):
         super().__init__()
@@ -39,9 +39,9 @@ class CheckpointedBlock(nn.Module):
     def forward(
         self, x_BTD: Tensor, context: SequenceContext, state: MixerState | None = None
     ) -> tuple[Tensor, None, Tensor | None]:
-        """As `Block.forward`, without a state."""
+        """Output of `Block.forward`, without a state."""
         if state is not None:
-            raise ValueError("a model that recomputes its activations goes on from no state")
+            raise ValueError("a model with activation checkpointing cannot continue from a state")
         outputs = self.flat(x_BTD, context)
         return outputs[0], None, outputs[1] if len(outputs) > 1 else None
 
@@ -68,7 +68,7 @@ class _InPrecision(nn.Module):
 
 
 class _FlatBlock(nn.Module):
-    """The wrapper lets gradients through tensors only, not through tuples of them."""
+    """A block with flat outputs: the wrapper passes no gradients through nested tuples."""
 
     def __init__(self, block: Block):
         super().__init__()

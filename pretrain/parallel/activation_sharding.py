@@ -1,8 +1,8 @@
-"""Activations between layers, shared by tensor ranks: each holds some of the tokens.
+"""Activations between layers, sharded over tensor ranks: each holds some of the tokens.
 
-Norms, residuals and what is kept for the backward pass shrink by the number of tensor ranks; where
-a layer needs all tokens they are gathered, and what it returns is summed and dealt out again, for
-the bytes that the all-reduce in their place would move.
+Norms, residuals and activations kept for the backward pass shrink by the number of tensor ranks.
+Where a layer needs all tokens they are gathered, and its output is summed and scattered again: as
+many bytes as the all-reduce that these replace.
 
 Shape letters: B batch, T time (tokens of the span), D channels.
 
@@ -24,9 +24,9 @@ from spectral.lm import SpectralLM
 TOKENS = 1
 
 
-def own_tokens(x_BTD: Tensor, axis: Axis) -> Tensor:
-    """This rank's tokens of what every rank has; their gradients are gathered."""
-    part: Tensor = _Own.apply(x_BTD, axis)
+def local_tokens(x_BTD: Tensor, axis: Axis) -> Tensor:
+    """This rank's tokens of a tensor that every rank has; their gradients are gathered."""
+    part: Tensor = _Local.apply(x_BTD, axis)
     return part
 
 
@@ -42,13 +42,13 @@ def all_tokens(x_BTD: Tensor, axis: Axis) -> Tensor:
 
 
 def share_activations(model: SpectralLM, axis: Axis) -> None:
-    """Let a model that is split over tensor ranks share its activations between layers, too.
+    """Shard the activations between layers of a model that is split over tensor ranks.
 
-    Column and row layers do without reductions of their own: `Splitter` made them so.
+    Its column and row layers must have no reductions of activations: `Splitter` makes them so.
     """
 
     def shard(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-        return own_tokens(output, axis)
+        return local_tokens(output, axis)
 
     def join(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
         return all_tokens(output, axis)
@@ -67,7 +67,7 @@ def share_activations(model: SpectralLM, axis: Axis) -> None:
             raise TypeError(f"expected a block that is not wrapped yet, got {type(block).__name__}")
         partial += [block.mixer_norm, block.feed_forward_norm]
         if isinstance(block.feed_forward, FrequencyFeedForward):
-            # its spectral path sees this rank's tokens only
+            # its spectral path reads this rank's tokens only
             block.feed_forward.filters_2F2.register_hook(sum_up)
             block.feed_forward.blend.register_hook(sum_up)
     for norm in partial:
@@ -75,7 +75,7 @@ def share_activations(model: SpectralLM, axis: Axis) -> None:
             parameter.register_hook(sum_up)
 
 
-class _Own(torch.autograd.Function):
+class _Local(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BTD: Tensor, axis: Axis) -> Tensor:
         ctx.axis = axis
@@ -91,9 +91,9 @@ class _Summed(torch.autograd.Function):
     def forward(ctx: Any, x_BTD: Tensor, axis: Axis) -> Tensor:
         ctx.axis = axis
         parts = [part.contiguous() for part in x_BTD.chunk(axis.size, TOKENS)]
-        own = torch.empty_like(parts[0])
-        dist.reduce_scatter(own, parts, group=axis.group)
-        return own
+        local = torch.empty_like(parts[0])
+        dist.reduce_scatter(local, parts, group=axis.group)
+        return local
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
@@ -101,7 +101,7 @@ class _Summed(torch.autograd.Function):
 
 
 def _gather(part: Tensor, axis: Axis) -> Tensor:
-    own = part.contiguous()
-    parts = [torch.empty_like(own) for _ in range(axis.size)]
-    dist.all_gather(parts, own, group=axis.group)
+    local = part.contiguous()
+    parts = [torch.empty_like(local) for _ in range(axis.size)]
+    dist.all_gather(parts, local, group=axis.group)
     return torch.cat(parts, TOKENS)

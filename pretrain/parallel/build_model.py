@@ -16,9 +16,9 @@ def build_model(run: RunConfig, mesh: Mesh) -> nn.Module:
         return PipelinedLM(run, mesh)
     model = empty_model(run.model)
     for name, part in initialised_parts(model, run.train.seed):
-        found = split_part(part, name, run.parallel, mesh)
-        if found is not part:
-            setattr(model, name, found)
+        local_part = split_part(part, name, run.parallel, mesh)
+        if local_part is not part:
+            setattr(model, name, local_part)
     finish_model(model, run, mesh)
     precision: Precision = model.precision  # type: ignore[assignment]
     model.forward = precision.around(model.forward)  # type: ignore[method-assign]

@@ -10,7 +10,7 @@ from pretrain.parallel.mesh import Axis
 
 
 def all_reduce(x: Tensor, axis: Axis) -> Tensor:
-    """The sum over an axis, in a tensor of its own. Not differentiable."""
+    """The sum over an axis, in a new tensor; not differentiable."""
     total = x.clone(memory_format=torch.contiguous_format)
     dist.all_reduce(total, group=axis.group)
     return total
@@ -29,7 +29,7 @@ def gathered_along(part: Tensor, dim: int, axis: Axis) -> Tensor:
 
 
 def shifted(x: Tensor, axis: Axis, step: int) -> Tensor:
-    """What the rank `step` places before this one has; zeros where there is none."""
+    """The tensor of the rank `step` places before this one; zeros if there is no such rank."""
     received = torch.zeros_like(x, memory_format=torch.contiguous_format)
     operations = []
     for peer, operation, tensor in (
@@ -44,21 +44,21 @@ def shifted(x: Tensor, axis: Axis, step: int) -> Tensor:
 
 
 def exchanged_rows(x_RD: Tensor, sent: list[int], received: list[int], axis: Axis) -> Tensor:
-    """Deal rows out over an axis and collect what comes in; gradients go the way back.
+    """Rows from all ranks of an axis, exchanged for this rank's rows; differentiable.
 
     Megatron-core's function of this kind needs a GPU, DeepSpeed's needs parts of equal size.
 
     Args:
-        x_RD: Rows, those for the first rank first.
-        sent: How many rows are for each rank.
-        received: How many come from each.
-        axis: The ranks.
+        x_RD: Rows to send, those for the first rank first.
+        sent: Number of rows for each rank.
+        received: Number of rows from each rank.
+        axis: Ranks that exchange rows.
 
     Returns:
-        The rows that came in, those of the first rank first.
+        The received rows, those from the first rank first.
     """
-    found: Tensor = _Rows.apply(x_RD, sent, received, axis)
-    return found
+    received_RD: Tensor = _Rows.apply(x_RD, sent, received, axis)
+    return received_RD
 
 
 class _Rows(torch.autograd.Function):
@@ -73,9 +73,9 @@ class _Rows(torch.autograd.Function):
 
 
 def _deal(x_RD: Tensor, sent: list[int], received: list[int], axis: Axis) -> Tensor:
-    found = x_RD.new_empty(sum(received), *x_RD.shape[1:])
-    dist.all_to_all_single(found, x_RD.contiguous(), received, sent, group=axis.group)
-    return found
+    received_RD = x_RD.new_empty(sum(received), *x_RD.shape[1:])
+    dist.all_to_all_single(received_RD, x_RD.contiguous(), received, sent, group=axis.group)
+    return received_RD
 
 
 class _Sum(torch.autograd.Function):
@@ -93,12 +93,12 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, part: Tensor, dim: int, axis: Axis) -> Tensor:
         ctx.dim, ctx.axis = dim, axis
-        own = part.contiguous()
-        parts = [torch.empty_like(own) for _ in range(axis.size)]
-        dist.all_gather(parts, own, group=axis.group)
+        part = part.contiguous()
+        parts = [torch.empty_like(part) for _ in range(axis.size)]
+        dist.all_gather(parts, part, group=axis.group)
         return torch.cat(parts, dim)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        own = all_reduce(grad, ctx.axis).chunk(ctx.axis.size, ctx.dim)[ctx.axis.rank]
-        return own.contiguous(), None, None
+        part = all_reduce(grad, ctx.axis).chunk(ctx.axis.size, ctx.dim)[ctx.axis.rank]
+        return part.contiguous(), None, None

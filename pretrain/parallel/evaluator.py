@@ -4,7 +4,7 @@ from typing import Any
 
 
 def evaluator(engine: Any) -> Any:
-    """What computes losses of held-out batches: the engine itself, or its stages together."""
+    """A callable for losses of held-out batches: the engine itself, or its stages together."""
     if not hasattr(engine, "eval_batch"):
         return engine
     from pretrain.parallel.pipeline_parallel import PipelineEvaluator

@@ -1,4 +1,4 @@
-"""Is a layout possible? Found out from the run alone, before any process (imports no torch)."""
+"""Checks that a run's layout is possible, before any process starts (imports no torch)."""
 
 from collections.abc import Iterator
 
@@ -12,17 +12,17 @@ def check_layout(run: RunConfig, num_ranks: int) -> None:
 
     Args:
         run: The run.
-        num_ranks: Processes that it is started with.
+        num_ranks: Number of processes that it is started with.
 
     Raises:
-        RunError: Names the keys, what was found and the nearest values that work.
+        RunError: Names the keys, the values found and the nearest ones that work.
     """
     for problem in _problems(run, num_ranks):
         raise RunError(problem)
 
 
 def data_ranks(run: RunConfig, num_ranks: int) -> int:
-    """Ranks that read different data, in a layout that is possible."""
+    """Number of ranks that read different data, in a possible layout."""
     return num_ranks // run.parallel.model_ranks
 
 
@@ -53,9 +53,9 @@ def _ranks(run: RunConfig, num_ranks: int) -> Iterator[str]:
         )
 
 
-def _fits_data(run: RunConfig, found: int) -> bool:
-    """The data axis is what shrinks when a run goes on with fewer machines."""
-    return found == run.parallel.data or (run.launch.is_elastic and found < run.parallel.data)
+def _fits_data(run: RunConfig, num_data: int) -> bool:
+    """Whether a data axis is allowed; only it shrinks if a run continues on fewer machines."""
+    return num_data == run.parallel.data or (run.launch.is_elastic and num_data < run.parallel.data)
 
 
 def _tensor(run: RunConfig) -> Iterator[str]:
@@ -101,7 +101,7 @@ def _sequence(run: RunConfig) -> Iterator[str]:
     if span < back:
         yield (
             f"parallel.sequence is {size}: a span has {span} tokens, fewer than the {back} that "
-            f"the next one looks back on (model.short_conv {model.short_conv}, wavelets); expected "
+            f"the next one reads of it (model.short_conv {model.short_conv}, wavelets); expected "
             f"at most {max(1, length // back)} sequence ranks"
         )
     for key, chunk in model.chunk_units():
@@ -191,9 +191,9 @@ def _batch(run: RunConfig, ranks: int) -> Iterator[str]:
         )
 
 
-def near(found: int, unit: int) -> str:
-    """The multiples of `unit` next to a number that is none."""
-    below, above = found // unit * unit, (found // unit + 1) * unit
+def near(number: int, unit: int) -> str:
+    """The nearest multiples of `unit` below and above `number`, which is not one."""
+    below, above = number // unit * unit, (number // unit + 1) * unit
     return f"{below} or {above}" if below else str(above)
 
 

@@ -14,12 +14,12 @@ from pretrain.runtime.ranks import Ranks
 
 
 class Axis(NamedTuple):
-    """This rank's place along one axis of the mesh.
+    """This rank's position along an axis of the mesh.
 
     Attributes:
-        size: Ranks along it.
-        rank: This one among them.
-        group: They; None is all ranks of the run, or this one alone if the size is 1.
+        size: Number of ranks along the axis.
+        rank: Index of this rank along the axis.
+        group: Process group; None: all ranks of the run, or this one alone if the size is 1.
     """
 
     size: int
@@ -28,9 +28,10 @@ class Axis(NamedTuple):
 
 
 class Mesh(NamedTuple):
-    """Where a rank stands. `zero` is the data and the sequence axis together.
+    """A rank's position along all axes.
 
-    `expert` is this rank's part of that axis, neighbours that share experts: it cuts no tokens.
+    `zero` is the data and the sequence axis together; `expert` is this rank's part of it,
+    neighbours that share experts: it splits no tokens.
     """
 
     tensor: Axis
@@ -42,18 +43,18 @@ class Mesh(NamedTuple):
 
     @property
     def counts(self) -> bool:
-        """Whether a sum over all ranks must include this one's tokens: once for each token."""
+        """Whether a sum over all ranks includes this one's tokens, so that each counts once."""
         return self.tensor.rank == 0 and self.pipeline.rank == self.pipeline.size - 1
 
 
 def build_mesh(config: ParallelConfig, ranks: Ranks) -> Mesh:
     """Make the process groups of a layout, by Megatron-core; a collective.
 
-    A layout of data ranks alone needs no groups, and does without Megatron-core's import.
+    A layout of data ranks alone needs no groups, and does not import Megatron-core.
 
     Args:
-        config: Of a run that was checked against the number of ranks.
-        ranks: This process among the others.
+        config: Layout of a run, checked against the number of ranks.
+        ranks: Rank of this process and the number of ranks.
     """
     if config.model_ranks == 1 == config.expert:
         alone = Axis(1, 0, None)
@@ -84,7 +85,7 @@ def _axis(group: dist.ProcessGroup) -> Axis:
 
 
 class ModelParallelUnit:
-    """What DeepSpeed asks of an `mpu`: the groups over which it shards and takes norms.
+    """DeepSpeed's `mpu`: the groups over which it shards and takes norms.
 
     It has no sequence methods on purpose: with them, ZeRO-3 shards over data ranks alone and its
     gradients come out wrong. The loss is scaled so that the mean over `zero` is the gradient.
@@ -98,23 +99,23 @@ class ModelParallelUnit:
         return self._zero.group
 
     def get_data_parallel_world_size(self) -> int:
-        """How many they are."""
+        """Number of ranks that hold the same part of the model."""
         return self._zero.size
 
     def get_data_parallel_rank(self) -> int:
-        """This one among them."""
+        """Index of this rank among those."""
         return self._zero.rank
 
     def get_model_parallel_group(self) -> dist.ProcessGroup | None:
-        """Ranks that hold the other parts of the same layers."""
+        """Ranks that hold the parts of the same layers."""
         return self._tensor.group
 
     def get_model_parallel_world_size(self) -> int:
-        """How many they are."""
+        """Number of ranks that share the same layers."""
         return self._tensor.size
 
     def get_model_parallel_rank(self) -> int:
-        """This one among them."""
+        """Index of this rank among those."""
         return self._tensor.rank
 
     get_tensor_model_parallel_group = get_model_parallel_group

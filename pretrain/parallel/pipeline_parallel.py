@@ -1,7 +1,7 @@
 """Pipeline parallelism: consecutive blocks on different ranks, by DeepSpeed's 1F1B schedule.
 
-A stage is one layer to DeepSpeed. Between stages goes one tensor with gradient, the activations
-with the auxiliary losses so far behind them, because DeepSpeed runs a backward pass for each tensor
+A stage is one layer to DeepSpeed. Stages pass on one tensor with gradient, the activations
+followed by the auxiliary losses so far, because DeepSpeed runs a backward pass for each tensor
 that it sends. The embedding is on the first stage and, as output layer, on the last: the gradients
 of the two copies are summed.
 
@@ -40,36 +40,36 @@ class Stage(nn.Module):
         super().__init__()
         index, last = mesh.pipeline.rank, mesh.pipeline.size - 1
         self.is_first, self.is_last = index == 0, index == last
-        own = range(bounds[index], bounds[index + 1])
+        layers = range(bounds[index], bounds[index + 1])
         model = empty_model(run.model)
-        needed = {f"blocks.{layer}" for layer in own}
+        needed = {f"blocks.{layer}" for layer in layers}
         if self.is_first or self.is_last:
             needed.add("embedding")
         if self.is_last:
             needed.add("final_norm")
         for name, part in initialised_parts(model, run.train.seed):
             if name not in needed:
-                # drawn, as everywhere, and given up
+                # initialised on all ranks alike for the random state, and dropped
                 part.to_empty(device="meta")
                 continue
-            found = split_part(part, name, run.parallel, mesh)
-            if found is not part:
-                setattr(model, name, found)
-        blocks = [model.blocks[layer] for layer in own]
+            local_part = split_part(part, name, run.parallel, mesh)
+            if local_part is not part:
+                setattr(model, name, local_part)
+        blocks = [model.blocks[layer] for layer in layers]
         if not (self.is_first or self.is_last):
             del model.embedding
         if not self.is_last:
             del model.final_norm
         model.blocks = nn.ModuleList(blocks)
-        finish_model(model, run, mesh, first_layer=own.start)
+        finish_model(model, run, mesh, first_layer=layers.start)
         self.model: SpectralLM = model
-        # of the micro-batches to come, in their order
+        # seeds of the next micro-batches, in their order
         self.seeds: Iterator[int] = iter(())
 
     def forward(self, inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """(tokens or packed activations, segment ids) -> the same for the next stage.
+        """Input of the next stage, from (tokens or packed activations, segment ids).
 
-        The last stage gives normalised activations and the auxiliary losses.
+        The last stage returns normalised activations and the auxiliary losses.
         """
         values, segment_ids_BT = inputs
         model = self.model
@@ -80,19 +80,19 @@ class Stage(nn.Module):
             x_BTD, auxiliary = model.embedding(values), None
         else:
             x_BTD, auxiliary = values[:-1].view(B, -1, model.config.dim), values[-1]
-        x_BTD, _, own = model.run_blocks(x_BTD, model.layout.span.position(T), T, segment_ids_BT)
-        auxiliary = own if auxiliary is None else auxiliary + own
+        x_BTD, _, losses = model.run_blocks(x_BTD, model.layout.span.position(T), T, segment_ids_BT)
+        auxiliary = losses if auxiliary is None else auxiliary + losses
         if self.is_last:
             return model.final_norm(x_BTD), auxiliary
         return torch.cat([x_BTD.flatten(), auxiliary[None]]), segment_ids_BT
 
 
 class PipelinedLM(PipelineModule):
-    """This rank's stage of a model, as DeepSpeed's engine wants it.
+    """This rank's stage of a model, as DeepSpeed's engine expects it.
 
     Attributes:
-        scale: What the objective of a micro-batch is multiplied with.
-        losses: Of the micro-batches since it was emptied, on the last stage.
+        scale: Factor of the objective of each micro-batch.
+        losses: Losses of the micro-batches since it was emptied, on the last stage.
     """
 
     def __init__(self, run: RunConfig, mesh: Mesh):
@@ -101,7 +101,7 @@ class PipelinedLM(PipelineModule):
             num_pp=mesh.pipeline.size, num_mp=mesh.tensor.size, num_dp=mesh.zero.size
         )
         start_deepspeed()
-        # it prints its settings
+        # the constructor prints its settings
         with contextlib.redirect_stdout(io.StringIO()):
             super().__init__(
                 [LayerSpec(Stage, run, mesh, bounds)] * mesh.pipeline.size,
@@ -124,7 +124,7 @@ class PipelinedLM(PipelineModule):
             if dist.get_rank() in ranks:
                 self._tied_group = group
         if self.stage.is_last:
-            # counted in norms on the first stage
+            # norms count it on the first stage
             for parameter in self.stage.model.embedding.parameters():
                 parameter.ds_pipe_replicated = True
 
@@ -154,13 +154,16 @@ class _GradientSchedule(TrainSchedule):
 def accumulate_gradient(
     engine: Any, batches: Sequence[Batch], seeds: Sequence[int], scale: float
 ) -> list[LMLoss]:
-    """Forward and backward passes of all micro-batches; their losses, on the last stage.
+    """Run the forward and backward passes of all micro-batches.
 
     Args:
         engine: DeepSpeed's pipeline engine around a `PipelinedLM`.
         batches: This data rank's micro-batches.
-        seeds: Of their random numbers.
-        scale: What each objective is multiplied with.
+        seeds: Seed of each micro-batch's random numbers.
+        scale: Factor of each objective.
+
+    Returns:
+        Losses of the micro-batches, on the last stage; none on others.
     """
     module: PipelinedLM = engine.module
     module.train()
@@ -179,15 +182,15 @@ class PipelineEvaluator:
 
     @property
     def training(self) -> bool:
-        """Whether this rank's stage is in the mode for training."""
+        """Whether this rank's stage is in training mode."""
         return bool(self.engine.module.training)
 
     def train(self, mode: bool = True) -> None:
-        """Set that mode."""
+        """Set training mode, or evaluation mode if false."""
         self.engine.module.train(mode)
 
     def eval(self) -> None:
-        """Set the other mode."""
+        """Set evaluation mode."""
         self.train(False)
 
     def __call__(self, tokens_BT: Tensor, segment_ids_BT: Tensor, labels_BT: Tensor) -> LMLoss:
@@ -200,8 +203,8 @@ class PipelineEvaluator:
             bcast_loss=False,
             num_micro_batches=1,
         )
-        nothing = torch.zeros((), device=tokens_BT.device)
-        return module.losses[0] if module.stage.is_last else LMLoss(nothing, nothing)
+        zero = torch.zeros((), device=tokens_BT.device)
+        return module.losses[0] if module.stage.is_last else LMLoss(zero, zero)
 
 
 def _inputs(batches: Iterable[Batch]) -> Iterator[tuple[tuple[Tensor, Tensor], Tensor]]:

@@ -1,4 +1,4 @@
-"""Which part of which whole parameter a rank holds: what checkpoints need to know of a layout."""
+"""Placement of a rank's parameters in the whole ones, which checkpoints reshape by."""
 
 from collections.abc import Iterator
 from typing import NamedTuple, cast
@@ -8,16 +8,16 @@ from torch import Tensor, nn
 
 
 class Placement(NamedTuple):
-    """The part of a whole parameter that a rank's parameter is.
+    """Placement of a rank's parameter in the whole parameter.
 
     Attributes:
-        name: Of the whole parameter, as in `SpectralLM.state_dict()`.
-        shape: Of the whole parameter.
-        dim: The dimension that is split; None if this rank holds all of it.
-        ranges: What this rank holds along `dim`, (start, stop) in the order in which its rows lie
-            here: a projection that makes q, k and v has one range for each.
-        padding: Rows after them that are of no whole parameter: a vocabulary that does not divide
-            has some.
+        name: Name of the whole parameter, as in `SpectralLM.state_dict()`.
+        shape: Shape of the whole parameter.
+        dim: Dimension that is split; None if this rank holds all of it.
+        ranges: This rank's (start, stop) ranges along `dim`, in the order of its rows: a projection
+            that makes q, k and v has one range for each.
+        padding: Number of rows after them that are in no whole parameter, for a vocabulary that
+            does not divide.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Placement(NamedTuple):
 
 
 def place(parameter: nn.Parameter, placement: Placement) -> None:
-    """Note on a parameter which part of which whole it is, for us and for DeepSpeed's norms."""
+    """Record a parameter's placement on it, for checkpoints and for DeepSpeed's norms."""
     parameter.placement = placement  # type: ignore[attr-defined]
     parameter.model_parallel = placement.dim is not None  # type: ignore[attr-defined]
 
@@ -53,17 +53,17 @@ def cut(module: nn.Module, key: str, placement: Placement) -> None:
 
 
 def is_split(parameter: nn.Parameter) -> bool:
-    """Whether tensor ranks hold different parts of it."""
+    """Whether tensor ranks hold different parts of a parameter."""
     return getattr(parameter, "model_parallel", False)
 
 
 def placements(model: nn.Module) -> Iterator[tuple[Placement, nn.Parameter]]:
-    """Every parameter of a rank's part of a model, once, and what it is.
+    """Placement and value of every parameter of a rank's part of a model, each once.
 
-    A parameter without a note is whole, under its own name.
+    A parameter without a recorded placement is whole, under its name here.
     """
     for name, parameter in model.named_parameters():
-        found = getattr(parameter, "placement", None)
-        # ZeRO-3 leaves an empty tensor behind and keeps the shape beside it
+        placement = getattr(parameter, "placement", None)
+        # ZeRO-3 leaves an empty tensor behind and keeps its shape in `ds_shape`
         shape = tuple(getattr(parameter, "ds_shape", parameter.shape))
-        yield cast(Placement, found) or Placement(name, shape), parameter
+        yield cast(Placement, placement) or Placement(name, shape), parameter

@@ -10,7 +10,7 @@ from spectral.lm import SpectralLM
 
 
 class SeededLayerRng(LayerRng):
-    """Seeds each block before it runs.
+    """Layer random numbers that are seeded before each block.
 
     Attributes:
         seed: Seed of the micro-batch.

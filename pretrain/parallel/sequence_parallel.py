@@ -1,8 +1,8 @@
 """Sequence parallelism: every rank holds a span of each sequence, and states pass between them.
 
-Each rank runs its chunks from a zero state. Ranks exchange what their span adds to the state and
-how far it lets an older one decay, one small all-gather whose size does not depend on the length,
-and then know the state that reaches their own span. Exact: the recurrence is linear.
+Each rank runs its chunks from a zero state. Ranks exchange their span's contribution to the state
+and its decay of an older one, a small all-gather whose size does not depend on the length, and then
+compute the state that reaches their span. Exact: the recurrence is linear.
 
 Shape letters: B batch, T time (tokens of the span), J chunk, N independent decays, F features that
 share a decay, D channels, W tokens before the span, P ranks.
@@ -24,7 +24,7 @@ from spectral.sequence.span import Carry, Span
 
 
 class RankSpan(Span):
-    """This rank's span; spans are equally long and lie in the order of the ranks."""
+    """This rank's span; spans are equally long and in the order of the ranks."""
 
     def __init__(self, axis: Axis):
         self.axis = axis
@@ -50,36 +50,36 @@ class RankSpan(Span):
         return Carry(finish)
 
     def before(self, x_BTD: Tensor, width: int) -> Tensor | None:
-        """The last `width` tokens of the rank before: zeros, or None for integers, on the first.
+        """The last `width` tokens of the previous rank; zeros, or None for integers, on the first.
 
         Raises:
-            ValueError: The span is shorter than that.
+            ValueError: The span is shorter than `width`.
         """
         if x_BTD.shape[1] < width:
             raise ValueError(
                 f"a span of {x_BTD.shape[1]} tokens is shorter than the {width} that the next one "
-                "looks back on: use fewer sequence ranks"
+                "reads of it: use fewer sequence ranks"
             )
         if x_BTD.is_floating_point():
             past: Tensor = _Past.apply(x_BTD, width, self.axis)
             return past
-        found = shifted(x_BTD[:, -width:], self.axis, step=1)
-        return found if self.axis.rank else None
+        previous = shifted(x_BTD[:, -width:], self.axis, step=1)
+        return previous if self.axis.rank else None
 
     def total(self, part: Tensor) -> Tensor:
         """The sum over all spans, differentiably: each rank's loss may depend on every part."""
         return summed_over(part, self.axis)
 
     def uniform(self, like_R: Tensor, batch: int) -> Tensor:
-        """The random numbers that one rank would draw for these chunks."""
+        """The random numbers that a single rank would draw for these chunks."""
         size, rank = self.axis.size, self.axis.rank
-        chunks, rest = like_R.shape[0] // batch, like_R.shape[1:]
-        drawn = torch.rand(batch, size * chunks, *rest, dtype=like_R.dtype, device=like_R.device)
+        chunks, shape = like_R.shape[0] // batch, like_R.shape[1:]
+        drawn = torch.rand(batch, size * chunks, *shape, dtype=like_R.dtype, device=like_R.device)
         return drawn[:, rank * chunks : (rank + 1) * chunks].flatten(0, 1)
 
 
 class _Exchange:
-    """An all-gather under way forward, and the reduce-scatter of its gradient under way back."""
+    """An all-gather under way, and in the backward pass the reduce-scatter of its gradient."""
 
     def __init__(self, axis: Axis):
         self.axis = axis
@@ -87,9 +87,9 @@ class _Exchange:
         self.gathered = self.gradient = torch.empty(0)
         self.work: Any = None
 
-    def begin(self, own: Tensor) -> None:
-        self.shape, self.dtype = own.shape, own.dtype
-        numbers = _as_real(own)
+    def begin(self, local: Tensor) -> None:
+        self.shape, self.dtype = local.shape, local.dtype
+        numbers = _as_real(local)
         self.gathered = numbers.new_empty(self.axis.size, *numbers.shape)
         self.work = dist.all_gather_single(
             self.gathered.flatten(0, 1), numbers, group=self.axis.group, async_op=True
@@ -115,11 +115,11 @@ class _Begin(torch.autograd.Function):
     """Starts the all-gather; in the backward pass, waits for the gradient."""
 
     @staticmethod
-    def forward(ctx: Any, own: Tensor, exchange: _Exchange) -> Tensor:
+    def forward(ctx: Any, local: Tensor, exchange: _Exchange) -> Tensor:
         ctx.exchange = exchange
-        exchange.begin(own)
-        # a handle: the result is not here yet
-        return own.new_empty(0)
+        exchange.begin(local)
+        # a handle: the result has not arrived yet
+        return local.new_empty(0)
 
     @staticmethod
     def backward(ctx: Any, _handle: Tensor) -> tuple[Tensor, None]:
@@ -127,7 +127,7 @@ class _Begin(torch.autograd.Function):
 
 
 class _Finish(torch.autograd.Function):
-    """The state that reaches this span; in the backward pass, starts the gradient's way back."""
+    """The state that reaches this span; in the backward pass, starts the reduce-scatter."""
 
     @staticmethod
     def forward(ctx: Any, handle: Tensor, initial_BNF: Tensor, exchange: _Exchange) -> Tensor:
@@ -156,7 +156,7 @@ def _incoming(gathered: Tensor, initial_BNF: Tensor, rank: int) -> Tensor:
 
 
 class _Past(torch.autograd.Function):
-    """The end of the span before; its gradient goes back there."""
+    """The end of the previous span; its gradient is sent back to that rank."""
 
     @staticmethod
     def forward(ctx: Any, x_BTD: Tensor, width: int, axis: Axis) -> Tensor:
@@ -171,7 +171,7 @@ class _Past(torch.autograd.Function):
 
 
 def _as_real(x: Tensor) -> Tensor:
-    # no complex numbers in nccl
+    # NCCL has no complex numbers
     return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x.contiguous()
 
 

@@ -2,7 +2,7 @@
 
 One ordered procedure: every part of the whole model is made and initialised in turn, from one
 random state, as on one device; expert or tensor parallelism cuts it, or it is left to another
-stage; then the layers learn of their span. At no time is there more than one whole part beside what
+stage; then the model receives its layout. At no time is there more than one whole part besides what
 this rank keeps.
 """
 
@@ -23,13 +23,13 @@ from spectral.lm import SpectralLM
 
 
 def empty_model(config: ModelConfig) -> SpectralLM:
-    """The whole model without data."""
+    """The whole model, without data."""
     with torch.device("meta"):
         return SpectralLM(config)
 
 
 def initialised_parts(model: SpectralLM, seed: int) -> Iterator[tuple[str, nn.Module]]:
-    """Give one part after the other its data: each seed makes one model, whatever the layout."""
+    """Parts of the model, initialised one by one: a seed makes the same model in any layout."""
     torch.manual_seed(seed)
     for name, part in model.parts():
         part.to_empty(device="cpu")
@@ -40,7 +40,7 @@ def initialised_parts(model: SpectralLM, seed: int) -> Iterator[tuple[str, nn.Mo
 
 
 def split_part(part: nn.Module, name: str, parallel: ParallelConfig, mesh: Mesh) -> nn.Module:
-    """This rank's piece of a part: the part itself, changed, or another in its place."""
+    """This rank's piece of a part: the part itself, cut in place, or a new module."""
     if mesh.expert.size > 1 and isinstance(part, Block):
         from pretrain.parallel.expert_parallel import share_experts
 
@@ -54,17 +54,17 @@ def split_part(part: nn.Module, name: str, parallel: ParallelConfig, mesh: Mesh)
         return part
     from pretrain.parallel.vocab_parallel import split_embedding
 
-    # what is built here draws numbers of its own, which other layouts do not
+    # building it draws random numbers, which other layouts do not draw
     with torch.random.fork_rng(devices=[]):
         return split_embedding(part, name, mesh.tensor)  # type: ignore[arg-type]
 
 
 def build_layout(run: RunConfig, mesh: Mesh, first_layer: int = 0) -> Layout:
-    """What this rank's layers use of other ranks.
+    """Access of this rank's layers to other ranks.
 
     Args:
         run: The run.
-        mesh: This rank's place.
+        mesh: This rank's position.
         first_layer: Number of this rank's first block in the whole model.
     """
     layout = Layout(rng=SeededLayerRng(first_layer))
@@ -92,13 +92,13 @@ def build_layout(run: RunConfig, mesh: Mesh, first_layer: int = 0) -> Layout:
 
 
 def finish_model(model: SpectralLM, run: RunConfig, mesh: Mesh, first_layer: int = 0) -> None:
-    """Hand the model its layout and precision, and let it save memory.
+    """Set a model's layout, precision and memory savings.
 
     Args:
-        model: With the parts that this rank has.
+        model: Model with this rank's parts.
         run: The run.
-        mesh: Where this rank stands.
-        first_layer: Number of its first block in the whole model.
+        mesh: This rank's position.
+        first_layer: Number of this rank's first block in the whole model.
     """
     model.layout = build_layout(run, mesh, first_layer)
     if mesh.tensor.size > 1 and run.parallel.shard_activations:

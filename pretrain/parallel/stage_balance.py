@@ -1,4 +1,4 @@
-"""Where a pipeline is cut: by what the layers cost, measured on rank 0's device."""
+"""Pipeline stages balanced by the time of their layers, measured on rank 0's device."""
 
 import time
 
@@ -12,14 +12,14 @@ from pretrain.parallel.mesh import Mesh
 from spectral.layer_pattern import layer_period
 from spectral.lm import SpectralLM
 
-# enough for the costs of tokens to outweigh those of launching work
+# enough for the work on tokens to outweigh the overhead of launches
 TOKENS = 2048
 
 
 def stage_bounds(run: RunConfig, mesh: Mesh) -> list[int]:
     """First block of each stage, and one past the last block; a collective.
 
-    Every stage gets a block at least. The first pays for the embedding, the last for the loss.
+    Every stage has at least one block. Embedding and loss count for the last stage.
     """
     outcome: list[list[int]] = [[]]
     if dist.get_rank() == 0:
@@ -40,9 +40,9 @@ def balanced(costs: list[float], stages: int) -> list[int]:
 
 
 def layer_costs(run: RunConfig) -> list[float]:
-    """Seconds of a forward and backward pass through each block, with embedding and loss.
+    """Seconds of a forward and backward pass of each block; the last with embedding and loss.
 
-    Equal blocks are measured once. One block at a time exists.
+    Equal blocks are measured once. Only one block exists at a time.
     """
     config = run.model
     length = min(run.data.sequence_length // run.parallel.sequence, TOKENS)
@@ -50,7 +50,7 @@ def layer_costs(run: RunConfig) -> list[float]:
     seconds = [_measure(run, layer, length) for layer in range(min(period, config.num_layers))]
     costs = [seconds[layer % period] for layer in range(config.num_layers)]
     ends = _measure(run, None, length)
-    # looking up is cheap beside multiplying with the whole table, three times
+    # look-ups are cheap compared with three products with the whole table
     costs[-1] += ends
     return costs
 

@@ -1,7 +1,7 @@
 """Tensor parallelism: the ranks of a group share every layer.
 
-Heads are dealt out: a rank has its share of the heads of each kind with all their channels, modes
-and norms. Gates look at all heads, so every rank computes them for all heads from the gathered
+Heads are distributed: a rank has its share of the heads of each kind with all their channels, modes
+and norms. Gates read all heads, so every rank computes them for all heads from the gathered
 energies, H x M numbers per chunk: the networks are small, and random numbers are the same in every
 layout. Linear layers and the vocabulary are split as in Megatron-LM
 (Shoeybi et al. 2019, arXiv 1909.08053), by Megatron-core's modules.
@@ -38,16 +38,16 @@ def split_block(block: Block, name: str, axis: Axis, *, shard: bool) -> None:
     """Turn a whole block into this rank's part of it, in place.
 
     Args:
-        block: On the CPU, initialised.
-        name: Of the block in the whole model.
+        block: Whole block on the CPU, initialised.
+        name: Name of the block in the whole model.
         axis: The tensor axis; it divides the heads and the hidden channels.
-        shard: Whether ranks share the activations between layers, too.
+        shard: Whether ranks also shard the activations between layers.
     """
     Splitter(axis, name, shard=shard).block(block)
 
 
 class Splitter:
-    """Cuts the parameters of one part of a model, and notes where each piece comes from."""
+    """Splitter of one part of a model; it records the placement of each piece."""
 
     def __init__(self, axis: Axis, name: str, *, shard: bool):
         self.axis, self.name, self.shard = axis, name, shard
@@ -58,9 +58,9 @@ class Splitter:
         )
 
     def share(self, total: int, start: int = 0) -> tuple[int, int]:
-        """This rank's (begin, end) of `total` things that begin at `start`."""
-        own = total // self.axis.size
-        return start + self.axis.rank * own, start + (self.axis.rank + 1) * own
+        """This rank's (begin, end) of `total` items that begin at `start`."""
+        size = total // self.axis.size
+        return start + self.axis.rank * size, start + (self.axis.rank + 1) * size
 
     def cut(self, module: nn.Module, key: str, name: str, dim: int, ranges: Ranges) -> None:
         """Replace a parameter by the given ranges of it."""
@@ -68,7 +68,7 @@ class Splitter:
         cut(module, key, Placement(f"{self.name}.{name}.{key}", tuple(whole.shape), dim, ranges))
 
     def block(self, block: Block) -> None:
-        """Mixer and feed-forward."""
+        """Split the mixer and the feed-forward."""
         if not block.config.causal:
             raise ValueError("tensor parallelism: expected a causal model, got a bidirectional one")
         self.mixer(block.mixer)
@@ -82,27 +82,29 @@ class Splitter:
             self.feed_forward(feed_forward, name)
 
     def mixer(self, mixer: SequenceMixer) -> None:
-        """Heads of each group, the projections of their channels, and what is inside."""
+        """Split the heads of each group, their projections, and the modules inside."""
         D = mixer.head_norm.shape[0]
-        own = tuple(self.share(end - first, first) for first, end in mixer.channel_groups)
-        own = tuple(part for part in own if part[0] < part[1])
+        ranges = tuple(self.share(end - first, first) for first, end in mixer.channel_groups)
+        ranges = tuple(part for part in ranges if part[0] < part[1])
         for name, group in mixer.per_head_projections.items():
             heads = (self.share(mixer.head_groups[group]),)
             whole = getattr(mixer, name)
             setattr(mixer, name, self.column(whole, f"mixer.{name}", heads, reduce=False))
         mixer.head_groups = tuple(number // self.axis.size for number in mixer.head_groups)
-        packed = [tuple((a + i * D, b + i * D) for i in range(n) for a, b in own) for n in (3, 4)]
+        packed = [
+            tuple((a + i * D, b + i * D) for i in range(n) for a, b in ranges) for n in (3, 4)
+        ]
         mixer.in_proj = self.column(mixer.in_proj, "mixer.in_proj", packed[1], reduce=False)
-        mixer.out_proj = self.row(mixer.out_proj, "mixer.out_proj", own)
+        mixer.out_proj = self.row(mixer.out_proj, "mixer.out_proj", ranges)
         self.cut(mixer.short_conv, "taps", "mixer.short_conv", 1, packed[0])
-        self.cut(mixer, "head_norm", "mixer", 0, own)
+        self.cut(mixer, "head_norm", "mixer", 0, ranges)
         for name, module in mixer.named_modules(prefix="mixer"):
             self.inside(module, name)
         # one reduction of the input's gradient for all projections
         mixer.register_forward_pre_hook(self._enter)
 
     def inside(self, module: nn.Module, name: str) -> None:
-        """The table of what else is split, by the kind of module."""
+        """Split a module inside a mixer, by its kind."""
         if isinstance(module, ModalFilter):
             for key in ("log_decay", "frequency", "residue", "skip"):
                 self.cut(module, key, name, 0, (self.share(module.num_channels),))
@@ -113,12 +115,12 @@ class Splitter:
             for key, parameter in list(module.named_parameters()):
                 self.cut(module, key, name, 0, (self.share(len(parameter)),))
         elif isinstance(module, SpectralGate | Frames):
-            # whole on every rank; their gradient is what all ranks' heads have to say
+            # whole on every rank; their gradients are summed over all ranks' heads
             for parameter in module.parameters():
                 parameter.register_hook(lambda grad: all_reduce(grad, self.axis))
 
     def feed_forward(self, feed_forward: GatedFeedForward, name: str) -> None:
-        """Hidden channels."""
+        """Split the hidden channels."""
         hidden = feed_forward.down_proj.in_features
         begin, end = self.share(hidden)
         feed_forward.gate_up_proj = self.column(
@@ -134,7 +136,7 @@ class Splitter:
         )
 
     def experts(self, experts: ExpertsFeedForward) -> None:
-        """Hidden channels of every expert; each rank routes all tokens, alike."""
+        """Split the hidden channels of every expert; all ranks route all tokens alike."""
         hidden = experts.down_proj.weight.shape[2]
         begin, end = self.share(hidden)
         both = ((begin, end), (hidden + begin, hidden + end))
@@ -143,7 +145,7 @@ class Splitter:
 
     def column(self, linear: nn.Linear, name: str, ranges: Ranges, *, reduce: bool) -> Column:
         """The given outputs of a linear layer; `reduce`: sum its input's gradient over ranks."""
-        found = Column(
+        part = Column(
             linear.in_features,
             linear.out_features,
             config=self.config,
@@ -153,15 +155,15 @@ class Splitter:
             disable_grad_reduce=not reduce,
             tp_group=self.axis.group,
         )
-        found.weight, found.bias = linear.weight, linear.bias
-        self.cut(found, "weight", name, 0, ranges)
-        if found.bias is not None:
-            self.cut(found, "bias", name, 0, ranges)
-        return found
+        part.weight, part.bias = linear.weight, linear.bias
+        self.cut(part, "weight", name, 0, ranges)
+        if part.bias is not None:
+            self.cut(part, "bias", name, 0, ranges)
+        return part
 
     def row(self, linear: nn.Linear, name: str, ranges: Ranges) -> Row:
         """The given inputs of a linear layer; its output is summed over ranks."""
-        found = Row(
+        part = Row(
             linear.in_features,
             linear.out_features,
             config=self.config,
@@ -171,10 +173,10 @@ class Splitter:
             skip_bias_add=False,
             tp_group=self.axis.group,
         )
-        found.weight = linear.weight
-        found.shard = self.axis if self.shard else None
-        self.cut(found, "weight", name, 1, ranges)
-        return found
+        part.weight = linear.weight
+        part.shard = self.axis if self.shard else None
+        self.cut(part, "weight", name, 1, ranges)
+        return part
 
     def _enter(self, _module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         if self.shard:
@@ -183,7 +185,7 @@ class Splitter:
 
 
 class RankHeadGroup(HeadGroup):
-    """This rank's heads; others have as many."""
+    """This rank's heads; all ranks have equally many."""
 
     def __init__(self, axis: Axis):
         self.axis = axis

@@ -15,7 +15,7 @@ from pretrain.runtime.precision import current_autocast
 
 
 class _CastBefore:
-    """Casts the operands of Megatron's product, whose backward pass knows CUDA's autocast only."""
+    """Cast of operands before Megatron's product, whose backward supports only CUDA's autocast."""
 
     def _forward_impl(self, input: Tensor, weight: Tensor, **others: Any) -> Tensor:
         dtype = current_autocast() or weight.dtype
@@ -29,7 +29,7 @@ class _CastBefore:
 
 
 class Column(_CastBefore, ColumnParallelLinear):
-    """A linear layer of which this rank has some outputs."""
+    """A linear layer with this rank's share of the outputs."""
 
     weight_decays = True
 
@@ -40,10 +40,10 @@ class Column(_CastBefore, ColumnParallelLinear):
 
 
 class Row(_CastBefore, RowParallelLinear):
-    """A linear layer of which this rank has some inputs.
+    """A linear layer with this rank's share of the inputs.
 
     Attributes:
-        shard: Along which the sum's tokens are dealt out; None: every rank gets all of them.
+        shard: Axis over which the sum's tokens are scattered; None: every rank gets all of them.
     """
 
     weight_decays = True

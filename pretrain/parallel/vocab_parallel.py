@@ -1,6 +1,6 @@
 """The vocabulary split over tensor ranks: embedding, output layer and loss.
 
-A vocabulary that does not divide is padded: rows that are no token, whose logits do not count.
+A vocabulary that does not divide is padded with rows that are no token; their logits are masked.
 
 Shape letters: N tokens, D channels, V vocabulary, U rows of this rank.
 """
@@ -27,11 +27,11 @@ def split_embedding(
     embedding: TableEmbedding | HarmonicEmbedding, name: str, axis: Axis
 ) -> "VocabParallelTable | VocabParallelHarmonic":
     """This rank's rows of an embedding, which stays the output layer too."""
-    found: VocabParallelTable | VocabParallelHarmonic
+    local_embedding: VocabParallelTable | VocabParallelHarmonic
     if isinstance(embedding, TableEmbedding):
-        found = VocabParallelTable(embedding, axis)
+        local_embedding = VocabParallelTable(embedding, axis)
     else:
-        found = VocabParallelHarmonic(embedding, axis)
+        local_embedding = VocabParallelHarmonic(embedding, axis)
     for key, whole in embedding.named_parameters():
         vocab, rows = whole.shape[0], _rows(whole.shape[0], axis)
         begin = min(axis.rank * rows, vocab)
@@ -44,8 +44,8 @@ def split_embedding(
         )
         part = nn.Parameter(placement.part_of(whole.detach()).clone())
         place(part, placement)
-        setattr(found, key, part)
-    return found
+        setattr(local_embedding, key, part)
+    return local_embedding
 
 
 def _rows(vocab: int, axis: Axis) -> int:
@@ -53,7 +53,7 @@ def _rows(vocab: int, axis: Axis) -> int:
 
 
 class VocabParallelTable(VocabParallelEmbedding):
-    """One free vector per token of this rank's."""
+    """A free vector for each of this rank's tokens."""
 
     weight_decays = True
 
@@ -83,8 +83,8 @@ class VocabParallelHarmonic(HarmonicEmbedding):
         """Vectors of token ids: [...] -> [..., D], the same on every rank."""
         rows = self.amplitude.shape[0]
         local = tokens - self.axis.rank * rows
-        here = (local >= 0) & (local < rows)
-        vectors = super().forward(torch.where(here, local, 0)) * here[..., None]
+        is_local = (local >= 0) & (local < rows)
+        vectors = super().forward(torch.where(is_local, local, 0)) * is_local[..., None]
         return reduce_from_tensor_model_parallel_region(vectors, self.axis.group)
 
 
@@ -97,10 +97,10 @@ class VocabParallelLoss:
     def __call__(self, x_ND: Tensor, weight_UD: Tensor, labels_N: Tensor) -> Tensor:
         """Sum of the negative log-likelihoods in nats.
 
-        The logits of a block are made again in the backward pass: at most BLOCK * U of them exist.
+        The logits of a block are recomputed in the backward pass: at most BLOCK * U of them exist.
         """
         if not self.shard:
-            # otherwise the gathering of the shards sums their gradients
+            # with shards, their gather sums the gradients
             x_ND = copy_to_tensor_model_parallel_region(x_ND, self.axis.group)
         losses = [
             checkpoint(self._block, x_nD, weight_UD, labels_n, use_reentrant=False)

@@ -9,7 +9,7 @@ class ExpertsConfig(Table):
     """Mixture of experts; used if `feed_forward = "experts"`.
 
     Raises:
-        ValueError: More experts per token than there are.
+        ValueError: There are more experts per token than experts.
     """
 
     count: Positive = Field(8, description="Experts of each layer.")

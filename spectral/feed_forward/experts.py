@@ -1,10 +1,9 @@
 """Mixture of experts: each token is fed to a few of many gated linear units.
 
-No token is ever dropped. With a capacity per expert, whether a token is served depends on which
-others ask for the same expert: on later tokens unless places are given in order, on other documents
-and rows of the batch in any case, and on how many there are, so a decoder could not agree with the
-parallel form. Here a token's output depends on that token alone; what balances the experts is a
-loss.
+No token is ever dropped. With a capacity per expert, a token could be dropped because of other
+tokens routed to the same expert: of later tokens unless places are assigned in order, and in any
+case of other documents and rows of the batch and of their number, so a decoder could not agree with
+the parallel form. Here a token's output depends on that token alone; a loss balances the experts.
 
 Shape letters: N tokens, D channels, E experts, K experts per token, R = N K rows (a token for one
 of its experts), H hidden channels of an expert, I inputs, O outputs.
@@ -55,17 +54,17 @@ class ExpertsFeedForward(nn.Module):
         self.reset_parameters(dim**-0.5, hidden**-0.5)
 
     def reset_parameters(self, std: float, out_std: float) -> None:
-        """Normal, with the standard deviations of the first and the last map."""
+        """Initialise: normal with these deviations in the first and the last linear map."""
         nn.init.normal_(self.router.weight, std=std)
         nn.init.normal_(self.gate_up_proj.weight, std=std)
         nn.init.normal_(self.down_proj.weight, std=out_std)
 
     def forward(self, x: Tensor, layout: Layout = SINGLE_DEVICE) -> tuple[Tensor, Tensor]:
-        """Send every token to its experts.
+        """Weighted sum of the outputs of each token's experts.
 
         Args:
-            x: [..., D].
-            layout: How rows reach experts, and sums other spans.
+            x: Tokens [..., D].
+            layout: Routes rows to experts, and sums over spans.
 
         Returns:
             ([..., D], weighted sum of the two losses of `router_losses`).
@@ -76,7 +75,7 @@ class ExpertsFeedForward(nn.Module):
         x_ND = x.flatten(0, -2)
         K = self.experts_per_token
         with torch.autocast(x.device.type, enabled=False):
-            # eight bits of mantissa choose other experts
+            # bfloat16's eight bits of mantissa would choose other experts
             values = x_ND.float() if x.dtype in (torch.bfloat16, torch.float16) else x_ND
             logits_NE = self.router(values)
             weight_NK, expert_NK = logits_NE.softmax(-1).topk(K)
@@ -99,16 +98,16 @@ class ExpertsFeedForward(nn.Module):
 
 
 def router_losses(logits_NE: Tensor, counts_E: Tensor, span: Span = WHOLE) -> tuple[Tensor, Tensor]:
-    """What a router's choices cost, over all spans of a micro-batch, padding included.
+    """Load-balancing loss and z-loss of all spans of a micro-batch, padding included.
 
     Args:
-        logits_NE: Of the router.
-        counts_E: Rows that each expert got.
-        span: Sums over what other ranks have.
+        logits_NE: Logits of the router.
+        counts_E: Number of rows of each expert.
+        span: Sums over the spans of other ranks.
 
     Returns:
         Load-balancing loss, E sum_e f_e P_e with the share f of rows and the mean probability P
-        (Switch, arXiv 2101.03961): 1 if all experts are used alike, E if one is used alone.
+        (Switch, arXiv 2101.03961): 1 if all experts are used equally, E if only one is used.
         Router z-loss, the mean of logsumexp(logits)^2 (ST-MoE, arXiv 2202.08906).
     """
     N, E = logits_NE.shape

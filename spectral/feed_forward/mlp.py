@@ -1,4 +1,4 @@
-"""Feed-forward layers: they act on each token by itself, so they are causal.
+"""Feed-forward layers; they act on each token separately, so they are causal.
 
 Shape letters: D channels, E hidden channels, F = D // 2 + 1 bins of a D-point real FFT.
 """
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class GatedFeedForward(nn.Module):
-    """down(silu(gate(x)) * up(x)) (Shazeer 2020, arXiv 2002.05202)."""
+    """Gated linear unit: down(silu(gate(x)) * up(x)) (Shazeer 2020, arXiv 2002.05202)."""
 
     def __init__(self, dim: int, hidden: int):
         super().__init__()
@@ -17,7 +17,7 @@ class GatedFeedForward(nn.Module):
         self.down_proj = nn.Linear(hidden, dim, bias=False)
 
     def reset_parameters(self, std: float, out_std: float) -> None:
-        """Normal, with the standard deviations of the first and the last map."""
+        """Initialise: normal with these deviations in the first and the last linear map."""
         nn.init.normal_(self.gate_up_proj.weight, std=std)
         nn.init.normal_(self.down_proj.weight, std=out_std)
 
@@ -28,7 +28,7 @@ class GatedFeedForward(nn.Module):
 
 
 class FrequencyFeedForward(nn.Module):
-    """(1 - alpha) * gated feed-forward + alpha * spectral path, over the features.
+    """Blend over the features: (1 - alpha) * gated feed-forward + alpha * spectral path.
 
     The spectral path is two circular convolutions over the channels with a GELU between them, each
     a product in the frequency domain: O(D log D) per token. alpha is learned and begins at 0.12.
@@ -39,12 +39,12 @@ class FrequencyFeedForward(nn.Module):
         self.gated = GatedFeedForward(dim, hidden)
         # (Re, Im) of two filters
         self.filters_2F2 = nn.Parameter(torch.empty(2, dim // 2 + 1, 2))
-        # of one element, not none: DeepSpeed cannot broadcast 0-dimensional parameters
+        # a vector of one element: DeepSpeed cannot broadcast 0-dimensional parameters
         self.blend = nn.Parameter(torch.empty(1))
         self.reset_parameters(dim**-0.5, hidden**-0.5)
 
     def reset_parameters(self, std: float, out_std: float) -> None:
-        """Filters begin near the identity (first) and near zero (second)."""
+        """Initialise; filters begin near the identity (first) and near zero (second)."""
         self.gated.reset_parameters(std, out_std)
         with torch.no_grad():
             self.filters_2F2.normal_(std=0.02)

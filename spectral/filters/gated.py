@@ -1,7 +1,7 @@
 """A modal filter whose carried state is read through a spectral gate.
 
-The gate looks at the state at each chunk's beginning, so it needs to know where chunks begin:
-every `chunk` tokens from the beginning of the sequence, in every form.
+The gate reads the state at each chunk's beginning. Chunks begin every `chunk` tokens from the
+beginning of the sequence, in every form.
 
 Shape letters: B batch, D channel, T time (tokens), H head, M modes, K modes that are read, N rows
 (batch times chunks).
@@ -23,13 +23,13 @@ from spectral.sequence.span import WHOLE
 
 
 class GatedState(NamedTuple):
-    """The two states of a gated filter: since the last chunk's beginning, and before it.
+    """The two states of a gated filter: from the current chunk, and from before it.
 
     Attributes:
-        local_BDM: Built up from zero since the chunk began.
+        local_BDM: State built up from zero since the chunk began.
         carried_BDM: State at the chunk's beginning, as it was; zero if a document began since.
-        read_BDK: What the gate reads of it, decayed up to now: the selected modes only.
-        modes_BHK: Which modes those are.
+        read_BDK: Gated carried state, decayed up to now: the selected modes only.
+        modes_BHK: Indices of the selected modes.
     """
 
     local_BDM: Tensor
@@ -59,7 +59,7 @@ class GatedFilter(nn.Module):
         state: GatedState | None = None,
         layout: Layout = SINGLE_DEVICE,
     ) -> tuple[Tensor, GatedState, GateLosses]:
-        """Chunked form; see `ModalFilter.forward`. A state must be one at a chunk's beginning.
+        """Chunked form, as `ModalFilter.forward`; a state must be one at a chunk's beginning.
 
         Returns:
             (y_BDT, state after the last token, losses of the gate).
@@ -116,7 +116,7 @@ class GatedFilter(nn.Module):
         read_BDM = read_BDM * end.decay_DM
         num_read, selector = read_BDM.shape[-1], self.gate.selector
         if selector is not None:
-            # that of the head that reads most: heads are stepped together
+            # the largest number of all heads: heads are stepped together
             num_read = int(selector.counts(num_read).max())
         # modes that the gate drops are zero in all channels of a head
         energy_BHM = read_BDM.abs().unflatten(1, (self.num_heads, -1)).sum(2)

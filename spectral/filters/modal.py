@@ -25,7 +25,7 @@ from spectral.config import ModelConfig
 from spectral.layout import SINGLE_DEVICE, Layout
 from spectral.sequence.documents import ChunkDocuments
 
-# carried states [N, D, M] -> what is read of them, of the same shape
+# carried states [N, D, M] -> gated states of the same shape
 Gate = Callable[[Tensor], Tensor]
 
 
@@ -33,8 +33,8 @@ class FilterEnd(NamedTuple):
     """Final state of a sequence, in two parts.
 
     Attributes:
-        local_BDM: State that its last chunk built up from zero.
-        carried_BDM: State that came into that chunk; zero if a document began in it.
+        local_BDM: State that the last chunk built up from zero.
+        carried_BDM: State that entered that chunk; zero if a document began in it.
         decay_DM: Factor by which that carried state has decayed since.
     """
 
@@ -48,7 +48,7 @@ class FilterEnd(NamedTuple):
 
 
 class ModalFilter(nn.Module):
-    """One learnable causal filter per channel, M modes each.
+    """A learnable causal filter of M modes per channel.
 
     Time constants 1 / alpha begin log-spaced from one token to `max_time_constant`, frequencies
     random and denser towards zero. Parameters are real and none is as long as the sequence.
@@ -77,7 +77,7 @@ class ModalFilter(nn.Module):
         with torch.no_grad():
             frequency = torch.rand_like(self.frequency) * torch.rand_like(self.frequency) * math.pi
             # modes in the order of their frequencies, so that neighbours and bands mean something;
-            # time constants fall on them at random
+            # time constants are assigned at random
             frequency, order = frequency.sort(dim=-1)
             log_tau = torch.linspace(0.0, math.log(self.max_time_constant), self.num_modes)
             self.frequency.copy_(frequency)
@@ -104,13 +104,13 @@ class ModalFilter(nn.Module):
         return table.flatten(-2)[..., :length]
 
     def log_lambda(self) -> Tensor:
-        """log lambda_m of every channel: complex128 [D, M], since phases grow long."""
+        """Logarithm of lambda_m of every channel: complex128 [D, M], since phases grow long."""
         return torch.complex(-self.log_decay.double().exp(), self.frequency.double())
 
     def decay(self) -> Tensor:
         """lambda_m of every channel: complex128 [D, M].
 
-        A model in eval mode keeps it until its parameters change: decoding asks at every token.
+        Cached in eval mode until the parameters change: decoding needs it at every token.
         """
         parts = self.log_decay, self.frequency
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
@@ -121,7 +121,7 @@ class ModalFilter(nn.Module):
         return self._decay[1]
 
     def train(self, mode: bool = True) -> "ModalFilter":
-        """As torch's; optimizers write to parameters unseen, so nothing is kept beyond it."""
+        """Set the mode, and drop the cached decay: optimizers may write to parameters unnoticed."""
         self._decay = None
         return super().train(mode)
 
@@ -156,8 +156,8 @@ class ModalFilter(nn.Module):
             u_BDT: Signal.
             documents: Borders in chunks of min(chunk, T) tokens; nothing crosses a border.
             state_BDM: State after the tokens before this sequence (zero if None), complex.
-            layout: How states reach later spans.
-            gate: Maps the carried states [B * J, D, M] to what is read of them.
+            layout: Carries states to later spans.
+            gate: Function of the carried states [B * J, D, M] that gives the states to read.
 
         Returns:
             (y_BDT, final state, no losses). The final state is [B, D, M] or, with a gate, its two
@@ -168,11 +168,11 @@ class ModalFilter(nn.Module):
         B, D, T = u_BDT.shape
         C = min(self.chunk, T)
         J = -(-T // C)
-        rest = T - (J - 1) * C
+        last_length = T - (J - 1) * C
         log_lambda_DM, residue_DM = self.log_lambda(), self.amplitudes()
         powers = mode_powers(log_lambda_DM, C, residue_DM.dtype)
-        if rest < C:
-            u_BDT = F.pad(u_BDT, (0, C - rest))
+        if last_length < C:
+            u_BDT = F.pad(u_BDT, (0, C - last_length))
         u_DNC = u_BDT.transpose(0, 1).reshape(D, B * J, C).contiguous()
         before_NC = after_NC = None
         if documents is not None:
@@ -181,12 +181,12 @@ class ModalFilter(nn.Module):
         update_BJDM = modal_state(u_DNC, powers, after_NC).view(D, B, J, -1).permute(1, 2, 0, 3)
         decay_JDM = (C * log_lambda_DM).exp().to(residue_DM.dtype).expand(J, -1, -1)
         local_BDM, decay_DM = update_BJDM[:, -1], decay_JDM[-1]
-        if rest < C:
+        if last_length < C:
             # the state at the end of the last chunk, which is shorter
-            last_DBr = u_DNC.view(D, B, J, C)[:, :, -1, :rest]
-            after_Br = None if after_NC is None else after_NC.view(B, J, C)[:, -1, :rest]
+            last_DBr = u_DNC.view(D, B, J, C)[:, :, -1, :last_length]
+            after_Br = None if after_NC is None else after_NC.view(B, J, C)[:, -1, :last_length]
             local_BDM = modal_state(last_DBr, powers, after_Br).transpose(0, 1)
-            decay_DM = (rest * log_lambda_DM).exp().to(residue_DM.dtype)
+            decay_DM = (last_length * log_lambda_DM).exp().to(residue_DM.dtype)
             update_BJDM = torch.cat([update_BJDM[:, :-1], local_BDM[:, None]], dim=1)
             decay_JDM = torch.cat([decay_JDM[:-1], decay_DM[None]])
         decay_BJDM = decay_JDM.expand(B, -1, -1, -1)
@@ -200,7 +200,7 @@ class ModalFilter(nn.Module):
             state_BDM.flatten(1)[..., None],
         )
 
-        # a mode is read at once in its own chunk, and one token later in the next
+        # a mode is read immediately in its chunk, and one token later in the next
         scale_DM = residue_DM * log_lambda_DM.exp().to(residue_DM.dtype)
         skip_D1C = F.pad(self.skip[:, None, None], (0, C - 1))
         h_D1C = modal_read(residue_DM[:, None], powers, skip_D1C)
@@ -228,7 +228,7 @@ class ModalFilter(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Recurrent form: one token. Constant time and memory: O(B D M).
 
-        Without gates, position and layout play no part.
+        Without gates, `position` and `layout` have no effect.
 
         Products are complex128: powers of a rounded lambda drift by 1e-4 in 204,800 steps.
         """
@@ -245,7 +245,7 @@ class ModalFilter(nn.Module):
         powers: ModePowers,
         documents: ChunkDocuments,
     ) -> Tensor:
-        """Take from each document what the chunk's FFT let in from the documents before it."""
+        """The output without the signal that the chunk's FFT leaked from earlier documents."""
         return document_reset(
             y_DNC, u_DNC, scale_DM, powers, documents.row_E, documents.start_E, documents.stop_E
         )

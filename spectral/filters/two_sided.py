@@ -11,7 +11,7 @@ from spectral.gates.losses import GateLosses, mean_losses
 
 
 class TwoSidedFilter(nn.Module):
-    """y = (filter of the past) + (another filter of the future)."""
+    """Sum of a filter over the past and a separate one over the future."""
 
     def __init__(self, config: ModelConfig, num_heads: int, num_channels: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The gates of `spectral.gates.spectral_gate` on the bins of an FFT, whatever their number.
+"""Spectral gates on the bins of an FFT of any length.
 
 Shape letters: B batch, J chunks, H head, N channels of a head, K bins, M groups of bins.
 """
@@ -19,7 +19,8 @@ class BinGroupGate(nn.Module):
 
     The groups differ by one bin at most; an FFT of fewer bins than M has a group for each.
 
-    In a causal model the spectrum must be of the past, in a bidirectional one it is the real one.
+    In a causal model the spectrum must be one of the past, in a bidirectional one it is that of the
+    signal itself.
     """
 
     def __init__(self, config: GatesConfig, num_heads: int, num_groups: int):
@@ -28,18 +29,21 @@ class BinGroupGate(nn.Module):
         self.gate = SpectralGate(config, num_heads, num_groups)
 
     def reset_parameters(self) -> None:
-        """Begin as the identity."""
+        """Initialise as the identity."""
         self.gate.reset_parameters()
 
     def forward(self, spectrum_BJHNK: Tensor, layout: Layout) -> tuple[Tensor, GateLosses]:
-        """(the spectrum as it is read, auxiliary losses). Cost: O(B J H (N K + M (H + M)))."""
+        """The gated spectrum and auxiliary losses.
+
+        Cost: O(B J H (N K + M (H + M))).
+        """
         B, J, _, _, K = spectrum_BJHNK.shape
         M, device = min(self.num_groups, K), spectrum_BJHNK.device
         size = -(-K // M)
         group_K = torch.arange(K, device=device) * M // K
         begin_M = -(-torch.arange(M + 1, device=device) * K // M)
         bin_Ms = begin_M[:-1, None] + torch.arange(size, device=device)
-        # groups that are smaller by one are filled up with the zero at the end
+        # groups that are smaller by one are padded with the zero at the end
         bin_Ms = torch.where(bin_Ms < begin_M[1:, None], bin_Ms, K)
         padded = F.pad(spectrum_BJHNK, (0, 1)).flatten(0, 1)
         by_group_RHNM = padded[..., bin_Ms].transpose(-1, -2).flatten(2, 3)

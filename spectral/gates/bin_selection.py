@@ -20,17 +20,17 @@ QUERY_DIM = 16
 
 
 class BinSelector(nn.Module):
-    """A 0/1 mask [R, H, M] with a straight-through gradient.
+    """Selection of bins: a 0/1 mask [R, H, M] with a straight-through gradient.
 
-    The k bins of the best scores are kept. What is switched on decides how:
+    The k bins with the best scores are kept. The parts that may be switched on:
 
-    - `importance`: a network's judgement of the energies of all heads at the bin's frequency;
-      without it the head's own energy
-    - `scales`: this smoothed over neighbourhoods of 1, 2, 4 and 8 bins
-    - `context`: plus sinusoidal patterns, energy, and what other frequencies say by query and key
+    - `importance`: a network's score from all heads' energies at the bin's frequency; without it
+      the head's energy is the score
+    - `scales`: the score smoothed over neighbourhoods of 1, 2, 4 and 8 bins
+    - `context`: adds sinusoidal patterns, energy, and other frequencies' energies by query and key
     - `head_ranges`: heads begin on different frequency ranges, each with a learned importance
-    - `noise`: Gumbel noise of a learned temperature explores while training
-    - `adaptive_share`: k follows from a learned share per head; without it, from the middle one
+    - `noise`: Gumbel noise of a learned temperature, for exploration in training
+    - `adaptive_share`: k follows from a learned share per head; without it, from the midpoint
 
     Source: Gumbel top-k (Kool et al. 2019, arXiv 1903.06059) with a straight-through estimator.
     """
@@ -57,12 +57,12 @@ class BinSelector(nn.Module):
         if "adaptive_share" in self.parts:
             self.share_H = nn.Parameter(torch.empty(H))
         if "noise" in self.parts:
-            # of one element, not none: DeepSpeed cannot broadcast 0-dimensional parameters
+            # a vector of one element: DeepSpeed cannot broadcast 0-dimensional parameters
             self.log_temperature = nn.Parameter(torch.empty(1))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Heads begin on different frequency ranges, with equal importance and a middling share."""
+        """Initialise; heads begin on separate frequency ranges, with equal importance and share."""
         H = self.num_heads
         with torch.no_grad():
             for module in self.modules():
@@ -91,8 +91,8 @@ class BinSelector(nn.Module):
 
         Args:
             feature_RHM: Normalised logarithm of the bins' magnitudes.
-            batch: How many sequences the rows are of.
-            noise: Where random numbers come from; none if None.
+            batch: Number of sequences that the rows belong to.
+            noise: Source of random numbers; None: no noise.
 
         Returns:
             mask_RHM, real: exactly 0 or 1 in value.
@@ -124,12 +124,12 @@ class BinSelector(nn.Module):
         return MIN_SHARE + (MAX_SHARE - MIN_SHARE) * self.share_H.sigmoid()
 
     def counts(self, num_bins: int) -> Tensor:
-        """Bins that each head keeps: 12% to 45% of them; one, if there are fewer than 3."""
+        """Number of bins that each head keeps: 12% to 45%; one, if there are fewer than 3."""
         least, most = math.ceil(MIN_SHARE * num_bins), math.floor(MAX_SHARE * num_bins)
         return (self.shares() * num_bins).round().long().clamp(least, max(least, most))
 
     def scores(self, feature_RHM: Tensor) -> Tensor:
-        """Importance of each bin before noise and choice: [R, H, M]."""
+        """Importance of each bin before noise and selection: [R, H, M]."""
         M = feature_RHM.shape[-1]
         by_bin_RMH = feature_RHM.transpose(1, 2)
         place_M = torch.arange(M, device=feature_RHM.device, dtype=feature_RHM.dtype) / M
@@ -154,7 +154,7 @@ class BinSelector(nn.Module):
 
 
 def _smooth(score_RHM: Tensor, size: int) -> Tensor:
-    """Mean over neighbourhoods of `size` bins, at every bin's place."""
+    """Mean over neighbourhoods of `size` bins, for every bin."""
     M = score_RHM.shape[-1]
     pooled = F.avg_pool1d(score_RHM, size, ceil_mode=True, count_include_pad=False)
     return pooled.repeat_interleave(size, dim=-1)[..., :M]

@@ -1,4 +1,4 @@
-"""The `[model.gates]` table: spectral gates on what is read of the carried state (no torch)."""
+"""The `[model.gates]` table: spectral gates on the carried state (imports no torch)."""
 
 from pydantic import Field
 

@@ -33,7 +33,7 @@ def gate_losses(energy_RHM: Tensor, gate_RHM: Tensor, span: Span = WHOLE) -> Gat
     carried_RHM = (energy_RHM + EPSILON) / (energy_RHM + EPSILON).sum(-1, keepdim=True)
     read_RHM = energy_RHM * gate_RHM.abs().square() + EPSILON
     read_RHM = read_RHM / read_RHM.sum(-1, keepdim=True)
-    # rows that carry nothing, such as first chunks, say nothing about usage
+    # rows that carry nothing, such as first chunks, have no usage to count
     carries_RH1 = (energy_RHM.sum(-1, keepdim=True) > 0).to(read_RHM.dtype)
     divergence_RH = (carried_RHM * (carried_RHM.log() - read_RHM.log())).sum(-1)
     sums = torch.cat(
@@ -52,9 +52,9 @@ def gate_losses(energy_RHM: Tensor, gate_RHM: Tensor, span: Span = WHOLE) -> Gat
 
 def mean_losses(parts: Sequence[tuple[GateLosses | None, float]]) -> GateLosses | None:
     """Weighted mean of the losses of several gates; None if there are no gates."""
-    found = [(losses, weight) for losses, weight in parts if losses is not None]
-    if not found:
+    weighted = [(losses, weight) for losses, weight in parts if losses is not None]
+    if not weighted:
         return None
-    total = sum(weight for _, weight in found)
-    scaled = [[loss * (weight / total) for loss in losses] for losses, weight in found]
+    total = sum(weight for _, weight in weighted)
+    scaled = [[loss * (weight / total) for loss in losses] for losses, weight in weighted]
     return GateLosses(*(torch.stack(column).sum(0) for column in zip(*scaled, strict=True)))

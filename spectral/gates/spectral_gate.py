@@ -1,6 +1,6 @@
-"""Spectral gates: how strongly, and with which phase, each frequency is read.
+"""Spectral gates: the strength and phase with which each frequency is read.
 
-A gate looks at a spectrum and multiplies it. In a causal model the spectrum is the state that is
+A gate is computed from a spectrum and multiplies it. In a causal model the spectrum is the state
 carried into a chunk, a spectrum of the past: |s_m| and arg s_m are magnitude and phase at the
 frequency of mode m. Gates act where the state is read, never on the recurrence, so its chunked and
 recurrent forms stay exact. In a bidirectional model the same gates act on the bins of an FFT.
@@ -29,12 +29,12 @@ CROSS_HEAD_DROPOUT = 0.1
 
 
 def band_of_bin(num_bins: int) -> Tensor:
-    """The band 0 (coarse, low frequencies) to 3 (fine) of each bin, a partition of all of them."""
+    """Band 0 (coarse, low frequencies) to 3 (fine) of each bin, a partition of all of them."""
     return torch.arange(num_bins) * NUM_BANDS // num_bins
 
 
 class SpectralGate(nn.Module):
-    """Complex gate [R, H, M] from the spectrum [R, H, N, M] that it is to multiply.
+    """Complex gate [R, H, M] from the spectrum [R, H, N, M] that it multiplies.
 
     Every part is switched on by its key of `[model.gates]` and begins as the identity: band gates
     of magnitude and phase, soft thresholds, phase functions of frequency, communication between
@@ -67,7 +67,7 @@ class SpectralGate(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Begin as the identity, except that sinusoids begin at 1, 2, 3, 4 periods."""
+        """Initialise as the identity, with sinusoids of 1, 2, 3 and 4 periods."""
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
         if "soft_threshold" in self.config_names:
@@ -93,9 +93,9 @@ class SpectralGate(nn.Module):
         """The gate of a spectrum, and its auxiliary losses.
 
         Args:
-            spectrum_RHNM: Complex.
+            spectrum_RHNM: Complex spectrum.
             batch: Number of sequences that the rows belong to.
-            layout: Where other heads, random numbers and sums over the sequence come from.
+            layout: Gives other heads, random numbers and sums over the sequence.
             noise: Whether training draws random numbers here.
 
         Returns:
@@ -117,12 +117,12 @@ class SpectralGate(nn.Module):
             kept_RHM = source.uniform(gain_RHM, batch) >= self.frequency_dropout
             keep_RHM = keep_RHM * kept_RHM / (1.0 - self.frequency_dropout)
         phase_RHM, limit_RH = self._phase(feature_RHM), self._limit(magnitude_RHM)
-        rest_H = magnitude_RHM.new_zeros(magnitude_RHM.shape[1])
+        ungated_H = magnitude_RHM.new_zeros(magnitude_RHM.shape[1])
         if "residual" in self.config_names:
-            # 0.5 at first: half of the spectrum passes whatever the gate says
-            rest_H = self.residual_H.sigmoid()
+            # 0.5 at first: half of the spectrum passes ungated
+            ungated_H = self.residual_H.sigmoid()
         gate_RHM = gate_values(
-            GateParts(magnitude_RHM, gain_RHM, phase_RHM, limit_RH, rest_H, keep_RHM)
+            GateParts(magnitude_RHM, gain_RHM, phase_RHM, limit_RH, ungated_H, keep_RHM)
         )
         losses = gate_losses(energy_RHM, gate_RHM, layout.span)
         local_losses = GateLosses(*(layout.heads.loss(loss) for loss in losses))
@@ -170,7 +170,7 @@ class SpectralGate(nn.Module):
         return phase_RHM
 
     def _band(self, feature_RHM: Tensor) -> Tensor:
-        # not a buffer: transformers builds models without data and fills in what was saved only
+        # not a buffer: transformers builds models without data and loads only saved tensors
         return band_of_bin(feature_RHM.shape[-1]).to(feature_RHM.device)
 
     def _bands(self, linear: nn.Linear, feature_RHM: Tensor) -> Tensor:

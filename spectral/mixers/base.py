@@ -18,11 +18,11 @@ from spectral.modules.short_conv import ShortConv
 
 
 class MixerState(NamedTuple):
-    """Everything that a mixer remembers of the past: constant in size.
+    """State of a mixer after the tokens so far: constant in size.
 
     Attributes:
         short_BWD: Last W - 1 inputs of the short convolution, 3 D channels.
-        inner: State of what mixes along the sequence, of the mixer's own type.
+        inner: State of the operator along the sequence, of the mixer's type.
     """
 
     short_BWD: Tensor
@@ -30,11 +30,13 @@ class MixerState(NamedTuple):
 
 
 class SequenceMixer(nn.Module, ABC):
-    """y = out_proj(norm(mix(q, k, v)) * silu(gate)), with q, k, v through a short convolution.
+    """Base class of mixers: y = out_proj(norm(mix(q, k, v)) * silu(gate)).
+
+    q, k and v pass through a short convolution before they are mixed.
 
     Subclasses define how q, k and v are mixed along the sequence: `mix_qkv` for sequences and
-    `mix_qkv_step` for one token. Heads must not exchange anything but through `context.layout`, so
-    that tensor ranks can hold some heads each.
+    `mix_qkv_step` for one token. Heads must exchange data through `context.layout` only, so that
+    tensor ranks can hold some heads each.
 
     Attributes:
         head_groups: Number of heads of each kind on this device, in the order of their channels.
@@ -57,13 +59,13 @@ class SequenceMixer(nn.Module, ABC):
     def mix_qkv(
         self, qkv_BT3D: Tensor, x_BTD: Tensor, context: SequenceContext, past: Any
     ) -> tuple[Tensor, Any, GateLosses | None]:
-        """Mix a sequence.
+        """Mixed signal of a sequence.
 
         Args:
             qkv_BT3D: Queries, keys and values, in float32 at least.
-            x_BTD: Input of the mixer, for what else depends on it.
+            x_BTD: Input of the mixer, for other functions of it such as decays.
             context: Positions, documents and layout.
-            past: State of the tokens before this sequence (none if None).
+            past: State after the preceding tokens; None at the beginning.
 
         Returns:
             (y_BTD before norm and gate, state after the last token, auxiliary losses of gates).
@@ -73,7 +75,7 @@ class SequenceMixer(nn.Module, ABC):
     def mix_qkv_step(
         self, qkv_B3D: Tensor, x_BD: Tensor, context: SequenceContext, past: Any
     ) -> tuple[Tensor, Any]:
-        """Mix one token in constant time; equal to `mix_qkv` on the whole sequence.
+        """Mixed signal of one token, in constant time; equal to `mix_qkv` on the whole sequence.
 
         Raises:
             ValueError: The mixer is bidirectional.
@@ -81,7 +83,7 @@ class SequenceMixer(nn.Module, ABC):
 
     @property
     def num_heads(self) -> int:
-        """Heads on this device."""
+        """Number of heads on this device."""
         return sum(self.head_groups)
 
     @property
@@ -106,12 +108,12 @@ class SequenceMixer(nn.Module, ABC):
     def forward(
         self, x_BTD: Tensor, context: SequenceContext, state: MixerState | None = None
     ) -> tuple[Tensor, MixerState, GateLosses | None]:
-        """Mix the tokens of a sequence.
+        """Output of the mixer for a sequence.
 
         Args:
             x_BTD: Input, already normalised.
             context: Positions, documents and layout.
-            state: State of the tokens before this sequence (none if None).
+            state: State after the preceding tokens; None at the beginning.
 
         Returns:
             (y_BTD, state after the last token, auxiliary losses of gates; None without gates).
@@ -129,7 +131,7 @@ class SequenceMixer(nn.Module, ABC):
         context: SequenceContext,
         state: MixerState | None = None,
     ) -> tuple[Tensor, MixerState, GateLosses | None]:
-        """Short convolution and `mix_qkv`: all that mixes along the sequence."""
+        """Short convolution and `mix_qkv`: all operations along the sequence."""
         if state is None:
             past_BWD = context.layout.span.before(z_BTZ, self.short_conv.width - 1)
         else:
@@ -144,7 +146,7 @@ class SequenceMixer(nn.Module, ABC):
     def step(
         self, x_BD: Tensor, context: SequenceContext, state: MixerState
     ) -> tuple[Tensor, MixerState]:
-        """Mix one token in constant time; equal to `forward` on the whole sequence."""
+        """Output for one token, in constant time; equal to `forward` on the whole sequence."""
         z_BZ, gate_BD = self._project(x_BD)
         with torch.autocast(x_BD.device.type, enabled=False):
             z_BZ, short_BWD = self.short_conv.step(full_precision(z_BZ), state.short_BWD)
@@ -174,7 +176,7 @@ class ConvolutionMixer(SequenceMixer):
     def convolve_step(
         self, u_BD: Tensor, context: SequenceContext, past: Any
     ) -> tuple[Tensor, Any]:
-        """(y_BD, state after it) of one token.
+        """(y_BD, state after the token) of one token.
 
         Raises:
             ValueError: The mixer is bidirectional.
@@ -185,7 +187,7 @@ class ConvolutionMixer(SequenceMixer):
     def mix_qkv(
         self, qkv_BT3D: Tensor, x_BTD: Tensor, context: SequenceContext, past: Any
     ) -> tuple[Tensor, Any, GateLosses | None]:
-        """Convolve k * v, and multiply with q."""
+        """Queries times the convolution of k * v."""
         del x_BTD
         q_BTD, k_BTD, v_BTD = qkv_BT3D.unbind(-2)
         y_BTD, state, losses = self.convolve(k_BTD * v_BTD, context, past)
@@ -194,7 +196,7 @@ class ConvolutionMixer(SequenceMixer):
     def mix_qkv_step(
         self, qkv_B3D: Tensor, x_BD: Tensor, context: SequenceContext, past: Any
     ) -> tuple[Tensor, Any]:
-        """Convolve k * v of one token, and multiply with q."""
+        """Query times the convolution of k * v, for one token."""
         del x_BD
         q_BD, k_BD, v_BD = qkv_B3D.unbind(-2)
         y_BD, state = self.convolve_step(k_BD * v_BD, context, past)
@@ -202,5 +204,5 @@ class ConvolutionMixer(SequenceMixer):
 
 
 def full_precision(z: Tensor) -> Tensor:
-    """In float32 at least: states, phases and spectra need it, whatever autocast made of z."""
+    """Signals in float32 at least: states, phases and spectra need it even under autocast."""
     return z.float() if z.dtype in (torch.bfloat16, torch.float16) else z

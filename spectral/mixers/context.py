@@ -1,4 +1,4 @@
-"""What all layers need to know of the sequence that they mix.
+"""Context of a sequence, shared by all layers: positions, documents and layout.
 
 Shape letters: B batch, T time (tokens), F rotary frequencies, W tokens before the sequence.
 """
@@ -14,15 +14,15 @@ from spectral.sequence.documents import ChunkDocuments, check_segment_ids, chunk
 
 
 class SequenceContext(NamedTuple):
-    """What every mixer of a model needs to know of the sequence, computed once per forward.
+    """Positions, documents and layout of a sequence, computed once per forward pass.
 
     Attributes:
-        position: Tokens before this sequence.
+        position: Number of tokens before this sequence.
         cos_TF, sin_TF: Rotary phases of the tokens' positions.
         segment_ids_BT: Document numbers, or None for one document per row.
         documents: Borders by chunk length; empty if segment_ids_BT is None.
-        layout: How layers reach other devices.
-        before_BW: Document numbers of the tokens before; None if they are of the first one.
+        layout: Layers' access to other devices.
+        before_BW: Document numbers of the preceding tokens; None if they are in the first document.
     """
 
     position: int
@@ -45,15 +45,15 @@ def sequence_context(
     """The context of `num_tokens` tokens from `position` on.
 
     Args:
-        config: Of the model.
-        layout: Of the model; says which part of the sequence this is.
+        config: Configuration of the model.
+        layout: Layout of the model, which locates this part of the sequence.
         like: A tensor [B, ...] of the wanted dtype and device.
-        position: Tokens before it.
-        num_tokens: T.
+        position: Number of tokens before the first one.
+        num_tokens: Number of tokens T.
         segment_ids_BT: Document number of each token; None: every row is one document.
 
     Raises:
-        ValueError: Segment ids of another shape, or that go back.
+        ValueError: Segment ids have another shape, or decrease.
     """
     T, head_dim = num_tokens, config.dim // config.num_heads
     phases = rotary_phases(position, T, head_dim, config.rotary_base, like=like)

@@ -1,9 +1,9 @@
 """Hierarchical FFT, causal: near tokens by modes, far chunks by their spectra.
 
-What a chunk reads of the spectra comes from chunks that have ended, so a token changes later chunks
-only; inside a chunk and next to it a modal filter mixes. All that crosses chunks is carried: the
-fused spectra, the query of the chunk before, the V tokens that frames share and the V outputs that
-fade into the next chunk.
+A chunk reads spectra of chunks that have ended, so a token changes later chunks only; inside a
+chunk and next to it a modal filter mixes. The state carried across chunks holds the fused spectra,
+the query of the chunk before, the V tokens that frames share and the V outputs that fade into the
+next chunk.
 
 Shape letters: B batch, T time (tokens), D channels, J chunks, C new tokens of a frame, V tokens
 that frames share, F = C + V, K bins, H head, N channels of a head, G bands, R features, S numbers
@@ -23,7 +23,7 @@ from spectral.gates.losses import GateLosses
 from spectral.layout import Layout
 from spectral.mixers.base import ConvolutionMixer
 from spectral.mixers.context import SequenceContext
-from spectral.modules.chunk_fusion import ChunkFusion, turns
+from spectral.modules.chunk_fusion import ChunkFusion, phase_rotation
 from spectral.modules.framing import Frames, add_head
 from spectral.modules.transpose import channels_first, time_first
 from spectral.sequence.documents import ChunkBorders, chunk_borders
@@ -31,15 +31,15 @@ from spectral.sequence.span import WHOLE, Span
 
 
 class FFTState(NamedTuple):
-    """What the causal hierarchical FFT remembers: bounded by a chunk, whatever the position.
+    """State of the causal hierarchical FFT: bounded by a chunk, at any position.
 
     Attributes:
         near_BDM: State of the modal filter.
         recent: The V inputs before the chunk [B, D, V], then those since it began, in pieces.
         fused_BHS: Fused spectra of the chunks before.
         query_BHGR: Query of the chunk before.
-        tail_BDV: What that chunk lets fade into this one.
-        far_BDC: What the chunk's tokens read of the chunks before.
+        tail_BDV: Tail of that chunk, which fades into this one.
+        far_BDC: Output of the chunks before, for this chunk's tokens.
     """
 
     near_BDM: Tensor
@@ -51,9 +51,9 @@ class FFTState(NamedTuple):
 
 
 class FFTMixer(ConvolutionMixer):
-    """y = near modes + cross-faded, gated and fused spectra of earlier chunks.
+    """Sum of near modes and the cross-faded, gated and fused spectra of earlier chunks.
 
-    Cost: O(T D (log C + M + R)) time, O(T D R) memory; a decoded token O(D (M + log C)) in the mean
+    Cost: O(T D (log C + M + R)) time, O(T D R) memory; a decoded token O(D (M + log C)) on average
     over a chunk, and O(R D C) once per chunk.
     """
 
@@ -72,7 +72,7 @@ class FFTMixer(ConvolutionMixer):
     def convolve(
         self, u_BTD: Tensor, context: SequenceContext, past: FFTState | None
     ) -> tuple[Tensor, FFTState, GateLosses | None]:
-        """Chunked form; the sequence may begin anywhere in a chunk if a state says so."""
+        """Chunked form; after a state the sequence may begin anywhere in a chunk."""
         T, u_BDT = u_BTD.shape[1], channels_first(u_BTD)
         near_past = None if past is None else past.near_BDM
         near_BDT, near_BDM, _ = self.near(
@@ -85,7 +85,7 @@ class FFTMixer(ConvolutionMixer):
     def convolve_step(
         self, u_BD: Tensor, context: SequenceContext, past: FFTState
     ) -> tuple[Tensor, FFTState]:
-        """Recurrent form; the FFT is asked once per chunk."""
+        """Recurrent form; the FFT is evaluated once per chunk."""
         near_BD, near_BDM = self.near.step(u_BD, past.near_BDM)
         since = sum(piece.shape[-1] for piece in past.recent) - self.shared
         if since == self.chunk:
@@ -132,7 +132,7 @@ class FFTMixer(ConvolutionMixer):
         shared_BJDV = shared_BJDV * keep_BJ[..., None, None]
 
         frames_BJDF = torch.cat([shared_BJDV, new_BJDC], dim=-1)
-        phase_JK = turns((context.position - since) // C, J + 1, C, C + V, like=u_BDT)
+        phase_JK = phase_rotation((context.position - since) // C, J + 1, C, C + V, like=u_BDT)
         far_BJDF, fused_BJHS, query_BJHGR, losses = self._fuse(
             frames_BJDF, keep_BJ, phase_JK, begin, context.layout
         )
@@ -163,7 +163,7 @@ class FFTMixer(ConvolutionMixer):
         begin: FFTState,
         num_tokens: int,
     ) -> tuple[Tensor, FFTState, None]:
-        """`_far` of tokens with which no chunk ends: no spectrum is asked for."""
+        """`_far` of tokens that complete no chunk: no spectrum is computed."""
         S = u_BDS.shape[-1]
         far_BDS = begin.far_BDC[..., :S]
         if borders is not None:
@@ -186,10 +186,10 @@ class FFTMixer(ConvolutionMixer):
         begin: FFTState,
         layout: Layout,
     ) -> tuple[Tensor, Tensor, Tensor, GateLosses | None]:
-        """Frames -> (what each chunk reads of those before it, fused states, queries, losses)."""
+        """(Output of earlier chunks for each chunk, fused states, queries, losses) of frames."""
         spectra_BJHNK = self.frames.spectra(frames_BJDF).unflatten(2, (self.num_heads, -1))
         query_BJHGR, key_BJHGR = self.fusion.features(spectra_BJHNK)
-        # a frame that begins F tokens later turns by whole turns: it is read one chunk later
+        # a frame is read F tokens later, in the next chunk: whole periods of every bin
         update_BJHS = self.fusion.write(spectra_BJHNK, key_BJHGR, phase_JK[1:])
         decay_BJH = (keep_BJ[..., None] * self.fusion.decay()).to(update_BJHS.dtype)
         carry = layout.span.start_carry(decay_BJH, update_BJHS, begin.fused_BHS)
@@ -223,9 +223,9 @@ def _from_before(values_BJ: Tensor, initial_B: Tensor, span: Span) -> Tensor:
 
 
 def _append(pieces: tuple[Tensor, ...], new: Tensor) -> list[Tensor]:
-    """Pieces with one more at the end, joined like the digits of a binary counter."""
-    found = [*pieces, new]
-    while len(found) > 1 and found[-1].shape[-1] >= found[-2].shape[-1]:
-        last = found.pop()
-        found[-1] = torch.cat([found[-1], last], dim=-1)
-    return found
+    """Pieces with a new one at the end, merged like the digits of a binary counter."""
+    merged = [*pieces, new]
+    while len(merged) > 1 and merged[-1].shape[-1] >= merged[-2].shape[-1]:
+        last = merged.pop()
+        merged[-1] = torch.cat([merged[-1], last], dim=-1)
+    return merged

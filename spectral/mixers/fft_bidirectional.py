@@ -1,4 +1,4 @@
-"""Hierarchical FFT, bidirectional: gates and fusion act on the real spectrum of every chunk.
+"""Hierarchical FFT, bidirectional: gates and fusion act on the actual spectrum of every chunk.
 
 Shape letters: B batch, T time (tokens), D channels, J chunks, H head, N channels of a head, K bins,
 S numbers of the fused state of a head.
@@ -15,16 +15,16 @@ from spectral.layout import SINGLE_DEVICE
 from spectral.mixers.base import ConvolutionMixer
 from spectral.mixers.context import SequenceContext
 from spectral.mixers.per_document import per_document
-from spectral.modules.chunk_fusion import ChunkFusion, turns
+from spectral.modules.chunk_fusion import ChunkFusion, phase_rotation
 from spectral.modules.framing import Frames
 from spectral.modules.transpose import channels_first, time_first
 from spectral.sequence.span import WHOLE
 
 
 class FFTEncoderMixer(ConvolutionMixer):
-    """y = two-sided modes + synthesis of (own spectrum + fused spectra of all other chunks).
+    """Two-sided modes + synthesis of (chunk's spectrum + fused spectra of all other chunks).
 
-    One frame takes a sequence of up to `fft.direct` tokens; longer ones go in chunks of
+    A sequence of up to `fft.direct` tokens is one frame; longer ones are cut into chunks of
     `fft.chunk`. Cost: O(T D (log C + M + R)).
     """
 
@@ -41,7 +41,7 @@ class FFTEncoderMixer(ConvolutionMixer):
     def convolve(
         self, u_BTD: Tensor, context: SequenceContext, past: None
     ) -> tuple[Tensor, None, GateLosses | None]:
-        """Mix every document both ways."""
+        """Mix every document in both directions."""
         del past
         y_BDT, losses = per_document(self._mix, channels_first(u_BTD), context.segment_ids_BT)
         return time_first(y_BDT), None, losses
@@ -60,7 +60,7 @@ class FFTEncoderMixer(ConvolutionMixer):
 
     def _fuse(self, spectra_BJHNK: Tensor, chunk: int, like: Tensor) -> Tensor:
         B, J = spectra_BJHNK.shape[:2]
-        phase_JK = turns(0, J, chunk, chunk + self.frames.shared(chunk), like=like)
+        phase_JK = phase_rotation(0, J, chunk, chunk + self.frames.shared(chunk), like=like)
         query_BJHGR, key_BJHGR = self.fusion.features(spectra_BJHNK)
         update_BJHS = self.fusion.write(spectra_BJHNK, key_BJHGR, phase_JK)
         decay_BJH = self.fusion.decay().to(update_BJHS.dtype).expand(B, J, -1)

@@ -1,4 +1,4 @@
-"""The mixer of heads: convolution heads and recall heads next to each other.
+"""Mixer of heads: convolution heads and recall heads next to each other.
 
 Shape letters: B batch, T time (tokens), D channels of the model, I channels of the convolution
 heads, R channels of the recall heads (I + R = D), H recall heads, K channels of a head.
@@ -149,5 +149,5 @@ class HeadsMixer(SequenceMixer):
 
 
 def _concatenated(outputs: list[Tensor]) -> Tensor:
-    # torch.cat copies a single one too
+    # torch.cat copies a single tensor too
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)

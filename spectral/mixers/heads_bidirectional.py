@@ -17,7 +17,7 @@ from spectral.sequence.documents import chunk_documents
 
 
 class BidirectionalMixer(HeadsMixer):
-    """y = (heads over the past) + (heads with separate filters over the future)."""
+    """Sum of heads over the past and heads with separate filters over the future."""
 
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__(config, layer)

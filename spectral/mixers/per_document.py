@@ -1,4 +1,4 @@
-"""Bidirectional operators on packed rows: every document by itself, as if it were alone.
+"""Bidirectional operators on packed rows: each document separately.
 
 Shape letters: B batch, T time (tokens), D channels, N documents of one length L.
 """
@@ -17,10 +17,10 @@ Convolution = Callable[[Tensor], tuple[Tensor, GateLosses | None]]
 def per_document(
     convolve: Convolution, u_BDT: Tensor, segment_ids_BT: Tensor | None
 ) -> tuple[Tensor, GateLosses | None]:
-    """Apply an operator to each document of packed rows; documents of one length go together.
+    """Apply an operator to each document of packed rows; equally long documents share a batch.
 
     Args:
-        convolve: Mixes whole sequences [N, D, L].
+        convolve: Operator on whole sequences [N, D, L].
         u_BDT: Packed rows.
         segment_ids_BT: Document number of each token; None if each row is one document.
 
@@ -38,9 +38,9 @@ def per_document(
     for length in length_S.unique().tolist():
         time_L = torch.arange(length, device=u_BDT.device)
         place_NL = start_S[length_S == length][:, None] + time_L
-        y_NDL, found = convolve(u_PD[place_NL].transpose(1, 2))
+        y_NDL, length_losses = convolve(u_PD[place_NL].transpose(1, 2))
         outputs.append(y_NDL.transpose(1, 2).reshape(-1, D))
         places.append(place_NL.flatten())
-        losses.append((found, place_NL.numel() / (B * T)))
+        losses.append((length_losses, place_NL.numel() / (B * T)))
     y_PD = torch.cat(outputs)[torch.cat(places).argsort()]
     return y_PD.view(B, T, D).transpose(1, 2), mean_losses(losses)

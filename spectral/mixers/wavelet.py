@@ -1,9 +1,9 @@
 """Causal wavelet mixer: modal filters on every level of a wavelet analysis.
 
-The analysis is one-sided and undecimated, so that every level has the tokens' times.
+The analysis is one-sided and undecimated, so every level has a value per token.
 
 Shape letters: B batch, T time (tokens), D channels, G levels (details and the approximation), W
-tokens that the deepest level reaches back over.
+tokens that the deepest level reads.
 """
 
 from typing import NamedTuple, cast
@@ -22,10 +22,10 @@ from spectral.sequence.span import Span
 
 
 class WaveletState(NamedTuple):
-    """What the causal wavelet mixer remembers: constant in size.
+    """State of the causal wavelet mixer: constant in size.
 
     Attributes:
-        recent_BWD: The last W - 1 inputs, zero where they are of a document that has ended.
+        recent_BWD: The last W - 1 inputs, zero where their document has ended.
         filters: State of each level's filter.
     """
 
@@ -34,7 +34,7 @@ class WaveletState(NamedTuple):
 
 
 class WaveletMixer(ConvolutionMixer):
-    """y = sum over the levels of (level's filter) * (level of the undecimated analysis).
+    """Sum over the levels of (level's filter) * (level of the undecimated analysis).
 
     Cost: O(T D G (L + log C + M)) for filters of L taps; a decoded token O(D G (W + M)).
     """

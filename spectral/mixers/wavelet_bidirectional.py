@@ -30,7 +30,7 @@ class WaveletEncoderMixer(ConvolutionMixer):
     def convolve(
         self, u_BTD: Tensor, context: SequenceContext, past: None
     ) -> tuple[Tensor, None, GateLosses | None]:
-        """Mix every document both ways."""
+        """Mix every document in both directions."""
         del past
         y_BDT, losses = per_document(
             self._mix_levels, channels_first(u_BTD), context.segment_ids_BT

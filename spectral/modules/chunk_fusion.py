@@ -2,9 +2,9 @@
 
     Y_j[k] = sum_i gamma^|j - i| (q_j . key_i)_band(k) e^(i phi_k (j - i)) X_i[k]
 
-Queries and keys are learned maps of a chunk's band energies, values are its spectrum. phi_k is by
-how much bin k turns from one chunk to the next, a rotary phase in the frequency domain: each bin
-goes on as the sinusoid that it is. A sum without softmax is a linear recurrence over chunks, so it
+Queries and keys are learned maps of a chunk's band energies, values are its spectrum. phi_k is
+the rotation of bin k from one chunk to the next, a rotary phase in the frequency domain: each bin
+continues as a sinusoid. A sum without softmax is a linear recurrence over chunks, so it
 is carried like every other state, in constant memory.
 
 Shape letters: B batch, J chunks, H head, N channels of a head, K bins, G bands, R features of
@@ -21,14 +21,14 @@ EPSILON = 1e-6
 
 
 def octave_of_bin(num_bins: int, num_bands: int) -> Tensor:
-    """The band of each bin, coarse to fine: of 4, up to 1/8, 1/4, 1/2 and 1 times Nyquist's."""
+    """Band of each bin, coarse to fine; 4 bands end at 1/8, 1/4, 1/2 and 1 times Nyquist's."""
     place_K = torch.arange(num_bins) / max(num_bins - 1, 1)
     end_G = 0.5 ** torch.arange(num_bands - 1, 0, -1)
     return torch.bucketize(place_K, end_G, right=False)
 
 
 def group_mean(values_K: Tensor, group_K: Tensor, num_groups: int) -> Tensor:
-    """Mean of the last dimension over each group; zero of an empty one."""
+    """Mean of the last dimension over each group; zero for an empty one."""
     sums = values_K.new_zeros(*values_K.shape[:-1], num_groups).index_add(-1, group_K, values_K)
     return sums / group_K.bincount(minlength=num_groups).clamp(min=1).to(values_K.dtype)
 
@@ -36,7 +36,7 @@ def group_mean(values_K: Tensor, group_K: Tensor, num_groups: int) -> Tensor:
 class ChunkFusion(nn.Module):
     """Queries, keys and decays of all heads, and a scale for each head and band.
 
-    Without learned features (R = 1) all chunks are heard alike, but for the decay.
+    Without learned features (R = 1) all chunks have equal weight, except for the decay.
     """
 
     def __init__(self, num_heads: int, head_dim: int, num_features: int, num_bands: int):
@@ -49,7 +49,7 @@ class ChunkFusion(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Time constants log-spaced from one chunk to 64; all bands alike."""
+        """Initialise with time constants log-spaced from 1 to 64 chunks and equal bands."""
         if self.num_features > 1:
             nn.init.normal_(self.query_key, std=self.query_key.shape[1] ** -0.5)
         nn.init.ones_(self.band_scale_HG)
@@ -58,7 +58,7 @@ class ChunkFusion(nn.Module):
             self.log_decay_H.copy_(-log_tau_H)
 
     def decay(self) -> Tensor:
-        """gamma of each head [H], below 1."""
+        """Decay gamma of each head [H], below 1."""
         return (-self.log_decay_H.exp()).exp()
 
     def scales(self, num_bins: int) -> Tensor:
@@ -68,8 +68,8 @@ class ChunkFusion(nn.Module):
     def features(self, spectrum_BJHNK: Tensor) -> tuple[Tensor, Tensor]:
         """Query and key of every chunk, head and band: real [B, J, H, G, R], at most 1 in length.
 
-        They do not depend on how loud a chunk is. The first of their numbers is constant: something
-        of every chunk passes to all that follow.
+        They do not depend on a chunk's loudness. Their first number is constant, so later chunks
+        read some of every chunk.
         """
         if self.num_features == 1:
             shape = *spectrum_BJHNK.shape[:3], self.num_bands, 1
@@ -79,8 +79,8 @@ class ChunkFusion(nn.Module):
         energy_BJHNG = group_mean(spectrum_BJHNK.abs().square(), band_K, self.num_bands)
         shape_BJHGN = (energy_BJHNG + EPSILON).log().transpose(-1, -2)
         shape_BJHGN = F.layer_norm(shape_BJHGN, shape_BJHGN.shape[-1:])
-        found = torch.einsum("bjhgn,hnr->bjhgr", shape_BJHGN, self.query_key)
-        query, key = (self._unit(part) for part in found.chunk(2, dim=-1))
+        projected = torch.einsum("bjhgn,hnr->bjhgr", shape_BJHGN, self.query_key)
+        query, key = (self._unit(part) for part in projected.chunk(2, dim=-1))
         return query, key
 
     def _unit(self, features_R: Tensor) -> Tensor:
@@ -88,13 +88,13 @@ class ChunkFusion(nn.Module):
         return torch.cat([torch.ones_like(unit_R[..., :1]), unit_R], dim=-1) / math.sqrt(2.0)
 
     def write(self, spectrum_BJHNK: Tensor, key_BJHGR: Tensor, phase_JK: Tensor) -> Tensor:
-        """What each chunk adds to the state: complex [B, J, H, S]."""
-        turned_BJHNK = spectrum_BJHNK * phase_JK.conj()[:, None, None]
+        """Contribution of each chunk to the state: complex [B, J, H, S]."""
+        rotated_BJHNK = spectrum_BJHNK * phase_JK.conj()[:, None, None]
         key_BJHRK = self._by_bin(key_BJHGR, phase_JK.shape[-1])
-        return (key_BJHRK[..., None, :] * turned_BJHNK[..., None, :, :]).flatten(-3)
+        return (key_BJHRK[..., None, :] * rotated_BJHNK[..., None, :, :]).flatten(-3)
 
     def read(self, state_BJHS: Tensor, query_BJHGR: Tensor, phase_JK: Tensor) -> Tensor:
-        """What each chunk reads of the state: a spectrum [B, J, H, N, K]."""
+        """Spectrum that each chunk reads from the state: [B, J, H, N, K]."""
         K = phase_JK.shape[-1]
         state_BJHRNK = state_BJHS.unflatten(-1, (self.num_features, -1, K))
         query_BJHRK = self._by_bin(query_BJHGR, K)
@@ -108,19 +108,19 @@ class ChunkFusion(nn.Module):
         return octave_of_bin(num_bins, self.num_bands).to(self.band_scale_HG.device)
 
 
-def turns(first: int, num_chunks: int, chunk: int, frame: int, like: Tensor) -> Tensor:
-    """e^(i phi_k j) for chunks j = first ...: complex [J, K], exact however late the chunk is.
+def phase_rotation(first: int, num_chunks: int, chunk: int, frame: int, like: Tensor) -> Tensor:
+    """e^(i phi_k j) for chunks j = first ...: complex [J, K], exact for any j.
 
     Args:
         first: Index of the first chunk in the sequence.
-        num_chunks: J.
+        num_chunks: Number of chunks J.
         chunk: Tokens from one frame to the next.
         frame: Points F of the FFT.
         like: A real tensor of the wanted precision and device.
     """
     bin_K = torch.arange(frame // 2 + 1, device=like.device)
     index_J1 = torch.arange(first, first + num_chunks, device=like.device)[:, None]
-    # whole turns are dropped in integers, before rounding can see them
+    # whole rotations are dropped in integers, before anything is rounded
     angle_JK = (index_J1 * chunk % frame * bin_K % frame).double() * (2.0 * math.pi / frame)
     return torch.polar(torch.ones_like(angle_JK), angle_JK).to(
         torch.complex128 if like.dtype == torch.float64 else torch.complex64

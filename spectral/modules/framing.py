@@ -1,8 +1,8 @@
-"""Overlapping frames of a sequence and their spectra: the two ends of the hierarchical FFT.
+"""Overlapping frames of a sequence and their spectra: input and output of the hierarchical FFT.
 
 Frame j holds C new tokens and V that it shares with its neighbour, F = C + V in all. Frames are
-weighted by a learned window, transformed, and put together again by a learned cross-fade that
-undoes the window: synthesis(analysis(x)) = x.
+weighted by a learned window, transformed, and joined by a learned cross-fade that undoes the
+window: synthesis(analysis(x)) = x.
 
 Shape letters: B batch, D channels, T time (tokens), J frames, C new tokens of a frame, V tokens
 that two frames share, F = C + V, K = F // 2 + 1 bins.
@@ -25,19 +25,19 @@ def window_functions(length: int, like: Tensor) -> Tensor:
 class Frames(nn.Module):
     """Learned analysis window and cross-fade of one layer.
 
-    Nothing depends on the length of frames but where it is asked for.
+    Frame length is an argument; no parameter depends on it.
     """
 
     def __init__(self, overlap: float):
         super().__init__()
         self.overlap = overlap
         self.window_logits = nn.Parameter(torch.empty(3))
-        # logarithm of the steepness, and place, of the cross-fade
+        # logarithm of the steepness, and position, of the cross-fade
         self.fade = nn.Parameter(torch.empty(2))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """An equal mixture of the three windows, and a gentle cross-fade."""
+        """Initialise with an equal mixture of the three windows, and a gentle cross-fade."""
         nn.init.zeros_(self.window_logits)
         with torch.no_grad():
             self.fade.copy_(torch.tensor([math.log(3.0), 0.0]))
@@ -47,28 +47,28 @@ class Frames(nn.Module):
         return math.ceil(self.overlap * chunk)
 
     def window(self, length: int) -> Tensor:
-        """Softmax-weighted mixture of the three windows [F], positive where frames are heard."""
+        """Softmax-weighted mixture of the three windows [F], positive where frames count."""
         shares_3 = self.window_logits.softmax(0)
         return shares_3 @ window_functions(length, shares_3)
 
     def fade_in(self, shared: int) -> Tensor:
-        """How loud the later of two frames is where they overlap [V]; the earlier is the rest."""
+        """Weight of the later of two frames where they overlap [V]; the earlier has the rest."""
         place_V = (
             torch.arange(shared, dtype=self.fade.dtype, device=self.fade.device) + 0.5
         ) / max(shared, 1)
         return (self.fade[0].exp() * (2.0 * place_V - 1.0 - self.fade[1])).sigmoid()
 
     def weights(self, chunk: int) -> tuple[Tensor, Tensor, Tensor]:
-        """What synthesis multiplies frames by: [F], a first one's head [V], a last one's tail [V].
+        """Synthesis weights of a frame [F], the first one's head [V] and the last one's tail [V].
 
-        Cross-faded frames are divided by the window as it is heard through the cross-fade.
+        Cross-faded frames are divided by the cross-faded window.
         """
         shared = self.shared(chunk)
         window_F, later_V = self.window(chunk + shared), self.fade_in(shared)
         head_V, tail_V = window_F[:shared], window_F[chunk:]
-        heard_V = later_V * head_V + (1.0 - later_V) * tail_V
+        faded_V = later_V * head_V + (1.0 - later_V) * tail_V
         weights_F = torch.cat(
-            [later_V / heard_V, 1.0 / window_F[shared:chunk], (1.0 - later_V) / heard_V]
+            [later_V / faded_V, 1.0 / window_F[shared:chunk], (1.0 - later_V) / faded_V]
         )
         return weights_F, 1.0 / head_V, 1.0 / tail_V
 

@@ -39,7 +39,7 @@ def recall(
         log_decay_BTH: Logarithm of each token's decay, at most 0.
         documents: Borders in chunks of C tokens; nothing crosses a border.
         state_BHKV: State after the tokens before this sequence (zero if None).
-        span: How states reach later chunks.
+        span: Carries states to later chunks.
 
     Returns:
         (y_BTHV, the state after the last token [B, H, K, V]).

@@ -22,7 +22,7 @@ class ShortConv(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Begin near the identity, with small random taps on the past."""
+        """Initialise near the identity, with small random taps on the past."""
         with torch.no_grad():
             self.taps.normal_(std=0.5 / self.width)
             self.taps[0] += 1.0
@@ -34,16 +34,16 @@ class ShortConv(nn.Module):
         past_BWD: Tensor | None = None,
         before_BW: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Convolve; taps that reach into another document read zero.
+        """Causal convolution; taps that reach into another document read zero.
 
         Args:
             x_BTD: Signal.
             segment_ids_BT: Document number of each token.
             past_BWD: The W - 1 inputs before this sequence (zeros if None).
-            before_BW: Their document numbers, or more; the first document's if None.
+            before_BW: Document numbers of at least those inputs; the first document's if None.
 
         Returns:
-            (y_BTD, the last W - 1 inputs, zero where they belong to a document that has ended).
+            (y_BTD, the last W - 1 inputs, zero where their document has ended).
         """
         T, pad = x_BTD.shape[1], self.width - 1
         if past_BWD is None:
@@ -62,6 +62,6 @@ class ShortConv(nn.Module):
         return y_BTD, last_BWD * same_BW1
 
     def step(self, x_BD: Tensor, past_BWD: Tensor) -> tuple[Tensor, Tensor]:
-        """One token of the recurrent form."""
+        """Recurrent form: one token."""
         window_BWD = torch.cat([past_BWD, x_BD[:, None]], dim=1)
         return (window_BWD * self.taps.flip(0)).sum(1), window_BWD[:, 1:]

@@ -1,8 +1,8 @@
-"""Between signals in the order of projections, time first, and of filters, channels first.
+"""Transposition between time-first signals of projections and channels-first ones of filters.
 
-PyTorch copies a transposed matrix in tiles, which is several times as fast as what it does for
-tensors of three dimensions or inside a product; so rows and time are one dimension here, and the
-gradient takes the same way back.
+PyTorch copies a transposed matrix in tiles, which is several times as fast as its copy of
+three-dimensional tensors or the one inside a product; so rows and time are one dimension here, for
+the gradient too.
 
 Shape letters: B batch, T time (tokens), D channel.
 """
@@ -29,7 +29,7 @@ class _Transposed(torch.autograd.Function):
 
 
 def channels_first(x_BTD: Tensor) -> Tensor:
-    """The same signal [B, D, T], one channel behind the other in memory: all rows of each."""
+    """The same signal [B, D, T], with all rows of a channel together in memory."""
     B, T, D = x_BTD.shape
     x_DR: Tensor = _Transposed.apply(x_BTD.reshape(B * T, D))
     return x_DR.view(D, B, T).transpose(0, 1)

@@ -1,7 +1,7 @@
 """The `[model.wavelet]` table: the wavelet mixer and its filters (imports no torch).
 
-Filters are looked up in PyWavelets once, when a configuration is made, and are part of it from then
-on: an exported model needs no PyWavelets.
+Filters are looked up in PyWavelets once, when a configuration is made, and stored in it: an
+exported model needs no PyWavelets.
 """
 
 import importlib.util
@@ -38,14 +38,14 @@ class WaveletConfig(Table):
 
     @property
     def lookback(self) -> int:
-        """Tokens before a token that the causal analysis reads."""
+        """Number of preceding tokens that the causal analysis reads."""
         return (len(self.bank) // 4 - 1) * (2**self.levels - 1)
 
     def with_bank(self) -> "WaveletConfig":
-        """The same with the family's filters.
+        """This configuration with the family's filters.
 
         Raises:
-            ValueError: There is no such family, or the filters given are not its own.
+            ValueError: There is no such family, or the given filters are not those of the family.
         """
         if self.bank:
             check_bank(self.family, self.bank)
@@ -72,7 +72,7 @@ def filter_bank(name: str) -> tuple[float, ...]:
 
 
 def check_bank(name: str, bank: Sequence[float]) -> None:
-    """Refuse filters that are not the named family's. Without PyWavelets nothing is compared.
+    """Refuse filters that are not the named family's; without PyWavelets, check nothing.
 
     Raises:
         ValueError: They differ, or PyWavelets has no such family.

@@ -4,7 +4,7 @@ Both forms share their coefficients: at the last token of each block of 2^l, the
 equals the decimated one.
 
 Shape letters: B batch, D channels, T time (tokens), L taps of a filter, W tokens that the deepest
-level reaches back over, itself included.
+level reads, including the current one.
 
 Source: Mallat 1989; the undecimated form is the "algorithme à trous" (Holschneider et al. 1989).
 """
@@ -27,7 +27,7 @@ class FilterBank(NamedTuple):
 
     @classmethod
     def from_flat(cls, taps: Sequence[float]) -> "FilterBank":
-        """From the four filters end to end, as the configuration holds them.
+        """The bank of four filters end to end, as in the configuration.
 
         Raises:
             ValueError: There are no taps, or not four filters of one even length.
@@ -42,7 +42,7 @@ class FilterBank(NamedTuple):
 
 
 def reach(bank: FilterBank, levels: int) -> int:
-    """Tokens W that the deepest undecimated level reaches back over, itself included."""
+    """Number of tokens W that the deepest undecimated level reads, including the current one."""
     return (len(bank.analysis_low) - 1) * (2**levels - 1) + 1
 
 
@@ -53,29 +53,29 @@ def decompose(u_BDT: Tensor, bank: FilterBank, levels: int) -> list[Tensor]:
     """
     filters_2L = u_BDT.new_tensor([bank.analysis_low[::-1], bank.analysis_high[::-1]])
     L = filters_2L.shape[1]
-    details, rest_BDT = [], u_BDT
+    details, coarse_BDT = [], u_BDT
     for _ in range(levels):
-        B, D, T = rest_BDT.shape
+        B, D, T = coarse_BDT.shape
         num_out = (T + L - 1) // 2
-        padded = F.pad(rest_BDT, (L - 2, 2 * num_out - T)).reshape(B * D, 1, -1)
+        padded = F.pad(coarse_BDT, (L - 2, 2 * num_out - T)).reshape(B * D, 1, -1)
         both = F.conv1d(padded, filters_2L[:, None], stride=2).view(B, D, 2, num_out)
-        rest_BDT, detail = both.unbind(2)
+        coarse_BDT, detail = both.unbind(2)
         details.append(detail)
-    return [rest_BDT, *reversed(details)]
+    return [coarse_BDT, *reversed(details)]
 
 
 def reconstruct(coefficients: Sequence[Tensor], bank: FilterBank, length: int) -> Tensor:
-    """The signal [B, D, length] of such coefficients; equals `pywt.waverec`."""
+    """The signal [B, D, length] of decimated coefficients; equals `pywt.waverec`."""
     filters_2L = coefficients[0].new_tensor([bank.synthesis_low, bank.synthesis_high])
     L = filters_2L.shape[1]
-    rest_BDT = coefficients[0]
+    coarse_BDT = coefficients[0]
     for detail in coefficients[1:]:
         B, D, T = detail.shape
-        # an odd length was analysed: the last number reconstructs a token that is not there
-        both = torch.stack([rest_BDT[..., :T], detail], dim=2).view(B * D, 2, T)
+        # an odd length was analysed: the last number is beyond the end
+        both = torch.stack([coarse_BDT[..., :T], detail], dim=2).view(B * D, 2, T)
         signal = F.conv_transpose1d(both, filters_2L[:, None], stride=2)
-        rest_BDT = signal.view(B, D, -1)[..., L - 2 : 2 * T]
-    return rest_BDT[..., :length]
+        coarse_BDT = signal.view(B, D, -1)[..., L - 2 : 2 * T]
+    return coarse_BDT[..., :length]
 
 
 def causal_levels(
@@ -83,7 +83,7 @@ def causal_levels(
 ) -> list[Tensor]:
     """Undecimated one-sided analysis: [finest detail, ..., coarsest detail, approximation].
 
-    Every level has the signal's shape, and none sees a later token.
+    Every level has the signal's shape, and none depends on a later token.
 
     Args:
         u_BDT: Signal; zero before its beginning.
@@ -94,11 +94,11 @@ def causal_levels(
     Cost: O(B D T L levels).
     """
     filters_2L = u_BDT.new_tensor([bank.analysis_low, bank.analysis_high])
-    found, rest_BDT = [], u_BDT
+    details, coarse_BDT = [], u_BDT
     for level in range(levels):
-        rest_BDT, detail_BDT = _dilated(rest_BDT, filters_2L, 2**level, age_BT).unbind(2)
-        found.append(detail_BDT)
-    return [*found, rest_BDT]
+        coarse_BDT, detail_BDT = _dilated(coarse_BDT, filters_2L, 2**level, age_BT).unbind(2)
+        details.append(detail_BDT)
+    return [*details, coarse_BDT]
 
 
 def causal_filters(bank: FilterBank, levels: int) -> list[list[float]]:
@@ -122,13 +122,13 @@ def _dilated(u_BDT: Tensor, filters_2L: Tensor, step: int, age_BT: Tensor | None
     y_BD2T = u_BDT.new_zeros(B, D, 2, T)
     for lag in range(L):
         begin = step * (L - 1 - lag)
-        seen_BDT = padded[..., begin : begin + T] * (age_BT >= step * lag)[:, None]
-        y_BD2T = y_BD2T + filters_2L[:, lag, None] * seen_BDT[:, :, None]
+        lagged_BDT = padded[..., begin : begin + T] * (age_BT >= step * lag)[:, None]
+        y_BD2T = y_BD2T + filters_2L[:, lag, None] * lagged_BDT[:, :, None]
     return y_BD2T
 
 
 def _product(first: list[float], second: Sequence[float], step: int) -> list[float]:
-    """Convolve taps with others that are `step` apart."""
+    """Convolution of taps with others that are `step` apart."""
     result = [0.0] * (len(first) + step * (len(second) - 1))
     for i, a in enumerate(first):
         for j, b in enumerate(second):

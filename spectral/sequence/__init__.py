@@ -1,1 +1,1 @@
-"""The sequence as layers see it: documents in a row, spans on a rank."""
+"""Parts of a sequence: documents in a row, spans on a rank."""

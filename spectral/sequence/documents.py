@@ -1,4 +1,4 @@
-"""Where documents begin in a packed sequence, as every chunked mixer needs to see it.
+"""Document borders of a packed sequence, in the chunks of a mixer.
 
 Shape letters: B batch, T time (tokens), J chunk, C time inside a chunk, E document starts that
 lie strictly inside a chunk.
@@ -11,11 +11,11 @@ from torch import Tensor
 
 
 class ChunkBorders(NamedTuple):
-    """Where documents begin in chunks; the fields of `ChunkDocuments` that masks are made of.
+    """Document starts in chunks, as masks need them; other fields as in `ChunkDocuments`.
 
     Attributes:
         starts_BJC: True at a document's first token.
-        count_BJC: How many documents began in the chunk, up to and including each token.
+        count_BJC: Number of documents that began in the chunk, up to and including each token.
     """
 
     segment_BJC: Tensor
@@ -31,13 +31,13 @@ class ChunkDocuments(NamedTuple):
 
     Attributes:
         segment_BJC: Document number of each token.
-        before_first_BJC: True before the chunk's first start: what the incoming state reaches.
-        after_last_BJC: True from the chunk's last start on (everywhere, if it has none): what
-            reaches the outgoing state.
+        before_first_BJC: True before the chunk's first start, where the incoming state is read.
+        after_last_BJC: True from the chunk's last start on (everywhere, if it has none), at
+            tokens that the outgoing state contains.
         keep_BJ: True where no document starts, so the incoming state survives the chunk.
         row_E: Flat chunk number b * J + j of each start that has tokens before it in its chunk.
-        start_E: Its place in the chunk.
-        stop_E: Place of the next start in the chunk, or C.
+        start_E: Position of that start in the chunk.
+        stop_E: Position of the next start in the chunk, or C.
     """
 
     segment_BJC: Tensor
@@ -53,7 +53,7 @@ def check_segment_ids(segment_ids_BT: Tensor, batch: int, length: int) -> None:
     """Refuse segment ids that the mixers would misread.
 
     Raises:
-        ValueError: The shape differs from the tokens', they are no integers, or an id is smaller
+        ValueError: The shape differs from the tokens', the ids are no integers, or one is smaller
             than the one before.
     """
     if segment_ids_BT.shape != (batch, length):
@@ -75,7 +75,10 @@ def check_segment_ids(segment_ids_BT: Tensor, batch: int, length: int) -> None:
 def chunk_borders(
     segment_ids_BT: Tensor, chunk: int, before_BW: Tensor | None = None
 ) -> ChunkBorders:
-    """Cut document numbers into chunks; see `chunk_documents`. Cost: O(B T), no synchronisation."""
+    """Document starts of every chunk, as in `chunk_documents`.
+
+    Cost: O(B T), no synchronisation.
+    """
     B, T = segment_ids_BT.shape
     J = -(-T // chunk)
     # replicate padding exists for floating point only
@@ -98,15 +101,15 @@ def chunk_borders(
 def chunk_documents(
     segment_ids_BT: Tensor, chunk: int, before_BW: Tensor | None = None
 ) -> ChunkDocuments:
-    """Find the document borders of every chunk.
+    """Document borders of every chunk.
 
     Time past the end of the sequence, in the last chunk, continues the last document.
 
     Args:
         segment_ids_BT: Document number of each token, integers that never fall along a row.
         chunk: Chunk length C in tokens.
-        before_BW: Document numbers of the tokens before; if None, the first token counts as the
-            continuation of whatever state comes in.
+        before_BW: Document numbers of the preceding tokens; if None, the first token continues the
+            document of the incoming state.
 
     Cost: O(B T + E C).
     """

@@ -1,4 +1,4 @@
-"""The span of a sequence that a model is given, and how its layers reach what lies outside of it.
+"""Span of a sequence that a model is given, and the layers' access to the rest of the sequence.
 
 On a single device the span is the whole sequence. Sequence parallelism gives each rank its own span
 and an object of another subclass.
@@ -17,10 +17,11 @@ from kernels.state_scan.op import state_scan
 
 
 class Carry(NamedTuple):
-    """An exchange of states that is under way, like torch's `Work`.
+    """Exchange of states that is under way, like torch's `Work`.
 
     Attributes:
-        wait: Gives (incoming_BJNF, the state before each chunk; final_BNF, the one after the span).
+        wait: Function that completes it and returns (incoming_BJNF, state before each chunk;
+            final_BNF, state after the span).
     """
 
     wait: Callable[[], tuple[Tensor, Tensor]]
@@ -34,7 +35,7 @@ class Span:
         return 0
 
     def start_carry(self, decay_BJN: Tensor, update_BJNF: Tensor, initial_BNF: Tensor) -> Carry:
-        """Start to carry states from chunk to chunk; compute what else there is before `wait`.
+        """Start to carry states from chunk to chunk; the caller may compute until it waits.
 
         Args:
             decay_BJN: Total decay of each chunk, zero where a document begins.
@@ -44,20 +45,20 @@ class Span:
         return Carry(lambda: state_scan(decay_BJN, update_BJNF, initial_BNF))
 
     def before(self, x_BTD: Tensor, width: int) -> Tensor | None:  # noqa: ARG002
-        """The `width` tokens' values before the span [B, W, D]; None at the sequence's beginning.
+        """Values of the `width` tokens before the span [B, W, D]; None if it is the first.
 
         Raises:
-            ValueError: Spans are shorter than that.
+            ValueError: Spans are shorter than `width`.
         """
         return None
 
     def total(self, part: Tensor) -> Tensor:
-        """The sum of what each span contributes."""
+        """Sum of the parts of all spans."""
         return part
 
     def uniform(self, like_R: Tensor, batch: int) -> Tensor:  # noqa: ARG002
-        """Random numbers in [0, 1) of that shape for chunks' rows: the same in every layout."""
-        # not rand_like: it draws in the order in which a tensor happens to lie in memory
+        """Random numbers in [0, 1) for rows of chunks: the same in every layout."""
+        # not rand_like: it draws in the order of the tensor's memory
         return torch.rand(like_R.shape, dtype=like_R.dtype, device=like_R.device)
 
 

@@ -108,11 +108,11 @@ def test_an_encoder_whose_second_direction_keeps_the_borders_of_the_first(
 
 def _phases_from_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     """A decoder that forgets how many chunks there were: spectra turn by too little."""
-    turns = spectral.mixers.fft.turns
+    rotation = spectral.mixers.fft.phase_rotation
     monkeypatch.setattr(
         spectral.mixers.fft,
-        "turns",
-        lambda first, *rest, like: turns(min(first, 1), *rest, like=like),
+        "phase_rotation",
+        lambda first, *rest, like: rotation(min(first, 1), *rest, like=like),
     )
 
 

@@ -127,12 +127,14 @@ def test_a_chunk_is_heard_200k_tokens_later() -> None:
 
 def test_positions_of_late_chunks_are_exact() -> None:
     """Phases are whole numbers of bins before they are rounded, however late the chunk."""
-    from spectral.modules.chunk_fusion import turns
+    from spectral.modules.chunk_fusion import phase_rotation
 
     chunk, frame, first = 8_192, 9_216, 9 * 10**6
-    late = turns(first, 2, chunk, frame, like=torch.zeros(1, dtype=torch.float64))
+    late = phase_rotation(first, 2, chunk, frame, like=torch.zeros(1, dtype=torch.float64))
     # 9 chunks are 8 frames: everything repeats
-    torch.testing.assert_close(late, turns(0, 2, chunk, frame, like=torch.zeros(1).double()))
+    torch.testing.assert_close(
+        late, phase_rotation(0, 2, chunk, frame, like=torch.zeros(1).double())
+    )
 
 
 @pytest.mark.parametrize("name", SETTINGS)
