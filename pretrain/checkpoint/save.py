@@ -79,7 +79,7 @@ class Saver:
             state: JSON-able; must hold `step`. Rank 0's is written, with what the engine adds.
         """
         assert self._thread is None, "wait() for the one before"
-        shards = owned_shards(engine)
+        shards = owned_shards(engine, self.run.optim.state_tensors)
         texts = {
             "state.json": state | engine_facts(engine, self.run, self.ranks),
             "certificate.json": certify(engine, self.run),

@@ -1,4 +1,4 @@
-"""`resonance doctor --kernels`: what every GPU kernel needs on every supported architecture."""
+"""`resonance doctor --kernels`: resources of every GPU kernel on every supported architecture."""
 
 import os
 import sys
