@@ -62,7 +62,7 @@ _POINTERS = {
 
 
 class Launch(NamedTuple):
-    """One launch of a kernel, with the arguments that its op passes.
+    """A launch of a kernel, with the arguments that its op passes.
 
     Attributes:
         kernel: The Triton kernel.

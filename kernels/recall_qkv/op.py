@@ -73,7 +73,7 @@ _recall_inputs.register_autograd(_backward, setup_context=_setup_context)
 def recall_inputs(
     qkv_BT3R: Tensor, cos_TF: Tensor, sin_TF: Tensor, num_heads: int, chunk: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values of recall heads, in chunks; see `reference.recall_inputs`.
+    """Queries, keys and values of recall heads in chunks; see `reference.recall_inputs`.
 
     Raises:
         ValueError: Shapes, dtypes or devices do not fit together.

@@ -144,7 +144,7 @@ def _even_experts() -> Iterator[None]:
 
 
 def _all_blocks(model: SpectralLM, run: RunConfig, mesh: Mesh) -> tuple[Counter[str], int]:
-    """As `_pass`, extrapolated from one and two periods of the layer pattern."""
+    """The figures of `_pass`, extrapolated from one and two periods of the layer pattern."""
     blocks, period = model.blocks, layer_period(run.model)
     rounds, rest = divmod(len(blocks), period)
     if rounds <= 2:

@@ -40,7 +40,7 @@ from pretrain.training.validation import validation_loss
 
 
 class Trainer:
-    """One run on all ranks.
+    """A run on all ranks.
 
     Its state is the engine's and its `Progress`, both saved in checkpoints.
 
