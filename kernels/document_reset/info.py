@@ -16,7 +16,7 @@ def _forward(
     _y: Any, u: Shape, scale: Shape, _log: Any, _fine: Any, _coarse: Any, row: Shape, *_: Any,
     **_keywords: Any,
 ) -> int:  # fmt: skip
-    (D, _, C), M = u, scale[1]
+    (D, M), C = scale, u[2]
     # the state at every document start, and its read-out
     return 2 * product_flops(D, row[0], C, M)
 
@@ -25,7 +25,7 @@ def _backward(
     _grad: Any, u: Shape, scale: Shape, _fine: Any, _coarse: Any, row: Shape, *_: Any,
     **_keywords: Any,
 ) -> int:  # fmt: skip
-    (D, _, C), M = u, scale[1]
+    (D, M), C = scale, u[2]
     # the state again, and two gradients each of read-out and state
     return 5 * product_flops(D, row[0], C, M)
 

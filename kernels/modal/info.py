@@ -11,6 +11,7 @@ from kernels.modal.reference import mode_powers
 from kernels.op_info import GradcheckCase, LaunchCase, OpInfo, complex_randn, randn
 
 Shape = tuple[int, ...]
+Shape3 = tuple[int, int, int]
 # more rows than the 2 M numbers of a state: the reference flips and weights the table of powers
 # instead of the signal
 MANY_ROWS = 8
@@ -21,22 +22,22 @@ def product_flops(D: int, N: int, C: int, M: int) -> int:
     return 2 * D * N * C * 2 * M
 
 
-def _state(u: Shape, log_lambda: Shape, *_tables: Any, **_: Any) -> int:
+def _state(u: Shape3, log_lambda: Shape, *_tables: Any, **_: Any) -> int:
     return product_flops(*u, log_lambda[1])
 
 
-def _state_backward(_grad: Any, u: Shape, fine: Shape, *_tables: Any, **_: Any) -> int:
+def _state_backward(_grad: Any, u: Shape3, fine: Shape, *_tables: Any, **_: Any) -> int:
     # the gradients of signal and log λ
     return 2 * product_flops(*u, fine[2])
 
 
 def _read(
-    state: Shape, _log: Any, _fine: Any, _coarse: Any, rest: Shape, *_mask: Any, **_: Any
+    state: Shape3, _log: Any, _fine: Any, _coarse: Any, rest: Shape3, *_mask: Any, **_: Any
 ) -> int:
     return product_flops(*rest, state[2])
 
 
-def _read_backward(grad: Shape, state: Shape, *_tables: Any, **_: Any) -> int:
+def _read_backward(grad: Shape3, state: Shape3, *_tables: Any, **_: Any) -> int:
     # the gradients of state and log λ
     return 2 * product_flops(*grad, state[2])
 

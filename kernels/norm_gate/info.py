@@ -18,7 +18,12 @@ def _launches(dtype: torch.dtype) -> list[LaunchCase]:
 
 def _gradcheck() -> GradcheckCase:
     inputs = (randn(3, 12), randn(3, 12), randn(12))
-    return GradcheckCase("norm_gate", lambda *i: norm_gate(*i, 3, 1e-6), inputs, (*inputs, 3, 1e-6))
+    return GradcheckCase(
+        "norm_gate",
+        lambda x, gate, scale: norm_gate(x, gate, scale, 3, 1e-6),
+        inputs,
+        (*inputs, 3, 1e-6),
+    )
 
 
 INFO = OpInfo(

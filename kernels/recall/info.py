@@ -76,7 +76,10 @@ def _gradcheck_local() -> GradcheckCase:
     total = (-torch.rand(2, 2, 5, dtype=torch.float64)).cumsum(-1).requires_grad_()
     inputs = (randn(2, 2, 5, 4), randn(2, 2, 5, 4), randn(2, 2, 5, 3), total)
     return GradcheckCase(
-        "recall_local", lambda *i: recall_local(*i, segment), inputs, (*inputs, segment)
+        "recall_local",
+        lambda q, k, v, total: recall_local(q, k, v, total, segment),
+        inputs,
+        (*inputs, segment),
     )
 
 

@@ -20,9 +20,12 @@ def _launches(dtype: torch.dtype) -> list[LaunchCase]:
 def _gradcheck() -> GradcheckCase:
     # the last chunk is incomplete
     angle = torch.rand(7, 2, dtype=torch.float64)
-    inputs, others = (randn(2, 7, 3, 8),), (angle.cos(), angle.sin(), 2, 3)
+    qkv, cos, sin = randn(2, 7, 3, 8), angle.cos(), angle.sin()
     return GradcheckCase(
-        "recall_inputs", lambda *i: recall_inputs(*i, *others), inputs, (*inputs, *others)
+        "recall_inputs",
+        lambda qkv: recall_inputs(qkv, cos, sin, 2, 3),
+        (qkv,),
+        (qkv, cos, sin, 2, 3),
     )
 
 

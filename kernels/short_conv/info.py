@@ -35,7 +35,12 @@ def _launches(dtype: torch.dtype) -> list[LaunchCase]:
 def _gradcheck(B: int, T: int, reaches: bool) -> GradcheckCase:
     inputs = (randn(B, T, 3), randn(B, 3, 3), randn(4, 3))
     reach = torch.randint(0, 4, (B, T)) if reaches else None
-    return GradcheckCase("short_conv", lambda *i: short_conv(*i, reach), inputs, (*inputs, reach))
+    return GradcheckCase(
+        "short_conv",
+        lambda x, past, taps: short_conv(x, past, taps, reach),
+        inputs,
+        (*inputs, reach),
+    )
 
 
 INFO = OpInfo(
