@@ -17,6 +17,7 @@ FOLDER = Path(__file__).parent
 # the files that hold an op
 FILES = ("reference", "triton", "op", "info")
 
+Shape = tuple[int, ...]
 # floating-point operations of an operator, from its arguments with shapes in place of tensors
 Formula = Callable[..., int]
 

@@ -7,9 +7,7 @@ import torch
 from kernels.document_reset.op import document_reset
 from kernels.modal.info import launch_tables, product_flops, random_modes
 from kernels.modal.reference import mode_powers
-from kernels.op_info import GradcheckCase, LaunchCase, OpInfo, complex_randn, randn
-
-Shape = tuple[int, ...]
+from kernels.op_info import GradcheckCase, LaunchCase, OpInfo, Shape, complex_randn, randn
 
 
 def _forward(

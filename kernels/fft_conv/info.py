@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from kernels.fft_conv.op import fft_conv
-from kernels.op_info import GradcheckCase, LaunchCase, OpInfo, randn
+from kernels.op_info import GradcheckCase, LaunchCase, OpInfo, Shape, randn
 
 CHUNKS = (64, 512, 1024, 2048, 4096, 8192)
 # float32 tiles of longer Monarch transforms do not fit into registers
@@ -18,13 +18,13 @@ def _transforms(number: int, C: int) -> int:
     return number * round(2.5 * 2 * C * math.log2(2 * C))
 
 
-def _forward(u: tuple[int, ...], _h: Any, **_: Any) -> int:
+def _forward(u: Shape, _h: Any, **_: Any) -> int:
     D, N, C = u
     # every row there and back; the filters there
     return _transforms(2 * D * N + D, C)
 
 
-def _backward(_grad: Any, u: tuple[int, ...], _h: Any, **_: Any) -> int:
+def _backward(_grad: Any, u: Shape, _h: Any, **_: Any) -> int:
     D, N, C = u
     # signal and gradient of every row there, one back; the filters there, their gradients back
     return _transforms(3 * D * N + 2 * D, C)

@@ -5,12 +5,10 @@ from typing import Any
 import torch
 
 from kernels.linear_cross_entropy.op import linear_cross_entropy
-from kernels.op_info import GradcheckCase, LaunchCase, OpInfo, randn
+from kernels.op_info import GradcheckCase, LaunchCase, OpInfo, Shape, randn
 
 
-def _flops(
-    x: tuple[int, ...], weight: tuple[int, ...], _labels: Any, with_grad: bool, **_: Any
-) -> int:
+def _flops(x: Shape, weight: Shape, _labels: Any, with_grad: bool, **_: Any) -> int:
     (N, D), V = x, weight[0]
     # the logits, and the gradients of hidden states and weight
     return (3 if with_grad else 1) * 2 * N * V * D

@@ -8,9 +8,8 @@ from torch import Tensor
 
 from kernels.modal.op import modal_read, modal_state
 from kernels.modal.reference import mode_powers
-from kernels.op_info import GradcheckCase, LaunchCase, OpInfo, complex_randn, randn
+from kernels.op_info import GradcheckCase, LaunchCase, OpInfo, Shape, complex_randn, randn
 
-Shape = tuple[int, ...]
 Shape3 = tuple[int, int, int]
 # more rows than the 2 M numbers of a state: the reference flips and weights the table of powers
 # instead of the signal

@@ -5,10 +5,8 @@ from typing import Any
 
 import torch
 
-from kernels.op_info import GradcheckCase, LaunchCase, OpInfo, randn
+from kernels.op_info import GradcheckCase, LaunchCase, OpInfo, Shape, randn
 from kernels.recall.op import recall_local, recall_read, recall_state
-
-Shape = tuple[int, ...]
 
 
 def _product(k: Shape, V: int) -> int:

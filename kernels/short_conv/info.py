@@ -5,10 +5,8 @@ from typing import Any
 
 import torch
 
-from kernels.op_info import GradcheckCase, LaunchCase, OpInfo, randn
+from kernels.op_info import GradcheckCase, LaunchCase, OpInfo, Shape, randn
 from kernels.short_conv.op import short_conv
-
-Shape = tuple[int, ...]
 
 
 def _forward(x: Shape, _past: Any, taps: Shape, *_reach: Any, **_: Any) -> int:
