@@ -59,11 +59,13 @@ class OpInfo(NamedTuple):
         flops: Formula of each of its torch operators, by the operator's name.
         launches: Function from the dtype of signals to calls that launch every kernel.
         gradchecks: Functions that make a case each, by the case's name.
+        tensor_cores: Whether every kernel consists of matrix products that need tensor cores.
     """
 
     flops: Mapping[str, Formula]
     launches: Callable[[torch.dtype], list[LaunchCase]]
     gradchecks: Mapping[str, Callable[[], GradcheckCase]]
+    tensor_cores: bool = False
 
 
 def op_names(folder: Path = FOLDER) -> list[str]:

@@ -50,4 +50,5 @@ INFO = OpInfo(
     flops={"fft_conv": _forward, "fft_conv_backward": _backward},
     launches=_launches,
     gradchecks={"fft_conv": _gradcheck},
+    tensor_cores=True,
 )

@@ -104,4 +104,5 @@ INFO = OpInfo(
         "modal_read": partial(_gradcheck_read, 3),
         "modal_read many rows": partial(_gradcheck_read, MANY_ROWS),
     },
+    tensor_cores=True,
 )

@@ -96,4 +96,5 @@ INFO = OpInfo(
         "recall_read": _gradcheck_read,
         "recall_local": _gradcheck_local,
     },
+    tensor_cores=True,
 )

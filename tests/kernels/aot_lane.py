@@ -7,10 +7,8 @@ import pytest
 import torch
 
 from kernels.aot_compile import TARGETS, Launch, Target, compile_for, launches, named_launches
-from kernels.op_info import op_names
+from kernels.op_info import op_infos
 
-# ops whose work is matrix products: they must be on tensor cores
-MATRIX_OPS = {"fft_conv", "modal", "recall"}
 # bytes of stack, that is of spilled registers. Two complex planes of a 64 x 64 tile and, for the
 # filter's gradient, two more fill all registers; sm_80 and gfx942 keep operands in them as well
 MONARCH_STACK_BYTES = {"sm_80": 3072, "sm_90": 384, "sm_100": 384, "gfx942": 1280}
@@ -30,7 +28,7 @@ def check(name: str, launch: Launch, target: Target) -> str | None:
         return (
             f"{name} on {target.name}: {found.shared_bytes} of {target.shared_bytes} bytes shared"
         )
-    if launch.name.split(".")[0] in MATRIX_OPS and found.matrix_instructions == 0:
+    if op_infos()[launch.name.split(".")[0]].tensor_cores and found.matrix_instructions == 0:
         return f"{name} on {target.name}: no {target.matrix}"
     return None
 
@@ -45,8 +43,7 @@ def test_every_kernel_on_sm_90() -> None:
     named = named_launches(torch.float16)
     assert len(named) > 40
     # no op is without a launch
-    assert {launch.name.split(".")[0] for launch in named.values()} == set(op_names())
-    assert set(op_names()) >= MATRIX_OPS
+    assert {launch.name.split(".")[0] for launch in named.values()} == set(op_infos())
     check_all(named, TARGETS["sm_90"])
 
 
