@@ -1,1 +1,1 @@
-"""Ops of the spectral path: each a reference in PyTorch and, on a GPU, a Triton kernel."""
+"""Ops of the spectral path: each a reference in PyTorch and a Triton kernel for GPUs."""

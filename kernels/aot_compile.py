@@ -1,7 +1,8 @@
-"""Compiling kernels ahead of time, for GPUs that are not here, and what the machine code needs.
+"""Ahead-of-time compilation of kernels for GPUs that are absent, and resources of the machine code.
 
-Nothing is written twice: `launches` records what the ops themselves would launch, and `compile_for`
-compiles just that. Needs Triton, which ships the assemblers and disassemblers, and no GPU.
+Nothing is written twice: `launches` records the launches that the ops themselves would make, and
+`compile_for` compiles exactly those. Needs Triton, which ships the assemblers and disassemblers,
+and no GPU.
 """
 
 import os
@@ -20,14 +21,16 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
+from kernels.op_info import op_infos
+
 
 class Target(NamedTuple):
     """A GPU to compile for.
 
     Attributes:
-        name: As its vendor calls the architecture.
+        name: The vendor's name of the architecture.
         gpu: Triton's description of it.
-        matrix: Names of its matrix instructions begin so.
+        matrix: Regular expression of the beginnings of its matrix instructions.
         shared_bytes: Shared memory that one program can have.
     """
 
@@ -59,7 +62,13 @@ _POINTERS = {
 
 
 class Launch(NamedTuple):
-    """One launch of a kernel, as its op asks for it."""
+    """A launch of a kernel, with the arguments that its op passes.
+
+    Attributes:
+        kernel: The Triton kernel.
+        arguments: Arguments by name.
+        num_warps: Warps per program.
+    """
 
     kernel: JITFunction
     arguments: dict[str, Any]
@@ -67,13 +76,21 @@ class Launch(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Op and kernel."""
+        """Names of op and kernel, joined by a dot."""
         op = self.kernel.fn.__module__.split(".")[1]
         return f"{op}.{self.kernel.fn.__name__.removesuffix('_kernel')}"
 
 
 class Resources(NamedTuple):
-    """What a compiled kernel needs of its GPU."""
+    """Resources that a compiled kernel needs.
+
+    Attributes:
+        registers: Registers per thread.
+        stack_bytes: Stack per thread, which holds spilled registers.
+        shared_bytes: Shared memory per program.
+        matrix_instructions: Instructions of tensor cores.
+        instructions: All instructions.
+    """
 
     registers: int
     stack_bytes: int
@@ -83,12 +100,12 @@ class Resources(NamedTuple):
 
 
 @contextmanager
-def _recording(found: list[Launch]) -> Iterator[None]:
+def _recording(recorded: list[Launch]) -> Iterator[None]:
     def record(self: JITFunction, *values: Any, **options: Any) -> None:
         names = self.arg_names
         arguments = dict(zip(names, values, strict=False))
         arguments |= {name: options[name] for name in names if name in options}
-        found.append(Launch(self, arguments, options.get("num_warps", 4)))
+        recorded.append(Launch(self, arguments, options.get("num_warps", 4)))
 
     launch = JITFunction.run
     JITFunction.run = record
@@ -99,21 +116,48 @@ def _recording(found: list[Launch]) -> Iterator[None]:
 
 
 def launches(function: Callable[..., Any], *arguments: Any) -> list[Launch]:
-    """What `function`, of some op's `triton.py`, launches on these CPU tensors. Nothing runs.
+    """Launches that a function of an op's `triton.py` makes on CPU tensors. Nothing runs.
 
     Raises:
         RuntimeError: Kernels were imported for the interpreter and cannot be compiled.
     """
     if os.environ.get("TRITON_INTERPRET", "0") == "1":
         raise RuntimeError("TRITON_INTERPRET=1: unset it, interpreted kernels cannot be compiled")
-    found: list[Launch] = []
-    with _recording(found):
+    recorded: list[Launch] = []
+    with _recording(recorded):
         function(*arguments)
-    return found
+    return recorded
+
+
+def named_launches(dtype: torch.dtype) -> dict[str, Launch]:
+    """Launches of every op at the sizes of real models, without those that would compile alike.
+
+    Args:
+        dtype: Dtype of signals.
+    """
+    named = {}
+    for info in op_infos().values():
+        for case in info.launches(dtype):
+            for launch in launches(case.function, *case.arguments):
+                suffixes = [case.label] if case.label else _flags(launch)
+                named[" ".join([launch.name, *suffixes])] = launch
+    return named
+
+
+def _flags(launch: Launch) -> list[str]:
+    """Names of the compile-time switches that are on."""
+    return [
+        name.lower()
+        for name, value in launch.arguments.items()
+        if name.isupper() and isinstance(value, bool) and value
+    ]
 
 
 def compile_for(launch: Launch, target: Target) -> Resources:
-    """Compile a launch as Triton would at run time, and count what the machine code needs.
+    """Compile a launch as Triton would at run time.
+
+    Returns:
+        The resources of the machine code.
 
     Cost: 1 to 20 seconds; less when Triton's cache has it.
     """
@@ -127,7 +171,7 @@ def compile_for(launch: Launch, target: Target) -> Resources:
         else:
             tensor = isinstance(value, Tensor)
             signature[parameter.name] = _POINTERS[value.dtype] if tensor else "i32"
-            # as Triton's launcher finds out at run time; allocations of GPUs are aligned
+            # as Triton's launcher would detect at run time; allocations of GPUs are aligned
             if tensor or value % 16 == 0:
                 attributes[(index,)] = [["tt.divisibility", 16]]
     source = ASTSource(launch.kernel, signature, constants, attributes)
@@ -143,11 +187,11 @@ def _count_cuda(compiled: Any, target: Target) -> Resources:
         path.write_bytes(compiled.asm["cubin"])
         usage = _tool("cuobjdump", "--dump-resource-usage", str(path))
         code = _tool("nvdisasm", "-c", str(path))
-    found = {name: int(value) for name, value in re.findall(r"(REG|STACK):(\d+)", usage)}
+    sizes = {name: int(value) for name, value in re.findall(r"(REG|STACK):(\d+)", usage)}
     names = re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z]\w*)", code, re.MULTILINE)
     return Resources(
-        registers=found["REG"],
-        stack_bytes=found["STACK"],
+        registers=sizes["REG"],
+        stack_bytes=sizes["STACK"],
         shared_bytes=compiled.metadata.shared,
         matrix_instructions=sum(bool(re.match(target.matrix, name)) for name in names),
         instructions=len(names),

@@ -1,7 +1,7 @@
-"""Which implementation of an op runs: the Triton kernel on a GPU, the reference elsewhere.
+"""Choice of an op's implementation: the Triton kernel on a GPU, the reference elsewhere.
 
 Every op is a folder with `reference.py` and `triton.py`, which hold functions of the same names and
-arguments. Triton is imported when the first kernel is wanted, and never in an exported model.
+arguments. Triton is imported when the first kernel is needed, and never in an exported model.
 """
 
 import functools
@@ -27,11 +27,16 @@ R = TypeVar("R")
 
 
 class NotServedError(Exception):
-    """No kernel serves these arguments; the message says why. Raised before any launch."""
+    """Arguments that no kernel serves; the message says why. Raised before any launch."""
 
 
 def run(reference: Callable[P, R], *arguments: P.args, **keywords: P.kwargs) -> R:
-    """Call an op's kernel or its reference, whichever is due for the arguments' device.
+    """The result of an op's kernel, or of its reference, by the device of the arguments.
+
+    Args:
+        reference: Function of the op's `reference.py`; the kernel has the same name.
+        arguments: Its arguments; the first tensor decides.
+        keywords: Its keyword arguments.
 
     Raises:
         ValueError: The switch has an unknown value, or forces kernels where none can run.
@@ -73,13 +78,13 @@ def _warn_once(message: str) -> None:
 
 
 def check_tensors(op: str, like: Tensor, /, **tensors: Tensor | None) -> None:
-    """Refuse what no implementation takes, before anything is computed.
+    """Reject tensors that no implementation takes, before anything is computed.
 
-    Any strides are served: what is not contiguous is copied. Layouts without strides are not.
+    Any strides are served: non-contiguous tensors are copied. Layouts without strides are not.
 
     Args:
-        op: Its name, for the message.
-        like: The tensor that decides the device.
+        op: Name of the op, for the message.
+        like: Tensor on the expected device.
         tensors: All tensor arguments by name; booleans and integers pass as masks and labels.
 
     Raises:

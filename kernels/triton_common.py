@@ -1,4 +1,4 @@
-"""What the Triton kernels share: operands of matrix products, complex products, launches.
+"""Common parts of the Triton kernels: operands of matrix products, complex numbers, launches.
 
 Imported by `triton.py` files only. Triton's interpreter (`TRITON_INTERPRET=1`) cannot multiply
 bfloat16: operands are rounded to it and multiplied in float32, as a tensor core does.
@@ -33,7 +33,7 @@ def operand(value, DT: tl.constexpr):
 
 @triton.jit
 def product(a, b, acc, DT: tl.constexpr):
-    """acc + a b, accumulated in float32.
+    """Sum acc + a b, accumulated in float32.
 
     float32 operands are split into bfloat16 ones, so that tensor cores multiply them with all bits.
     """
@@ -56,13 +56,18 @@ def load_complex(pointer, index, mask):
 
 @triton.jit
 def store_complex(pointer, index, re, im, mask):
-    """Interleave and store."""
+    """Store real and imaginary parts, interleaved."""
     tl.store(pointer + 2 * index, re, mask=mask)
     tl.store(pointer + 2 * index + 1, im, mask=mask)
 
 
 def tuned(*warps: int, key: list[str]) -> Callable[[Any], Any]:
-    """Autotune over numbers of warps where a GPU is; the first one is taken elsewhere."""
+    """Decorator that tunes the number of warps on a GPU; without one it takes the first.
+
+    Args:
+        warps: Numbers of warps to try.
+        key: Arguments whose change starts a new tuning.
+    """
     tunes = torch.cuda.is_available() and not INTERPRETED
     chosen = warps if tunes else warps[:1]
     configs = [triton.Config({}, num_warps=num, num_stages=1) for num in chosen]
@@ -73,7 +78,7 @@ def operand_type(tensor: Tensor) -> Any:
     """Triton's name of a tensor's dtype.
 
     Raises:
-        NotServedError: There are no kernels of this dtype.
+        NotServedError: No kernels exist for this dtype.
     """
     if tensor.dtype not in SERVED:
         raise NotServedError(f"there are no kernels for {tensor.dtype}")
@@ -81,10 +86,10 @@ def operand_type(tensor: Tensor) -> Any:
 
 
 def served_complex(*tensors: Tensor) -> None:
-    """Refuse all but complex64.
+    """Reject all dtypes but complex64.
 
     Raises:
-        NotServedError: There are no kernels of this dtype.
+        NotServedError: A tensor has another dtype.
     """
     for tensor in tensors:
         if tensor.dtype != torch.complex64:

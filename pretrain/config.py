@@ -19,9 +19,18 @@ class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class OptimConfig(_Table):
-    """The `[optim]` table: AdamW with linear warm-up and cosine decay."""
+# names, in torch's state, of the tensors of a parameter's shape that an optimizer keeps for it;
+# `step` comes with them
+OPTIMIZER_STATE = {"adamw": ("exp_avg", "exp_avg_sq")}
 
+
+class OptimConfig(_Table):
+    """The `[optim]` table: the optimizer, and the schedule of its learning rate."""
+
+    name: Literal["adamw"] = Field("adamw", description="Optimizer.")
+    schedule: Literal["cosine"] = Field(
+        "cosine", description="Decay of the learning rate after a linear warm-up."
+    )
     learning_rate: float = Field(3e-3, gt=0.0, description="Peak learning rate.")
     final_ratio: Fraction = Field(0.1, description="Final learning rate as a share of the peak.")
     warmup_steps: int = Field(50, ge=0, description="Steps of linear warm-up.")
@@ -36,6 +45,11 @@ class OptimConfig(_Table):
     clip_norm: float = Field(
         1.0, gt=0.0, description="Maximum norm of the whole gradient; larger ones are scaled down."
     )
+
+    @property
+    def state_tensors(self) -> tuple[str, ...]:
+        """Names of the tensors that the optimizer keeps for every parameter, of its shape."""
+        return OPTIMIZER_STATE[self.name]
 
 
 class TrainConfig(_Table):

@@ -1,1 +1,1 @@
-"""What a chunk let in from documents that have ended, taken away."""
+"""Removal of the signal that leaks from ended documents into later ones of a chunk."""

@@ -75,7 +75,7 @@ def document_reset(
     start_E: Tensor,
     stop_E: Tensor,
 ) -> Tensor:
-    """`y` without what leaked into its documents; see `reference.document_reset`.
+    """The signal `y` without leaks between its documents; see `reference.document_reset`.
 
     Raises:
         ValueError: Shapes, dtypes or devices do not fit together.

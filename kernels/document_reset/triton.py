@@ -1,7 +1,7 @@
 """`document_reset` on a GPU: one program per channel and document start.
 
-Documents of a row do not overlap, so each writes its own part of the output. Backward, states of
-all starts are found first and each token then sums over the starts that come after it.
+Documents of a row do not overlap, so each writes its own part of the output. The backward pass
+computes the states of all starts first; then each token sums over the starts after it.
 
 Shape letters: D channel, N rows, C time inside a chunk, M modes, E document starts, P rows with
 starts; BT and BM edges of tiles.
@@ -30,7 +30,7 @@ TIME = 64
 def _state_at(
     u, fine, coarse, d, row, start, m, N, C, M, F, S, BT: tl.constexpr, WEIGHTED: tl.constexpr
 ):
-    """What the tokens before `start` have built up there: (re, im) [modes]; weighted by lag."""
+    """State of the tokens before `start`: (re, im) [modes]; tokens times their lag if WEIGHTED."""
     sum_re = tl.zeros_like(m).to(tl.float32)
     sum_im = tl.zeros_like(m).to(tl.float32)
     for begin in range(0, start, BT):
@@ -51,7 +51,7 @@ def reset_kernel(
     y, u, scale, fine, coarse, rows, starts, stops, N, C, M, F, S,
     BT: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
-    """Subtract from y, in place, what came from before one start."""
+    """Subtract from y, in place, the leak across one document start."""
     e, d, m = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.arange(0, BM)
     row, start, stop = tl.load(rows + e), tl.load(starts + e), tl.load(stops + e)
     s_re, s_im = _state_at(u, fine, coarse, d, row, start, m, N, C, M, F, S, BT, False)
@@ -72,7 +72,7 @@ def state_gradient_kernel(
     grad, u, scale, fine, coarse, rows, starts, stops, dstate, dscale, dlog, N, C, M, F, S,
     BT: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of one start's state, and its parts of those of scale and log λ."""
+    """Gradient of the state at one document start, and its share of those of scale and log λ."""
     e, d, m = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64), tl.arange(0, BM)
     row, start, stop = tl.load(rows + e), tl.load(starts + e), tl.load(stops + e)
     g_re = tl.zeros((BM,), tl.float32)
@@ -109,7 +109,7 @@ def signal_gradient_kernel(
     du, fine, coarse, dstate, rows, starts, firsts, N, C, M, F, S,
     BT: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
-    """du of one row's tokens: what all starts after them have of them."""
+    """Gradient of one row's tokens: the sum over all document starts after each of them."""
     d, p, m = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.arange(0, BM)
     t = tl.program_id(2) * BT + tl.arange(0, BT)
     first, last = tl.load(firsts + p), tl.load(firsts + p + 1)
@@ -133,7 +133,7 @@ def document_reset(
     start_E: Tensor,
     stop_E: Tensor,
 ) -> Tensor:
-    """See `reference.document_reset`."""
+    """Kernel of `reference.document_reset`."""
     D, E = u_DNC.shape[0], row_E.shape[0]
     sizes, tiles = _sizes(u_DNC, fine_DfM, coarse_DsM)
     y_DNC = y_DNC.clone(memory_format=torch.contiguous_format)
@@ -154,7 +154,7 @@ def document_reset_backward(
     start_E: Tensor,
     stop_E: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `reference.document_reset_backward`."""
+    """Kernels of `reference.document_reset_backward`."""
     (D, _, C), E = u_DNC.shape, row_E.shape[0]
     sizes, tiles = _sizes(u_DNC, fine_DfM, coarse_DsM)
     scale, fine, coarse = (pairs(i) for i in (scale_DM, fine_DfM, coarse_DsM))

@@ -1,4 +1,4 @@
-"""Causal convolution inside chunks by FFT: the meaning that every fused kernel must match.
+"""Causal convolution inside chunks by FFT: the definition that every fused kernel must match.
 
 Shape letters: D channel, N rows (batch times chunks), C time inside a chunk, F = C + 1 bins of a
 2C-point real FFT.
@@ -7,20 +7,16 @@ Shape letters: D channel, N rows (batch times chunks), C time inside a chunk, F 
 import torch
 from torch import Tensor
 
-# samples that are worked on at a time on CPU: a block and its spectra stay in the cache
-BLOCK_ELEMENTS = 1 << 16
-
-
-def _work_dtype(u: Tensor) -> torch.dtype:
-    # cuFFT and MKL have no bfloat16, and float16 only for powers of two.
-    return torch.float64 if u.dtype == torch.float64 else torch.float32
+from kernels.blocks import cache_blocks
+from kernels.precision import work_dtype
 
 
 def fft_conv(u_DNC: Tensor, h_DC: Tensor) -> Tensor:
-    """Convolve every chunk of every channel with the channel's own filter, causally.
+    """Causal convolution of every chunk of every channel with the channel's own filter.
 
     Both sides are zero-padded to 2C samples, so the circular convolution equals the linear one on
-    the first C: y[t] sees u[0..t] of its own chunk and nothing else.
+    the first C: y[t] depends on u[0..t] of its own chunk and nothing else. Half precision is
+    transformed in float32: cuFFT and MKL have no bfloat16, and float16 only for powers of two.
 
     Args:
         u_DNC: Signal in chunks, any floating dtype.
@@ -34,8 +30,8 @@ def fft_conv(u_DNC: Tensor, h_DC: Tensor) -> Tensor:
     Source: Poli et al. 2023, Hyena (arXiv 2302.10866).
     """
     C = u_DNC.shape[-1]
-    # The scale 1/(2C) of the inverse transform is folded into the (small) filter spectrum.
-    h_D1F = torch.fft.rfft(h_DC.to(_work_dtype(u_DNC)), n=2 * C, norm="forward")[:, None]
+    # the scale 1/(2C) of the inverse transform is folded into the (small) filter spectrum
+    h_D1F = torch.fft.rfft(h_DC.to(work_dtype(u_DNC)), n=2 * C, norm="forward")[:, None]
     y_DNC = torch.empty_like(u_DNC, memory_format=torch.contiguous_format)
     padded = _Padded(u_DNC)
     for block in _blocks(u_DNC):
@@ -60,8 +56,9 @@ def fft_conv_backward(grad_DNC: Tensor, u_DNC: Tensor, h_DC: Tensor) -> tuple[Te
 
     Cost: two forward and two (one of them of D C samples only) inverse transforms.
     """
-    C, dtype = u_DNC.shape[-1], _work_dtype(u_DNC)
-    h_D1F = torch.fft.rfft(h_DC.to(dtype), n=2 * C, norm="forward").conj_physical_()[:, None]
+    C = u_DNC.shape[-1]
+    h_D1F = torch.fft.rfft(h_DC.to(work_dtype(u_DNC)), n=2 * C, norm="forward")
+    h_D1F = h_D1F.conj_physical_()[:, None]
     dh_DF = torch.zeros_like(h_D1F[:, 0])
     du_DNC = torch.empty_like(u_DNC, memory_format=torch.contiguous_format)
     padded = _Padded(u_DNC)
@@ -76,11 +73,11 @@ def fft_conv_backward(grad_DNC: Tensor, u_DNC: Tensor, h_DC: Tensor) -> tuple[Te
 
 
 class _Padded:
-    """A block's samples with zeros behind them, in memory that is used again for every block."""
+    """A block's samples followed by zeros, in memory that is reused for every block."""
 
     def __init__(self, u_DNC: Tensor):
         self.wide: Tensor | None = None
-        self.dtype = _work_dtype(u_DNC)
+        self.dtype = work_dtype(u_DNC)
 
     def spectrum(self, x_dnC: Tensor) -> Tensor:
         """Real FFT of 2C points of every row."""
@@ -92,15 +89,10 @@ class _Padded:
 
 
 def _blocks(u_DNC: Tensor) -> list[tuple[slice, slice]]:
-    """Channels and rows to work on at a time."""
+    """Channels and rows of each block."""
     D, N, C = u_DNC.shape
-    if u_DNC.device.type != "cpu":
-        # a GPU has no use for small blocks
-        return [(slice(0, D), slice(0, N))]
-    rows = min(N, max(1, BLOCK_ELEMENTS // C))
-    channels = max(1, BLOCK_ELEMENTS // (C * rows)) if rows == N else 1
     return [
-        (slice(d, d + channels), slice(n, n + rows))
-        for d in range(0, D, channels)
-        for n in range(0, N, rows)
+        (channels, rows)
+        for channels in cache_blocks(D, N * C, u_DNC.device)
+        for rows in cache_blocks(N, C, u_DNC.device)
     ]

@@ -10,12 +10,12 @@ from kernels.fft_conv import triton_toeplitz as toeplitz
 
 
 def fft_conv(u_DNC: Tensor, h_DC: Tensor) -> Tensor:
-    """See `reference.fft_conv`. The signal is read once and written once."""
+    """Kernel of `reference.fft_conv`. The signal is read once and written once."""
     return _served(u_DNC).convolve(u_DNC, h_DC, conj=False)
 
 
 def fft_conv_backward(grad_DNC: Tensor, u_DNC: Tensor, h_DC: Tensor) -> tuple[Tensor, Tensor]:
-    """See `reference.fft_conv_backward`: the adjoint is the same kernel, the filter has its own."""
+    """Kernels of `reference.fft_conv_backward`: that of the adjoint, and the filter's own."""
     method = _served(u_DNC)
     du_DNC = method.convolve(grad_DNC.to(u_DNC.dtype), h_DC, conj=True)
     return du_DNC, method.filter_gradient(grad_DNC.to(u_DNC.dtype), u_DNC, h_DC)

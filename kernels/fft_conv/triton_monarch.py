@@ -36,7 +36,7 @@ ROWS = 8
 
 @triton.jit
 def _scaled(x):
-    """A tile with a peak of 1/4, and what it was divided by."""
+    """A tile with a peak of 1/4, and the divisor that made it so."""
     peak = 4.0 * tl.max(tl.max(tl.abs(x), axis=1), axis=0)
     peak = tl.where(peak > 0.0, peak, 1.0)
     return x / peak, peak
@@ -44,9 +44,24 @@ def _scaled(x):
 
 @triton.jit
 def _matrix(re, im, N: tl.constexpr, DT: tl.constexpr):
-    """A DFT matrix [N, N], as operands: (re, im)."""
+    """A DFT matrix [N, N] as operands: (re, im)."""
     place = tl.arange(0, N)[:, None] * N + tl.arange(0, N)[None, :]
     return operand(tl.load(re + place), DT), operand(tl.load(im + place), DT)
+
+
+@triton.jit
+def _setup(f1r, f1i, f2r, f2i, N1: tl.constexpr, N2: tl.constexpr, DT: tl.constexpr):
+    """Offsets of a tile's elements, and both DFT matrices as operands."""
+    i12 = tl.arange(0, N1)[:, None] * N2 + tl.arange(0, N2)[None, :]
+    F1r, F1i = _matrix(f1r, f1i, N1, DT)
+    F2r, F2i = _matrix(f2r, f2i, N2, DT)
+    return i12, F1r, F1i, F2r, F2i
+
+
+@triton.jit
+def _row(n, d, i12, N, C):
+    """Offset of row n of channel d, and the elements of its tile that exist."""
+    return (d.to(tl.int64) * N + n) * C, i12 < tl.where(n < N, C, 0)
 
 
 @triton.jit
@@ -66,22 +81,17 @@ def monarch_kernel(
     N1: tl.constexpr, N2: tl.constexpr, NB: tl.constexpr, DT: tl.constexpr, EVEN: tl.constexpr,
     CONJ: tl.constexpr,
 ):  # fmt: skip
-    """y = x convolved with the filter whose spectrum is k; correlated with it if CONJ."""
-    # a channel's row groups follow one another: its spectrum stays in the second-level cache
+    """Write y, x convolved with the filter whose spectrum is k; correlated with it if CONJ."""
+    # a channel's row groups follow each other: its spectrum stays in the second-level cache
     group, d = tl.program_id(0), tl.program_id(1)
     if EVEN:
         C = N1 * N2
-    a1, a2 = tl.arange(0, N1), tl.arange(0, N2)
-    i12 = a1[:, None] * N2 + a2[None, :]
-    F1r, F1i = _matrix(f1r, f1i, N1, DT)
-    F2r, F2i = _matrix(f2r, f2i, N2, DT)
+    i12, F1r, F1i, F2r, F2i = _setup(f1r, f1i, f2r, f2i, N1, N2, DT)
     zero = tl.zeros((N1, N2), tl.float32)
     for j in range(NB):
-        n = group * NB + j
-        mask = i12 < tl.where(n < N, C, 0)
-        base = (d.to(tl.int64) * N + n) * C
+        base, mask = _row(group * NB + j, d, i12, N, C)
         X, peak = _scaled(tl.load(x + base + i12, mask=mask, other=0.0).to(tl.float32))
-        # twiddles and spectrum come from the cache again: registers are scarcer
+        # twiddles and spectrum are read from the cache each time: registers are scarcer
         Tr, Ti = tl.load(tr + i12), tl.load(ti + i12)
         Ur, Ui = _transform(X, F1r, F1i, F2r, F2i, Tr, Ti, DT)
         Kr, Ki = tl.load(kr + d * N1 * N2 + i12), tl.load(ki + d * N1 * N2 + i12)
@@ -102,27 +112,21 @@ def monarch_filter_kernel(
     N1: tl.constexpr, N2: tl.constexpr, NB: tl.constexpr, DT: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """Gradient of the filter's spectrum: the sum over rows of conj(spectrum of x) spectrum of g."""
-    # a channel's row groups follow one another: its spectrum stays in the second-level cache
     group, d = tl.program_id(0), tl.program_id(1)
     if EVEN:
         C = N1 * N2
-    a1, a2 = tl.arange(0, N1), tl.arange(0, N2)
-    i12 = a1[:, None] * N2 + a2[None, :]
-    F1r, F1i = _matrix(f1r, f1i, N1, DT)
-    F2r, F2i = _matrix(f2r, f2i, N2, DT)
+    i12, F1r, F1i, F2r, F2i = _setup(f1r, f1i, f2r, f2i, N1, N2, DT)
     sum_re = tl.zeros((N1, N2), tl.float32)
     sum_im = tl.zeros((N1, N2), tl.float32)
     for j in range(NB):
-        n = group * NB + j
-        mask = i12 < tl.where(n < N, C, 0)
-        base = (d.to(tl.int64) * N + n) * C
+        base, mask = _row(group * NB + j, d, i12, N, C)
         X, peak_x = _scaled(tl.load(x + base + i12, mask=mask, other=0.0).to(tl.float32))
         Ur, Ui = _transform(X, F1r, F1i, F2r, F2i, tl.load(tr + i12), tl.load(ti + i12), DT)
         X, peak_g = _scaled(tl.load(g + base + i12, mask=mask, other=0.0).to(tl.float32))
         Vr, Vi = _transform(X, F1r, F1i, F2r, F2i, tl.load(tr + i12), tl.load(ti + i12), DT)
         sum_re += (Ur * Vr + Ui * Vi) * (peak_x * peak_g)
         sum_im += (Ur * Vi - Ui * Vr) * (peak_x * peak_g)
-    # a partial sum of its own for every group: deterministic, no atomics
+    # a separate partial sum for every group: deterministic, no atomics
     out = (group.to(tl.int64) * D + d) * N1 * N2 + i12
     tl.store(dkr + out, sum_re)
     tl.store(dki + out, sum_im)
@@ -140,27 +144,27 @@ def tables(N1: int, N2: int, device: torch.device) -> tuple[Tensor, ...]:
     L = N1 * N2
     n1 = torch.arange(N1, dtype=torch.float64, device=device)
     n2 = torch.arange(N2, dtype=torch.float64, device=device)
-    f1 = _turn(-2.0 * math.pi * (torch.outer(n1, n1) % N1) / N1 + math.pi * N2 * n1 / (2 * L))
-    twiddle = _turn(-2.0 * math.pi * torch.outer(n1, n2) / L + math.pi * n2 / (2 * L))
-    f2 = _turn(-2.0 * math.pi * (torch.outer(n2, n2) % N2) / N2)
+    f1 = _unit_phase(-2.0 * math.pi * (torch.outer(n1, n1) % N1) / N1 + math.pi * N2 * n1 / (2 * L))
+    twiddle = _unit_phase(-2.0 * math.pi * torch.outer(n1, n2) / L + math.pi * n2 / (2 * L))
+    f2 = _unit_phase(-2.0 * math.pi * (torch.outer(n2, n2) % N2) / N2)
     parts = (part for table in (f1, f2, twiddle) for part in (table.real, table.imag))
     return tuple(part.float().contiguous() for part in parts)
 
 
-def _turn(angle: Tensor) -> Tensor:
+def _unit_phase(angle: Tensor) -> Tensor:
     return torch.polar(torch.ones_like(angle), angle)
 
 
 @functools.cache
 def _weight(L: int, device: torch.device) -> Tensor:
     angle = math.pi * torch.arange(L, dtype=torch.float64, device=device) / (2 * L)
-    return _turn(angle).to(torch.complex64)
+    return _unit_phase(angle).to(torch.complex64)
 
 
 def spectrum(h_DC: Tensor, N1: int, N2: int) -> tuple[Tensor, Tensor, Tensor]:
     """Weighted spectrum of filters in the kernels' order [D, N1, N2]: (re, im, peak [D]).
 
-    It is divided by its peak; the factor 1 / L of the inverse transform is part of the peak.
+    The spectrum is divided by its peak; the peak includes the inverse transform's factor 1 / L.
     """
     L = N1 * N2
     padded_DL = torch.nn.functional.pad(h_DC.float(), (0, L - h_DC.shape[-1]))
@@ -171,7 +175,7 @@ def spectrum(h_DC: Tensor, N1: int, N2: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _operands(u_DNC: Tensor) -> Any:
-    """float32 for float32, float16 for both half types.
+    """Type of the products' operands: float32 for float32, float16 for both half types.
 
     Raises:
         NotServedError: The tile would not fit into registers.
@@ -188,12 +192,12 @@ def _operands(u_DNC: Tensor) -> Any:
 
 
 def _num_warps(u_DNC: Tensor) -> int:
-    # eight where a tile would fill four warps' registers
+    # eight where a tile would fill the registers of four
     return 4 if u_DNC.shape[-1] * u_DNC.element_size() <= 8192 else 8
 
 
 def convolve(u_DNC: Tensor, h_DC: Tensor, *, conj: bool) -> Tensor:
-    """Launch `monarch_kernel`: every row convolved, or correlated, with its channel's filter."""
+    """Rows convolved, or correlated, with their channel's filter, by `monarch_kernel`."""
     D, N, C = u_DNC.shape
     N1, N2 = factors(C)
     u_DNC, y_DNC = (
@@ -209,7 +213,7 @@ def convolve(u_DNC: Tensor, h_DC: Tensor, *, conj: bool) -> Tensor:
 
 
 def filter_gradient(grad_DNC: Tensor, u_DNC: Tensor, h_DC: Tensor) -> Tensor:
-    """Launch `monarch_filter_kernel` and return to the time domain: dh_DC."""
+    """Gradient dh_DC of the filters, by `monarch_filter_kernel` and an inverse transform."""
     D, N, C = u_DNC.shape
     N1, N2 = factors(C)
     L, groups = N1 * N2, triton.cdiv(N, ROWS)

@@ -1,4 +1,4 @@
-"""Causal convolution of short chunks as products with Toeplitz tiles that are gathered on the fly.
+"""Causal convolution of short chunks as products with Toeplitz tiles gathered on the fly.
 
 Up to 512 tokens the products cost less than a transform, and any length is served.
 
@@ -19,8 +19,8 @@ MAX_CHUNK = 512
 def toeplitz_kernel(
     x, h, y, N, C, BN: tl.constexpr, B: tl.constexpr, DT: tl.constexpr, CONJ: tl.constexpr
 ):
-    """y[i] = sum of h[i - j] x[j]; of h[j - i] x[j] if CONJ."""
-    # the blocks of the same rows follow one another: what they read again is in the cache
+    """Output y[i], the sum over j of h[i - j] x[j]; of h[j - i] x[j] if CONJ."""
+    # blocks of the same rows follow each other, so that their common input is in the cache
     block, d, rows = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     n, i = rows * BN + tl.arange(0, BN), block * B + tl.arange(0, B)
     base = (d.to(tl.int64) * N + n[:, None]) * C
@@ -66,7 +66,7 @@ def toeplitz_filter_kernel(x, g, out, N, C, BN: tl.constexpr, B: tl.constexpr, D
 
 
 def convolve(u_DNC: Tensor, h_DC: Tensor, *, conj: bool) -> Tensor:
-    """Launch `toeplitz_kernel`: every row convolved, or correlated, with its channel's filter."""
+    """Rows convolved, or correlated, with their channel's filter, by `toeplitz_kernel`."""
     D, N, C = u_DNC.shape
     B, BN = block_of(C, 64), block_of(N, 128)
     u_DNC, y_DNC = (
@@ -81,7 +81,7 @@ def convolve(u_DNC: Tensor, h_DC: Tensor, *, conj: bool) -> Tensor:
 
 
 def filter_gradient(grad_DNC: Tensor, u_DNC: Tensor, h_DC: Tensor) -> Tensor:
-    """Launch `toeplitz_filter_kernel` and sum along the diagonals of its tiles: dh_DC."""
+    """Gradient dh_DC of the filters: diagonal sums of the tiles of `toeplitz_filter_kernel`."""
     D, N, C = u_DNC.shape
     B, BN = block_of(C, 64), block_of(N, 64)
     diagonals = triton.cdiv(C, B)

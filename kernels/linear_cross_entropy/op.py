@@ -9,6 +9,7 @@ from kernels.dispatch import check_tensors, run
 from kernels.linear_cross_entropy.reference import (
     linear_cross_entropy as linear_cross_entropy_reference,
 )
+from kernels.precision import work_dtype
 
 
 @torch.library.custom_op("resonance::linear_cross_entropy", mutates_args=())
@@ -20,7 +21,7 @@ def _linear_cross_entropy(
 
 @_linear_cross_entropy.register_fake
 def _(x: Tensor, weight: Tensor, labels: Tensor, with_grad: bool) -> tuple[Tensor, Tensor, Tensor]:
-    loss = x.new_empty((), dtype=torch.promote_types(x.dtype, torch.float32))
+    loss = x.new_empty((), dtype=work_dtype(x))
     if with_grad:
         return loss, x.new_empty(x.shape), weight.new_empty(weight.shape)
     return loss, x.new_empty(0), weight.new_empty(0)
@@ -41,7 +42,7 @@ _linear_cross_entropy.register_autograd(_backward, setup_context=_setup_context)
 def linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, labels_N: Tensor) -> Tensor:
     """Sum of the negative log-likelihoods in nats; see `reference.linear_cross_entropy`.
 
-    Differentiable once. Labels of -100 count nothing.
+    Differentiable once. Tokens with the label -100 do not count.
 
     Raises:
         ValueError: The shapes do not fit together.

@@ -6,8 +6,11 @@ Shape letters: N tokens, D channels, V vocabulary.
 import torch
 from torch import Tensor
 
+from kernels.precision import full_precision, work_dtype
+
+# label of tokens without a next token
 IGNORE = -100
-# tokens per block: the block's logits, at most this many times V, are all that ever exists
+# tokens per block: no more than this many rows of logits exist at a time
 BLOCK = 1024
 
 
@@ -16,14 +19,14 @@ def linear_cross_entropy(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sum of the tokens' negative log-likelihoods, and its gradients.
 
-    The gradients are taken in the same pass, while a block's logits are at hand: the [N, V] matrix
-    never exists and no block is computed twice. The loss is a sum, so the backward pass only
-    scales them.
+    The gradients are taken in the same pass, while a block's logits exist: the [N, V] matrix
+    never does and no block is computed twice. The loss is a sum, so the backward pass only scales
+    them.
 
     Args:
         x_ND: Final hidden states.
         weight_VD: Output layer.
-        labels_N: Next tokens; -100 where there is none.
+        labels_N: Next tokens; -100 for none.
         with_grad: Whether to compute the gradients (empty tensors otherwise).
 
     Returns:
@@ -32,16 +35,16 @@ def linear_cross_entropy(
     Cost: 2 N V D FLOPs for the loss, 6 N V D with gradients; BLOCK * V floats of scratch.
     Source: the memory argument of Wijmans et al. 2024, Cut Your Losses (arXiv 2411.09009).
     """
-    dtype = torch.promote_types(x_ND.dtype, torch.float32)
+    dtype = work_dtype(x_ND)
     loss = x_ND.new_zeros((), dtype=dtype)
     dx_ND = torch.zeros_like(x_ND) if with_grad else x_ND.new_empty(0)
     dweight_VD = torch.zeros_like(weight_VD) if with_grad else weight_VD.new_empty(0)
     for begin in range(0, x_ND.shape[0], BLOCK):
         x_nD, labels_n = x_ND[begin : begin + BLOCK], labels_N[begin : begin + BLOCK]
         valid_n = labels_n != IGNORE
-        # labels out of range are not hidden: gather refuses them
+        # labels out of range are not hidden: gather rejects them
         target_n1 = torch.where(valid_n, labels_n, 0)[:, None]
-        p_nV = (x_nD @ weight_VD.t()).to(dtype)
+        p_nV = full_precision(x_nD @ weight_VD.t())
         top_n1 = p_nV.amax(-1, keepdim=True)
         picked_n = p_nV.gather(1, target_n1)[:, 0]
         p_nV.sub_(top_n1).exp_()

@@ -1,6 +1,6 @@
 """`linear_cross_entropy` on a GPU: products by the vendor's library, the rest in one kernel.
 
-Logits exist for a block of tokens only; loss and gradient are made of them in place.
+Logits exist for one block of tokens only; loss and gradient are computed from them in place.
 
 Shape letters: N tokens, n tokens of a block, D channels, V vocabulary; BV columns at a time.
 """
@@ -21,7 +21,7 @@ COLUMNS = 4096
 def loss_kernel(
     logits, labels, nll, V, IGNORED: tl.constexpr, BV: tl.constexpr, WITH_GRAD: tl.constexpr
 ):
-    """Negative log-likelihood of one token; its logits become their own gradient if WITH_GRAD."""
+    """Negative log-likelihood of one token; if WITH_GRAD, its gradient replaces the logits."""
     row = tl.program_id(0).to(tl.int64)
     label = tl.load(labels + row)
     top = tl.full((BV,), float("-inf"), tl.float32)
@@ -39,7 +39,7 @@ def loss_kernel(
     picked = tl.load(logits + row * V + tl.where(label != IGNORED, label, 0)).to(tl.float32)
     tl.store(nll + row, (tl.log(sum_) + peak - picked) * valid)
     if WITH_GRAD:
-        # the picked logit must be read by all threads before one of them replaces it
+        # all threads must have read the picked logit before one of them replaces it
         tl.debug_barrier()
         for begin in range(0, V, BV):
             column = begin + tl.arange(0, BV)
@@ -52,7 +52,7 @@ def loss_kernel(
 def linear_cross_entropy(
     x_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, with_grad: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `reference.linear_cross_entropy`. A block's logits move four times, not eleven."""
+    """Kernel of `reference.linear_cross_entropy`. A block's logits move four times, not eleven."""
     operand_type(x_ND)
     N, V = x_ND.shape[0], weight_VD.shape[0]
     valid_N = labels_N != IGNORE

@@ -1,1 +1,1 @@
-"""Modes inside chunks: the state that a chunk leaves, and what a state is read as."""
+"""Modes inside chunks: the state at a chunk's end, and the read-out of a state."""

@@ -96,7 +96,7 @@ def _setup_read(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward_read(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    # it comes channel by channel from a transpose, in strides that neither products nor FFTs like
+    # a transpose leaves it in strides that are slow for products and FFTs
     grad = grad.contiguous()
     return *_modal_read_backward(grad, *ctx.saved_tensors), None, None, grad, None
 
@@ -106,7 +106,7 @@ _modal_read.register_autograd(_backward_read, setup_context=_setup_read)
 
 
 def modal_state(u_DNC: Tensor, powers: ModePowers, mask_NC: Tensor | None = None) -> Tensor:
-    """The state [D, N, M] that every chunk leaves; see `reference.modal_state`.
+    """State [D, N, M] at the end of every chunk; see `reference.modal_state`.
 
     Raises:
         ValueError: Shapes, dtypes or devices do not fit together.
@@ -118,7 +118,7 @@ def modal_state(u_DNC: Tensor, powers: ModePowers, mask_NC: Tensor | None = None
 def modal_read(
     state_DNM: Tensor, powers: ModePowers, rest_DNC: Tensor, mask_NC: Tensor | None = None
 ) -> Tensor:
-    """What the chunk has, and states as they are read in it; see `reference.modal_read`.
+    """Sum of `rest` and the read-out of states; see `reference.modal_read`.
 
     Raises:
         ValueError: Shapes, dtypes or devices do not fit together.

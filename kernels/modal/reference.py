@@ -11,15 +11,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# chunks up to here have their powers in one table, which is made once and used by every product
+# chunks up to this length have their powers in one table, made once and used by every product
 ONE_TABLE = 64
 
 
 class ModePowers(NamedTuple):
-    """Powers of every mode, as two tables whose products are all of them.
+    """Powers of every mode, as products of the entries of two tables.
 
     Attributes:
-        log_lambda_DM: Logarithm of λ, complex128; all gradients go to it.
+        log_lambda_DM: Logarithm of λ, complex128; receives all gradients.
         fine_DfM: λ^0 ... λ^(f-1), complex, constants to autograd.
         coarse_DsM: λ^0, λ^f, λ^2f ..., complex, constants to autograd.
     """
@@ -31,7 +31,7 @@ class ModePowers(NamedTuple):
 
 @torch.no_grad()
 def _doubled(base_DM: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """base^0 ... base^(length-1) for a power of two, and base^length."""
+    """Powers base^0 ... base^(length-1) for a power of two as length, and base^length."""
     table_DtM = torch.ones_like(base_DM)[:, None]
     while table_DtM.shape[1] < length:
         table_DtM = torch.cat([table_DtM, table_DtM * base_DM[:, None]], dim=1)
@@ -42,11 +42,11 @@ def _doubled(base_DM: Tensor, length: int) -> tuple[Tensor, Tensor]:
 def mode_powers(log_lambda_DM: Tensor, length: int, dtype: torch.dtype) -> ModePowers:
     """Tables for all exponents below `length`.
 
-    Made by repeated squaring in complex128, since long phases lose their precision in float32;
-    their products in `dtype` are off by its rounding, whatever the exponent.
+    They are made by repeated squaring in complex128, since long phases lose their precision in
+    float32; their products in `dtype` are off by its rounding, whatever the exponent.
 
     Args:
-        log_lambda_DM: Complex128.
+        log_lambda_DM: Logarithm of λ, complex128.
         length: Largest chunk that will use them, in tokens.
         dtype: Complex type of the tables.
 
@@ -70,11 +70,11 @@ def _ascending(fine_DfM: Tensor, coarse_DsM: Tensor, C: int) -> Tensor:
 def _written(
     u_DNC: Tensor, fine_DfM: Tensor, coarse_DsM: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Signal, powers [D, C, R] and their exponents [C] whose product the state is.
+    """Signal, powers [D, C, R] and exponents [C]; the state is the product of the first two.
 
-    A token at t is worth λ^(C-1-t): the smaller one of signal and powers runs backwards.
+    A token at t enters with λ^(C-1-t): the smaller one of signal and powers runs backwards.
     """
-    written_DNC = _work(u_DNC, fine_DfM)
+    written_DNC = _as_real_of(u_DNC, fine_DfM)
     if mask is not None:
         written_DNC = written_DNC * mask
     table_DCR = _ascending(fine_DfM, coarse_DsM, u_DNC.shape[-1])
@@ -87,7 +87,7 @@ def _written(
 
 
 def _powers(fine_DfM: Tensor, coarse_DsM: Tensor) -> Tensor:
-    """λ^t for all exponents that there are: [D, t, M]."""
+    """Powers λ^t for all exponents of the tables: [D, t, M]."""
     if coarse_DsM.shape[1] == 1:
         return fine_DfM
     return (coarse_DsM[:, :, None] * fine_DfM[:, None]).flatten(1, 2)
@@ -101,17 +101,17 @@ def _complex(pairs_DNR: Tensor) -> Tensor:
     return torch.view_as_complex(pairs_DNR.unflatten(-1, (-1, 2)))
 
 
-def _work(signal: Tensor, like: Tensor) -> Tensor:
-    return signal.to(like.real.dtype)
+def _as_real_of(signal: Tensor, table: Tensor) -> Tensor:
+    return signal.to(table.real.dtype)
 
 
 def modal_state(u_DNC: Tensor, fine_DfM: Tensor, coarse_DsM: Tensor, mask: Tensor | None) -> Tensor:
-    """The state that every chunk leaves when it begins from zero.
+    """State at the end of every chunk that begins from zero.
 
     Args:
         u_DNC: Signal in chunks, any floating dtype.
-        fine_DfM: Of `ModePowers`.
-        coarse_DsM: Of `ModePowers`.
+        fine_DfM: Table of `ModePowers`.
+        coarse_DsM: Table of `ModePowers`.
         mask: True [N, C] where the signal is written; everywhere if None.
 
     Returns:
@@ -146,13 +146,13 @@ def modal_read(
     rest_DNC: Tensor,
     mask: Tensor | None,
 ) -> Tensor:
-    """Read states as they decay through a chunk, and add that to what the chunk already has.
+    """Read-out of states that decay through a chunk, added to `rest`.
 
     Args:
-        state_DNM: Complex, times whatever it is read with.
-        fine_DfM: Of `ModePowers`.
-        coarse_DsM: Of `ModePowers`.
-        rest_DNC: What the read-out is added to.
+        state_DNM: States, complex, times their read-out factors.
+        fine_DfM: Table of `ModePowers`.
+        coarse_DsM: Table of `ModePowers`.
+        rest_DNC: Signal to which the read-out is added.
         mask: True [N, C] where the state is read; everywhere if None.
 
     Returns:
@@ -172,7 +172,7 @@ def modal_read_backward(
     grad_DNC: Tensor, state_DNM: Tensor, fine_DfM: Tensor, coarse_DsM: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Gradients of `modal_read`: (dstate_DNM, dlog_lambda_DM in complex128)."""
-    grad_DNC = _work(grad_DNC, fine_DfM)
+    grad_DNC = _as_real_of(grad_DNC, fine_DfM)
     if mask is not None:
         grad_DNC = grad_DNC * mask
     table_DCR = _ascending(fine_DfM, coarse_DsM, grad_DNC.shape[-1])
@@ -183,7 +183,7 @@ def modal_read_backward(
 
 
 def _weighted_product(x_DNC: Tensor, weight_C: Tensor, table_DCR: Tensor) -> Tensor:
-    """Σ_t weight_t x_t table_t: [D, N, R]. The smaller factor is the one that is weighted."""
+    """The sum Σ_t weight_t x_t table_t: [D, N, R]. The weight multiplies the smaller factor."""
     if _is_smaller(x_DNC, table_DCR):
         return torch.bmm(x_DNC * weight_C, table_DCR)
     return torch.bmm(x_DNC, table_DCR * weight_C[:, None])

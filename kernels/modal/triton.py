@@ -29,7 +29,7 @@ MAX_MODES = 64
 
 @triton.jit
 def powers_tile(fine, coarse, d, exponent, m, F, S, M, limit):
-    """λ_m^exponent [time, modes] of channel d: (re, im); zero unless 0 <= exponent < limit."""
+    """Powers λ_m^exponent [time, modes] of channel d, (re, im); 0 unless 0 <= exponent < limit."""
     inside = ((exponent >= 0) & (exponent < limit))[:, None] & (m < M)[None, :]
     safe = tl.minimum(tl.maximum(exponent, 0), limit - 1)
     f_re, f_im = load_complex(fine, (d * F + safe % F)[:, None] * M + m[None, :], inside)
@@ -44,7 +44,7 @@ def state_kernel(
     BN: tl.constexpr, BT: tl.constexpr, BM: tl.constexpr, DT: tl.constexpr,
     ASCENDING: tl.constexpr, MASKED: tl.constexpr, WEIGHTED: tl.constexpr,
 ):  # fmt: skip
-    """state_m = sum over t of λ^e u[t], e = t or C - 1 - t, times e if WEIGHTED."""
+    """State of each mode: the sum over t of λ^e u[t], e = t or C - 1 - t; times e if WEIGHTED."""
     d, rows = tl.program_id(0), tl.program_id(1)
     n, m = rows * BN + tl.arange(0, BN), tl.arange(0, BM)
     base = (d.to(tl.int64) * N + n[:, None]) * C
@@ -55,8 +55,8 @@ def state_kernel(
         inside = (n[:, None] < N) & (t[None, :] < C)
         U = tl.load(u + base + t[None, :], mask=inside, other=0.0).to(tl.float32)
         if MASKED:
-            seen = tl.load(mask + n[:, None].to(tl.int64) * C + t[None, :], mask=inside, other=0)
-            U = tl.where(seen != 0, U, 0.0)
+            kept = tl.load(mask + n[:, None].to(tl.int64) * C + t[None, :], mask=inside, other=0)
+            U = tl.where(kept != 0, U, 0.0)
         exponent = C - 1 - t
         if ASCENDING:
             exponent = t
@@ -77,7 +77,7 @@ def read_kernel(
     BN: tl.constexpr, BT: tl.constexpr, BM: tl.constexpr, DT: tl.constexpr,
     ASCENDING: tl.constexpr, MASKED: tl.constexpr, HAS_REST: tl.constexpr,
 ):  # fmt: skip
-    """y[t] = rest[t] + Re sum over m of state_m λ^e, e = t or C - 1 - t."""
+    """Read-out y[t] = rest[t] + Re sum over m of state_m λ^e, e = t or C - 1 - t."""
     d, rows, times = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     n, m = rows * BN + tl.arange(0, BN), tl.arange(0, BM)
     t = times * BT + tl.arange(0, BT)
@@ -92,8 +92,8 @@ def read_kernel(
     inside = (n[:, None] < N) & (t[None, :] < C)
     place = (d.to(tl.int64) * N + n[:, None]) * C + t[None, :]
     if MASKED:
-        seen = tl.load(mask + n[:, None].to(tl.int64) * C + t[None, :], mask=inside, other=0)
-        Y = tl.where(seen != 0, Y, 0.0)
+        kept = tl.load(mask + n[:, None].to(tl.int64) * C + t[None, :], mask=inside, other=0)
+        Y = tl.where(kept != 0, Y, 0.0)
     if HAS_REST:
         Y += tl.load(rest + place, mask=inside, other=0.0).to(tl.float32)
     tl.store(y + place, Y.to(y.dtype.element_ty), mask=inside)
@@ -147,14 +147,14 @@ def _read(
 
 
 def modal_state(u_DNC: Tensor, fine_DfM: Tensor, coarse_DsM: Tensor, mask: Tensor | None) -> Tensor:
-    """See `reference.modal_state`. The signal is read once."""
+    """Kernel of `reference.modal_state`. The signal is read once."""
     return _state(u_DNC, fine_DfM, coarse_DsM, mask, ascending=False, weighted=False)
 
 
 def modal_state_backward(
     grad_DNM: Tensor, u_DNC: Tensor, fine_DfM: Tensor, coarse_DsM: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """See `reference.modal_state_backward`."""
+    """Kernels of `reference.modal_state_backward`."""
     tables = (fine_DfM, coarse_DsM)
     # Re(conj(g) λ^e): the read-out of the conjugate
     du_DNC = _read(grad_DNM.conj(), *tables, u_DNC, mask, ascending=False, has_rest=False)
@@ -165,14 +165,14 @@ def modal_state_backward(
 def modal_read(
     state_DNM: Tensor, fine_DfM: Tensor, coarse_DsM: Tensor, rest_DNC: Tensor, mask: Tensor | None
 ) -> Tensor:
-    """See `reference.modal_read`. What the chunk has is read once and written once."""
+    """Kernel of `reference.modal_read`. `rest` is read once and the sum written once."""
     return _read(state_DNM, fine_DfM, coarse_DsM, rest_DNC, mask, ascending=True, has_rest=True)
 
 
 def modal_read_backward(
     grad_DNC: Tensor, state_DNM: Tensor, fine_DfM: Tensor, coarse_DsM: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """See `reference.modal_read_backward`."""
+    """Kernels of `reference.modal_read_backward`."""
     tables = (fine_DfM, coarse_DsM)
     dstate_DNM = _state(grad_DNC, *tables, mask, ascending=True, weighted=False).conj_physical()
     weighted_DNM = _state(grad_DNC, *tables, mask, ascending=True, weighted=True)
@@ -181,6 +181,11 @@ def modal_read_backward(
 
 
 def served_modes(fine_DfM: Tensor, coarse_DsM: Tensor) -> int:
+    """Number of modes in two tables of powers.
+
+    Raises:
+        NotServedError: The tables are not complex64, or have more modes than a tile.
+    """
     served_complex(fine_DfM, coarse_DsM)
     M = fine_DfM.shape[2]
     if M > MAX_MODES:
@@ -189,5 +194,5 @@ def served_modes(fine_DfM: Tensor, coarse_DsM: Tensor) -> int:
 
 
 def _bytes(mask: Tensor | None, stand_in: Tensor) -> Tensor:
-    # a kernel's pointer must point somewhere, also where it is not read
+    # a kernel needs a valid pointer even where it does not read it
     return stand_in if mask is None else mask.contiguous().view(torch.uint8)

@@ -8,6 +8,7 @@ from torch import Tensor
 from kernels.dispatch import check_tensors, run
 from kernels.norm_gate.reference import norm_gate as norm_gate_reference
 from kernels.norm_gate.reference import norm_gate_backward as norm_gate_backward_reference
+from kernels.precision import work_dtype
 
 
 @torch.library.custom_op("resonance::norm_gate", mutates_args=())
@@ -26,8 +27,7 @@ def _norm_gate_backward(
 
 @_norm_gate.register_fake
 def _(x: Tensor, gate: Tensor, scale: Tensor, num_heads: int, eps: float) -> tuple[Tensor, Tensor]:
-    work = torch.promote_types(x.dtype, torch.float32)
-    return gate.new_empty(gate.shape), x.new_empty(x.shape[0], num_heads, dtype=work)
+    return gate.new_empty(gate.shape), x.new_empty(x.shape[0], num_heads, dtype=work_dtype(x))
 
 
 @_norm_gate_backward.register_fake
@@ -50,7 +50,7 @@ _norm_gate.register_autograd(_backward, setup_context=_setup_context)
 
 
 def norm_gate(x_D: Tensor, gate_D: Tensor, scale_D: Tensor, num_heads: int, eps: float) -> Tensor:
-    """Normalise each head and gate; see `reference.norm_gate`. Leading axes are rows.
+    """Heads normalised and gated; see `reference.norm_gate`. Leading axes are rows.
 
     Raises:
         ValueError: Shapes or devices do not fit together.

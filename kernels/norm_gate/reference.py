@@ -9,21 +9,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# rows that are worked on at a time on CPU: several of their temporaries stay in the cache
-BLOCK_ELEMENTS = 1 << 16
+from kernels.blocks import cache_blocks
+from kernels.precision import work_dtype
 
 
 def norm_gate(
     x_RD: Tensor, gate_RD: Tensor, scale_D: Tensor, num_heads: int, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """Normalise every head, scale every channel, gate.
+    """Heads normalised to unit root mean square, scaled and gated.
 
     Args:
-        x_RD: What was mixed.
+        x_RD: Output of the mixing.
         gate_RD: Gate before its silu.
         scale_D: Learned scale of every channel.
-        num_heads: D is divided among them.
-        eps: Added to the mean square.
+        num_heads: Number of heads, which share the D channels.
+        eps: Number added to the mean square.
 
     Returns:
         (y_RD in the dtype of the gate, 1 / root mean square [R, H] for the backward pass).
@@ -32,10 +32,10 @@ def norm_gate(
     Source: Zhang and Sennrich 2019 (arXiv 1910.07467).
     """
     R, D = x_RD.shape
-    work = torch.promote_types(x_RD.dtype, torch.float32)
+    work = work_dtype(x_RD)
     y_RD = torch.empty_like(gate_RD, memory_format=torch.contiguous_format)
     inverse_RH = x_RD.new_empty(R, num_heads, dtype=work)
-    for rows in _blocks(x_RD):
+    for rows in cache_blocks(R, D, x_RD.device):
         x_rHK = x_RD[rows].to(work).unflatten(-1, (num_heads, -1))
         inverse_rH = torch.linalg.vector_norm(x_rHK, dim=-1, out=inverse_RH[rows])
         inverse_rH.square_().mul_(num_heads / D).add_(eps).rsqrt_()
@@ -53,7 +53,7 @@ def norm_gate_backward(
     dx_RD = torch.empty_like(x_RD, memory_format=torch.contiguous_format)
     dgate_RD = torch.empty_like(gate_RD, memory_format=torch.contiguous_format)
     dscale_D = scale_D.new_zeros(D, dtype=work)
-    for rows in _blocks(x_RD):
+    for rows in cache_blocks(len(x_RD), D, x_RD.device):
         gate_rD, grad_rD = gate_RD[rows].to(work), grad_RD[rows].to(work)
         inverse_rH1 = inverse_RH[rows, :, None]
         normal_rHK = x_RD[rows].to(work).unflatten(-1, (H, -1)) * inverse_rH1
@@ -68,10 +68,3 @@ def norm_gate_backward(
         tangent_rHK = dnormal_rHK.addcmul_(normal_rHK, radial_rH[..., None], value=-1.0)
         torch.mul(tangent_rHK, inverse_rH1, out=dx_RD[rows].unflatten(-1, (H, -1)))
     return dx_RD, dgate_RD, dscale_D.to(scale_D.dtype)
-
-
-def _blocks(x_RD: Tensor) -> list[slice]:
-    R, D = x_RD.shape
-    # a GPU has no use for small blocks
-    size = max(1, BLOCK_ELEMENTS // D) if x_RD.device.type == "cpu" else max(1, R)
-    return [slice(begin, begin + size) for begin in range(0, R, size)]

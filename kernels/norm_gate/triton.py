@@ -19,7 +19,7 @@ TILES_PER_GROUP = 16
 @tuned(4, 8, key=["R", "K"])
 @triton.jit
 def forward_kernel(x, gate, scale, y, inverse, R, H, K, eps, BR: tl.constexpr, BK: tl.constexpr):
-    """y = x / rms(x) * scale * silu(gate) of one head's channels."""
+    """Output x / rms(x) * scale * silu(gate) of one head's channels."""
     h, r, c = tl.program_id(1), tl.program_id(0) * BR + tl.arange(0, BR), tl.arange(0, BK)
     mask = (r[:, None] < R) & (c[None, :] < K)
     place = (r[:, None].to(tl.int64) * H + h) * K + c[None, :]
@@ -65,7 +65,7 @@ def backward_kernel(
 def norm_gate(
     x_RD: Tensor, gate_RD: Tensor, scale_D: Tensor, num_heads: int, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """See `reference.norm_gate`."""
+    """Kernel of `reference.norm_gate`."""
     operand_type(x_RD)
     (R, D), K = x_RD.shape, x_RD.shape[1] // num_heads
     x_RD, gate_RD = x_RD.contiguous(), gate_RD.contiguous()
@@ -81,7 +81,7 @@ def norm_gate(
 def norm_gate_backward(
     grad_RD: Tensor, x_RD: Tensor, gate_RD: Tensor, scale_D: Tensor, inverse_RH: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `reference.norm_gate_backward`."""
+    """Kernels of `reference.norm_gate_backward`."""
     operand_type(x_RD)
     (R, D), H = x_RD.shape, inverse_RH.shape[1]
     x_RD, gate_RD, grad_RD = (i.contiguous() for i in (x_RD, gate_RD, grad_RD))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kernels.dispatch import check_tensors, run
+from kernels.precision import work_dtype
 from kernels.recall.reference import recall_local as recall_local_reference
 from kernels.recall.reference import recall_local_backward as recall_local_backward_reference
 from kernels.recall.reference import recall_read as recall_read_reference
@@ -106,7 +107,7 @@ _recall_local.register_autograd(_backward_local, setup_context=_save_inputs)
 
 
 def recall_state(k_NHCK: Tensor, v_NHCV: Tensor, weight_NHC: Tensor) -> Tensor:
-    """The state [N, H, K, V] that every chunk writes; see `reference.recall_state`.
+    """State [N, H, K, V] that every chunk writes; see `reference.recall_state`.
 
     Raises:
         ValueError: Shapes, dtypes or devices do not fit together.
@@ -118,7 +119,7 @@ def recall_state(k_NHCK: Tensor, v_NHCV: Tensor, weight_NHC: Tensor) -> Tensor:
 def recall_read(
     q_NHCK: Tensor, weight_NHC: Tensor, state_NHKV: Tensor, rest_NHCV: Tensor
 ) -> Tensor:
-    """`rest` and what the state is read as; see `reference.recall_read`.
+    """Sum of `rest` and the state's read-out; see `reference.recall_read`.
 
     Raises:
         ValueError: Shapes, dtypes or devices do not fit together.
@@ -141,7 +142,7 @@ def recall_local(
     total_NHC: Tensor,
     segment_NC: Tensor | None = None,
 ) -> Tensor:
-    """What each token reads of its own chunk; see `reference.recall_local`.
+    """Read-out of each token's own chunk; see `reference.recall_local`.
 
     Raises:
         ValueError: Shapes, dtypes or devices do not fit together.
@@ -166,8 +167,8 @@ def _check(op: str, **tensors: Tensor) -> None:
         raise ValueError(f"{op}: expected vectors [N, H, C, channels], got {shapes}")
     if last.shape != first.shape[:3]:
         raise ValueError(f"{op}: expected the last of {shapes} to be [N, H, C]")
-    work = torch.promote_types(first.dtype, torch.float32)
+    work = work_dtype(first)
     if {t.dtype for t in vectors} != {first.dtype} or last.dtype != work:
-        found = {name: str(t.dtype) for name, t in tensors.items()}
-        raise ValueError(f"{op}: expected one dtype and for the last {work}, got {found}")
+        dtypes = {name: str(t.dtype) for name, t in tensors.items()}
+        raise ValueError(f"{op}: expected one dtype and for the last {work}, got {dtypes}")
     check_tensors(op, first, **tensors)

@@ -1,30 +1,28 @@
-"""Products inside the chunks of recall heads: what is written, read, and read of the same chunk.
+"""Products inside the chunks of recall heads: state written, state read, and local attention.
 
     S = Σ_t w_t k_t v_tᵀ      y_t = w_t Sᵀ q_t      y_t = Σ_(s <= t) e^(l_t - l_s) (q_t · k_s) v_s
 
 Shape letters: N rows (batch times chunks), H head, C time inside a chunk, K key channels, V value
-channels, x as many rows as fit into a processor's cache.
+channels, x rows of a block.
 
 Source: the chunkwise form of gated linear attention (Yang et al. 2024, arXiv 2312.06635).
 """
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-# bytes of a block's largest temporary: several of them stay in a second-level cache
-BLOCK_BYTES = 1 << 18
+from kernels.blocks import cache_blocks
 
 
 def recall_state(k_NHCK: Tensor, v_NHCV: Tensor, weight_NHC: Tensor) -> Tensor:
-    """The state that every chunk writes: [N, H, K, V] in the dtype of the weights.
+    """State that every chunk writes: [N, H, K, V] in the dtype of the weights.
 
     Args:
         k_NHCK: Keys, any floating dtype.
         v_NHCV: Values.
-        weight_NHC: How much of each token is left at the chunk's end, float32 or wider.
+        weight_NHC: Decay of each token until the chunk's end, float32 or wider.
 
     Cost: 2 N H C K V FLOPs.
     """
@@ -51,13 +49,13 @@ def recall_state_backward(
 def recall_read(
     q_NHCK: Tensor, weight_NHC: Tensor, state_NHKV: Tensor, rest_NHCV: Tensor
 ) -> Tensor:
-    """What the state before each chunk is read as, added to what the chunk already has.
+    """Read-out of the state before each chunk, added to `rest`.
 
     Args:
         q_NHCK: Queries.
-        weight_NHC: What is left of the state at each token, float32 or wider.
+        weight_NHC: Decay of the state until each token, float32 or wider.
         state_NHKV: State before each chunk, in the dtype of the weights.
-        rest_NHCV: What the read-out is added to.
+        rest_NHCV: Values to which the read-out is added.
 
     Returns:
         y_NHCV in the dtype of `rest`.
@@ -74,7 +72,7 @@ def recall_read(
 def recall_read_backward(
     grad_NHCV: Tensor, q_NHCK: Tensor, weight_NHC: Tensor, state_NHKV: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of `recall_read`: (dq, dweight, dstate); the one of `rest` is the incoming one."""
+    """Gradients of `recall_read`: (dq, dweight, dstate); that of `rest` is the incoming one."""
     dq_NHCK, dweight_NHC = _read_gradients(grad_NHCV, state_NHKV, q_NHCK, weight_NHC)
     return dq_NHCK, dweight_NHC, recall_state(q_NHCK, grad_NHCV, weight_NHC)
 
@@ -82,20 +80,20 @@ def recall_read_backward(
 def _read_gradients(
     v_NHCV: Tensor, state_NHKV: Tensor, k_NHCK: Tensor, weight_NHC: Tensor
 ) -> tuple[Tensor, Tensor]:
-    # of Σ w_t k_tᵀ S v_t: with respect to k and to w
+    # gradients of Σ w_t k_tᵀ S v_t with respect to k and to w
     dk_NHCK = torch.empty_like(k_NHCK, memory_format=torch.contiguous_format)
     dweight_NHC = torch.empty_like(weight_NHC, memory_format=torch.contiguous_format)
     for rows in _blocks(weight_NHC):
-        own = v_NHCV[rows].to(state_NHKV.dtype) @ state_NHKV[rows].mT
-        dweight_NHC[rows] = torch.linalg.vecdot(own, k_NHCK[rows].to(own.dtype))
-        torch.mul(own, weight_NHC[rows, :, :, None], out=dk_NHCK[rows])
+        unweighted = v_NHCV[rows].to(state_NHKV.dtype) @ state_NHKV[rows].mT
+        dweight_NHC[rows] = torch.linalg.vecdot(unweighted, k_NHCK[rows].to(unweighted.dtype))
+        torch.mul(unweighted, weight_NHC[rows, :, :, None], out=dk_NHCK[rows])
     return dk_NHCK, dweight_NHC
 
 
 def recall_local(
     q_NHCK: Tensor, k_NHCK: Tensor, v_NHCV: Tensor, total_NHC: Tensor, segment_NC: Tensor | None
 ) -> Tensor:
-    """What each token reads of its own chunk: itself and what came before it.
+    """Read-out of each token's own chunk: of the token itself and of those before it.
 
     Args:
         q_NHCK: Queries.
@@ -108,7 +106,7 @@ def recall_local(
     Returns:
         y_NHCV in the dtype of v.
 
-    Cost: 2 N H C^2 (K + V) FLOPs; the [C, C] matrices of a few rows are all that ever exists.
+    Cost: 2 N H C^2 (K + V) FLOPs; [C, C] matrices exist for one block of rows only.
     """
     y_NHCV = torch.empty_like(v_NHCV, memory_format=torch.contiguous_format)
     for rows in _blocks(total_NHC):
@@ -126,7 +124,7 @@ def recall_local_backward(
     total_NHC: Tensor,
     segment_NC: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of `recall_local`: (dq, dk, dv, dtotal). The products are computed again."""
+    """Gradients of `recall_local`: (dq, dk, dv, dtotal). The scores are computed again."""
     dq, dk, dv = (
         torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q_NHCK, k_NHCK, v_NHCV)
     )
@@ -140,35 +138,32 @@ def recall_local_backward(
         _product(weight.mul_(product).mT, grad, dv[rows])
         _product(dproduct, k, dq[rows])
         _product(dproduct.mT, q, dk[rows])
-        # of a product's weight e^(l_t - l_s): l_t gains what l_s loses
+        # a score's weight is e^(l_t - l_s): what l_t gains, l_s loses
         dlag = product.mul_(dproduct)
         dtotal[rows] = dlag.sum(-1) - dlag.sum(-2)
     return dq, dk, dv, dtotal
 
 
 def _product(a: Tensor, b: Tensor, out: Tensor) -> None:
-    """a b in its place; without a copy if its dtype is theirs."""
+    """Write a b into `out`; without a copy if all have one dtype."""
     if out.dtype == a.dtype:
         torch.matmul(a, b, out=out)
     else:
         out.copy_(a @ b)
 
 
-def _blocks(weight_NHC: Tensor) -> Iterator[slice]:
+def _blocks(weight_NHC: Tensor) -> list[slice]:
     N, H, C = weight_NHC.shape
-    size = max(1, BLOCK_BYTES // (weight_NHC.element_size() * H * C * C))
-    # a GPU has no use for small blocks
-    size = size if weight_NHC.device.type == "cpu" else N
-    return (slice(begin, begin + size) for begin in range(0, N, size))
+    return cache_blocks(N, H * C * C, weight_NHC.device)
 
 
 def _weights(total_xHC: Tensor, segment_xC: Tensor | None) -> Tensor:
-    """e^(l_t - l_s) where s <= t and both belong to one document, else 0: [x, H, C, C]."""
+    """Weights e^(l_t - l_s) where s <= t and both belong to one document, else 0: [x, H, C, C]."""
     C, dtype = total_xHC.shape[-1], total_xHC.dtype
-    seen = torch.ones(C, C, dtype=torch.bool, device=total_xHC.device).tril_()
+    visible = torch.ones(C, C, dtype=torch.bool, device=total_xHC.device).tril_()
     if segment_xC is not None:
-        seen = (seen & (segment_xC[:, :, None] == segment_xC[:, None]))[:, None]
+        visible = (visible & (segment_xC[:, :, None] == segment_xC[:, None]))[:, None]
     lag_xHCC = total_xHC[..., :, None] - total_xHC[..., None, :]
-    # exponentials that are infinite, or too small for normal numbers, are tens of times slower
+    # exponentials that are infinite or denormal are tens of times slower
     lag_xHCC.clamp_(math.log(torch.finfo(dtype).tiny), 0.0)
-    return lag_xHCC.exp_().mul_(seen.to(dtype))
+    return lag_xHCC.exp_().mul_(visible.to(dtype))

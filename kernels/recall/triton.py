@@ -31,7 +31,7 @@ def outer_kernel(
     k, v, weight, out, C, K, V,
     BC: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, DT: tl.constexpr,
 ):  # fmt: skip
-    """out = sum over t of weight_t k_t v_t^T."""
+    """Sum over t of weight_t k_t v_t^T."""
     x = tl.program_id(0).to(tl.int64)
     a, b = tl.arange(0, BK), tl.arange(0, BV)
     acc = tl.zeros((BK, BV), tl.float32)
@@ -54,7 +54,7 @@ def inner_kernel(
     BC: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     TRANSPOSED: tl.constexpr, HAS_REST: tl.constexpr, DWEIGHT: tl.constexpr,
 ):  # fmt: skip
-    """y_t = weight_t q_t^T S, of S^T if TRANSPOSED; S is [K, V], or [V, K] if TRANSPOSED.
+    """Product weight_t q_t^T S with S [K, V], or with S^T of S [V, K] if TRANSPOSED.
 
     `extra` [C, V] is added if HAS_REST; its product with y / weight is summed if DWEIGHT.
     """
@@ -119,21 +119,21 @@ def _inner(
 def _gradients(
     v_NHCV: Tensor, state_NHKV: Tensor, k_NHCK: Tensor, weight_NHC: Tensor
 ) -> tuple[Tensor, Tensor]:
-    # of Σ w_t k_tᵀ S v_t: with respect to k and to w
+    # gradients of Σ w_t k_tᵀ S v_t with respect to k and to w
     return _inner(
         v_NHCV, weight_NHC, state_NHKV, k_NHCK, transposed=True, has_rest=False, wants_dweight=True
     )
 
 
 def recall_state(k_NHCK: Tensor, v_NHCV: Tensor, weight_NHC: Tensor) -> Tensor:
-    """See `reference.recall_state`. Keys and values are read once."""
+    """Kernel of `reference.recall_state`. Keys and values are read once."""
     return _outer(k_NHCK, v_NHCV, weight_NHC)
 
 
 def recall_state_backward(
     grad_NHKV: Tensor, k_NHCK: Tensor, v_NHCV: Tensor, weight_NHC: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `reference.recall_state_backward`."""
+    """Kernels of `reference.recall_state_backward`."""
     dk_NHCK, dweight_NHC = _gradients(v_NHCV, grad_NHKV, k_NHCK, weight_NHC)
     dv_NHCV, _ = _inner(
         k_NHCK, weight_NHC, grad_NHKV, v_NHCV, transposed=False, has_rest=False, wants_dweight=False
@@ -144,7 +144,7 @@ def recall_state_backward(
 def recall_read(
     q_NHCK: Tensor, weight_NHC: Tensor, state_NHKV: Tensor, rest_NHCV: Tensor
 ) -> Tensor:
-    """See `reference.recall_read`. All inputs are read once."""
+    """Kernel of `reference.recall_read`. All inputs are read once."""
     y_NHCV, _ = _inner(
         q_NHCK, weight_NHC, state_NHKV, rest_NHCV,
         transposed=False, has_rest=True, wants_dweight=False,
@@ -155,7 +155,7 @@ def recall_read(
 def recall_read_backward(
     grad_NHCV: Tensor, q_NHCK: Tensor, weight_NHC: Tensor, state_NHKV: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `reference.recall_read_backward`."""
+    """Kernels of `reference.recall_read_backward`."""
     dq_NHCK, dweight_NHC = _gradients(grad_NHCV, state_NHKV, q_NHCK, weight_NHC)
     return dq_NHCK, dweight_NHC, _outer(q_NHCK, grad_NHCV, weight_NHC)
 

@@ -1,7 +1,8 @@
-"""`recall_local` on a GPU: what tokens read of their own chunk, tile by tile, in one launch.
+"""`recall_local` on a GPU: the read-out of tokens from their own chunk, tiled, in one launch.
 
-Nothing of size [C, C] is ever stored. Backward, one kernel walks over the tokens that a token reads
-(dq), another over those that read it (dk, dv): nothing is accumulated across programs.
+Nothing of size [C, C] is ever stored. In the backward pass one kernel iterates over the tokens that
+a token reads (dq), another over those that read it (dk, dv): nothing is accumulated across
+programs.
 
 Shape letters: X rows times heads, H head, C time inside a chunk, K key channels, V value channels;
 B tile edge over time, BK and BV over channels.
@@ -28,15 +29,15 @@ def _rows(pointer, x, t, channel, C, K):
 
 @triton.jit
 def _weights(total, segment, x, row, i, j, C, PACKED: tl.constexpr):
-    """e^(l_i - l_j) where j <= i and both belong to one document, else 0: [i, j]."""
+    """Weights e^(l_i - l_j) where j <= i and both belong to one document, else 0: [i, j]."""
     l_i = tl.load(total + x * C + i, mask=i < C, other=0.0)
     l_j = tl.load(total + x * C + j, mask=j < C, other=0.0)
-    seen = (j[None, :] <= i[:, None]) & (i[:, None] < C)
+    visible = (j[None, :] <= i[:, None]) & (i[:, None] < C)
     if PACKED:
         s_i = tl.load(segment + row * C + i, mask=i < C, other=-1)
         s_j = tl.load(segment + row * C + j, mask=j < C, other=-2)
-        seen = seen & (s_i[:, None] == s_j[None, :])
-    return tl.exp(tl.where(seen, l_i[:, None] - l_j[None, :], float("-inf")))
+        visible = visible & (s_i[:, None] == s_j[None, :])
+    return tl.exp(tl.where(visible, l_i[:, None] - l_j[None, :], float("-inf")))
 
 
 @tuned(4, 8, key=["C", "K", "V"])
@@ -45,7 +46,7 @@ def local_kernel(
     q, k, v, total, segment, y, H, C, K, V, B: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     DT: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
-    """y_i = sum over j <= i of weight_ij (q_i k_j) v_j."""
+    """Read-out of token i: the sum over j <= i of weight_ij (q_i k_j) v_j."""
     x, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
     i, a, b = block * B + tl.arange(0, B), tl.arange(0, BK), tl.arange(0, BV)
     q_BK = _rows(q, x, i, a, C, K)
@@ -66,7 +67,7 @@ def local_query_kernel(
     g, q, k, v, total, segment, dq, dlag, H, C, K, V,
     B: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, DT: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
-    """dq, and what each token's total gains as a reader."""
+    """Gradient of the queries, and of each token's total as a reader."""
     x, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
     i, a, b = block * B + tl.arange(0, B), tl.arange(0, BK), tl.arange(0, BV)
     q_BK, g_BV = _rows(q, x, i, a, C, K), _rows(g, x, i, b, C, V)
@@ -92,7 +93,7 @@ def local_key_kernel(
     g, q, k, v, total, segment, dk, dv, dlag, H, C, K, V,
     B: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, DT: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
-    """dk, dv, and what each token's total loses as one that is read."""
+    """Gradients of keys and values, and of each token's total (negated) as one that is read."""
     x, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
     j, a, b = block * B + tl.arange(0, B), tl.arange(0, BK), tl.arange(0, BV)
     k_BK, v_BV = _rows(k, x, j, a, C, K), _rows(v, x, j, b, C, V)
@@ -119,7 +120,7 @@ def local_key_kernel(
 def recall_local(
     q_NHCK: Tensor, k_NHCK: Tensor, v_NHCV: Tensor, total_NHC: Tensor, segment_NC: Tensor | None
 ) -> Tensor:
-    """See `reference.recall_local`. Queries and outputs move once, keys and values per tile."""
+    """Kernel of `reference.recall_local`; keys and values are read once per tile of queries."""
     q, k, v, total = (i.contiguous() for i in (q_NHCK, k_NHCK, v_NHCV, total_NHC))
     y_NHCV = torch.empty_like(v)
     grid, sizes, tiles = _launch(q, v)
@@ -137,7 +138,7 @@ def recall_local_backward(
     total_NHC: Tensor,
     segment_NC: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """See `reference.recall_local_backward`."""
+    """Kernels of `reference.recall_local_backward`."""
     inputs = (grad_NHCV.to(v_NHCV.dtype), q_NHCK, k_NHCK, v_NHCV, total_NHC)
     grad, q, k, v, total = (i.contiguous() for i in inputs)
     segment, packed = _segments(segment_NC, total), segment_NC is not None
@@ -149,7 +150,7 @@ def recall_local_backward(
 
 
 def _launch(q: Tensor, v: Tensor) -> tuple[tuple[int, int], tuple[int, ...], tuple[object, ...]]:
-    """(grid, sizes, tile sizes and operand type) of a launch."""
+    """Grid, sizes, and tile sizes with operand type of a launch."""
     (N, H, C, K), V = q.shape, v.shape[-1]
     dtype = operand_type(q)
     if max(K, V) > MAX_CHANNELS:
@@ -161,5 +162,5 @@ def _launch(q: Tensor, v: Tensor) -> tuple[tuple[int, int], tuple[int, ...], tup
 
 
 def _segments(segment_NC: Tensor | None, stand_in: Tensor) -> Tensor:
-    # a kernel's pointer must point somewhere, also where it is not read
+    # a kernel needs a valid pointer even where it does not read it
     return stand_in if segment_NC is None else segment_NC.contiguous()

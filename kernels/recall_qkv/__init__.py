@@ -1,1 +1,1 @@
-"""`recall_inputs`: what recall heads are fed."""
+"""Queries, keys and values of recall heads."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kernels.dispatch import check_tensors, run
+from kernels.precision import work_dtype
 from kernels.recall_qkv.reference import recall_inputs as recall_inputs_reference
 from kernels.recall_qkv.reference import (
     recall_inputs_backward as recall_inputs_backward_reference,
@@ -45,8 +46,7 @@ def _(
     B, T, _, R = qkv.shape
     shape = (B * -(-T // chunk), num_heads, chunk)
     q, k, v = (qkv.new_empty(*shape, R // num_heads) for _ in range(3))
-    work = torch.promote_types(qkv.dtype, torch.float32)
-    inverse_q, inverse_k = (qkv.new_empty(shape, dtype=work) for _ in range(2))
+    inverse_q, inverse_k = (qkv.new_empty(shape, dtype=work_dtype(qkv)) for _ in range(2))
     return q, k, v, inverse_q, inverse_k
 
 
@@ -73,7 +73,7 @@ _recall_inputs.register_autograd(_backward, setup_context=_setup_context)
 def recall_inputs(
     qkv_BT3R: Tensor, cos_TF: Tensor, sin_TF: Tensor, num_heads: int, chunk: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values of recall heads, in chunks; see `reference.recall_inputs`.
+    """Queries, keys and values of recall heads in chunks; see `reference.recall_inputs`.
 
     Raises:
         ValueError: Shapes, dtypes or devices do not fit together.

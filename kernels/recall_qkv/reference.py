@@ -1,6 +1,6 @@
-"""What recall heads are fed: queries and keys of unit length, turned by their phases, and values.
+"""Inputs of recall heads: queries and keys of unit length, rotated by their phases, and values.
 
-    q = turn(unit(silu(x)))      k = turn(unit(silu(x)))      v = silu(x)
+    q = rotate(unit(silu(x)))      k = rotate(unit(silu(x)))      v = silu(x)
 
 Shape letters: B batch, T time (tokens), R channels of all heads, J chunk, N = B J rows, H head, C
 time inside a chunk, K channels of a head, F = K / 2 pairs of channels.
@@ -14,21 +14,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# elements that are worked on at a time on CPU: several temporaries stay in the cache
-BLOCK_ELEMENTS = 1 << 16
-# vectors that are shorter are not made longer than 1
+from kernels.blocks import cache_blocks
+from kernels.precision import work_dtype
+
+# divisor of vectors that are shorter, which so stay below unit length
 SHORTEST = 1e-12
 
 
 def recall_inputs(
     qkv_BT3R: Tensor, cos_TF: Tensor, sin_TF: Tensor, num_heads: int, chunk: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Silu; of q and k each head's direction, channels (f, f + F) turned by the token's angle.
+    """Silu of all; for q and k each head's direction, with channels (f, f + F) rotated.
 
     Args:
         qkv_BT3R: Projections.
-        cos_TF, sin_TF: Of the tokens' angles.
-        num_heads: R is divided among them.
+        cos_TF: Cosines of the tokens' angles.
+        sin_TF: Sines of the tokens' angles.
+        num_heads: Number of heads, which share the R channels.
         chunk: Tokens per chunk C; time past the end of the last one is zero.
 
     Returns:
@@ -42,7 +44,7 @@ def recall_inputs(
     for x_BTR in (q_BTR, k_BTR):
         x_BJCHK = _heads(x_BTR, num_heads, chunk)
         B, J, C, H, K = x_BJCHK.shape
-        work = torch.promote_types(x_BTR.dtype, torch.float32)
+        work = work_dtype(x_BTR)
         y_BJHCK = x_BTR.new_empty(B, J, H, C, K)
         inverse_BJHC = x_BTR.new_empty(B, J, H, C, dtype=work)
         cos_JC1F, sin_JC1F = (_heads(i[None], 1, chunk)[0] for i in (cos_TF, sin_TF))
@@ -52,7 +54,7 @@ def recall_inputs(
             inverse_jCH = length_jCH.clamp_(min=SHORTEST).reciprocal_()
             inverse_BJHC[b, rows] = inverse_jCH.transpose(1, 2)
             x_jCHK.mul_(inverse_jCH[..., None])
-            _turn(x_jCHK, cos_JC1F[rows], sin_JC1F[rows], y_BJHCK[b, rows].transpose(1, 2))
+            _rotate(x_jCHK, cos_JC1F[rows], sin_JC1F[rows], y_BJHCK[b, rows].transpose(1, 2))
         outputs += [y_BJHCK.flatten(0, 1), inverse_BJHC.flatten(0, 1)]
     q_NHCK, q_inverse_NHC, k_NHCK, k_inverse_NHC = outputs
     v_NHCK = torch.empty_like(q_NHCK)
@@ -94,7 +96,7 @@ def recall_inputs_backward(
             tangent_jHCK = torch.addcmul(grad_jHCK, y_jHCK, radial_jHC1, value=-1.0)
             tangent_jCHK = tangent_jHCK.mul_(inverse_BJHC1[b, rows]).transpose(1, 2)
             dx_jCHK = dx_BJCHK[b, rows]
-            _turn(tangent_jCHK, cos_JC1F[rows], -sin_JC1F[rows], dx_jCHK)
+            _rotate(tangent_jCHK, cos_JC1F[rows], -sin_JC1F[rows], dx_jCHK)
             _silu_backward(dx_jCHK, x_BJCHK[b, rows], dx_jCHK)
     x_BJCHK = _heads(v_BTR, H, C)
     dv_BJCHK = dv_NHCK.transpose(1, 2).unflatten(0, x_BJCHK.shape[:2])
@@ -106,7 +108,7 @@ def _silu_backward(grad: Tensor, x: Tensor, out: Tensor) -> None:
     torch.ops.aten.silu_backward.grad_input(grad, x, grad_input=out)
 
 
-def _turn(x_jCHK: Tensor, cos_jC1F: Tensor, sin_jC1F: Tensor, out_jCHK: Tensor) -> None:
+def _rotate(x_jCHK: Tensor, cos_jC1F: Tensor, sin_jC1F: Tensor, out_jCHK: Tensor) -> None:
     first, second = x_jCHK.chunk(2, dim=-1)
     out_first, out_second = out_jCHK.chunk(2, dim=-1)
     torch.mul(first, cos_jC1F, out=out_first).addcmul_(second, sin_jC1F, value=-1.0)
@@ -122,7 +124,7 @@ def _heads(x_BTR: Tensor, num_heads: int, chunk: int) -> Tensor:
 
 
 def _blocks(x_BJCHK: Tensor) -> Iterator[tuple[int, slice]]:
+    """Row of the batch and chunks of each block."""
     B, J, *sizes = x_BJCHK.shape
-    # a GPU has no use for small blocks
-    size = max(1, BLOCK_ELEMENTS // torch.Size(sizes).numel()) if x_BJCHK.is_cpu else J
-    return ((b, slice(j, j + size)) for b in range(B) for j in range(0, J, size))
+    chunks = cache_blocks(J, torch.Size(sizes).numel(), x_BJCHK.device)
+    return ((b, rows) for b in range(B) for rows in chunks)

@@ -48,7 +48,7 @@ _short_conv.register_autograd(_backward, setup_context=_setup_context)
 def short_conv(
     x_BTD: Tensor, past_BPD: Tensor, taps_WD: Tensor, reach_BT: Tensor | None = None
 ) -> Tensor:
-    """Convolve each channel with its own few taps; see `reference.short_conv`.
+    """Convolution of each channel with its own few taps; see `reference.short_conv`.
 
     Raises:
         ValueError: The shapes or dtypes do not fit together.

@@ -16,9 +16,9 @@ TIME, CHANNELS = 64, 64
 
 @triton.jit
 def load_tokens(x, past, b, t, d, D, row, batch, P: tl.constexpr, mask):
-    """The signal at times t, which may be before its beginning: [BT, BD] in float32."""
-    own, before = mask & (t[:, None] >= 0), mask & (t[:, None] < 0)
-    X = tl.load(x + b * batch + t[:, None].to(tl.int64) * row + d[None, :], mask=own, other=0.0)
+    """Signal at times t, which may be before its beginning: [BT, BD] in float32."""
+    inside, before = mask & (t[:, None] >= 0), mask & (t[:, None] < 0)
+    X = tl.load(x + b * batch + t[:, None].to(tl.int64) * row + d[None, :], mask=inside, other=0.0)
     place = (b * P + P + t[:, None]) * D + d[None, :]
     return X.to(tl.float32) + tl.load(past + place, mask=before, other=0.0).to(tl.float32)
 
@@ -29,7 +29,7 @@ def forward_kernel(
     x, past, taps, reach, y, T, D, row, batch,
     W: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, REACHES: tl.constexpr,
 ):  # fmt: skip
-    """y[t] = sum over w of taps[w] x[t - w]."""
+    """Output y[t], the sum over w of taps[w] x[t - w]."""
     b = tl.program_id(2).to(tl.int64)
     t, d = tl.program_id(0) * BT + tl.arange(0, BT), tl.program_id(1) * BD + tl.arange(0, BD)
     mask = (t[:, None] < T) & (d[None, :] < D)
@@ -39,8 +39,8 @@ def forward_kernel(
         far = tl.load(reach + b * T + t, mask=t < T, other=0).to(tl.int32)
     for w in tl.static_range(W):
         tap = tl.load(taps + w * D + d, mask=d < D, other=0.0).to(tl.float32)
-        seen = mask & (far[:, None] >= w)
-        acc += load_tokens(x, past, b, t - w, d, D, row, batch, W - 1, seen) * tap[None, :]
+        reached = mask & (far[:, None] >= w)
+        acc += load_tokens(x, past, b, t - w, d, D, row, batch, W - 1, reached) * tap[None, :]
     place = (b * T + t[:, None]) * D + d[None, :]
     tl.store(y + place, acc.to(y.dtype.element_ty), mask=mask)
 
@@ -51,7 +51,7 @@ def backward_kernel(
     grad, x, past, taps, reach, dx, dpast, dtaps, T, D, row, batch,
     W: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, REACHES: tl.constexpr,
 ):  # fmt: skip
-    """dx and dpast, and the taps' gradient as one partial sum per tile."""
+    """Gradients of signal and past, and of the taps as one partial sum per tile."""
     tile, b = tl.program_id(0), tl.program_id(2).to(tl.int64)
     # a tile's tokens begin W - 1 before the signal
     s, d = tile * BT + tl.arange(0, BT) - (W - 1), tl.program_id(1) * BD + tl.arange(0, BD)
@@ -72,14 +72,14 @@ def backward_kernel(
         acc += G * tap[None, :]
         part = (b * tl.num_programs(0) + tile) * W + w
         tl.store(dtaps + part * D + d, tl.sum(G * X, axis=0), mask=d < D)
-    found = acc.to(dx.dtype.element_ty)
-    own, before = inside & (s[:, None] >= 0), inside & (s[:, None] < 0)
-    tl.store(dx + (b * T + s[:, None]) * D + d[None, :], found, mask=own)
-    tl.store(dpast + (b * (W - 1) + W - 1 + s[:, None]) * D + d[None, :], found, mask=before)
+    dX = acc.to(dx.dtype.element_ty)
+    in_signal, before = inside & (s[:, None] >= 0), inside & (s[:, None] < 0)
+    tl.store(dx + (b * T + s[:, None]) * D + d[None, :], dX, mask=in_signal)
+    tl.store(dpast + (b * (W - 1) + W - 1 + s[:, None]) * D + d[None, :], dX, mask=before)
 
 
 def short_conv(x_BTD: Tensor, past_BPD: Tensor, taps_WD: Tensor, reach_BT: Tensor | None) -> Tensor:
-    """See `reference.short_conv`."""
+    """Kernel of `reference.short_conv`."""
     (B, T, D), W = x_BTD.shape, taps_WD.shape[0]
     operand_type(x_BTD)
     x_BTD, y_BTD = _rows(x_BTD), x_BTD.new_empty(B, T, D)
@@ -98,7 +98,7 @@ def short_conv_backward(
     taps_WD: Tensor,
     reach_BT: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `reference.short_conv_backward`."""
+    """Kernels of `reference.short_conv_backward`."""
     (B, T, D), W = x_BTD.shape, taps_WD.shape[0]
     operand_type(x_BTD)
     x_BTD, S = _rows(x_BTD), T + W - 1
@@ -115,10 +115,10 @@ def short_conv_backward(
 
 
 def _rows(x_BTD: Tensor) -> Tensor:
-    # tokens may lie apart: the signal is a part of a wider projection
+    # tokens may have any stride: the signal is a part of a wider projection
     return x_BTD if x_BTD.stride(2) == 1 else x_BTD.contiguous()
 
 
 def _reach(reach_BT: Tensor | None, stand_in: Tensor) -> Tensor:
-    # a kernel's pointer must point somewhere, also where it is not read
+    # a kernel needs a valid pointer even where it does not read it
     return stand_in if reach_BT is None else reach_BT.contiguous()

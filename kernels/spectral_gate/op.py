@@ -121,7 +121,7 @@ def spectral_energy(spectrum_RHNM: Tensor) -> Tensor:
 
 
 def gate_values(parts: GateParts) -> Tensor:
-    """The complex gate [R, H, M] of its parts; see `reference.gate_values`.
+    """Complex gate [R, H, M] made from its parts; see `reference.gate_values`.
 
     Raises:
         ValueError: Shapes, dtypes or devices do not fit together.

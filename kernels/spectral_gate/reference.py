@@ -1,4 +1,4 @@
-"""Complex spectral gate: a spectrum's energy, the gate made of it, and what the gate lets pass.
+"""Complex spectral gate: a spectrum's energy, the gate made from it, and the gated spectrum.
 
     gate = keep ((1 - rest) gain relu(1 - limit / magnitude) e^(i phase) + rest)
 
@@ -12,15 +12,15 @@ from torch import Tensor
 
 
 class GateParts(NamedTuple):
-    """What a gate is made of, all real.
+    """Real parts from which a gate is made.
 
     Attributes:
-        magnitude_RHM: Of each bin, above 0.
+        magnitude_RHM: Magnitude of each bin, above 0.
         gain_RHM: Factor of each bin.
-        phase_RHM: Angle by which each bin is turned.
-        limit_RH: Soft threshold: bins of a smaller magnitude are zero.
-        rest_H: Share that passes whatever the gate says.
-        keep_RHM: Factor of gate and rest: 0 for bins that are dropped.
+        phase_RHM: Angle by which each bin is rotated.
+        limit_RH: Soft threshold; bins of a smaller magnitude become zero.
+        rest_H: Share of the spectrum that bypasses the gate.
+        keep_RHM: Factor of gate and rest; 0 for dropped bins.
     """
 
     magnitude_RHM: Tensor
@@ -43,7 +43,7 @@ def spectral_energy_backward(grad_RHM: Tensor, spectrum_RHNM: Tensor) -> Tensor:
 
 
 def _pass_and_turn(parts: GateParts) -> tuple[Tensor, Tensor]:
-    """Share that the soft threshold lets pass, and e^(i phase)."""
+    """Share that passes the soft threshold, and e^(i phase)."""
     pass_RHM = torch.relu(1.0 - parts.limit_RH[..., None] / parts.magnitude_RHM)
     return pass_RHM, torch.polar(torch.ones_like(parts.phase_RHM), parts.phase_RHM)
 
@@ -56,7 +56,7 @@ def gate_values(
     rest_H: Tensor,
     keep_RHM: Tensor,
 ) -> Tensor:
-    """The complex gate_RHM of its parts; arguments as in `GateParts`."""
+    """Complex gate_RHM made from its parts; arguments as in `GateParts`."""
     parts = GateParts(magnitude_RHM, gain_RHM, phase_RHM, limit_RH, rest_H, keep_RHM)
     pass_RHM, turn_RHM = _pass_and_turn(parts)
     rest_H1 = rest_H[:, None]
@@ -91,7 +91,7 @@ def gate_values_backward(
 
 
 def gate_spectrum(spectrum_RHNM: Tensor, gate_RHM: Tensor) -> Tensor:
-    """The spectrum times the gate of its head and bin. It is read once and written once."""
+    """The spectrum times the gate of its head and bin; it is read once and written once."""
     return spectrum_RHNM * gate_RHM[:, :, None]
 
 

@@ -54,7 +54,7 @@ def scale_kernel(
 def gate_backward_kernel(
     grad, spectrum, gate, dspectrum, dgate, N, M, BN: tl.constexpr, BM: tl.constexpr
 ):
-    """dspectrum = grad conj(gate), dgate = sum over channels of conj(spectrum) grad."""
+    """Gradients grad conj(gate), and the sum over channels of conj(spectrum) grad."""
     x, m = tl.program_id(0).to(tl.int64), tl.program_id(1) * BM + tl.arange(0, BM)
     f_re, f_im = load_complex(gate, x * M + m, m < M)
     acc_re = tl.zeros((BM,), tl.float32)
@@ -76,7 +76,7 @@ def gate_backward_kernel(
 @tuned(4, 2, key=["M"])
 @triton.jit
 def values_kernel(magnitude, gain, phase, limit, rest, keep, gate, H, M, BM: tl.constexpr):
-    """gate = keep ((1 - rest) gain relu(1 - limit / magnitude) e^(i phase) + rest)."""
+    """Gate keep ((1 - rest) gain relu(1 - limit / magnitude) e^(i phase) + rest)."""
     x, m = tl.program_id(0).to(tl.int64), tl.arange(0, BM)
     mask, place = m < M, x * M + m
     tau, rho = tl.load(limit + x), tl.load(rest + x % H)
@@ -94,7 +94,7 @@ def values_backward_kernel(
     grad, magnitude, gain, phase, limit, rest, keep,
     dmagnitude, dgain, dphase, dlimit, drest, dkeep, H, M, BM: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of all parts; the one of rest as one partial sum per row and head."""
+    """Gradients of all parts; that of rest as one partial sum per row and head."""
     x, m = tl.program_id(0).to(tl.int64), tl.arange(0, BM)
     mask, place = m < M, x * M + m
     tau, rho = tl.load(limit + x), tl.load(rest + x % H)
@@ -119,7 +119,7 @@ def values_backward_kernel(
 
 
 def spectral_energy(spectrum_RHNM: Tensor) -> Tensor:
-    """See `reference.spectral_energy`."""
+    """Kernel of `reference.spectral_energy`."""
     served_complex(spectrum_RHNM)
     R, H, N, M = spectrum_RHNM.shape
     energy_RHM = spectrum_RHNM.new_empty(R, H, M, dtype=torch.float32)
@@ -130,12 +130,12 @@ def spectral_energy(spectrum_RHNM: Tensor) -> Tensor:
 
 
 def spectral_energy_backward(grad_RHM: Tensor, spectrum_RHNM: Tensor) -> Tensor:
-    """See `reference.spectral_energy_backward`."""
+    """Kernels of `reference.spectral_energy_backward`."""
     return _scaled(spectrum_RHNM, grad_RHM.contiguous(), complex_=False)
 
 
 def gate_spectrum(spectrum_RHNM: Tensor, gate_RHM: Tensor) -> Tensor:
-    """See `reference.gate_spectrum`."""
+    """Kernel of `reference.gate_spectrum`."""
     return _scaled(spectrum_RHNM, pairs(gate_RHM), complex_=True)
 
 
@@ -152,7 +152,7 @@ def _scaled(spectrum_RHNM: Tensor, factor: Tensor, *, complex_: bool) -> Tensor:
 def gate_spectrum_backward(
     grad_RHNM: Tensor, spectrum_RHNM: Tensor, gate_RHM: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """See `reference.gate_spectrum_backward`."""
+    """Kernels of `reference.gate_spectrum_backward`."""
     served_complex(spectrum_RHNM)
     R, H, N, M = spectrum_RHNM.shape
     dspectrum, dgate = (
@@ -174,7 +174,7 @@ def gate_values(
     rest_H: Tensor,
     keep_RHM: Tensor,
 ) -> Tensor:
-    """See `reference.gate_values`."""
+    """Kernel of `reference.gate_values`."""
     parts = _parts(magnitude_RHM, gain_RHM, phase_RHM, limit_RH, rest_H, keep_RHM)
     R, H, M = magnitude_RHM.shape
     gate_RHM = magnitude_RHM.new_empty(R, H, M, dtype=torch.complex64)
@@ -183,7 +183,7 @@ def gate_values(
 
 
 def gate_values_backward(grad_RHM: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
-    """See `reference.gate_values_backward`."""
+    """Kernels of `reference.gate_values_backward`."""
     parts = _parts(*values)
     R, H, M = parts[0].shape
     dmagnitude, dgain, dphase, dlimit, _, dkeep = (torch.empty_like(i) for i in parts)

@@ -1,1 +1,1 @@
-"""Carrying a decaying state from chunk to chunk."""
+"""Recurrence that carries a decaying state from chunk to chunk."""

@@ -1,4 +1,4 @@
-"""`state_scan` on a GPU: one launch walks over the chunks, each program with its part of the state.
+"""`state_scan` on a GPU: one launch for all chunks; each program carries a part of the state.
 
 Shape letters: B batch, J chunk, N independent decays, F features that share a decay.
 """
@@ -20,7 +20,7 @@ def scan_kernel(
     decay, update, initial, incoming, final, J, N, F,
     BLOCK: tl.constexpr, COMPLEX: tl.constexpr, REVERSE: tl.constexpr,
 ):  # fmt: skip
-    """s_(j+1) = decay_j s_j + update_j; from the last chunk, with conjugate decays, if REVERSE."""
+    """States s_(j+1) = decay_j s_j + update_j; from the end, with conjugate decays, if REVERSE."""
     b = tl.program_id(1).to(tl.int64)
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask, n = i < N * F, i // F
@@ -78,13 +78,13 @@ def _scan(
 def state_scan(
     decay_BJN: Tensor, update_BJNF: Tensor, initial_BNF: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """See `reference.state_scan`. Updates are read once, incoming states written once."""
+    """Kernel of `reference.state_scan`. Updates are read once, incoming states written once."""
     return _scan(decay_BJN, update_BJNF, initial_BNF, reverse=False)
 
 
 def state_scan_backward(
     grad_incoming_BJNF: Tensor, grad_final_BNF: Tensor, decay_BJN: Tensor, incoming_BJNF: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `reference.state_scan_backward`."""
+    """Kernels of `reference.state_scan_backward`."""
     dupdate, dinitial = _scan(decay_BJN, grad_incoming_BJNF, grad_final_BNF, reverse=True)
     return torch.linalg.vecdot(incoming_BJNF, dupdate), dupdate, dinitial

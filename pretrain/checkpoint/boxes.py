@@ -1,8 +1,8 @@
-"""Where the elements that a rank holds lie in a whole parameter: boxes.
+"""Boxes: the places, in a whole parameter, of the elements that a rank holds.
 
 ZeRO flattens parameters and cuts them anywhere; tensor parallelism cuts them along a dimension. A
-range of a flattened tensor is a handful of boxes (half a row, whole rows, half a row), and boxes
-are what torch.distributed.checkpoint stores and reads back under another cut.
+range of a flattened tensor is a handful of boxes (half a row, whole rows, half a row), and
+torch.distributed.checkpoint stores boxes and reads them back under another cut.
 """
 
 import math
@@ -25,8 +25,8 @@ class Piece(NamedTuple):
     """A box of a whole parameter and its values.
 
     Attributes:
-        box: Where it lies.
-        values: Of the box's sizes; may be a view of what it was cut from.
+        box: Its place in the parameter.
+        values: A tensor of the box's sizes; may be a view of the tensor it was cut from.
     """
 
     box: Box
@@ -34,7 +34,7 @@ class Piece(NamedTuple):
 
 
 def flat_boxes(shape: tuple[int, ...], start: int, stop: int) -> Iterator[Box]:
-    """Cut the elements [start, stop) of a row-major tensor into boxes, in their order.
+    """Boxes of the elements [start, stop) of a row-major tensor, in their order.
 
     Cost: at most 2 * dimensions - 1 boxes.
     """
@@ -70,16 +70,16 @@ def held_shape(placement: Placement) -> tuple[int, ...]:
 
 
 def pieces(flat: Tensor, placement: Placement, start: int) -> Iterator[Piece]:
-    """What a stretch of a rank's flattened part of a parameter is of the whole parameter.
+    """Pieces of the whole parameter that a stretch of a rank's flattened part consists of.
 
     Args:
         flat: The elements from `start` on, one-dimensional.
-        placement: Which part of which parameter the rank holds.
+        placement: Part of a whole parameter that the rank holds.
         start: First element, counted in the rank's flattened part.
 
     Returns:
-        Pieces that are views of `flat`: what is written into them arrives there. Padding is in
-        none of them.
+        Pieces that are views of `flat`: writing into them writes into `flat`. Padding is in none
+        of them.
     """
     at = 0
     for box in flat_boxes(held_shape(placement), start, start + flat.numel()):
@@ -89,7 +89,7 @@ def pieces(flat: Tensor, placement: Placement, start: int) -> Iterator[Piece]:
 
 
 def _in_whole(box: Box, values: Tensor, placement: Placement) -> Iterator[Piece]:
-    """Move a box from a rank's part to the whole parameter: one piece per range that it meets."""
+    """Pieces of the whole parameter in a box of a rank's part: one per range that it overlaps."""
     dim = placement.dim
     if dim is None:
         yield Piece(box, values)

@@ -1,4 +1,4 @@
-"""What of each parameter and its optimizer state a rank holds in a DeepSpeed engine.
+"""Parts of the parameters and their optimizer state that a rank holds in a DeepSpeed engine.
 
 | ZeRO | a rank holds |
 | --- | --- |
@@ -8,7 +8,7 @@
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,20 +17,22 @@ from torch import Tensor, nn
 
 from pretrain.parallel.placement import Placement, placements
 
+# a parameter's own values, next to the names of its optimizer's state tensors
 VALUE = "value"
-KINDS = (VALUE, "exp_avg", "exp_avg_sq")
 
 
 class Fragment(NamedTuple):
     """A stretch of a rank's part of a parameter, flattened, and of its optimizer state.
 
     Attributes:
-        placement: Which part of which whole parameter the rank holds.
-        start, numel: The stretch.
-        replica: The lowest of the ranks that hold that part together; others may hold it too.
-        state: The optimizer's state of what the stretch lies in; has `step`.
-        get: Float32 values of a kind; perhaps the engine's own memory.
-        put: Replace the values of a kind.
+        placement: Part of a whole parameter that the rank holds.
+        start: First element of the stretch.
+        numel: Number of its elements.
+        replica: Lowest of the ranks that hold that part together; other groups may hold copies.
+        state: Optimizer state of the tensor in which the stretch lies; has `step`.
+        get: Function from a kind (`value`, or a state tensor's name) to its float32 values, which
+            may be the engine's own memory.
+        put: Function that replaces the values of a kind.
     """
 
     placement: Placement
@@ -42,39 +44,47 @@ class Fragment(NamedTuple):
     put: Callable[[str, Tensor], None]
 
 
-def fragments(engine: Any) -> Iterator[Fragment]:
-    """All that this rank holds; optimizer states that do not exist yet are made, as zeros."""
+def fragments(engine: Any, state_tensors: Sequence[str]) -> Iterator[Fragment]:
+    """Everything that this rank holds.
+
+    Args:
+        engine: The DeepSpeed engine.
+        state_tensors: Names of the tensors that its optimizer keeps per parameter. Those that do
+            not exist yet are created, as zeros.
+    """
     stage = engine.zero_optimization_stage()
     find = _whole if stage == 0 else _flat if stage < 3 else _partitioned
-    return find(engine.optimizer, engine.module)
+    return find(engine.optimizer, engine.module, state_tensors)
 
 
 def finish_puts(engine: Any) -> None:
-    """Let the parameters that the model computes with follow; a collective, after all `put`s."""
+    """Update the parameters that the model computes with; a collective, after all `put`s."""
     stage, optimizer = engine.zero_optimization_stage(), engine.optimizer
     if stage in (1, 2):
         optimizer.update_lp_params()
     if stage == 3:
         for group in range(len(optimizer.fp32_partitioned_groups_flat)):
             optimizer._reassign_or_swap_out_partitioned_parameters(group)
-        # small parameters are kept whole on every rank
+        # every rank keeps small parameters whole
         if optimizer.persistent_parameters:
             optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
 
 
-def _ensure_state(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:
-    """AdamW's state of a tensor, as AdamW itself would begin it."""
+def _ensure_state(
+    optimizer: torch.optim.Optimizer, parameter: Tensor, names: Sequence[str]
+) -> dict[str, Tensor]:
+    """The optimizer's state of a tensor, begun as the optimizer itself would begin it."""
     state: dict[str, Tensor] = optimizer.state[parameter]
     if not state:
         state["step"] = torch.tensor(0.0)
-        for kind in KINDS[1:]:
-            state[kind] = torch.zeros_like(parameter)
+        for name in names:
+            state[name] = torch.zeros_like(parameter)
     return state
 
 
-def _whole(optimizer: Any, module: nn.Module) -> Iterator[Fragment]:
+def _whole(optimizer: Any, module: nn.Module, names: Sequence[str]) -> Iterator[Fragment]:
     def access(parameter: nn.Parameter, placement: Placement) -> Fragment:
-        state = _ensure_state(optimizer, parameter)
+        state = _ensure_state(optimizer, parameter, names)
 
         def get(kind: str) -> Tensor:
             return (parameter.detach() if kind == VALUE else state[kind]).view(-1)
@@ -88,9 +98,9 @@ def _whole(optimizer: Any, module: nn.Module) -> Iterator[Fragment]:
         yield access(parameter, placement)
 
 
-def _flat(optimizer: Any, module: nn.Module) -> Iterator[Fragment]:
+def _flat(optimizer: Any, module: nn.Module, names: Sequence[str]) -> Iterator[Fragment]:
     states = [
-        _ensure_state(optimizer.optimizer, flat)
+        _ensure_state(optimizer.optimizer, flat, names)
         for flat in optimizer.single_partition_of_fp32_groups
     ]
     replicas = [_lowest_rank(group) for group in optimizer.real_dp_process_group]
@@ -117,7 +127,7 @@ def _flat(optimizer: Any, module: nn.Module) -> Iterator[Fragment]:
             yield access(parameter._hp_mapping, placement)  # type: ignore[attr-defined]
 
 
-def _partitioned(optimizer: Any, module: nn.Module) -> Iterator[Fragment]:
+def _partitioned(optimizer: Any, module: nn.Module, names: Sequence[str]) -> Iterator[Fragment]:
     # DeepSpeed is imported late: it takes seconds
     from deepspeed.utils import (
         safe_get_local_fp32_param,
@@ -127,7 +137,8 @@ def _partitioned(optimizer: Any, module: nn.Module) -> Iterator[Fragment]:
     )
 
     states = [
-        _ensure_state(optimizer.optimizer, flat) for flat in optimizer.fp32_partitioned_groups_flat
+        _ensure_state(optimizer.optimizer, flat, names)
+        for flat in optimizer.fp32_partitioned_groups_flat
     ]
 
     def access(parameter: Any, placement: Placement) -> Fragment:

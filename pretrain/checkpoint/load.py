@@ -42,7 +42,7 @@ def load_engine(engine: Any, checkpoint: Path, run: RunConfig) -> dict[str, Any]
         if problems:
             raise agreed(CheckpointError(problems[0]))
 
-    load_shards(engine, read)
+    load_shards(engine, run.optim.state_tensors, read)
     check_certificate(engine, checkpoint, run)
     state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
     return state

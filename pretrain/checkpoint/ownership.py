@@ -1,17 +1,18 @@
-"""Which rank writes what: every element of the logical state once, by a rank that holds it.
+"""Owner of every element of the logical state: one of the ranks that hold it writes it, once.
 
 The logical state knows no layout: for every parameter, under its name in `SpectralLM.state_dict()`,
-`value/NAME`, `exp_avg/NAME`, `exp_avg_sq/NAME` of its shape, and `step/NAME`.
+it has `value/NAME` and a tensor of the same shape for each name in `OptimConfig.state_tensors`
+(AdamW: `exp_avg/NAME`, `exp_avg_sq/NAME`), and the number `step/NAME`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pretrain.checkpoint.boxes import Box, Piece, pieces
-from pretrain.checkpoint.deepspeed_state import KINDS, Fragment, finish_puts, fragments
+from pretrain.checkpoint.deepspeed_state import VALUE, Fragment, finish_puts, fragments
 from pretrain.checkpoint.tensor_writer import Shard
 from pretrain.runtime.ranks import gathered_objects
 
@@ -19,16 +20,21 @@ from pretrain.runtime.ranks import gathered_objects
 Part = tuple[str, tuple[tuple[int, int], ...]]
 
 
-def owned_shards(engine: Any) -> dict[str, Shard]:
-    """Copies in host memory of what this rank is to write; a collective."""
-    held = [fragment for fragment in fragments(engine) if fragment.numel]
+def owned_shards(engine: Any, state_tensors: Sequence[str]) -> dict[str, Shard]:
+    """Copies, in host memory, of the tensors that this rank must write; a collective.
+
+    Args:
+        engine: The DeepSpeed engine.
+        state_tensors: Names of the tensors that its optimizer keeps per parameter.
+    """
+    held = [fragment for fragment in fragments(engine, state_tensors) if fragment.numel]
     replicas = gathered_objects({_part(fragment): fragment.replica for fragment in held})
     writers = choose_writers(replicas)
     shards: dict[str, Shard] = {}
     for fragment in held:
         if fragment.replica != writers[_part(fragment)]:
             continue
-        for kind in KINDS:
+        for kind in (VALUE, *state_tensors):
             _add(shards, kind, fragment, fragment.get(kind).to("cpu", torch.float32, copy=True))
         if fragment.start == 0 and _is_first(fragment):
             step = fragment.state["step"].detach().cpu().float().reshape(1).clone()
@@ -38,13 +44,13 @@ def owned_shards(engine: Any) -> dict[str, Shard]:
 
 
 def choose_writers(replicas: Iterable[dict[Part, int]]) -> dict[Part, int]:
-    """For every part, which of the groups of ranks that hold it writes it.
+    """Writer of every part: one of the groups of ranks that hold a copy of it.
 
-    Copies take turns, so that no rank writes everything that all of them hold.
+    The groups write alternate parts, so that no rank writes everything that all of them hold.
 
     Args:
-        replicas: By rank, the parts that it holds and the name of the group that holds them with
-            it. The same list on all ranks gives the same answer.
+        replicas: For each rank, the parts that it holds and the name of the group with which it
+            holds each. The same list on all ranks gives the same answer.
     """
     holders: dict[Part, set[int]] = {}
     for of_rank in replicas:
@@ -56,19 +62,23 @@ def choose_writers(replicas: Iterable[dict[Part, int]]) -> dict[Part, int]:
     }
 
 
-def load_shards(engine: Any, read: Any) -> None:
-    """Fill what this rank holds; a collective.
+def load_shards(
+    engine: Any, state_tensors: Sequence[str], read: Callable[[dict[str, Shard]], None]
+) -> None:
+    """Fill this rank's parameters and optimizer state; a collective.
 
     Args:
         engine: The DeepSpeed engine.
-        read: Called with the shards to fill, in host memory.
+        state_tensors: Names of the tensors that its optimizer keeps per parameter.
+        read: Function that fills shards, in host memory.
     """
-    held = [fragment for fragment in fragments(engine) if fragment.numel]
+    kinds = (VALUE, *state_tensors)
+    held = [fragment for fragment in fragments(engine, state_tensors) if fragment.numel]
     wanted: dict[str, Shard] = {}
     buffers: list[dict[str, Tensor]] = []
     for fragment in held:
-        # zeros where it is padding
-        buffer = {kind: torch.zeros(fragment.numel) for kind in KINDS}
+        # padding stays zero
+        buffer = {kind: torch.zeros(fragment.numel) for kind in kinds}
         for kind, values in buffer.items():
             _add(wanted, kind, fragment, values)
         step = wanted.setdefault(
@@ -78,7 +88,7 @@ def load_shards(engine: Any, read: Any) -> None:
         buffers.append(buffer | {"step": step.pieces[0].values})
     read(wanted)
     for fragment, buffer in zip(held, buffers, strict=True):
-        for kind in KINDS:
+        for kind in kinds:
             fragment.put(kind, buffer[kind])
         fragment.state["step"].fill_(float(buffer["step"]))
     finish_puts(engine)
@@ -95,6 +105,6 @@ def _part(fragment: Fragment) -> Part:
 
 
 def _is_first(fragment: Fragment) -> bool:
-    """Whether the fragment's first element is the whole parameter's, if it begins the part."""
+    """Whether the first element of a fragment's part is the first of the whole parameter."""
     ranges = fragment.placement.ranges
     return fragment.placement.dim is None or (bool(ranges) and ranges[0][0] == 0)

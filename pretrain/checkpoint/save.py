@@ -78,7 +78,7 @@ class Saver:
             state: JSON-able state with the key `step`; rank 0's is written, with `engine_facts`.
         """
         assert self._thread is None, "call wait() before the next begin()"
-        shards = owned_shards(engine)
+        shards = owned_shards(engine, self.run.optim.state_tensors)
         texts = {
             "state.json": state | engine_facts(engine, self.run, self.ranks),
             "certificate.json": certify(engine, self.run),

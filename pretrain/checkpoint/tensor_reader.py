@@ -1,4 +1,4 @@
-"""Reads the pieces of tensors that `storage` wrote, without pickle: tensors with `weights_only`."""
+"""Reader of the pieces that `tensor_writer` wrote; no pickle: tensors with `weights_only`."""
 
 import json
 import math
@@ -27,13 +27,13 @@ from spectral.upgrade import parameter_name
 
 
 class JsonIndexReader(FileSystemReader):
-    """Reads what `JsonIndexWriter` wrote."""
+    """Reader of the folders that `JsonIndexWriter` writes."""
 
     def read_metadata(self) -> Metadata:
-        """The index.
+        """The index of the folder.
 
         Raises:
-            CheckpointError: It is missing, or not an index.
+            CheckpointError: The index is missing or malformed.
         """
         path = Path(self.path) / INDEX
         tensors: dict[str, Any] = {}
@@ -56,7 +56,7 @@ class JsonIndexReader(FileSystemReader):
 
 
 class _PieceLoadPlanner(DefaultLoadPlanner):
-    """Says where what is read belongs."""
+    """Planner that directs what is read into the wanted pieces."""
 
     def __init__(self, wanted: Mapping[str, Shard]):
         super().__init__()
@@ -67,7 +67,7 @@ class _PieceLoadPlanner(DefaultLoadPlanner):
         }
 
     def resolve_tensor(self, read_item: ReadItem) -> Tensor:
-        """The part of a wanted piece that an item fills."""
+        """Part of a wanted piece that an item fills."""
         index = read_item.dest_index
         values = self._values[index.fqn, tuple(index.offset or ())]
         for dim, (offset, length) in enumerate(
@@ -80,10 +80,14 @@ class _PieceLoadPlanner(DefaultLoadPlanner):
 def read_pieces(folder: Path, wanted: Mapping[str, Shard]) -> None:
     """Fill the pieces of this process from a folder, however they were cut when written.
 
-    No collective. Reads the files' pieces that overlap, one at a time.
+    Not a collective. Reads the overlapping pieces of the files, one at a time.
+
+    Args:
+        folder: Folder of tensors with its index.
+        wanted: Shards to fill, by name.
 
     Raises:
-        CheckpointError: A tensor is missing, has another shape, or is not there whole.
+        CheckpointError: A tensor is missing, has another shape, or is incomplete.
     """
     reader = JsonIndexReader(folder)
     metadata = reader.read_metadata()
@@ -97,15 +101,15 @@ def read_pieces(folder: Path, wanted: Mapping[str, Shard]) -> None:
                 f"{folder}: {name} has shape {tuple(stored.size)}; expected {shard.shape}"
             )
         chunks = [chunk_of(piece.box) for piece in shard.pieces]
-        found = create_read_items_for_chunk_list(name, stored, chunks)
+        reads = create_read_items_for_chunk_list(name, stored, chunks)
         num_wanted = sum(math.prod(chunk.sizes) for chunk in chunks)
-        num_found = sum(math.prod(item.lengths) for item in found)
+        num_found = sum(math.prod(item.lengths) for item in reads)
         if num_found != num_wanted:
             raise CheckpointError(
                 f"{folder}: {name}: found {num_found:,} of {num_wanted:,} elements: shards are "
                 "missing"
             )
-        items += found
+        items += reads
     reader.set_up_storage_reader(metadata, is_coordinator=True)
     try:
         reader.read_data(LoadPlan(items), _PieceLoadPlanner(wanted)).wait()
@@ -115,10 +119,10 @@ def read_pieces(folder: Path, wanted: Mapping[str, Shard]) -> None:
 
 
 def stored_pieces(folder: Path) -> dict[str, tuple[tuple[int, ...], int]]:
-    """Shape of every tensor of a folder, and the number of its pieces.
+    """Shape and number of pieces of every tensor of a folder, by its name.
 
     Raises:
-        CheckpointError: There is no index.
+        CheckpointError: The index is missing or malformed.
     """
     metadata = JsonIndexReader(folder).read_metadata()
     return {
@@ -129,10 +133,10 @@ def stored_pieces(folder: Path) -> dict[str, tuple[tuple[int, ...], int]]:
 
 
 def missing_elements(folder: Path) -> Iterator[str]:
-    """What is wrong with the pieces of a folder's tensors: one line per finding.
+    """Findings about the pieces of a folder's tensors: one line each.
 
     Raises:
-        CheckpointError: There is no index.
+        CheckpointError: The index is missing or malformed.
     """
     metadata = JsonIndexReader(folder).read_metadata()
     for name, tensor in metadata.state_dict_metadata.items():
@@ -147,7 +151,7 @@ def missing_elements(folder: Path) -> Iterator[str]:
 
 
 def _plain(name: object) -> str:
-    """Refuse a file's name that leads elsewhere."""
+    """The name of a file, once it is seen to be in the folder itself."""
     if not isinstance(name, str) or name != Path(name).name:
-        raise ValueError(f"expected a file beside the index, found {name!r}")
+        raise ValueError(f"expected a file next to the index, found {name!r}")
     return name

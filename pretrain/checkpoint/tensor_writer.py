@@ -1,6 +1,6 @@
-"""Pieces of tensors in files, by torch.distributed.checkpoint: written; `reading` reads them.
+"""Writer of pieces of tensors by torch.distributed.checkpoint; `tensor_reader` reads them.
 
-Its own index is a pickle, which may run any code when it is read. Here the index is `index.json`.
+Torch's own index is a pickle, which may run any code when it is read. Here it is `index.json`.
 """
 
 import json
@@ -33,11 +33,11 @@ INDEX = "index.json"
 
 
 class Shard(NamedTuple):
-    """What one process has, or wants, of a whole tensor.
+    """Pieces of a whole tensor that one process holds or wants.
 
     Attributes:
-        shape: Of the whole tensor.
-        pieces: Parts of it that do not overlap.
+        shape: Shape of the whole tensor.
+        pieces: Parts of the tensor that do not overlap.
     """
 
     shape: tuple[int, ...]
@@ -45,7 +45,7 @@ class Shard(NamedTuple):
 
 
 class PieceSavePlanner(DefaultSavePlanner):
-    """Plans to write a `dict[str, Shard]`; torch merges and checks the plans of all ranks."""
+    """Planner that writes a `dict[str, Shard]`; torch merges and checks all ranks' plans."""
 
     def __init__(self) -> None:
         super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)
@@ -57,12 +57,12 @@ class PieceSavePlanner(DefaultSavePlanner):
         storage_meta: StorageMeta | None = None,
         is_coordinator: bool = False,
     ) -> None:
-        """Take what this rank has."""
+        """Store the shards of this rank."""
         del storage_meta
         self.state_dict, self.is_coordinator = state_dict, is_coordinator
 
     def create_local_plan(self) -> SavePlan:
-        """One item per piece."""
+        """The plan of this rank: one item per piece."""
         items = []
         for name, shard in self.state_dict.items():
             for piece in shard.pieces:
@@ -83,10 +83,10 @@ class PieceSavePlanner(DefaultSavePlanner):
 
 
 class JsonIndexWriter(FileSystemWriter):
-    """One file per rank, forced onto the disk, and the index as JSON."""
+    """Writer of one file per rank, forced onto the disk, and of the index as JSON."""
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
-        """Write the index; on one rank, when all files are written."""
+        """Write the index, on one rank, once all files are written."""
         tensors: dict[str, Any] = metadata.state_dict_metadata
         stored: dict[str, list[Any]] = {name: [] for name in tensors}
         sizes = {
@@ -110,5 +110,5 @@ class JsonIndexWriter(FileSystemWriter):
 
 
 def chunk_of(box: Box) -> ChunkStorageMetadata:
-    """A box in torch's words."""
+    """A box as torch's own record."""
     return ChunkStorageMetadata(torch.Size(box.offsets), torch.Size(box.sizes))

@@ -1,4 +1,4 @@
-"""`resonance checkpoint verify` and `inspect`: is it sound, and what is in it?"""
+"""`resonance checkpoint verify` and `inspect`: the soundness and the contents of a checkpoint."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from rich.tree import Tree
 
 from pretrain.checkpoint.catalog import find_checkpoint, is_named, step_of
 from pretrain.checkpoint.certificate import check_certificate
-from pretrain.checkpoint.deepspeed_state import KINDS
+from pretrain.checkpoint.deepspeed_state import VALUE
 from pretrain.checkpoint.load import load_model
 from pretrain.checkpoint.manifest import MANIFEST, read_manifest
 from pretrain.checkpoint.save import TENSORS
@@ -23,10 +23,13 @@ from spectral.lm import SpectralLM
 
 
 def verify(command: VerifyCheckpointCommand) -> str:
-    """`resonance checkpoint verify`: hashes, shards, shapes, state and what the model computes.
+    """Run `resonance checkpoint verify`: hashes, shards, shapes, state and the model's outputs.
+
+    Returns:
+        The report of a sound checkpoint.
 
     Raises:
-        CheckpointError: Lists everything that is wrong.
+        CheckpointError: The checkpoint is damaged; the message lists every finding.
     """
     checkpoint = find_checkpoint(command.checkpoint)
     run = load_saved_run(checkpoint)
@@ -45,14 +48,15 @@ def verify(command: VerifyCheckpointCommand) -> str:
 
 
 def _shapes(checkpoint: Path, run: RunConfig) -> Iterator[str]:
-    """Compare names and shapes with those of the model that run.toml describes."""
+    """Names and shapes that differ from those of the model and optimizer in run.toml."""
     from pretrain.parallel.split_model import empty_model
 
     stored = stored_pieces(checkpoint / TENSORS)
     model: SpectralLM = empty_model(run.model)
     expected: dict[str, tuple[int, ...]] = {}
     for name, parameter in model.named_parameters():
-        expected |= {f"{kind}/{name}": tuple(parameter.shape) for kind in KINDS}
+        kinds = (VALUE, *run.optim.state_tensors)
+        expected |= {f"{kind}/{name}": tuple(parameter.shape) for kind in kinds}
         expected[f"step/{name}"] = (1,)
     for name in sorted(set(stored) | set(expected)):
         found = stored[name][0] if name in stored else "nothing"
@@ -61,7 +65,7 @@ def _shapes(checkpoint: Path, run: RunConfig) -> Iterator[str]:
 
 
 def _state(checkpoint: Path, run: RunConfig) -> Iterator[str]:
-    """Compare step, schedule, seed and position in the data with one another."""
+    """Contradictions between step, schedule, seed and position in the data."""
     state = _read_state(checkpoint)
     try:
         step, steps = int(state["step"]), int(state["schedule"]["steps"])
@@ -88,10 +92,10 @@ def _read_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def inspect(command: InspectCommand) -> None:
-    """`resonance checkpoint inspect`: print a tree of files, state and tensors.
+    """Run `resonance checkpoint inspect`: print a tree of files, state and tensors.
 
     Raises:
-        CheckpointError: There is none, or it is damaged.
+        CheckpointError: There is no checkpoint, or it is damaged.
     """
     from rich.console import Console
 
@@ -99,7 +103,7 @@ def inspect(command: InspectCommand) -> None:
 
 
 def tree(checkpoint: Path) -> Tree:
-    """What is in a checkpoint, for printing."""
+    """The contents of a checkpoint, for printing."""
     root = Tree(str(checkpoint))
     files = root.add("files")
     manifest = checkpoint / MANIFEST
@@ -109,11 +113,12 @@ def tree(checkpoint: Path) -> Tree:
     for key, value in _read_state(checkpoint).items():
         text = json.dumps(value)
         state.add(f"{key}  {text if len(text) <= 100 else text[:97] + '...'}")
-    tensors = root.add("tensors: value, exp_avg, exp_avg_sq and step of")
-    branches: dict[str, Tree] = {"": tensors}
-    for name, (shape, pieces) in stored_pieces(checkpoint / TENSORS).items():
+    stored = stored_pieces(checkpoint / TENSORS)
+    kinds = ", ".join(dict.fromkeys(name.partition("/")[0] for name in stored))
+    branches: dict[str, Tree] = {"": root.add(f"tensors: {kinds} of")}
+    for name, (shape, pieces) in stored.items():
         kind, _, parameter = name.partition("/")
-        if kind != KINDS[0]:
+        if kind != VALUE:
             continue
         parent, _, leaf = parameter.rpartition(".")
         numel = math.prod(shape)
@@ -123,7 +128,7 @@ def tree(checkpoint: Path) -> Tree:
 
 
 def _branch(branches: dict[str, Tree], path: str) -> Tree:
-    """The branch of a module, made if it is not there."""
+    """The branch of a module, created if it does not exist."""
     if path not in branches:
         parent, _, name = path.rpartition(".")
         branches[path] = _branch(branches, parent).add(name)

@@ -1,4 +1,4 @@
-"""`resonance doctor --kernels`: what every GPU kernel needs on every supported architecture."""
+"""`resonance doctor --kernels`: resources of every GPU kernel on every supported architecture."""
 
 import os
 import sys
@@ -12,38 +12,37 @@ HEADER = ("kernel", "target", "registers", "stack", "shared", "matrix", "all")
 
 
 def kernel_table(targets: tuple[str, ...] = ()) -> str:
-    """Compile the catalogue of kernels ahead of time and lay out what the machine code needs.
+    """A table of the resources of every kernel, compiled ahead of time.
 
     Signals are float16, spectra and states complex64. Stack and shared memory are bytes per thread
     and per program; the last two columns count instructions, those of tensor cores and all.
 
     Args:
-        targets: Names of architectures; all that are supported if empty.
+        targets: Names of architectures; empty for all that are supported.
 
     Raises:
-        RunError: The kernels were loaded for Triton's interpreter, or one does not compile or needs
-            more shared memory than its target has; the message ends with the table.
+        RunError: The kernels were loaded for Triton's interpreter, or one needs more shared memory
+            than its target has; the message contains the table.
     """
     if os.environ.get("TRITON_INTERPRET", "0") == "1":
         raise RunError("TRITON_INTERPRET=1: unset it, interpreted kernels cannot be compiled")
-    from kernels.aot_compile import TARGETS, compile_for
-    from kernels.aot_launches import convolutions, others, spectra
+    from kernels.aot_compile import TARGETS, compile_for, named_launches
 
     rows: list[tuple[str, ...]] = [HEADER]
     problems = []
-    named = convolutions(torch.float16) + others(torch.float16) + spectra()
+    named = named_launches(torch.float16)
     for target in (TARGETS[name] for name in targets or TARGETS):
-        for count, (name, launch) in enumerate(named, start=1):
+        for count, (name, launch) in enumerate(named.items(), start=1):
             if sys.stderr.isatty():
                 print(f"\r{target.name} {count}/{len(named)}", end="", file=sys.stderr)
             with warnings.catch_warnings():
-                # of a default that only matters for the last bit of a result
+                # about a default that only affects the last bit of a result
                 warnings.filterwarnings("ignore", message="TRITON_DEFAULT_FP_FUSION")
-                found = compile_for(launch, target)
-            rows.append((name, target.name, *(str(value) for value in found)))
-            if found.shared_bytes > target.shared_bytes:
+                needed = compile_for(launch, target)
+            rows.append((name, target.name, *(str(value) for value in needed)))
+            if needed.shared_bytes > target.shared_bytes:
                 problems.append(
-                    f"{name} needs {found.shared_bytes} bytes of shared memory, {target.name} has "
+                    f"{name} needs {needed.shared_bytes} bytes of shared memory, {target.name} has "
                     f"{target.shared_bytes}"
                 )
     table = _aligned(rows)

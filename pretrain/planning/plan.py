@@ -1,4 +1,4 @@
-"""`resonance plan`: what each rank of a layout has, sends and computes, before anyone runs it."""
+"""`resonance plan`: the memory, traffic and operations of a layout's ranks before it runs."""
 
 import itertools
 from collections.abc import Iterator
@@ -18,10 +18,10 @@ AXES = ("tensor", "pipeline", "sequence")
 
 
 def plan(command: PlanCommand) -> None:
-    """Print a table of a run's layout or, without a run, of every preset's.
+    """Print a table of a run's layout or, without a run, of layouts of every preset.
 
     Raises:
-        RunError: The run's layout is impossible on so many ranks.
+        RunError: The run's layout is impossible on this number of ranks.
     """
     table = Table(title=f"rank 0 of {command.ranks:,}, an optimizer step")
     for title in ("model", "layout", "parameters", "state GiB", "PFLOP", "sent MiB"):
@@ -35,13 +35,13 @@ def plan(command: PlanCommand) -> None:
             try:
                 _add(table, name, run, simulate(run, command.ranks))
             except RunError:
-                # heads, or layers, that such a layout cannot share
+                # heads or layers that this layout cannot share
                 continue
     Console().print(table)
 
 
 def preset_layouts(ranks: int) -> Iterator[tuple[str, RunConfig]]:
-    """Every preset at its context, with each axis alone and all of them together."""
+    """Every preset at its context length, with every combination of the axes."""
     for name, preset in PRESETS.items():
         for sizes in itertools.product((1, 8), (1, 4), (1, 8)):
             parallel = dict(zip(AXES, sizes, strict=True))
@@ -63,17 +63,17 @@ def preset_layouts(ranks: int) -> Iterator[tuple[str, RunConfig]]:
             )
 
 
-def _add(table: Table, name: str, run: RunConfig, found: Simulation) -> None:
+def _add(table: Table, name: str, run: RunConfig, figures: Simulation) -> None:
     parallel = run.parallel
     layout = " ".join(f"{axis} {getattr(parallel, axis)}" for axis in AXES)
     sent = "\n".join(
-        f"{kind} {count / 2**20:,.1f}" for kind, count in sorted(found.sent.items()) if count
+        f"{kind} {count / 2**20:,.1f}" for kind, count in sorted(figures.sent.items()) if count
     )
     table.add_row(
         f"{name}, {run.data.sequence_length:,} tokens",
         f"{layout}, ZeRO {parallel.zero_stage}",
-        f"{found.parameters:,}",
-        f"{found.state_bytes / 2**30:,.2f}",
-        f"{found.flops / 1e15:,.2f}",
+        f"{figures.parameters:,}",
+        f"{figures.state_bytes / 2**30:,.2f}",
+        f"{figures.flops / 1e15:,.2f}",
         sent,
     )

@@ -1,8 +1,8 @@
-"""A layout of thousands of ranks on one machine: the same code, without data and without peers.
+"""Simulation of thousands of ranks on one machine: the training code without data or peers.
 
-Tensors are fake (shapes only) and so is the process group, so what is counted is what the code
-does: parameters of each rank, every collective that it issues, and the operations of a pass. What
-DeepSpeed does after the passes is counted by its rules.
+Tensors are fake (shapes only) and so is the process group, so the figures are those of the code
+itself: parameters of a rank, every collective that it issues, and the operations of a pass. The
+work of DeepSpeed after the passes is computed from its rules.
 """
 
 import warnings
@@ -30,18 +30,20 @@ from spectral.layer_pattern import layer_period
 from spectral.layout import ExpertDispatch
 from spectral.lm import SpectralLM
 
-BYTES = 4  # float32: parameters, gradients and each of AdamW's moments
-SHAPES_BYTES = 4 * 256  # DeepSpeed tells the next stage what comes
+# float32: parameters, gradients and each tensor of the optimizer's state
+BYTES = 4
+# message of DeepSpeed that announces the shapes of activations to the next stage
+SHAPES_BYTES = 4 * 256
 
 
 class Simulation(NamedTuple):
-    """What rank 0 of a layout has and does in an optimizer step.
+    """Memory, traffic and operations of rank 0 of a layout in an optimizer step.
 
     Attributes:
-        parameters: Of its part of the model, before ZeRO shards them.
-        state_bytes: Of parameters, gradients and optimizer after ZeRO has.
-        sent: Bytes that it gives to each kind of collective.
-        flops: Of forward and backward passes, without recomputation.
+        parameters: Parameters of its part of the model, before ZeRO shards them.
+        state_bytes: Bytes of parameters, gradients and optimizer state after ZeRO sharded them.
+        sent: Bytes that it sends, by kind of collective.
+        flops: Floating-point operations of forward and backward passes, without recomputation.
     """
 
     parameters: int
@@ -51,9 +53,13 @@ class Simulation(NamedTuple):
 
 
 def simulate(run: RunConfig, num_ranks: int) -> Simulation:
-    """Build rank 0's part under fake tensors, and run a micro-batch through it.
+    """Figures of rank 0, whose part is built from fake tensors and runs one micro-batch.
 
     A stage of a pipeline is counted as one that has the most blocks, the embedding and the loss.
+
+    Args:
+        run: The run.
+        num_ranks: Number of ranks to simulate.
 
     Raises:
         RunError: The layout is impossible.
@@ -76,7 +82,7 @@ def simulate(run: RunConfig, num_ranks: int) -> Simulation:
         sent.update(_zero_bytes(parameters, parallel.zero_stage, ranks, passes))
     return Simulation(
         sum(parameters for parameters, _ in parts),
-        sum(_state_bytes(parameters, parallel.zero_stage, ranks) for parameters, ranks in parts),
+        sum(_state_bytes(run, parameters, ranks) for parameters, ranks in parts),
         dict(sent),
         flops * passes,
     )
@@ -100,15 +106,15 @@ def _part(run: RunConfig, mesh: Mesh) -> SpectralLM:
     for name, part in model.parts():
         for key, parameter in part.named_parameters():
             place(parameter, Placement(f"{name}.{key}", tuple(parameter.shape)))
-        found: nn.Module = split_part(part, name, run.parallel, mesh)
-        if found is not part:
-            setattr(model, name, found)
+        local: nn.Module = split_part(part, name, run.parallel, mesh)
+        if local is not part:
+            setattr(model, name, local)
     finish_model(model, run, mesh)
     return model
 
 
 def _sharded(model: SpectralLM, mesh: Mesh) -> list[tuple[int, int]]:
-    """(numbers of parameters, ranks that shard them): experts that ranks share, and the rest."""
+    """(parameters, ranks that shard them), for shared experts and for all other parameters."""
     shared = [p.numel() for p in model.parameters() if not getattr(p, "allreduce", True)]
     everything = sum(p.numel() for p in model.parameters())
     return [
@@ -119,7 +125,7 @@ def _sharded(model: SpectralLM, mesh: Mesh) -> list[tuple[int, int]]:
 
 @contextmanager
 def _even_experts() -> Iterator[None]:
-    """Fake counts have no values: all experts get equally many rows."""
+    """Give all experts equally many rows, since fake counts have no values."""
     real = ExpertDispatch.numbers
 
     def even(_delivery: ExpertDispatch, counts: Tensor, rows: int) -> Any:
@@ -138,7 +144,7 @@ def _even_experts() -> Iterator[None]:
 
 
 def _all_blocks(model: SpectralLM, run: RunConfig, mesh: Mesh) -> tuple[Counter[str], int]:
-    """As `_pass`, of which only one round of the kinds of blocks and then a second one are run."""
+    """The figures of `_pass`, extrapolated from one and two periods of the layer pattern."""
     blocks, period = model.blocks, layer_period(run.model)
     rounds, rest = divmod(len(blocks), period)
     if rounds <= 2:
@@ -147,9 +153,9 @@ def _all_blocks(model: SpectralLM, run: RunConfig, mesh: Mesh) -> tuple[Counter[
     twice, twice_flops = _pass(model, run, mesh)
     model.blocks = nn.ModuleList(list(blocks)[: period + rest])
     once, once_flops = _pass(model, run, mesh)
-    more = rounds - 1
-    sent = Counter({name: once[name] + more * (twice[name] - once[name]) for name in twice})
-    return sent, once_flops + more * (twice_flops - once_flops)
+    further = rounds - 1
+    sent = Counter({name: once[name] + further * (twice[name] - once[name]) for name in twice})
+    return sent, once_flops + further * (twice_flops - once_flops)
 
 
 def _pass(model: SpectralLM, run: RunConfig, mesh: Mesh) -> tuple[Counter[str], int]:
@@ -164,13 +170,13 @@ def _pass(model: SpectralLM, run: RunConfig, mesh: Mesh) -> tuple[Counter[str], 
 
 
 def _pipeline_bytes(run: RunConfig, mesh: Mesh, model: SpectralLM, passes: int) -> dict[str, int]:
-    """What a stage in the middle sends in a step, and what the first and the last one sum."""
+    """Bytes that a middle stage sends in a step, and bytes of the sum over first and last stage."""
     if mesh.pipeline.size == 1:
         return {}
     tokens = run.train.micro_batch_size * run.data.sequence_length // mesh.sequence.size
-    held = tokens // mesh.tensor.size if run.parallel.shard_activations else tokens
-    # forward, and their gradients back; behind them the auxiliary losses
-    activations = 2 * BYTES * (held * run.model.dim + 1)
+    local_tokens = tokens // mesh.tensor.size if run.parallel.shard_activations else tokens
+    # activations and the auxiliary loss forward, their gradients back
+    activations = 2 * BYTES * (local_tokens * run.model.dim + 1)
     segment_ids = torch.int64.itemsize * tokens
     table = sum(parameter.numel() for parameter in model.embedding.parameters())
     return {
@@ -180,7 +186,7 @@ def _pipeline_bytes(run: RunConfig, mesh: Mesh, model: SpectralLM, passes: int) 
 
 
 def _zero_bytes(parameters: int, stage: int, ranks: int, passes: int) -> dict[str, int]:
-    """What DeepSpeed sends: gradients once per step (stage 2, 3: per pass), parameters' shards."""
+    """Bytes that DeepSpeed sends: gradients once per step (stages 2, 3: per pass), and shards."""
     if ranks == 1:
         return {}
     gradients = BYTES * parameters * (passes if stage >= 2 else 1)
@@ -190,8 +196,10 @@ def _zero_bytes(parameters: int, stage: int, ranks: int, passes: int) -> dict[st
     return {"gradients": gradients, "parameter shards": gathers * shard}
 
 
-def _state_bytes(parameters: int, stage: int, ranks: int) -> int:
-    shares = [ranks if stage >= least else 1 for least in (3, 2, 1)]
-    own, gradients, moments = (BYTES * parameters // share for share in shares)
-    # ZeRO's optimizer keeps a float32 copy of what it updates
-    return own + gradients + (3 if stage else 2) * moments
+def _state_bytes(run: RunConfig, parameters: int, ranks: int) -> int:
+    stage = run.parallel.zero_stage
+    shards = [ranks if stage >= least else 1 for least in (3, 2, 1)]
+    values, gradients, state_tensor = (BYTES * parameters // number for number in shards)
+    # ZeRO's optimizer keeps a float32 copy of the values that it updates
+    num_tensors = len(run.optim.state_tensors) + (1 if stage else 0)
+    return values + gradients + num_tensors * state_tensor

@@ -1,4 +1,4 @@
-"""What goes over the wire: every collective of this process, counted where torch issues it."""
+"""Communication volume: every collective of this process, counted where torch issues it."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -10,14 +10,14 @@ from torch.utils._pytree import tree_leaves
 
 
 class TrafficCounter(TorchDispatchMode):
-    """A context in which the bytes that this rank sends are added up by collective.
+    """Context in which the bytes that this rank sends are added up by collective.
 
-    A gather counts what this rank gives, a reduction what it hands in, an all-to-all all that it
-    deals out, however the backend moves them on.
+    A gather counts this rank's input, and so do a reduction and an all-to-all, however the backend
+    forwards them.
 
     Attributes:
-        calls: How often each was issued.
-        bytes: What was sent.
+        calls: Number of calls of each collective.
+        bytes: Bytes sent by each collective.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class TrafficCounter(TorchDispatchMode):
         return sum(self.bytes.values())
 
 
-# which argument of each c10d operation this rank gives away; those that are missing give nothing
+# per c10d operation, the index of the argument that this rank sends; others send nothing
 _SENT = {
     "allgather": 1,
     "_allgather_base": 1,

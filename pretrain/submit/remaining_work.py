@@ -1,4 +1,4 @@
-"""How much a run still has to do: steps, their time, the bytes of its checkpoints."""
+"""The remaining work of a run: its steps, their time, the bytes of its checkpoints."""
 
 import json
 import math
@@ -8,19 +8,24 @@ from launch.preflight import Plan
 from pretrain.checkpoint.catalog import list_checkpoints, step_of
 from pretrain.config import RunConfig
 
-# float32: the parameter and AdamW's two moments.
-BYTES_PER_PARAMETER = 12
+# number of the newest steps whose median time is used
 TIMED_STEPS = 50
+FLOAT32_BYTES = 4
 
 
 def longest_plan(runs: Sequence[RunConfig], jobs: int) -> Plan:
-    """Of the run that will take longest, in a chain of so many jobs; the tasks run side by side."""
+    """The remaining work of the slowest run, split over `jobs` chained jobs.
+
+    Args:
+        runs: Tasks of a sweep, which run in parallel.
+        jobs: Jobs in the chain.
+    """
     plans = [Plan(run.train.steps - _steps_done(run), _seconds_per_step(run), jobs) for run in runs]
     return max(plans, key=lambda plan: plan.steps * (plan.seconds_per_step or 0.0))
 
 
 def checkpoint_bytes(run: RunConfig) -> int | None:
-    """Bytes that checkpoints will take beyond those that are there; None without PyTorch."""
+    """Bytes that checkpoints to come will take; None where PyTorch is not installed."""
     try:
         import torch
 
@@ -32,10 +37,12 @@ def checkpoint_bytes(run: RunConfig) -> int | None:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     config = run.checkpoint
     steps = map(step_of, list_checkpoints(run.train.output))
-    there = sum(not config.keep_every or step % config.keep_every != 0 for step in steps)
-    # one more than is kept: the oldest goes when the newest is complete
-    passing = max(1, config.keep_last + 1 - there)
-    return (passing + _staying(run)) * parameters * BYTES_PER_PARAMETER
+    temporary = sum(not config.keep_every or step % config.keep_every != 0 for step in steps)
+    # one more than is kept: the oldest is deleted when the newest is complete
+    passing = max(1, config.keep_last + 1 - temporary)
+    # the parameter and its optimizer state
+    numbers = parameters * (1 + len(run.optim.state_tensors))
+    return (passing + _staying(run)) * numbers * FLOAT32_BYTES
 
 
 def _staying(run: RunConfig) -> int:
@@ -43,18 +50,18 @@ def _staying(run: RunConfig) -> int:
     config = run.checkpoint
     if not config.keep_every or not config.every:
         return 0
-    apart = math.lcm(config.keep_every, config.every)
-    return run.train.steps // apart - _steps_done(run) // apart
+    interval = math.lcm(config.keep_every, config.every)
+    return run.train.steps // interval - _steps_done(run) // interval
 
 
 def _steps_done(run: RunConfig) -> int:
-    """Never more than the run has."""
+    """Steps of the newest checkpoint, at most the steps of the run."""
     checkpoints = list_checkpoints(run.train.output)
     return min(step_of(checkpoints[-1]), run.train.steps) if checkpoints else 0
 
 
 def _seconds_per_step(run: RunConfig) -> float | None:
-    """The median of the last steps that this run's directory has a record of."""
+    """Median of the newest steps recorded in the run's directory; None if there are none."""
     file = run.train.output / "metrics.jsonl"
     if not file.exists():
         return None
@@ -63,7 +70,7 @@ def _seconds_per_step(run: RunConfig) -> float | None:
         try:
             record = json.loads(line)
         except json.JSONDecodeError:
-            # a line that a crash has cut short
+            # a crash cut this line short
             continue
         if record.get("tokens_per_s"):
             seconds.append(record["step_tokens"] / record["tokens_per_s"])

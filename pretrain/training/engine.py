@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from pretrain.config import ParallelConfig, RunConfig
 from pretrain.parallel.layout_checks import check_layout
@@ -13,34 +12,23 @@ from pretrain.parallel.mesh import Mesh, ModelParallelUnit
 from pretrain.parallel.placement import is_split
 from pretrain.runtime.deepspeed_setup import start_deepspeed
 from pretrain.runtime.ranks import Ranks
-from pretrain.training.optimizer import parameter_groups
-from pretrain.training.schedule import learning_rate_factor
+from pretrain.training.optimizer import build_optimizer
+from pretrain.training.schedule import build_schedule
 
 
 def build_engine(run: RunConfig, model: nn.Module, ranks: Ranks, mesh: Mesh) -> Any:
-    """Wrap a rank's part of a model for training: forward, `engine.backward(loss)`, `step()`.
+    """The engine of a rank's part of a model: forward, `engine.backward(loss)`, `step()`.
 
     Raises:
         RunError: The layout is impossible.
     """
     check_layout(run, ranks.world_size)
-    groups = parameter_groups(model, run.optim.weight_decay)
-    if mesh.expert.size > 1:
-        from pretrain.parallel.expert_parallel import optimizer_groups
-
-        groups = optimizer_groups(groups)
-    optimizer = torch.optim.AdamW(
-        groups,
-        lr=run.optim.learning_rate,
-        betas=(run.optim.beta1, run.optim.beta2),
-        eps=run.optim.epsilon,
-    )
-    scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(step, run))
+    optimizer = build_optimizer(model, run.optim, shares_experts=mesh.expert.size > 1)
     engine, *_ = start_deepspeed().initialize(
         model=model,
         optimizer=optimizer,
-        lr_scheduler=scheduler,
-        # a pipeline brings its own
+        lr_scheduler=build_schedule(optimizer, run),
+        # a pipeline brings its own grid of ranks
         mpu=ModelParallelUnit(mesh) if mesh.tensor.size > 1 == mesh.pipeline.size else None,
         dist_init_required=False,
         config=deepspeed_config(run, mesh),
@@ -49,19 +37,19 @@ def build_engine(run: RunConfig, model: nn.Module, ranks: Ranks, mesh: Mesh) -> 
 
 
 def deepspeed_config(run: RunConfig, mesh: Mesh) -> dict[str, Any]:
-    """The DeepSpeed configuration of a run; its precision is the model's own (see `precision`)."""
+    """The DeepSpeed configuration of a run, without precision (see `runtime.precision`)."""
     micro, batch = run.train.micro_batch_size, run.train.global_batch_size
     return {
-        # to DeepSpeed, each span of a sequence is a row of its own
+        # to DeepSpeed, each span of a sequence is a separate row
         "train_batch_size": batch * mesh.sequence.size,
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": batch // (micro * mesh.data.size),
         "gradient_clipping": run.optim.clip_norm,
         "zero_optimization": _zero(run.parallel),
-        # what goes between stages is no matrix that tensor ranks could share evenly
+        # activations between stages are not matrices that tensor ranks could split evenly
         "pipeline": {"pipe_partitioned": False, "grad_partitioned": False},
         "steps_per_print": 2**31,
-        # torch's AdamW works on states that are offloaded to the CPU, too
+        # torch's AdamW also works on states that are offloaded to the CPU
         "zero_force_ds_cpu_optimizer": False,
     }
 
@@ -80,7 +68,7 @@ def _zero(parallel: ParallelConfig) -> dict[str, Any]:
 def gradient_norm(engine: Any) -> float:
     """Norm of the whole accumulated gradient before clipping; infinite or NaN if any part is.
 
-    A collective; before `finish_step`.
+    A collective; valid before `finish_step`.
     """
     stage = engine.zero_optimization_stage()
     if stage == 0:
@@ -95,7 +83,7 @@ def gradient_norm(engine: Any) -> float:
 
 def _whole_norm(engine: Any) -> float:
     mpu, parameters = engine.mpu, engine.module.parameters()
-    # what every tensor rank has counts on the first one alone
+    # parameters that every tensor rank holds count on the first rank only
     counted = [
         parameter.grad
         for parameter in parameters
@@ -109,9 +97,13 @@ def _whole_norm(engine: Any) -> float:
 
 
 def finish_step(engine: Any, *, apply: bool) -> None:
-    """Apply the accumulated gradient, or throw it away and leave everything as it was.
+    """Apply the accumulated gradient, or discard it and leave everything as it was.
 
-    Parameters, optimizer and schedule do not move when it is thrown away.
+    Parameters, optimizer and schedule do not move when it is discarded.
+
+    Args:
+        engine: The DeepSpeed engine.
+        apply: Whether to apply the gradient.
     """
     apply_gradient = getattr(engine, "_exec_optimizer_step", engine.step)
     if apply:
@@ -122,11 +114,11 @@ def finish_step(engine: Any, *, apply: bool) -> None:
         engine.zero_grad()
         engine.micro_steps += 1
         return
-    # DeepSpeed throws a gradient away, schedule included, when its norm is not a number: this is
-    # where its ZeRO optimizers ask for the norm
-    norm = torch.tensor(math.inf)
-    name, answer = ("scaled_global_norm", norm) if stage < 3 else ("_get_norm_groups", [norm])
-    setattr(engine.optimizer, name, lambda: answer)
+    # DeepSpeed discards a gradient, and the step of the schedule, when its norm is not finite: here
+    # its ZeRO optimizers read the norm
+    infinite = torch.tensor(math.inf)
+    name, norm = ("scaled_global_norm", infinite) if stage < 3 else ("_get_norm_groups", [infinite])
+    setattr(engine.optimizer, name, lambda: norm)
     try:
         apply_gradient()
     finally:

@@ -1,4 +1,4 @@
-"""The gradient of one step over this rank's micro-batches, and the numbers to judge it by."""
+"""The gradient of one step over this rank's micro-batches, and the figures to judge it by."""
 
 import time
 from collections.abc import Sequence
@@ -19,15 +19,34 @@ from pretrain.training.engine import finish_step, gradient_norm
 from spectral.lm import LMLoss
 
 
-class Gradient(NamedTuple):
-    """A gradient that lies in the engine and is not yet applied. Equal on all ranks but `losses`.
+class StepContext(NamedTuple):
+    """Everything about a rank that stays the same from step to step.
 
     Attributes:
-        loss: Mean over the tokens of all ranks.
-        auxiliary: Losses that are added to it, likewise.
-        norm: Of the whole gradient, before clipping.
-        losses: Sums over tokens of this rank's micro-batches; none before a pipeline's last stage.
-        rank_seconds: By rank, the time for data and forward passes.
+        engine: The DeepSpeed engine.
+        ranks: This process among the ranks.
+        mesh: Its place in the layout.
+        heartbeat: Beats with every pass.
+        loss_scale: Scale of the loss of float16 products; None for no scaling.
+    """
+
+    engine: Any
+    ranks: Ranks
+    mesh: Mesh
+    heartbeat: Heartbeat
+    loss_scale: LossScale | None = None
+
+
+class Gradient(NamedTuple):
+    """A gradient in the engine that is not yet applied. Equal on all ranks except `losses`.
+
+    Attributes:
+        loss: Mean loss over the tokens of all ranks.
+        auxiliary: Mean of the auxiliary losses, which are added to the loss.
+        norm: Norm of the whole gradient before clipping.
+        losses: Loss of each of this rank's micro-batches, summed over its tokens; empty before a
+            pipeline's last stage.
+        rank_seconds: Seconds of each rank for data and forward passes.
     """
 
     loss: float
@@ -38,47 +57,41 @@ class Gradient(NamedTuple):
 
 
 def compute_gradient(
-    engine: Any,
+    context: StepContext,
     batches: Sequence[Batch],
     num_labels: float,
-    ranks: Ranks,
-    mesh: Mesh,
-    heartbeat: Heartbeat,
-    data_s: float,
-    noise: int,
-    loss_scale: LossScale | None = None,
+    *,
+    seed: int,
+    data_s: float = 0.0,
 ) -> Gradient:
-    """Forward and backward passes, without the optimizer; a collective.
+    """Run forward and backward passes, without the optimizer; a collective.
 
-    Done again with a lower loss scale while the gradient, but not the loss, overflows.
+    Repeats them with a lower loss scale while the gradient, but not the loss, overflows.
 
     The loss of every rank and micro-batch is divided by the tokens of the whole step, so the
     step is the same however its rows are spread.
 
     Args:
-        engine: The DeepSpeed engine.
+        context: The rank's engine and its place among the ranks.
         batches: This rank's micro-batches.
         num_labels: Tokens that are predicted in the step, on all ranks.
-        ranks: This process among the others.
-        mesh: Its place in the layout.
-        heartbeat: Beats with every pass.
+        seed: Seed of this step's random numbers (dropout, Gumbel noise). Each micro-batch derives
+            a separate seed from its place in the whole step, so no random state is saved.
         data_s: Seconds that this rank waited for the batches.
-        noise: Seed of this step's random numbers (dropout, Gumbel noise). Each micro-batch gets its
-            own from it, by its place in the whole step: nothing of it needs to be saved.
-        loss_scale: Of float16 products; None for no scaling.
     """
+    engine, ranks, mesh, heartbeat, loss_scale = context
     # DeepSpeed divides by accumulation steps and the ranks that it shards over; this undoes it
     divisor = max(num_labels, 1.0)
     whole = len(batches) * mesh.zero.size / divisor
     first = mesh.data.rank * len(batches) + 1
-    seeds = [hash_integers(noise, first + number) for number in range(len(batches))]
+    seeds = [hash_integers(seed, first + number) for number in range(len(batches))]
     labels = [count_labels(batch) for batch in batches]
     passes = _pipelined_passes if mesh.pipeline.size > 1 else _passes
     zero = torch.zeros((), dtype=torch.float64, device=ranks.device)
     while True:
         heartbeat.step_s = data_s
         scale = whole if loss_scale is None else whole * loss_scale.value
-        losses = passes(engine, batches, seeds, scale, ranks, heartbeat)
+        losses = passes(context, batches, seeds, scale)
         nll = sum((loss.nll for loss in losses), start=zero)
         auxiliary = sum(
             (loss.auxiliary * count for loss, count in zip(losses, labels, strict=False)),
@@ -105,22 +118,18 @@ def compute_gradient(
 
 
 def _passes(
-    engine: Any,
-    batches: Sequence[Batch],
-    seeds: Sequence[int],
-    scale: float,
-    ranks: Ranks,
-    heartbeat: Heartbeat,
+    context: StepContext, batches: Sequence[Batch], seeds: Sequence[int], scale: float
 ) -> list[LMLoss]:
-    """One micro-batch after the other."""
+    """Run one micro-batch after the other."""
+    engine, heartbeat = context.engine, context.heartbeat
     losses = []
     for number, (batch, seed) in enumerate(zip(batches, seeds, strict=True), start=1):
         heartbeat.beat(f"forward pass {number}")
         begin = time.perf_counter()
         seed_micro_batch(engine.module, seed)
-        loss = batch_loss(engine, batch.to(ranks.device))
+        loss = batch_loss(engine, batch.to(context.ranks.device))
         losses.append(LMLoss(loss.nll.detach(), loss.auxiliary.detach()))
-        # backward passes are left out: ranks wait for one another in them
+        # backward passes are left out: ranks wait for each other in them
         heartbeat.step_s += time.perf_counter() - begin
         heartbeat.beat(f"backward pass {number}")
         engine.backward(objective(loss, count_labels(batch)) * scale)
@@ -130,16 +139,11 @@ def _passes(
 
 
 def _pipelined_passes(
-    engine: Any,
-    batches: Sequence[Batch],
-    seeds: Sequence[int],
-    scale: float,
-    ranks: Ranks,
-    heartbeat: Heartbeat,
+    context: StepContext, batches: Sequence[Batch], seeds: Sequence[int], scale: float
 ) -> list[LMLoss]:
-    """All micro-batches on their way through the stages; losses on the last stage only."""
+    """Run all micro-batches through the stages; losses on the last stage only."""
     from pretrain.parallel.pipeline_parallel import accumulate_gradient
 
-    heartbeat.beat("passes through the pipeline")
-    on_device = [batch.to(ranks.device) for batch in batches]
-    return accumulate_gradient(engine, on_device, seeds, scale)
+    context.heartbeat.beat("passes through the pipeline")
+    on_device = [batch.to(context.ranks.device) for batch in batches]
+    return accumulate_gradient(context.engine, on_device, seeds, scale)

@@ -1,4 +1,4 @@
-"""How far a run has come: what its checkpoints hold besides the engine."""
+"""The progress of a run: everything in its checkpoints besides the engine."""
 
 from pathlib import Path
 from typing import Any
@@ -8,23 +8,23 @@ from pretrain.checkpoint.load import load_engine
 from pretrain.config import RunConfig
 from pretrain.resilience.guard import Guard
 from pretrain.runtime.precision import LossScale
-from pretrain.training.schedule import load_schedule
+from pretrain.training.schedule import enter_schedule
 
 
 class Progress:
-    """Steps and tokens, the position in the data, and what guard and loss scale remember.
+    """Steps and tokens, the position in the data, and the state of guard and loss scale.
 
     Args:
         run: The run.
-        engine: The DeepSpeed engine, which is loaded with them.
-        loader: Reads the training data.
-        guard: Judges steps.
-        loss_scale: Scales losses.
+        engine: The DeepSpeed engine, which is loaded together with them.
+        loader: Loader of the training data.
+        guard: Judge of the steps' numbers.
+        loss_scale: Scale of the losses.
 
     Attributes:
         step: Optimizer steps that were applied.
-        tokens: What they were computed from.
-        saved_step: That of the last checkpoint that is complete.
+        tokens: Tokens of those steps.
+        saved_step: Step of the newest complete checkpoint.
     """
 
     def __init__(
@@ -33,11 +33,11 @@ class Progress:
         self._run, self._engine, self._loader = run, engine, loader
         self._guard, self._loss_scale = guard, loss_scale
         self.step = self.tokens = self.saved_step = 0
-        # before a step that was read but not yet done
+        # position before a step that is read but not yet done
         self._position = loader.state_dict()
 
     def resume(self, checkpoint: Path) -> None:
-        """Go on where a checkpoint was written; a collective.
+        """Continue from a checkpoint; a collective.
 
         Raises:
             CheckpointError: As `load_engine`.
@@ -48,7 +48,7 @@ class Progress:
         self.pass_data()
 
     def rewind(self, checkpoint: Path) -> None:
-        """Go back to a checkpoint, but pass over all data that was read since; a collective.
+        """Go back to a checkpoint, but skip all data that was read since; a collective.
 
         Raises:
             CheckpointError: As `load_engine`.
@@ -56,11 +56,11 @@ class Progress:
         self._guard.rewind(self._load(checkpoint)["guard"])
 
     def pass_data(self) -> None:
-        """What was read so far is done with, whether or not it was applied."""
+        """Mark all data read so far as consumed, even if its gradient was discarded."""
         self._position = self._loader.state_dict()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint is to hold, JSON-able."""
+        """State for a checkpoint, as JSON-able values."""
         return {
             "step": self.step,
             "tokens": self.tokens,
@@ -71,7 +71,7 @@ class Progress:
 
     def _load(self, checkpoint: Path) -> dict[str, Any]:
         state = load_engine(self._engine, checkpoint, self._run)
-        load_schedule(self._engine, int(state["schedule"]["steps"]))
+        enter_schedule(self._engine, self._run, int(state["schedule"]["steps"]))
         self.step, self.tokens = state["step"], state["tokens"]
         self.saved_step = self.step
         self._loss_scale.load_state_dict(state.get("loss_scale", {}))

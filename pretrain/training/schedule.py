@@ -1,30 +1,47 @@
-"""The learning rate as a pure function of the step."""
+"""The learning rate as a pure function of run and step."""
 
 import math
+from collections.abc import Callable
 from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
 
 from pretrain.config import OptimConfig, RunConfig
 
 
 def learning_rate_factor(step: int, run: RunConfig) -> float:
-    """Share of the peak learning rate at a step (counted from 0): linear warm-up, then cosine."""
-    optim: OptimConfig = run.optim
+    """Share of the peak learning rate at a step (counted from 0): linear warm-up, then decay."""
+    optim = run.optim
     if step < optim.warmup_steps:
         return (step + 1) / optim.warmup_steps
     progress = (step - optim.warmup_steps) / max(1, run.train.steps - optim.warmup_steps)
-    cosine = 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
+    return DECAYS[optim.schedule](min(progress, 1.0), optim)
+
+
+def build_schedule(optimizer: torch.optim.Optimizer, run: RunConfig, step: int = 0) -> LambdaLR:
+    """The scheduler of an optimizer's learning rates, which it sets to those of a step.
+
+    Args:
+        optimizer: A new one; for a step above 0, one that had a scheduler before.
+        run: The run.
+        step: Steps that are done.
+    """
+    return LambdaLR(
+        optimizer, lambda number: learning_rate_factor(number, run), last_epoch=step - 1
+    )
+
+
+def enter_schedule(engine: Any, run: RunConfig, step: int) -> None:
+    """Set a DeepSpeed engine's schedule to a step, whatever step it was at."""
+    engine.lr_scheduler = build_schedule(engine.lr_scheduler.optimizer, run, step)
+    engine.global_steps = step
+
+
+def _cosine(progress: float, optim: OptimConfig) -> float:
+    cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
     return optim.final_ratio + (1.0 - optim.final_ratio) * cosine
 
 
-def load_schedule(engine: Any, steps: int) -> None:
-    """Let the learning rate be that of a step; every rate is a pure function of it."""
-    scheduler = engine.lr_scheduler
-    scheduler.last_epoch, scheduler._step_count = steps, steps + 1
-    rates = [
-        base * factor(steps)
-        for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
-    ]
-    scheduler._last_lr = rates
-    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
-    engine.global_steps = steps
+# by `optim.schedule`: share of the peak after a share of the steps that follow the warm-up
+DECAYS: dict[str, Callable[[float, OptimConfig], float]] = {"cosine": _cosine}

@@ -1,4 +1,4 @@
-"""`resonance pretrain` on one rank: from joining the others to leaving them."""
+"""`resonance pretrain` on one rank: join the other ranks, train, leave them."""
 
 import time
 from pathlib import Path
@@ -18,10 +18,10 @@ from pretrain.training.trainer import Trainer
 
 
 def pretrain(command: PretrainCommand) -> None:
-    """`resonance pretrain`: join the ranks, train, leave them.
+    """Run `resonance pretrain`: join the ranks, train, leave them.
 
     Raises:
-        RunError: The run cannot be carried out as asked.
+        RunError: The run is impossible as configured.
         SystemExit: With REQUEUE_STATUS, when it was asked to stop before the end.
     """
     run = command.run
@@ -43,6 +43,6 @@ def pretrain(command: PretrainCommand) -> None:
 
 
 def _find_start(command: PretrainCommand, num_ranks: int) -> Path | None:
-    """Check the run before anything is written, and find the checkpoint to go on from."""
+    """Check the run before anything is written, and find the checkpoint to resume from."""
     check_run(command.run, num_ranks)
     return find_start(command.run, resume=command.resume, auto_resume=command.auto_resume)

@@ -1,9 +1,9 @@
 """The training loop: the only one. Variants are configuration.
 
 Every rank runs it; decisions that change what happens next are taken from numbers that all ranks
-share, so no rank ever waits for another that has gone elsewhere. There are two: does any rank want
-to stop (`StopPoll`, at the beginning of every step and of every batch of a validation), and may
-this gradient be applied (`Guard`, between gradient and optimizer).
+share, so no rank ever waits for another that took a different turn. There are two: does any rank
+want to stop (`StopPoll`, at the beginning of every step and of every batch of a validation), and
+may this gradient be applied (`Guard`, between gradient and optimizer).
 """
 
 import time
@@ -34,15 +34,22 @@ from pretrain.run_checks import check_tokenizer
 from pretrain.runtime.precision import LossScale
 from pretrain.runtime.ranks import Ranks, decided_by_rank_0
 from pretrain.training.engine import build_engine, finish_step
-from pretrain.training.gradient import compute_gradient
+from pretrain.training.gradient import StepContext, compute_gradient
 from pretrain.training.progress import Progress
 from pretrain.training.validation import validation_loss
 
 
 class Trainer:
-    """One run on all ranks.
+    """A run on all ranks.
 
-    State, all of it in checkpoints: the engine's and its `Progress`.
+    Its state is the engine's and its `Progress`, both saved in checkpoints.
+
+    Args:
+        run: The run.
+        ranks: This process among the ranks.
+        checkpoint: Checkpoint to resume from; None starts from scratch.
+        stop: Flag that a signal sets; None for a new one.
+        heartbeat: Heartbeat of this rank; None for a new one.
     """
 
     def __init__(
@@ -74,6 +81,7 @@ class Trainer:
             run, build_model(run, self.mesh).to(ranks.device), ranks, self.mesh
         )
         self.loss_scale = LossScale(run.train, self.engine.module.parameters())
+        self.context = StepContext(self.engine, ranks, self.mesh, self.heartbeat, self.loss_scale)
         self.progress = Progress(run, self.engine, self.loader, self.guard, self.loss_scale)
         self.heartbeat.beat("loading a checkpoint")
         if checkpoint is not None:
@@ -95,7 +103,7 @@ class Trainer:
             SystemExit: With REQUEUE_STATUS, when asked to stop.
         """
         try:
-            # a validation that was broken off
+            # a validation that was interrupted
             step = self.progress.step
             if step and self._validation_is_due() and not self.journal.has_validation(step):
                 self.validate()
@@ -119,16 +127,16 @@ class Trainer:
             self.journal.close()
 
     def train_step(self, batches: list[Batch] | None) -> Record | None:
-        """One optimizer step over this rank's micro-batches.
+        """Run one optimizer step over this rank's micro-batches.
 
         Args:
-            batches: What this rank has read; None if it was asked to stop instead.
+            batches: Micro-batches that this rank has read; None if it was asked to stop instead.
 
         Returns:
-            Its record; None if its numbers are bad and its data is passed over.
+            The step's record; None if its numbers are bad and its data is skipped.
 
         Raises:
-            RunError: Its numbers are bad, and the run is to stop.
+            RunError: The step's numbers are bad, and the run is to stop.
             Stopped: A rank was asked to stop.
         """
         begin = time.perf_counter()
@@ -142,23 +150,19 @@ class Trainer:
             self.finish_save()
         learning_rate = self.engine.get_lr()[0]
         gradient = compute_gradient(
-            self.engine,
+            self.context,
             batches,
             num_labels,
-            self.ranks,
-            self.mesh,
-            self.heartbeat,
-            self.poll.waited_s,
-            noise=hash_integers(self.run.train.seed, self.progress.step),
-            loss_scale=self.loss_scale,
+            seed=hash_integers(self.run.train.seed, self.progress.step),
+            data_s=self.poll.waited_s,
         )
         step = self.progress.step + 1
         verdict = self.guard.judge(step, gradient.loss, gradient.norm)
         if verdict.reason:
             # once for each row: tensor ranks and stages read the same
-            own = batches if self.mesh.counts else []
+            counted = batches if self.mesh.counts else []
             losses = gradient.losses if self.mesh.counts else []
-            self.journal.log_bad_step(step, verdict, own, losses)
+            self.journal.log_bad_step(step, verdict, counted, losses)
         self.heartbeat.beat("optimizer")
         finish_step(self.engine, apply=verdict.applies)
         self.progress.pass_data()
@@ -181,7 +185,10 @@ class Trainer:
         return record
 
     def validate(self) -> Record:
-        """Loss over the whole held-out split, in nats per token.
+        """Compute the loss over the whole held-out split, in nats per token.
+
+        Returns:
+            The validation's record.
 
         Raises:
             Stopped: A rank was asked to stop.
@@ -198,13 +205,13 @@ class Trainer:
         return record
 
     def save(self, *, needed: bool) -> None:
-        """Begin a checkpoint of the current step on all ranks; one before it is finished first.
+        """Begin a checkpoint of the current step on all ranks, once the one before is written.
 
         Args:
-            needed: Whether going on without it would lose work; then it is waited for.
+            needed: Whether the run would lose work without it; then it is waited for.
 
         Raises:
-            CheckpointError: One of them cannot be written, and is needed or the run is to stop.
+            CheckpointError: A checkpoint cannot be written, and is needed or the run is to stop.
         """
         self.finish_save()
         self.heartbeat.beat("checkpoint")
@@ -213,7 +220,7 @@ class Trainer:
             self.finish_save(needed=True)
 
     def finish_save(self, *, needed: bool = False) -> None:
-        """Wait for the checkpoint that is being written, if there is one; see `save`."""
+        """Wait for the checkpoint being written, if any; see `save`."""
         self.heartbeat.beat("waiting for a checkpoint")
         try:
             self.progress.saved_step = self.saver.wait() or self.progress.saved_step
@@ -223,7 +230,7 @@ class Trainer:
             self.journal.say(f"{error}; training goes on")
 
     def _pass_over(self, verdict: Verdict) -> None:
-        """Leave a bad step's data behind; its gradient is gone already."""
+        """Skip a bad step's data; its gradient is discarded already."""
         if verdict.action == "stop":
             self.finish_save()
             raise bad_step_error(self.progress.step + 1, verdict)

@@ -1,4 +1,4 @@
-"""The loss over the held-out split while training goes on."""
+"""The loss over the held-out split during training."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def validation_loss(run: RunConfig, mesh: Mesh, engine: Any, ranks: Ranks, poll:
         data_ranks=mesh.data.size,
         config=run.data,
     )
-    own = (own_span(batch, mesh.sequence) for batch in poll.polled(batches))
-    loss_sum, num_labels = valid_loss(evaluator(engine), own, ranks.device)
+    spans = (own_span(batch, mesh.sequence) for batch in poll.polled(batches))
+    loss_sum, num_labels = valid_loss(evaluator(engine), spans, ranks.device)
     loss_sum, num_labels = summed([loss_sum * mesh.counts, num_labels * mesh.counts], ranks.device)
     return loss_sum / max(num_labels, 1.0)

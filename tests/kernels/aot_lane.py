@@ -6,11 +6,9 @@ Run by `test_lanes.py` in a process of its own, without the interpreter.
 import pytest
 import torch
 
-from kernels.aot_compile import TARGETS, Launch, Target, compile_for, launches
-from kernels.aot_launches import convolutions, others, spectra
+from kernels.aot_compile import TARGETS, Launch, Target, compile_for, launches, named_launches
+from kernels.op_info import op_infos
 
-# ops whose work is matrix products: they must be on tensor cores
-MATRIX_OPS = ("fft_conv.", "modes.", "recall.")
 # bytes of stack, that is of spilled registers. Two complex planes of a 64 x 64 tile and, for the
 # filter's gradient, two more fill all registers; sm_80 and gfx942 keep operands in them as well
 MONARCH_STACK_BYTES = {"sm_80": 3072, "sm_90": 384, "sm_100": 384, "gfx942": 1280}
@@ -30,41 +28,39 @@ def check(name: str, launch: Launch, target: Target) -> str | None:
         return (
             f"{name} on {target.name}: {found.shared_bytes} of {target.shared_bytes} bytes shared"
         )
-    if launch.name.startswith(MATRIX_OPS) and found.matrix_instructions == 0:
+    if op_infos()[launch.name.split(".")[0]].tensor_cores and found.matrix_instructions == 0:
         return f"{name} on {target.name}: no {target.matrix}"
     return None
 
 
-def check_all(named: list[tuple[str, Launch]], target: Target) -> None:
-    wrong = [problem for name, launch in named if (problem := check(name, launch, target))]
-    assert not wrong, "\n".join(wrong)
+def check_all(named: dict[str, Launch], target: Target) -> None:
+    checked = [check(name, launch, target) for name, launch in named.items()]
+    findings = [finding for finding in checked if finding]
+    assert not findings, "\n".join(findings)
 
 
 def test_every_kernel_on_sm_90() -> None:
-    named = convolutions(torch.float16) + others(torch.float16) + spectra()
+    named = named_launches(torch.float16)
     assert len(named) > 40
+    # no op is without a launch
+    assert {launch.name.split(".")[0] for launch in named.values()} == set(op_infos())
     check_all(named, TARGETS["sm_90"])
 
 
 @pytest.mark.parametrize("target", sorted(set(TARGETS) - {"sm_90"}))
 def test_one_kernel_of_each_kind_elsewhere(target: str) -> None:
-    named = [i for i in convolutions(torch.float16) + others(torch.float16) if i[0] in SAMPLE]
-    assert len(named) == len(SAMPLE)
-    check_all(named, TARGETS[target])
+    named = named_launches(torch.float16)
+    check_all({name: named[name] for name in SAMPLE}, TARGETS[target])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("target", sorted(TARGETS))
 def test_every_kernel_on_every_target(target: str, dtype: torch.dtype) -> None:
-    named = convolutions(dtype) + others(dtype) + spectra()
+    named = named_launches(dtype)
     if target == "gfx942" and dtype == torch.float32:
         # not served there: see MAX_CHUNK_FLOAT32
-        named = [
-            i
-            for i in named
-            if i[0] not in ("fft_conv.monarch 2048", "fft_conv.monarch_filter 2048")
-        ]
+        del named["fft_conv.monarch 2048"], named["fft_conv.monarch_filter 2048"]
     check_all(named, TARGETS[target])
 
 
@@ -76,5 +72,5 @@ def test_interpreted_kernels_are_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_kernel_with_too_small_products_has_no_matrix_instruction() -> None:
     """What the lane looks for is absent where it should be."""
-    name, launch = spectra()[0]
-    assert compile_for(launch, TARGETS["sm_90"]).matrix_instructions == 0, name
+    launch = named_launches(torch.float16)["spectral_gate.energy"]
+    assert compile_for(launch, TARGETS["sm_90"]).matrix_instructions == 0

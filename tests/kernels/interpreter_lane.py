@@ -17,6 +17,7 @@ from triton.runtime import interpreter
 
 from kernels.dispatch import NotServedError
 from kernels.modal.reference import mode_powers
+from kernels.op_info import op_names
 from kernels.recall_qkv.reference import recall_inputs as reference_recall_inputs
 
 # relative, in norm
@@ -119,14 +120,14 @@ def test_fft_conv_serves_no_longer_chunks() -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(("N", "C", "M"), [(1, 1, 1), (3, 65, 5), (70, 64, 16)])
-def test_modes(N: int, C: int, M: int, masked: bool, dtype: torch.dtype) -> None:
+def test_modal(N: int, C: int, M: int, masked: bool, dtype: torch.dtype) -> None:
     tables, u = _powers(2, M, C), _strided(2, N, C, dtype=dtype)
     state = torch.randn(2, M, N, dtype=torch.complex64).mT
     mask = (torch.rand(N, C) > 0.4).index_fill(1, torch.tensor([0]), True) if masked else None
-    check("modes", "modal_state", u, *tables, mask)
-    check("modes", "modal_state_backward", state, u, *tables, mask)
-    check("modes", "modal_read", state, *tables, u, mask)
-    check("modes", "modal_read_backward", u, state, *tables, mask)
+    check("modal", "modal_state", u, *tables, mask)
+    check("modal", "modal_state_backward", state, u, *tables, mask)
+    check("modal", "modal_read", state, *tables, u, mask)
+    check("modal", "modal_read_backward", u, state, *tables, mask)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -161,18 +162,18 @@ def test_recall(N: int, H: int, C: int, K: int, V: int, dtype: torch.dtype) -> N
 @pytest.mark.parametrize(
     ("B", "T", "H", "K", "C"), [(1, 1, 1, 2, 1), (2, 7, 3, 6, 4), (1, 130, 2, 64, 64)]
 )
-def test_recall_inputs(B: int, T: int, H: int, K: int, C: int, dtype: torch.dtype) -> None:
+def test_recall_qkv(B: int, T: int, H: int, K: int, C: int, dtype: torch.dtype) -> None:
     angle = torch.rand(T, K // 2)
     phases = [angle.cos().to(dtype), angle.sin().to(dtype)]
     # in one layout no channels are neighbours, in the other tokens lie apart
     wider = torch.randn(B, T, 3, H * K + 5).to(dtype)
     for qkv in (_strided(B, T, 3, H * K, dtype=dtype), wider[..., 5:]):
-        check("recall_inputs", "recall_inputs", qkv, *phases, H, C)
+        check("recall_qkv", "recall_inputs", qkv, *phases, H, C)
         wide = (i.double() for i in (qkv, *phases))
         q, k, _, *inverses = reference_recall_inputs(*wide, H, C)
         grads = [_strided(*q.shape, dtype=dtype) for _ in range(3)]
         turned = (q.to(dtype), k.to(dtype), *(i.float() for i in inverses))
-        check("recall_inputs", "recall_inputs_backward", *grads, qkv, *phases, *turned)
+        check("recall_qkv", "recall_inputs_backward", *grads, qkv, *phases, *turned)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -234,6 +235,11 @@ def test_linear_cross_entropy(
     labels = torch.randint(0, V, (N,))
     labels[1:3] = -100
     check("linear_cross_entropy", "linear_cross_entropy", x, weight, labels, True)
+
+
+@pytest.mark.parametrize("op", op_names())
+def test_every_op_is_compared(op: str) -> None:
+    assert callable(globals()[f"test_{op}"])
 
 
 def test_the_operators_take_the_kernels_when_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The ops of modes, recall heads, gates and norms: their definitions and their gradients."""
+"""The reference ops against their definitions: modes, recall heads, gates and norms."""
 
 import pytest
 import torch
@@ -6,14 +6,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.document_reset.op import document_reset
+from kernels.modal.info import MANY_ROWS, random_modes
 from kernels.modal.op import modal_read, modal_state
 from kernels.modal.reference import mode_powers
 from kernels.norm_gate.op import norm_gate
+from kernels.op_info import complex_randn, randn
 from kernels.recall import reference as recall_reference
 from kernels.recall.op import recall_local, recall_read, recall_state
 from kernels.spectral_gate.op import gate_spectrum, gate_values, spectral_energy
 from kernels.spectral_gate.reference import GateParts
-from tests.kernels.cases import CASES, MANY_ROWS, complex_randn, log_lambda, randn
 
 C128 = torch.complex128
 
@@ -23,7 +24,7 @@ C128 = torch.complex128
 @pytest.mark.parametrize("masked", [False, True])
 def test_modes_equal_their_sums(C: int, N: int, masked: bool) -> None:
     torch.manual_seed(C)
-    log, u, state = log_lambda(2, 4), randn(2, N, C), complex_randn(2, N, 4)
+    log, u, state = random_modes(2, 4), randn(2, N, C), complex_randn(2, N, 4)
     mask = torch.rand(N, C) > 0.4 if masked else None
     seen = torch.ones(N, C) if mask is None else mask
     lambda_DM1 = log.exp()[..., None]
@@ -61,7 +62,7 @@ def test_recall_in_half_precision_is_float32_rounded() -> None:
 
 def test_document_reset_takes_away_what_came_from_before() -> None:
     torch.manual_seed(0)
-    D, C, log = 2, 11, log_lambda(2, 4)
+    D, C, log = 2, 11, random_modes(2, 4)
     y, u, scale = randn(D, 3, C), randn(D, 3, C), complex_randn(D, 4)
     row, start, stop = (torch.tensor(i) for i in ([0, 0, 2], [2, 7, 5], [7, 11, 11]))
     expected = y.detach().clone()
@@ -74,12 +75,12 @@ def test_document_reset_takes_away_what_came_from_before() -> None:
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("block_bytes", [1, 1 << 18])
+@pytest.mark.parametrize("block_elements", [1, 1 << 16])
 @pytest.mark.parametrize("packed", [False, True])
 def test_recall_equals_its_recurrence(
-    packed: bool, block_bytes: int, monkeypatch: pytest.MonkeyPatch
+    packed: bool, block_elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recall_reference, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr("kernels.blocks.BLOCK_ELEMENTS", block_elements)
     torch.manual_seed(0)
     N, H, C = 2, 3, 9
     q, k, v = randn(N, H, C, 4), randn(N, H, C, 4), randn(N, H, C, 5)
@@ -137,49 +138,20 @@ def test_spectral_gate_equals_its_definition() -> None:
     torch.testing.assert_close(gate_spectrum(spectrum, gate), spectrum * gate[:, :, None])
 
 
-@pytest.mark.parametrize("name", sorted(CASES))
-def test_gradients(name: str) -> None:
-    torch.manual_seed(0)
-    function, arguments, _ = CASES[name]()
-    assert torch.autograd.gradcheck(function, arguments)
-
-
-@pytest.mark.parametrize("name", [name for name in sorted(CASES) if name.startswith("recall_")])
-def test_gradients_of_several_blocks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recall_reference, "BLOCK_BYTES", 1)
-    test_gradients(name)
-
-
-@pytest.mark.parametrize("name", sorted(CASES))
-def test_operators_are_registered_soundly(name: str) -> None:
-    torch.manual_seed(0)
-    _, _, raw = CASES[name]()
-    operator = getattr(torch.ops.resonance, name.removesuffix("_many_rows"))
-    assert set(torch.library.opcheck(operator, raw).values()) == {"SUCCESS"}
-
-
-@pytest.mark.parametrize("name", sorted(CASES))
-def test_ops_compile_to_one_graph(name: str) -> None:
-    torch.manual_seed(0)
-    function, arguments, _ = CASES[name]()
-    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(*arguments), function(*arguments))
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: modal_state(randn(3, 2, 8), mode_powers(log_lambda(2, 4), 8, C128)), "D = 2"),
-        (lambda: modal_state(randn(2, 2, 99), mode_powers(log_lambda(2, 4), 8, C128)), "got 99"),
+        (lambda: modal_state(randn(3, 2, 8), mode_powers(random_modes(2, 4), 8, C128)), "D = 2"),
+        (lambda: modal_state(randn(2, 2, 99), mode_powers(random_modes(2, 4), 8, C128)), "got 99"),
         (
             lambda: modal_state(
-                randn(2, 2, 8), mode_powers(log_lambda(2, 4), 8, C128), torch.ones(2, 8)
+                randn(2, 2, 8), mode_powers(random_modes(2, 4), 8, C128), torch.ones(2, 8)
             ),
             "torch.bool",
         ),
         (
             lambda: modal_read(
-                complex_randn(2, 2, 5), mode_powers(log_lambda(2, 4), 8, C128), randn(2, 2, 8)
+                complex_randn(2, 2, 5), mode_powers(random_modes(2, 4), 8, C128), randn(2, 2, 8)
             ),
             r"expected states \(2, 2, 4\)",
         ),
@@ -210,7 +182,7 @@ def test_bad_input_is_refused(call: object, message: str) -> None:
 def test_a_graph_of_the_ops_is_differentiable_in_lambda() -> None:
     """Gradients reach λ through every op, as through the powers written out."""
     torch.manual_seed(0)
-    log, u = log_lambda(2, 4), randn(2, 3, 16)
+    log, u = random_modes(2, 4), randn(2, 3, 16)
 
     def loss(state: Tensor, read: Tensor) -> Tensor:
         return state.abs().square().sum() + read.square().sum()

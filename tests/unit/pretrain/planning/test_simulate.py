@@ -118,12 +118,12 @@ def test_an_impossible_layout_is_refused() -> None:
         simulate(_run(config(), tensor=3), 3)
 
 
-def test_operations_of_our_ops_are_counted() -> None:
+def test_the_counter_takes_the_formulas_of_our_ops() -> None:
     counter = FlopCounterMode(display=False, custom_mapping=op_formulas())
     with counter:
         fft_conv(torch.randn(2, 3, 64), torch.randn(2, 64))
-    # two real transforms of 128 points for each of 6 rows
-    assert counter.get_total_flops() == 6 * 2 * round(2.5 * 128 * 7)
+    # two real transforms of 128 points for each of 6 rows, one for each of 2 filters
+    assert counter.get_total_flops() == (6 * 2 + 2) * round(2.5 * 128 * 7)
     q = torch.randn(2, 4, 16, 8)
     with counter:
         recall_local(q, q, q, torch.zeros(2, 4, 16), None)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pretrain.config import CheckpointConfig, RunConfig, TrainConfig
-from pretrain.submit.remaining_work import BYTES_PER_PARAMETER, checkpoint_bytes, longest_plan
+from pretrain.submit.remaining_work import checkpoint_bytes, longest_plan
 from spectral.config import ModelConfig
 from spectral.lm import SpectralLM
 
@@ -28,7 +28,8 @@ def leave(run: RunConfig, *steps: int) -> None:
 
 def checkpoints(run: RunConfig) -> float:
     """The bytes to come in checkpoints."""
-    size = sum(one.numel() for one in SpectralLM(run.model).parameters()) * BYTES_PER_PARAMETER
+    # float32: the parameter and AdamW's two moments
+    size = sum(one.numel() for one in SpectralLM(run.model).parameters()) * 3 * 4
     needed = checkpoint_bytes(run)
     assert needed is not None
     return needed / size
