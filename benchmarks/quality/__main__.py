@@ -18,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import bars
-from quality_parts import plan
+from benchmarks.quality import plan
 
 DATA = Path(__file__).parents[2] / "shared/data/lm"
 
@@ -37,8 +37,8 @@ def main() -> None:
     if missing:
         parser.error(f"--data {arguments.data}: expected {', '.join(files)}, lacks {missing[0]}")
     # they import torch and transformers: not on the way to --help
-    from quality_parts import text
-    from quality_parts.bench import Bench, measure
+    from benchmarks.quality import text
+    from benchmarks.quality.bench import Bench, measure
 
     budget, output = plan.BUDGETS[arguments.budget], arguments.output / arguments.budget
     corpora = text.prepare(arguments.data, arguments.corpora, output / "tokens", budget.megabytes)

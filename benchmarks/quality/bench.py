@@ -7,10 +7,10 @@ from pathlib import Path
 import bars
 from tqdm import tqdm
 
-from quality_parts import plan, report, text
-from quality_parts.models import build
-from quality_parts.runs import Result, Worker
-from quality_parts.training import step_ms
+from benchmarks.quality import plan, report, text
+from benchmarks.quality.models import build
+from benchmarks.quality.runs import Result, Worker
+from benchmarks.quality.training import step_ms
 
 
 class Bench:

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 import spectral.mixers.context
-from quality_parts import mqar, text
-from quality_parts.models import build, non_embedding
-from quality_parts.plan import Budget, Run
-from quality_parts.training import accuracy, token_losses, train
+from benchmarks.quality import mqar, text
+from benchmarks.quality.models import build, non_embedding
+from benchmarks.quality.plan import Budget, Run
+from benchmarks.quality.training import accuracy, token_losses, train
 
 Result = dict[str, Any]
 

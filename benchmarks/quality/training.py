@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pretrain.training.optimizer import parameter_groups
-from quality_parts.models import Spectral, Transformer
+from benchmarks.quality.models import Spectral, Transformer
 
 WARMUP_SHARE, LAST_RATE_SHARE = 0.05, 0.1
 WEIGHT_DECAY, BETAS, CLIP = 0.1, (0.9, 0.95), 1.0

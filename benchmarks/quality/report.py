@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from bars import Bar
+from benchmarks.harness.thresholds import Figure
 
-from quality_parts.plan import ABLATIONS, KINDS, PLAIN, RECALL_SETTINGS, Budget, ablation_name
+from benchmarks.quality.plan import ABLATIONS, KINDS, PLAIN, RECALL_SETTINGS, Budget, ablation_name
 
 matplotlib.use("Agg")
 from matplotlib import pyplot

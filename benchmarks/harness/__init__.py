@@ -1,0 +1,1 @@
+"""Parts that benchmarks share: thresholds, result files, fresh processes, timing, texts, reports."""

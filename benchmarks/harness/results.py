@@ -1,0 +1,119 @@
+"""Result files: a benchmark's figures with commit, machine and date (imports no torch)."""
+
+import json
+import math
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness.thresholds import Outcome
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+# files that figures depend on: a later commit that changes none of them does not outdate a result
+SOURCES = (
+    "benchmarks", ":!benchmarks/results", ":!benchmarks/harness/report*.py", "data_pipeline",
+    "kernels", "launch", "pretrain", "spectral", "constraints.txt",
+)  # fmt: skip
+DIRTY = "-dirty"
+
+
+def result_path(name: str) -> Path:
+    """The committed result file of a benchmark."""
+    return RESULTS / f"{name}.json"
+
+
+def result_record(
+    name: str, title: str, outcome: Outcome, *, seconds: float, load: float
+) -> dict[str, Any]:
+    """A result as JSON-able values.
+
+    Args:
+        name: The benchmark.
+        title: The question that it answers, in one line.
+        outcome: What it measured.
+        seconds: How long that took.
+        load: Load average of the machine just before.
+
+    Raises:
+        ValueError: Two figures have one name, or a figure is not a finite number.
+    """
+    names = [figure.name for figure in outcome.figures]
+    if len(set(names)) != len(names):
+        raise ValueError(f"{name}: expected unique names of figures, found {sorted(names)}")
+    for figure in outcome.figures:
+        if not math.isfinite(figure.value):
+            raise ValueError(f"{name}: {figure.name}: expected a number, found {figure.value}")
+    return {
+        "benchmark": name,
+        "title": title,
+        "setting": outcome.setting,
+        "commit": commit(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "seconds": round(seconds),
+        "load": round(load, 1),
+        "machine": machine(),
+        "rows": [
+            {
+                "name": figure.name,
+                "figure": float(f"{figure.value:.6g}"),
+                "unit": figure.unit,
+                "limit": figure.limit,
+                "at_most": figure.at_most,
+                "holds": figure.holds,
+            }
+            for figure in outcome.figures
+        ],
+    }
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a file that is either complete or absent."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.rename(path)
+
+
+def is_current(path: Path) -> bool:
+    """Whether a result file exists and no source has changed since its commit."""
+    if not path.exists():
+        return False
+    measured: str = json.loads(path.read_text(encoding="utf-8"))["commit"]
+    if measured.endswith(DIRTY) or commit().endswith(DIRTY):
+        return False
+    return _git("diff", "--quiet", measured, "HEAD", "--", *SOURCES).returncode == 0
+
+
+def commit() -> str:
+    """Short hash of the commit, with '-dirty' if sources differ from it; 'unknown' without git."""
+    head = _git("rev-parse", "--short=7", "HEAD").stdout.strip()
+    changes = _git("status", "--porcelain", "--", *SOURCES).stdout.strip()
+    return (head or "unknown") + (DIRTY if changes else "")
+
+
+def machine() -> dict[str, Any]:
+    """The computer and the versions that figures depend on."""
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory_bytes / 2**30),
+        "torch": version("torch"),
+        "python": platform.python_version(),
+    }
+
+
+def processor() -> str:
+    """Model name of the processor, else its architecture."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
