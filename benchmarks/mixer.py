@@ -182,8 +182,8 @@ def time_length(T: int, sizes: Sizes, rate: float) -> list[Figure]:
         sizes: Lengths up to which attention is measured.
         rate: FLOP/s of a matrix product.
     """
-    rivals = {"naive attention": naive_attention} if T <= sizes.naive else {}
-    rivals |= {"scaled_dot_product_attention": flash_attention} if T <= sizes.flash else {}
+    rivals = {"naive attention": naive_attention} if sizes.naive >= T else {}
+    rivals |= {"scaled_dot_product_attention": flash_attention} if sizes.flash >= T else {}
     kinds = [layer_mixing(T, layer) for layer in LAYERS]
     times = fastest(*kinds, *(make(T) for make in rivals.values()), seconds=sizes.seconds)
     mixing_s, rival_times = mean(times[: len(kinds)]), times[len(kinds) :]

@@ -108,7 +108,9 @@ def compare_engine(sizes: Sizes, tokens: torch.Tensor) -> list[Figure]:
         measured = measure_layout(short, 1, tokens, steps=sizes.engine_steps)
         engine_s = min(engine_s, *measured.seconds)
         plain_s = min(plain_s, *plain_seconds(short, tokens, sizes.engine_steps))
-    print(f"a step of {plain_s:.2f} s in plain PyTorch takes {engine_s:.2f} s in DeepSpeed's engine")
+    print(
+        f"a step of {plain_s:.2f} s in plain PyTorch takes {engine_s:.2f} s in DeepSpeed's engine"
+    )
     name = "time of a step in DeepSpeed's engine over one in plain PyTorch"
     return [Figure(name, engine_s / plain_s, limit=1.1, at_most=True)]
 

@@ -1,1 +1,1 @@
-"""Parts that benchmarks share: thresholds, result files, fresh processes, timing, texts, reports."""
+"""Parts that benchmarks share: command line, bars, result files, fresh processes, texts, report."""

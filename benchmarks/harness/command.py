@@ -1,13 +1,11 @@
 """The command line that every benchmark has."""
 
 import argparse
-import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.harness.results import result_record, write_json
+from benchmarks.harness.results import result_record, start, write_json
 from benchmarks.harness.thresholds import Outcome, print_bars
 
 
@@ -41,10 +39,9 @@ def run_parsed(
     """Do as `run_benchmark` does, for a benchmark with options besides those of all."""
     if arguments.quick and arguments.json:
         sys.exit("--json: expected a full run, found --quick, whose figures say nothing")
-    load, started_s = os.getloadavg()[0], time.perf_counter()
+    started = start()
     outcome = measure()
-    seconds = time.perf_counter() - started_s
-    record = result_record(name, title(doc), outcome, seconds=seconds, load=load)
+    record = result_record(name, title(doc), outcome, started)
     if arguments.json:
         write_json(arguments.json, record)
     sys.exit(not print_bars(outcome.figures, judged=not arguments.quick))

@@ -5,10 +5,11 @@ import math
 import os
 import platform
 import subprocess
+import time
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.harness.thresholds import Outcome
 
@@ -16,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 # files that figures depend on: a later commit that changes none of them does not outdate a result
 SOURCES = (
-    "benchmarks", ":!benchmarks/results", ":!benchmarks/harness/report*.py", "data_pipeline",
+    "benchmarks", ":!benchmarks/results", ":!benchmarks/harness/report.py", "data_pipeline",
     "kernels", "launch", "pretrain", "spectral", "constraints.txt",
 )  # fmt: skip
 DIRTY = "-dirty"
@@ -27,17 +28,33 @@ def result_path(name: str) -> Path:
     return RESULTS / f"{name}.json"
 
 
-def result_record(
-    name: str, title: str, outcome: Outcome, *, seconds: float, load: float
-) -> dict[str, Any]:
+class Start(NamedTuple):
+    """State of the sources and the machine just before a benchmark.
+
+    Attributes:
+        commit: Commit of the sources.
+        load: Load average over the last minute.
+        time_s: Reading of the performance counter.
+    """
+
+    commit: str
+    load: float
+    time_s: float
+
+
+def start() -> Start:
+    """The state at present."""
+    return Start(commit(), os.getloadavg()[0], time.perf_counter())
+
+
+def result_record(name: str, title: str, outcome: Outcome, started: Start) -> dict[str, Any]:
     """A result as JSON-able values.
 
     Args:
         name: The benchmark.
-        title: The question that it answers, in one line.
-        outcome: What it measured.
-        seconds: How long that took.
-        load: Load average of the machine just before.
+        title: What it measures, in one line.
+        outcome: Its setting and figures.
+        started: The state before it ran.
 
     Raises:
         ValueError: Two figures have one name, or a figure is not a finite number.
@@ -52,10 +69,10 @@ def result_record(
         "benchmark": name,
         "title": title,
         "setting": outcome.setting,
-        "commit": commit(),
+        "commit": started.commit,
         "date": datetime.now(UTC).date().isoformat(),
-        "seconds": round(seconds),
-        "load": round(load, 1),
+        "seconds": round(time.perf_counter() - started.time_s),
+        "load": round(started.load, 1),
         "machine": machine(),
         "rows": [
             {

@@ -1,4 +1,4 @@
-"""Texts that benchmarks read: corpora next to the repository, else the standard library's source."""
+"""Texts that benchmarks read: corpora next to the repository, or the standard library's source."""
 
 import json
 import lzma

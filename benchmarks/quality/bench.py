@@ -14,7 +14,14 @@ from benchmarks.quality.models import build
 from benchmarks.quality.plot import plot_losses
 from benchmarks.quality.report import make_report, sources
 from benchmarks.quality.runs import Worker
-from benchmarks.quality.stored import COSTS, Result, best_rates, cost_key, read_costs
+from benchmarks.quality.stored import (
+    COSTS,
+    Result,
+    best_rates,
+    cost_key,
+    disagreement,
+    read_costs,
+)
 from benchmarks.quality.training import step_ms
 
 
@@ -139,13 +146,6 @@ class Bench:
         (self.work / "table.md").write_text(heading + report.markdown, encoding="utf-8")
         plot_losses(self.results, names, self.work / "curves.png")
         return heading + report.markdown, report.figures
-
-
-def disagreement(run: plan.Run, stored: Result) -> str | None:
-    """How a stored result differs from the run of its name; None if it does not."""
-    expected = json.loads(json.dumps(run._asdict()))
-    actual = {key: stored.get(key) for key in expected}
-    return None if actual == expected else f"expected a result of {expected}, found {actual}"
 
 
 def run_stages(bench: Bench, corpora: list[str]) -> tuple[str, list[Figure]]:

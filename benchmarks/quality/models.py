@@ -63,7 +63,7 @@ class Spectral(nn.Module):
         return logits
 
     def loss(self, tokens_BT: Tensor, labels_BT: Tensor) -> Tensor:
-        """The training objective: mean loss of labels that are not ignored, and auxiliary losses."""
+        """The objective: mean loss of labels that are not ignored, and auxiliary losses."""
         output = self.model(tokens_BT, labels_BT=labels_BT)
         return output.nll / (labels_BT >= 0).sum() + output.auxiliary
 

@@ -85,9 +85,7 @@ def _losses(
                     continue
                 first = runs[0]
                 means[kind] = statistics.mean(run["valid_loss"] for run in runs)
-                figures.append(
-                    Figure(loss_name(corpus, size, kind), means[kind], "nats per token")
-                )
+                figures.append(Figure(loss_name(corpus, size, kind), means[kind], "nats per token"))
                 lines.append(
                     _row(title(corpus), size, title(kind), f"{first['num_parameters']:,}",
                          str(first["steps"]), f"{first['rate']:g}", str(len(runs)),

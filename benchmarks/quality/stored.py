@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import results
-from benchmarks.quality.plan import KINDS, Budget
+from benchmarks.quality.plan import KINDS, Budget, Run
 
 RESULTS = results.RESULTS / "quality" / "full"
 COSTS = "costs.json"
@@ -37,12 +37,20 @@ def cost_key(result: Result) -> str:
     return json.dumps([result[name] for name in ("kind", "size", "changes")])
 
 
+def disagreement(run: Run, stored: Result) -> str | None:
+    """How a stored result differs from the run of its name; None if it does not."""
+    expected = json.loads(json.dumps(run._asdict()))
+    actual = {key: stored.get(key) for key in expected}
+    return None if actual == expected else f"expected a result of {expected}, found {actual}"
+
+
 def best_rates(
     stored: Iterable[Result], corpora: list[str], budget: Budget
 ) -> dict[str, dict[str, float]]:
     """Each kind's learning rate with the smallest validation loss, per corpus with results."""
     best: dict[str, dict[str, float]] = {}
-    swept = [result for result in stored if _is_swept(result, budget)]
+    on_text = [result for result in stored if result["task"] in corpora]
+    swept = [result for result in on_text if _is_swept(result, budget)]
     # the smallest loss is written last
     for result in sorted(swept, key=lambda result: -result["valid_loss"]):
         best.setdefault(result["task"], {})[result["kind"]] = result["rate"]

@@ -1,4 +1,4 @@
-"""Corpora of the quality benchmark: one tokenizer, one stream of tokens, windows at random positions.
+"""Corpora of the quality benchmark: one tokenizer, one token stream, windows at random positions.
 
 Shape letters: B batch, T time (tokens).
 """

@@ -2,14 +2,14 @@
 
 glibc gives every large block back to the system when it is freed; the next one comes as new pages
 which the kernel must clear. For sequences of 204,800 tokens that costs more time than all
-arithmetic (`benchmarks/mixer.py` measures both). Told to keep freed memory, glibc is fast, but its
-one heap falls to pieces: a process holds three times what its tensors do.
+arithmetic (`python -m benchmarks.mixer` measures both). Told to keep freed memory, glibc is fast,
+but its one heap falls to pieces: a process holds three times what its tensors do.
 
 mimalloc (Leijen et al. 2019, MSR-TR-2019-18) keeps freed memory and stays compact (1.7 times, in
-`benchmarks/allocator.py`), but must be there before the process starts, and is not for one that
-forks while it has threads: mimalloc 3 registers nothing with pthread_atfork, so a child may wait
-forever for a lock that another thread held. Ranks are started with it only by those who ask for it
-(docs/layouts.md).
+`python -m benchmarks.allocator`), but must be there before the process starts, and is not for one
+that forks while it has threads: mimalloc 3 registers nothing with pthread_atfork, so a child may
+wait forever for a lock that another thread held. Ranks are started with it only by those who ask
+for it (docs/layouts.md).
 """
 
 import ctypes
