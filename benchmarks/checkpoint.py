@@ -118,7 +118,7 @@ def measure(quick: bool) -> Outcome:
         saver, heartbeat = Saver(run, None, ranks, Retention(run, print)), Heartbeat(folder, 0)
         tokens = torch.randint(sizes.vocab_size, (1, sizes.tokens + 1))
         segments = torch.zeros(1, sizes.tokens, dtype=torch.long)
-        batch = Batch(tokens[:, :-1], tokens[:, 1:], segments, [[(0, 0)]])
+        batch = Batch(tokens[:, :-1], tokens[:, 1:], segments, (((0, 0),),))
 
         def step() -> None:
             compute_gradient(engine, [batch], sizes.tokens, ranks, mesh, heartbeat, 0.0, noise=0)
