@@ -29,7 +29,7 @@ WARMUP_STEPS, LAST_RATE_SHARE = 60, 0.1
 
 
 class Stage(NamedTuple):
-    """One length of the needle's curriculum."""
+    """Training at one length of the needle's curriculum."""
 
     tokens: int
     rows: int
@@ -150,7 +150,7 @@ def needle_model() -> SpectralLM:
             conv_heads=(0,),
             ffn_dim=128,
             # two of 16 wavelengths (6 and 6,283 tokens) are short enough to occur in training, and
-            # all others so long that their phases hardly move: none turns at an unseen distance
+            # all others so long that their phases hardly move: none rotates by an unseen angle
             rotary_base=1e48,
             max_time_constant=1e8,
         )

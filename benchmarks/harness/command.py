@@ -36,10 +36,10 @@ def run_benchmark(name: str, doc: str, measure: Callable[[bool], Outcome]) -> No
 def run_parsed(
     name: str, doc: str, arguments: argparse.Namespace, measure: Callable[[], Outcome]
 ) -> None:
-    """Do as `run_benchmark` does, for a benchmark with options besides those of all."""
+    """As `run_benchmark`, for a benchmark that has parsed further options."""
     if arguments.quick and arguments.json:
         sys.exit("--json: expected a full run, found --quick, whose figures say nothing")
-    started = start()
+    started = start(name)
     outcome = measure()
     record = result_record(name, title(doc), outcome, started)
     if arguments.json:

@@ -15,10 +15,10 @@ from benchmarks.harness.thresholds import Outcome
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-# files that figures depend on: a later commit that changes none of them does not outdate a result
+# sources of every benchmark
 SOURCES = (
-    "benchmarks", ":!benchmarks/results", ":!benchmarks/harness/report.py", "data_pipeline",
-    "kernels", "launch", "pretrain", "spectral", "constraints.txt",
+    "benchmarks/harness", ":!benchmarks/harness/report.py", "constraints.txt", "data_pipeline",
+    "kernels", "launch", "pretrain", "spectral",
 )  # fmt: skip
 DIRTY = "-dirty"
 
@@ -26,6 +26,11 @@ DIRTY = "-dirty"
 def result_path(name: str) -> Path:
     """The committed result file of a benchmark."""
     return RESULTS / f"{name}.json"
+
+
+def sources_of(name: str) -> tuple[str, ...]:
+    """Paths for git that a benchmark's figures depend on: other changes do not outdate them."""
+    return (*SOURCES, f"benchmarks/{name}", f"benchmarks/{name}.py")
 
 
 class Start(NamedTuple):
@@ -42,9 +47,9 @@ class Start(NamedTuple):
     time_s: float
 
 
-def start() -> Start:
-    """The state at present."""
-    return Start(commit(), os.getloadavg()[0], time.perf_counter())
+def start(name: str) -> Start:
+    """The state at present, for a benchmark."""
+    return Start(commit(name), os.getloadavg()[0], time.perf_counter())
 
 
 def result_record(name: str, title: str, outcome: Outcome, started: Start) -> dict[str, Any]:
@@ -100,15 +105,19 @@ def is_current(path: Path) -> bool:
     if not path.exists():
         return False
     measured: str = json.loads(path.read_text(encoding="utf-8"))["commit"]
-    if measured.endswith(DIRTY) or commit().endswith(DIRTY):
+    if measured.endswith(DIRTY) or commit(path.stem).endswith(DIRTY):
         return False
-    return _git("diff", "--quiet", measured, "HEAD", "--", *SOURCES).returncode == 0
+    return _git("diff", "--quiet", measured, "HEAD", "--", *sources_of(path.stem)).returncode == 0
 
 
-def commit() -> str:
-    """Short hash of the commit, with '-dirty' if sources differ from it; 'unknown' without git."""
+def commit(name: str) -> str:
+    """Short hash of the commit; 'unknown' without git.
+
+    Args:
+        name: A benchmark; '-dirty' is added if its sources differ from the commit.
+    """
     head = _git("rev-parse", "--short=7", "HEAD").stdout.strip()
-    changes = _git("status", "--porcelain", "--", *SOURCES).stdout.strip()
+    changes = _git("status", "--porcelain", "--", *sources_of(name)).stdout.strip()
     return (head or "unknown") + (DIRTY if changes else "")
 
 

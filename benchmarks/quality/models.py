@@ -1,4 +1,4 @@
-"""The two models that are compared, with equal numbers of parameters.
+"""Both models of the comparison, with equal numbers of parameters.
 
 Shape letters: B batch, T time (tokens), V vocabulary.
 """

@@ -124,7 +124,7 @@ def _changes(kind: str) -> dict[str, Any]:
 
 
 class Run(NamedTuple):
-    """One training run; its name is the name of its result."""
+    """Training run; its name is the name of its result file."""
 
     name: str
     task: str

@@ -1,4 +1,4 @@
-"""One training run from its description to its measurements, with one thread.
+"""Training runs from description to measurements, with one thread.
 
 A run depends neither on the process that trains it nor on the number of cores.
 """
@@ -42,7 +42,7 @@ class Worker:
         finally:
             spectral.mixers.context.rotary_phases = phases
         machine = f"one core of {processor()}, torch {torch.__version__}"
-        result = run._asdict() | measured | {"commit": commit(), "machine": machine}
+        result = run._asdict() | measured | {"commit": commit("quality"), "machine": machine}
         write_json(path, result)
         return result
 

@@ -33,7 +33,7 @@ def read_costs(folder: Path) -> dict[str, float]:
 
 
 def cost_key(result: Result) -> str:
-    """What the time of a step depends on: kind, size and changes of a model."""
+    """Key of the time of a step, which depends on kind, size and changes of a model."""
     return json.dumps([result[name] for name in ("kind", "size", "changes")])
 
 

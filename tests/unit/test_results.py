@@ -1,11 +1,12 @@
 """Committed figures: docs/results.md and the README show result files, and nothing else."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from benchmarks.harness import report
+from benchmarks.harness import report, results
 from benchmarks.harness.catalogue import benchmark_names
 from benchmarks.harness.results import DIRTY, result_path, result_record, start
 from benchmarks.harness.thresholds import Figure, Outcome, print_bars
@@ -69,6 +70,40 @@ def test_committed_quality_results_are_of_the_planned_runs() -> None:
     )
 
 
+def test_only_changed_sources_outdate_a_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*arguments: str) -> None:
+        user = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+        subprocess.run(["git", *user, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    for folder in ("benchmarks", "spectral", "out"):
+        (tmp_path / folder).mkdir()
+    for name in ("benchmarks/mixer.py", "benchmarks/data.py", "spectral/lm.py", "README.md"):
+        (tmp_path / name).write_text("1")
+    git("init")
+    git("add", "benchmarks", "spectral", "README.md")
+    git("commit", "--message=first")
+    path = tmp_path / "out" / "mixer.json"
+    assert not results.is_current(path)
+    path.write_text(json.dumps({"commit": results.commit("mixer")}))
+    assert results.is_current(path)
+    # others' sources and documents do not matter, committed or not
+    (tmp_path / "benchmarks/data.py").write_text("2")
+    assert results.is_current(path)
+    (tmp_path / "README.md").write_text("2")
+    git("commit", "--all", "--message=second")
+    assert results.is_current(path)
+    (tmp_path / "spectral/lm.py").write_text("2")
+    assert not results.is_current(path)
+    assert results.commit("mixer").endswith(DIRTY)
+    git("commit", "--all", "--message=third")
+    assert not results.is_current(path)
+    path.write_text(json.dumps({"commit": results.commit("mixer")}))
+    assert results.is_current(path)
+
+
 def test_bars_hold_or_fall_short(capsys: pytest.CaptureFixture[str]) -> None:
     figures = [
         Figure("speed", 2.0, limit=1.5),
@@ -94,4 +129,4 @@ def test_bars_hold_or_fall_short(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_figures_are_numbers_with_unique_names(figures: list[Figure], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        result_record("mixer", "Speed.", Outcome("", figures), start())
+        result_record("mixer", "Speed.", Outcome("", figures), start("mixer"))
