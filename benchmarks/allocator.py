@@ -5,7 +5,7 @@
 A model of 12 recomputed blocks on one long row, one thread, two passes forward and backward: glibc
 with its defaults, glibc told to keep freed memory, and mimalloc, as `pretrain.runtime.malloc` sets
 them. Memory is the peak of resident bytes beyond those before the first pass, over the peak of
-tensors' bytes; every row is measured in a fresh process. About five minutes.
+tensors' bytes; every row is measured in a fresh process.
 """
 
 import resource

@@ -5,7 +5,7 @@
 One run of a model of about 50M parameters on one rank: 40 steps without saving and 40 steps with
 two asynchronous saves, alternating every four steps, so that other load hits both. The time for
 which training waits (the copy to host memory, the probe) and the time that the writer takes from it
-are both counted. About five minutes.
+are both counted.
 """
 
 import tempfile

@@ -4,8 +4,7 @@
 
 Recurrent decoding of a small model at positions 100 and 200,000 (reached by prefilling in the
 parallel form), next to a Llama of about equal size with its key-value cache at 1K, 8K and 32K
-tokens. Random parameters, batch 1, one thread, the fastest of several alternating runs. About two
-minutes.
+tokens. Random parameters, batch 1, one thread, the fastest of several alternating runs.
 """
 
 from collections.abc import Callable

@@ -6,7 +6,7 @@ A model of about 10M parameters on bytes of a book (the standard library's sourc
 one thread per rank, float32, every block recomputed: three optimizer steps at 204,800 tokens on two
 ranks, one on one rank for its memory, and steps at 8,192 tokens to compare the speed. Then a small
 model learns to recall a needle at shorter distances and is tested at more than 100,000 tokens.
-Needs two idle cores. About 40 minutes.
+Needs two idle cores.
 """
 
 from typing import NamedTuple

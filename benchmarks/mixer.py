@@ -7,7 +7,7 @@ over the kinds of layers) without projections, against attention without its own
 the fastest of several runs that alternate; the last column is the achieved FLOP/s over those of a
 matrix product in the same run. Freed memory goes back to the system, as PyTorch does by itself;
 time per token is also measured as in training, where freed memory is reused. Peak memory is that
-of a fresh process, beyond what it holds before the first step. About five minutes.
+of a fresh process, beyond what it holds before the first step.
 """
 
 from collections.abc import Callable

@@ -3,7 +3,7 @@
     python -m benchmarks.quickstart
 
 Runs `pretrain.quickstart` in an empty folder: tokenizer, shards, training on two ranks, evaluation,
-a sample, export to Hugging Face. About ten minutes.
+a sample, export to Hugging Face.
 """
 
 import json

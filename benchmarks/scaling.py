@@ -5,7 +5,7 @@
 One thread per rank, float32. Tokens per second of two sequence ranks and of two data ranks over
 those of one rank at 65,536 tokens, every block recomputed; the engine against plain PyTorch, at
 steps of about half a second. Runs alternate and the fastest of each counts, because these machines
-are shared. Needs two idle cores. About ten minutes.
+are shared. Needs two idle cores.
 """
 
 import time

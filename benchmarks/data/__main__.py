@@ -4,8 +4,7 @@
 
 Each figure is the best of several rounds in which the two sides alternate, so that other load does
 not decide. For the same reason the bar for two processes compares with plain SentencePiece in two
-processes. Reads English novels if they are at hand, else the standard library's source. About five
-minutes.
+processes. Reads English novels if they are at hand, else the standard library's source.
 """
 
 import json

@@ -13,14 +13,13 @@ from typing import Any
 from benchmarks.harness.catalogue import benchmark_names, command_of
 from benchmarks.harness.results import ROOT, result_path
 from benchmarks.harness.thresholds import Figure
-from benchmarks.quality.plan import BUDGETS
+from benchmarks.quality.plan import BUDGETS, CORPORA
 from benchmarks.quality.report import Report, loss_name, make_report, sources
 from benchmarks.quality.stored import RESULTS as QUALITY_RESULTS
 from benchmarks.quality.stored import best_rates, read_results
 
 DOCS, README = ROOT / "docs" / "results.md", ROOT / "README.md"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
-QUALITY_CORPORA = ["techdocs", "eltec_eng"]
 
 INTRODUCTION = """# Results
 
@@ -147,8 +146,8 @@ def _table(figures: list[Figure]) -> list[str]:
 
 def _quality_report() -> Report:
     budget, results = BUDGETS["full"], read_results(QUALITY_RESULTS)
-    best = best_rates(results.values(), QUALITY_CORPORA, budget)
-    return make_report(results, QUALITY_CORPORA, budget, best)
+    best = best_rates(results.values(), CORPORA, budget)
+    return make_report(results, CORPORA, budget, best)
 
 
 def _quality_section(report: Report) -> str:

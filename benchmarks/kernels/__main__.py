@@ -6,7 +6,7 @@ Bytes of the fused ops are those of the tensors that their launches receive; of 
 convolution, those that its interpreted kernel loads and stores. Bytes of the unfused ones are
 counted operator by operator while plain PyTorch runs. Lower bounds are those of an H100: 3.35 TB/s,
 990 TFLOP/s. Times are ratios to eager autograd, alternating in the same run. No GPU is needed or
-used. About two minutes.
+used.
 """
 
 from collections.abc import Sequence

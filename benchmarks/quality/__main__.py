@@ -27,14 +27,12 @@ from benchmarks.quality import plan, text
 from benchmarks.quality.bench import Bench, run_stages
 from benchmarks.quality.stored import RESULTS
 
-CORPORA = ["techdocs", "eltec_eng"]
-
 
 def main() -> None:
     """Run what has no result yet, report after every stage, print the table and the bars."""
     parser = benchmark_parser(__doc__)
     parser.add_argument("--data", type=Path, default=DATA / "lm", help="NAME.train.jsonl.xz, …")
-    parser.add_argument("--corpora", nargs="+", default=CORPORA, help="names of corpora")
+    parser.add_argument("--corpora", nargs="+", default=[*plan.CORPORA], help="names of corpora")
     parser.add_argument("--results", type=Path, default=RESULTS, help="one JSON file per run")
     parser.add_argument(
         "--work", type=Path, default=ROOT / "runs" / "quality", help="tokens, table and plot"

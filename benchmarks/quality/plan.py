@@ -10,6 +10,7 @@ from spectral.config import ModelConfig
 from spectral.gate_keys import SELECTION_PARTS
 from spectral.layer_pattern import head_mixture
 
+CORPORA = ("techdocs", "eltec_eng")
 KINDS = ("spectral", "transformer")
 SPLITS = ("train", "valid")
 

@@ -1,6 +1,7 @@
 """Tables and figures from results: reads the JSON files only, so they can be made again."""
 
 import statistics
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from benchmarks.harness.thresholds import Figure
@@ -40,7 +41,7 @@ class Report(NamedTuple):
 
 
 def make_report(
-    results: Results, corpora: list[str], budget: Budget, best: dict[str, dict[str, float]]
+    results: Results, corpora: Sequence[str], budget: Budget, best: dict[str, dict[str, float]]
 ) -> Report:
     """The report of all results so far.
 
@@ -71,7 +72,7 @@ def title(name: str) -> str:
 
 
 def _losses(
-    results: Results, corpora: list[str], budget: Budget, best: dict[str, dict[str, float]]
+    results: Results, corpora: Sequence[str], budget: Budget, best: dict[str, dict[str, float]]
 ) -> tuple[list[str], list[Figure]]:
     lines = _header("corpus", "size", "model", "parameters", "steps", "learning rate", "seeds",
                     "loss", "± loss", "recalled", "others", "ms per step")  # fmt: skip

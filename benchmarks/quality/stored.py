@@ -1,7 +1,7 @@
 """Result files of the quality benchmark's runs, and facts derived from them (imports no torch)."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def disagreement(run: Run, stored: Result) -> str | None:
 
 
 def best_rates(
-    stored: Iterable[Result], corpora: list[str], budget: Budget
+    stored: Iterable[Result], corpora: Sequence[str], budget: Budget
 ) -> dict[str, dict[str, float]]:
     """Each kind's learning rate with the smallest validation loss, per corpus with results."""
     best: dict[str, dict[str, float]] = {}

@@ -45,7 +45,7 @@ def test_result_is_of_a_commit(path: Path) -> None:
 
 
 def test_committed_quality_results_are_of_the_planned_runs() -> None:
-    budget, corpus = plan.BUDGETS["full"], report.QUALITY_CORPORA[0]
+    budget, corpus = plan.BUDGETS["full"], plan.CORPORA[0]
     stored = read_results(RESULTS)
     planned: list[plan.Run] = []
     for label in plan.ABLATIONS:
@@ -56,11 +56,11 @@ def test_committed_quality_results_are_of_the_planned_runs() -> None:
     for task in plan.RECALL_SETTINGS:
         planned += plan.recall(budget, *task)
     for result in stored.values():
-        if result["task"] in report.QUALITY_CORPORA and result["size"] == "small":
+        if result["task"] in plan.CORPORA and result["size"] == "small":
             planned.append(
                 plan.swept(budget, result["task"], result["kind"], result["rate"], result["seed"])
             )
-    best = report.best_rates(stored.values(), report.QUALITY_CORPORA, budget)
+    best = report.best_rates(stored.values(), plan.CORPORA, budget)
     planned += [run for name in best for run in plan.repeats(budget, name, best[name])]
     runs = {run.name: run for run in planned}
     assert len(stored) > 80
