@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.harness import report, results
+from benchmarks.harness import report, results, run_all
 from benchmarks.harness.catalogue import benchmark_names
 from benchmarks.harness.results import DIRTY, result_path, result_record, start
 from benchmarks.harness.thresholds import Figure, Outcome, print_bars
@@ -102,6 +102,29 @@ def test_only_changed_sources_outdate_a_result(
     assert not results.is_current(path)
     path.write_text(json.dumps({"commit": results.commit("mixer")}))
     assert results.is_current(path)
+
+
+@pytest.mark.parametrize(
+    ("status", "writes", "end"),
+    [(0, True, "holds"), (1, True, "falls short"), (1, False, "failed"), (2, False, "failed")],
+)
+def test_a_crash_is_not_a_bar_that_falls_short(
+    status: int, writes: bool, end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mixer.json"
+
+    def run(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+        assert command[1:] == ["-m", "benchmarks.mixer", "--json", str(path)]
+        assert cwd == results.ROOT
+        if writes:
+            path.write_text("{}")
+        return subprocess.CompletedProcess(command, status)
+
+    monkeypatch.setattr(run_all, "result_path", lambda name: tmp_path / f"{name}.json")
+    monkeypatch.setattr(run_all, "is_current", lambda path: path.exists())
+    monkeypatch.setattr(run_all.subprocess, "run", run)
+    assert run_all.run_one("mixer") == end
+    assert run_all.run_one("mixer") == ("current" if writes else end)
 
 
 def test_bars_hold_or_fall_short(capsys: pytest.CaptureFixture[str]) -> None:
