@@ -41,3 +41,8 @@ format: setup
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info
+
+# hours in all (docs/results.md has each one's time); BENCHMARKS="mixer data" runs only these
+.PHONY: benchmarks
+benchmarks: setup
+	$(BIN)/python -m benchmarks.harness.run_all $(BENCHMARKS)

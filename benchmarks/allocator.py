@@ -1,60 +1,74 @@
-"""What training on CPU holds and how long it takes, by who hands out its memory.
+"""Memory and time of training on CPU by allocator.
 
-    python benchmarks/allocator.py
+    python -m benchmarks.allocator
 
 A model of 12 recomputed blocks on one long row, one thread, two passes forward and backward: glibc
-as it is, glibc told to keep freed memory, mimalloc, as `pretrain.runtime.malloc` has it. Memory is
-the peak of resident bytes beyond those before the first pass, over the peak of what tensors held;
-every row is a process of its own. Prints a table.
+with its defaults, glibc told to keep freed memory, and mimalloc, as `pretrain.runtime.malloc` sets
+them. Memory is the peak of resident bytes beyond those before the first pass, over the peak of
+tensors' bytes; every row is measured in a fresh process.
 """
 
-import argparse
-import os
 import resource
-import subprocess
-import sys
+from typing import NamedTuple
 
-import bars  # noqa: F401 (finds the package that a script here bears the name of)
 import torch
 
+from benchmarks.harness.command import run_benchmark
+from benchmarks.harness.processes import in_fresh_process, resident_bytes, with_environment
+from benchmarks.harness.thresholds import Figure, Outcome
 from pretrain.config import TrainConfig
 from pretrain.parallel.activation_checkpointing import checkpoint_activations
 from pretrain.runtime.malloc import allocator_environment, reuse_freed_memory
 from spectral.config import ModelConfig
 from spectral.lm import SpectralLM
 
-TOKENS = 12_800
-MODEL = ModelConfig(vocab_size=256, dim=256, num_layers=12, num_heads=4, ffn_dim=688)
-PASSES = 2
+VOCAB, PASSES = 256, 2
 
 
-def train(*, reuse: bool, count: bool) -> None:
-    """Print resident bytes (or, if asked to count, tensors' bytes), user and system seconds."""
-    torch.set_num_threads(1)
+class Sizes(NamedTuple):
+    """Tokens of the row, layers and width of the model."""
+
+    tokens: int
+    num_layers: int
+    dim: int
+
+
+FULL = Sizes(12_800, 12, 256)
+QUICK = Sizes(128, 2, 32)
+
+
+class Usage(NamedTuple):
+    """Peak bytes beyond those before, and seconds of the processor."""
+
+    num_bytes: int
+    user_s: float
+    system_s: float
+
+
+def resident_usage(sizes: Sizes, reuse: bool) -> Usage:
+    """Resident bytes and seconds of some passes; in a fresh process.
+
+    Args:
+        sizes: Model and row.
+        reuse: Whether glibc keeps freed memory.
+    """
     if reuse:
         reuse_freed_memory()
-    model = SpectralLM(MODEL)
-    checkpoint_activations(model.blocks, TrainConfig(activation_checkpointing="full"))
-    tokens = torch.randint(256, (1, TOKENS + 1))
-    before = resource.getrusage(resource.RUSAGE_SELF)
-    profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU],
-                                      profile_memory=True) if count else None  # fmt: skip
-    if profiler is not None:
-        profiler.start()
-    for _ in range(1 if count else PASSES):
-        loss = model(tokens[:, :-1], labels_BT=tokens[:, 1:])
-        (loss.nll / TOKENS).backward()
-        model.zero_grad()
+    model, tokens = _model_and_row(sizes)
+    before, held = resource.getrusage(resource.RUSAGE_SELF), resident_bytes()
+    for _ in range(PASSES):
+        _forward_backward(model, tokens)
     after = resource.getrusage(resource.RUSAGE_SELF)
-    held = (after.ru_maxrss - before.ru_maxrss) * 1024
-    if profiler is not None:
-        profiler.stop()
-        held = _peak(profiler)
-    print(held, after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime)
+    user_s, system_s = after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
+    return Usage(resident_bytes() - held, user_s, system_s)
 
 
-def _peak(profiler: torch.profiler.profile) -> int:
-    """The most bytes that tensors held at once."""
+def tensor_bytes(sizes: Sizes) -> int:
+    """Peak bytes of all tensors during one pass."""
+    model, tokens = _model_and_row(sizes)
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
+        _forward_backward(model, tokens)
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
     held = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
@@ -63,39 +77,60 @@ def _peak(profiler: torch.profiler.profile) -> int:
     return peak
 
 
-def alone(*options: str, **environment: str) -> tuple[float, float, float]:
-    """One measurement in a process of its own."""
-    command = [sys.executable, __file__, "--alone", *options]
-    done = subprocess.run(
-        command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | environment
-    )
-    held, user, system = map(float, done.stdout.split()[-3:])
-    return held, user, system
-
-
-def main() -> None:
-    """Print the table, or measure one row of it."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for option in ("--alone", "--reuse", "--count"):
-        parser.add_argument(option, action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.alone:
-        train(reuse=arguments.reuse, count=arguments.count)
-        return
-    live, *_ = alone("--count")
-    rows = {
-        "glibc": alone(),
-        "glibc, keeping freed memory": alone("--reuse"),
-        "mimalloc": alone(**allocator_environment()),
-    }
-    print(f"tensors hold {live / TOKENS / 1024:.0f} KiB/token at most")
-    print(f"{'':>28} {'KiB/token':>10} {'over tensors':>13} {'user s':>7} {'system s':>9}")
-    for name, (held, user, system) in rows.items():
-        print(
-            f"{name:>28} {held / TOKENS / 1024:>10.0f} {held / live:>13.2f} {user:>7.1f} "
-            f"{system:>9.1f}"
+def _model_and_row(sizes: Sizes) -> tuple[SpectralLM, torch.Tensor]:
+    torch.set_num_threads(1)
+    model = SpectralLM(
+        ModelConfig(
+            vocab_size=VOCAB,
+            dim=sizes.dim,
+            num_layers=sizes.num_layers,
+            num_heads=4,
+            ffn_dim=sizes.dim * 43 // 16,
         )
+    )
+    checkpoint_activations(model.blocks, TrainConfig(activation_checkpointing="full"))
+    return model, torch.randint(VOCAB, (1, sizes.tokens + 1))
+
+
+def _forward_backward(model: SpectralLM, tokens: torch.Tensor) -> None:
+    loss = model(tokens[:, :-1], labels_BT=tokens[:, 1:])
+    (loss.nll / (tokens.shape[1] - 1)).backward()
+    model.zero_grad()
+
+
+def measure(quick: bool) -> Outcome:
+    """Measure all allocators and print the table."""
+    sizes = QUICK if quick else FULL
+    peak = in_fresh_process(tensor_bytes, sizes)
+    rows = {
+        "glibc": in_fresh_process(resident_usage, sizes, reuse=False),
+        "glibc, keeping freed memory": in_fresh_process(resident_usage, sizes, reuse=True),
+    }
+    mimalloc = allocator_environment()
+    if mimalloc:
+        rows["mimalloc"] = with_environment(mimalloc, resident_usage, sizes, reuse=False)
+    else:
+        print("mimalloc: not installed, or another library is preloaded already")
+    per_token = peak / sizes.tokens / 1024
+    print(f"peak of tensors: {per_token:.0f} KiB/token")
+    print(f"{'':>28} {'KiB/token':>10} {'over tensors':>13} {'user s':>7} {'system s':>9}")
+    figures = [Figure("peak of tensors per token", per_token, "KiB")]
+    for name, usage in rows.items():
+        print(
+            f"{name:>28} {usage.num_bytes / sizes.tokens / 1024:>10.0f} "
+            f"{usage.num_bytes / peak:>13.2f} {usage.user_s:>7.1f} {usage.system_s:>9.1f}"
+        )
+        figures += [
+            Figure(f"{name}: resident memory over tensors'", usage.num_bytes / peak),
+            Figure(f"{name}: user time", usage.user_s, "s"),
+            Figure(f"{name}: system time", usage.system_s, "s"),
+        ]
+    return Outcome(
+        f"{sizes.num_layers} recomputed blocks of width {sizes.dim}, one row of {sizes.tokens:,} "
+        f"tokens, {PASSES} passes, one thread.",
+        figures,
+    )
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark("allocator", __doc__, measure)

@@ -1,32 +1,45 @@
-"""How fast is a token, and does it cost more the later it comes?
+"""Time of a decoded token, early and late in a sequence.
 
-    python benchmarks/decode.py
+    python -m benchmarks.decode
 
-Recurrent decoding of a small model at positions 100 and 200,000 (which the parallel form reaches by
-prefilling), beside a Llama of about equal size with its key-value cache at 1K, 8K and 32K. Random
-parameters, batch 1, one thread, the fastest of several runs by turns. Prints a table, a line per
-bar, and exits with 1 if a bar falls short.
+Recurrent decoding of a small model at positions 100 and 200,000 (reached by prefilling in the
+parallel form), next to a Llama of about equal size with its key-value cache at 1K, 8K and 32K
+tokens. Random parameters, batch 1, one thread, the fastest of several alternating runs.
 """
 
-import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
-from bars import Bar, judge
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
+from benchmarks.harness.command import run_benchmark
+from benchmarks.harness.processes import fastest
+from benchmarks.harness.thresholds import Figure, Outcome
 from spectral.config import ModelConfig
 from spectral.lm import LMState, SpectralLM
 
 DIM, LAYERS, HEADS, VOCAB = 256, 6, 4, 4_096
-FAR, NEAR = 200_000, 100
-LATER, BLOCK = 1.1, 20
-LENGTHS = (1_024, 8_192, 32_768)
+LATER = 1.1
 
 
-def spectral(position: int) -> tuple[SpectralLM, LMState]:
+class Sizes(NamedTuple):
+    """Positions and cache lengths in tokens, tokens per timing, and rounds of timings."""
+
+    near: int
+    far: int
+    caches: tuple[int, ...]
+    block: int
+    rounds: int
+
+
+FULL = Sizes(100, 200_000, (1_024, 8_192, 32_768), 20, 8)
+QUICK = Sizes(10, 200, (64,), 2, 2)
+
+
+def prefilled(position: int) -> tuple[SpectralLM, LMState]:
     """A model, and its state after `position` tokens."""
     config = ModelConfig(vocab_size=VOCAB, dim=DIM, num_layers=LAYERS, num_heads=HEADS)
     torch.manual_seed(0)
@@ -43,21 +56,20 @@ def spectral(position: int) -> tuple[SpectralLM, LMState]:
     return model, state
 
 
-def decoder(model: SpectralLM, state: LMState) -> Callable[[], None]:
-    """Some tokens, greedily."""
-    token = torch.ones(1, dtype=torch.long)
+def decoder(model: SpectralLM, state: LMState, block: int) -> Callable[[], None]:
+    """Greedy decoding of `block` tokens."""
 
     def run() -> None:
-        own, now = token, state
-        for _ in range(BLOCK):
-            logits, now = model.step(own, now)
-            own = logits.argmax(-1)
+        token, current = torch.ones(1, dtype=torch.long), state
+        for _ in range(block):
+            logits, current = model.step(token, current)
+            token = logits.argmax(-1)
 
     return run
 
 
-def llama(length: int) -> tuple[LlamaForCausalLM, Callable[[], None]]:
-    """A Llama with a filled key-value cache, and some tokens of it."""
+def llama(length: int, block: int) -> tuple[LlamaForCausalLM, Callable[[], None]]:
+    """A Llama with a filled key-value cache, and its greedy decoding of `block` tokens."""
     config = LlamaConfig(
         vocab_size=VOCAB,
         hidden_size=DIM,
@@ -74,69 +86,72 @@ def llama(length: int) -> tuple[LlamaForCausalLM, Callable[[], None]]:
     cache = DynamicCache(config=config)
     shape = (1, HEADS, length, DIM // HEADS)
     for layer in range(LAYERS):
-        # what is in it makes no difference to the time
+        # the cache's values make no difference to the time
         cache.update(torch.randn(shape), torch.randn(shape), layer)
 
     def run() -> None:
         token = torch.ones(1, 1, dtype=torch.long)
-        for _ in range(BLOCK):
+        for _ in range(block):
             logits: Tensor = model(token, past_key_values=cache, use_cache=True).logits
             token = logits[:, -1:].argmax(-1)
-        cache.crop(-BLOCK)
+        cache.crop(-block)
 
     return model, run
 
 
-def fastest(*runs: Callable[[], None], rounds: int = 8) -> list[float]:
-    """Seconds per token of each, by turns."""
-    times: list[list[float]] = [[] for _ in runs]
-    for _ in range(rounds):
-        for run, found in zip(runs, times, strict=True):
-            begin = time.perf_counter()
-            run()
-            found.append((time.perf_counter() - begin) / BLOCK)
-    return [min(found) for found in times]
-
-
-def num_bytes(state: LMState) -> int:
+def state_bytes(state: LMState) -> int:
     """Memory of a state."""
     leaves = tree_leaves(state.layers)
     return sum(x.numel() * x.element_size() for x in leaves if isinstance(x, Tensor))
 
 
+def num_parameters(model: torch.nn.Module) -> int:
+    """Number of a model's parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 @torch.no_grad()
-def main() -> None:
-    """Print the table and the bars."""
+def measure(quick: bool) -> Outcome:
+    """Measure both models and print the table."""
+    near, far, caches, block, rounds = QUICK if quick else FULL
     torch.set_num_threads(1)
-    model, near = spectral(NEAR)
-    _, far = spectral(FAR)
-    size = sum(parameter.numel() for parameter in model.parameters())
-    early, late = fastest(decoder(model, near), decoder(model, far))
-    print(f"{size:,} parameters; state {num_bytes(far):,} bytes")
+    model, near_state = prefilled(near)
+    _, far_state = prefilled(far)
+    near_run, far_run = decoder(model, near_state, block), decoder(model, far_state, block)
+    near_s, far_s = (s / block for s in fastest(near_run, far_run, least=rounds))
+    print(f"{num_parameters(model):,} parameters; state {state_bytes(far_state):,} bytes")
     print(f"{'position':>10}{'ms/token':>10}{'Llama':>10}{'ratio':>8}{'its cache':>14}")
-    print(f"{NEAR:>10,}{early * 1e3:>10.2f}")
-    for length in LENGTHS:
-        rival, run = llama(length)
-        ours, theirs = fastest(decoder(model, far), run, rounds=4)
-        cache = 2 * LAYERS * length * DIM * 4
-        print(
-            f"{length:>10,}{ours * 1e3:>10.2f}{theirs * 1e3:>10.2f}{theirs / ours:>8.2f}"
-            f"{cache:>14,}"
+    print(f"{near:>10,}{near_s * 1e3:>10.2f}")
+    figures = [
+        Figure(f"time per token at position {near:,}", near_s * 1e3, "ms"),
+        Figure(f"time per token at position {far:,}", far_s * 1e3, "ms"),
+        Figure(f"time per token at position {far:,} over that at {near:,}", far_s / near_s,
+               limit=LATER, at_most=True),
+        Figure(f"size of the state at position {far:,}", float(state_bytes(far_state)), "bytes"),
+        Figure(f"size of the state at position {far:,} over that at {near:,}",
+               state_bytes(far_state) / state_bytes(near_state), limit=1.0, at_most=True),
+    ]  # fmt: skip
+    for length in caches:
+        rival, rival_run = llama(length, block)
+        spectral_s, rival_s = (
+            s / block for s in fastest(far_run, rival_run, least=max(2, rounds // 2))
         )
-        parameters = sum(parameter.numel() for parameter in rival.parameters())
-    print(f"{FAR:>10,}{late * 1e3:>10.2f}   (Llama has {parameters:,} parameters)")
-    judge(
-        [
-            Bar(f"time per token at {FAR:,} / at {NEAR}", late / early, LATER, at_most=True),
-            Bar(
-                f"bytes of state at {FAR:,} / at {NEAR}",
-                num_bytes(far) / num_bytes(near),
-                1.0,
-                at_most=True,
-            ),
-        ]
+        cache_bytes = 2 * LAYERS * length * DIM * 4
+        print(
+            f"{length:>10,}{spectral_s * 1e3:>10.2f}{rival_s * 1e3:>10.2f}"
+            f"{rival_s / spectral_s:>8.2f}{cache_bytes:>14,}"
+        )
+        figures.append(
+            Figure(f"Llama's time per token at {length:,} cached tokens over ours at {far:,}",
+                   rival_s / spectral_s)
+        )  # fmt: skip
+    print(f"{far:>10,}{far_s * 1e3:>10.2f}   (Llama has {num_parameters(rival):,} parameters)")
+    return Outcome(
+        f"{num_parameters(model):,} parameters, Llama {num_parameters(rival):,}; batch 1, one "
+        "thread, float32.",
+        figures,
     )
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark("decode", __doc__, measure)

@@ -2,12 +2,12 @@
 
 glibc returns every large block to the system when it is freed; the next block consists of new pages
 that the kernel must clear. For sequences of 204,800 tokens that costs more time than all arithmetic
-(`benchmarks/mixer.py` measures both). If glibc keeps freed memory it is fast, but its single heap
-fragments: a process holds three times the memory of its tensors.
+(`python -m benchmarks.mixer` measures both). If glibc keeps freed memory it is fast, but its single
+heap fragments: a process holds three times the memory of its tensors.
 
 mimalloc (Leijen et al. 2019, MSR-TR-2019-18) keeps freed memory and stays compact (1.7 times, in
-`benchmarks/allocator.py`), but must be preloaded when the process starts, and does not suit a
-process that forks while it has threads: mimalloc 3 registers nothing with pthread_atfork, so a
+`python -m benchmarks.allocator`), but must be preloaded when the process starts, and does not suit
+a process that forks while it has threads: mimalloc 3 registers nothing with pthread_atfork, so a
 child may wait forever for a lock that another thread held. Ranks use it only on request
 (docs/layouts.md).
 """

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kernels.precision import full_precision
 from spectral.feed_forward.config import ExpertsConfig
 from spectral.layout import SINGLE_DEVICE, Layout
 from spectral.sequence.span import WHOLE, Span
@@ -76,7 +77,7 @@ class ExpertsFeedForward(nn.Module):
         K = self.experts_per_token
         with torch.autocast(x.device.type, enabled=False):
             # bfloat16's eight bits of mantissa would choose other experts
-            values = x_ND.float() if x.dtype in (torch.bfloat16, torch.float16) else x_ND
+            values = full_precision(x_ND)
             logits_NE = self.router(values)
             weight_NK, expert_NK = logits_NE.softmax(-1).topk(K)
             if K > 1:

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kernels.precision import full_precision
+
 
 class GatedFeedForward(nn.Module):
     """Gated linear unit: down(silu(gate(x)) * up(x)) (Shazeer 2020, arXiv 2002.05202)."""
@@ -59,7 +61,7 @@ class FrequencyFeedForward(nn.Module):
     def _spectral(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             # cuFFT has no bfloat16
-            values = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+            values = full_precision(x)
             first_F, second_F = torch.complex(self.filters_2F2[..., 0], self.filters_2F2[..., 1])
             values = F.gelu(_convolve(values, first_F))
             return _convolve(values, second_F).to(x.dtype)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kernels.norm_gate.op import norm_gate
+from kernels.precision import full_precision
 from spectral.config import ModelConfig
 from spectral.gates.losses import GateLosses
 from spectral.mixers.context import SequenceContext
@@ -201,8 +202,3 @@ class ConvolutionMixer(SequenceMixer):
         q_BD, k_BD, v_BD = qkv_B3D.unbind(-2)
         y_BD, state = self.convolve_step(k_BD * v_BD, context, past)
         return q_BD * y_BD, state
-
-
-def full_precision(z: Tensor) -> Tensor:
-    """Signals in float32 at least: states, phases and spectra need it even under autocast."""
-    return z.float() if z.dtype in (torch.bfloat16, torch.float16) else z

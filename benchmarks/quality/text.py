@@ -1,4 +1,4 @@
-"""Corpora of the quality benchmark: one tokenizer, one stream of tokens, windows at random places.
+"""Corpora of the quality benchmark: one tokenizer, one token stream, windows at random positions.
 
 Shape letters: B batch, T time (tokens).
 """
@@ -19,7 +19,7 @@ from data_pipeline.tokenizer import Tokenizer, load_tokenizer
 
 VOCAB_SIZE = 4_096
 VALID_WINDOWS = 64
-# a pair of tokens that training has shown more often is known by heart, not recalled
+# a pair of tokens that training has shown more often is memorised, not recalled
 RARE_PAIR = 100
 
 
@@ -68,7 +68,7 @@ def prepare(data: Path, names: list[str], work: Path, megabytes: float) -> list[
 def batches(
     tokens: np.ndarray, batch: int, length: int, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless (tokens_BT, labels_BT) at random places: the same for every model."""
+    """Endless (tokens_BT, labels_BT) at random positions: the same for every model."""
     generator = np.random.default_rng(seed)
     while True:
         starts = generator.integers(0, len(tokens) - length - 1, size=(batch, 1))
@@ -100,7 +100,7 @@ def valid_windows(corpus: Corpus, length: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _texts(path: Path, megabytes: float) -> Iterator[str]:
-    """Documents until so much text; at least one, the last one cut."""
+    """Documents of that much text together, the last one cut; at least one document."""
     left = int(megabytes * 1e6)
     with lzma.open(path, "rt", encoding="utf-8") as file:
         for line in file:

@@ -1,19 +1,21 @@
-"""Training models and measuring them: the same loop for all of them.
+"""Training and measuring: one loop for all models.
 
 Shape letters: B batch, T time (tokens).
 """
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.quality.models import Spectral, Transformer
+from pretrain.config import RunConfig
 from pretrain.training.optimizer import parameter_groups
-from quality_parts.models import Spectral, Transformer
+from pretrain.training.schedule import learning_rate_factor
 
 WARMUP_SHARE, LAST_RATE_SHARE = 0.05, 0.1
 WEIGHT_DECAY, BETAS, CLIP = 0.1, (0.9, 0.95), 1.0
@@ -27,21 +29,13 @@ def train(
     steps: int,
     rate: float,
 ) -> dict[str, Any]:
-    """AdamW with warm-up and a cosine: the curve of the training loss.
+    """Train by AdamW with warm-up and a cosine schedule.
 
     Returns:
         losses: Mean training loss of each of up to 20 equal parts of the training.
     """
     optimizer = _optimizer(model, rate)
-    warmup = max(1, round(WARMUP_SHARE * steps))
-
-    def share(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        cosine = math.cos(math.pi * (step - warmup) / max(1, steps - warmup))
-        return LAST_RATE_SHARE + (1.0 - LAST_RATE_SHARE) * 0.5 * (1.0 + cosine)
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _rate_factor(steps))
     model.train()
     losses = []
     for _, (tokens, labels) in zip(range(steps), batches, strict=False):
@@ -55,7 +49,7 @@ def train(
 def step_ms(
     models: Sequence[Spectral | Transformer], batches: Iterator[tuple[Tensor, Tensor]]
 ) -> list[float]:
-    """Milliseconds of each model's fastest step, taken by turns: a busy machine hits all alike."""
+    """Milliseconds of each model's fastest step, alternating: other load hits all alike."""
     optimizers = [_optimizer(model, 1e-3) for model in models]
     fastest = [math.inf] * len(models)
     for _, (tokens, labels) in zip(range(COST_ROUNDS), batches, strict=False):
@@ -64,6 +58,20 @@ def step_ms(
             _step(model.train(), optimizer, tokens, labels)
             fastest[number] = min(fastest[number], 1e3 * (time.perf_counter() - start))
     return fastest
+
+
+def _rate_factor(steps: int) -> Callable[[int], float]:
+    """The project's schedule, as a share of the peak learning rate per step."""
+    run = RunConfig.model_validate(
+        {
+            "optim": {
+                "warmup_steps": max(1, round(WARMUP_SHARE * steps)),
+                "final_ratio": LAST_RATE_SHARE,
+            },
+            "train": {"steps": steps},
+        }
+    )
+    return lambda step: learning_rate_factor(step, run)
 
 
 def _optimizer(model: Spectral | Transformer, rate: float) -> torch.optim.Optimizer:
@@ -96,7 +104,7 @@ def token_losses(model: Spectral | Transformer, tokens_BT: Tensor, labels_BT: Te
 
 @torch.no_grad()
 def accuracy(model: Spectral | Transformer, tokens_BT: Tensor, labels_BT: Tensor) -> float:
-    """Share of the labels that count which have the largest logit."""
+    """Share of labels with the largest logit, among those that are not ignored."""
     model.eval()
     right = total = 0
     for tokens, labels in zip(tokens_BT.split(32), labels_BT.split(32), strict=True):

@@ -1,22 +1,22 @@
-"""What the quality benchmark trains: pure functions from a budget to runs.
+"""Runs of the quality benchmark, as pure functions of a budget (imports no torch).
 
-A later stage may depend on what an earlier one found: learning rates are chosen by a sweep.
+A later stage may depend on results of an earlier one: learning rates are chosen by a sweep.
 """
 
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from spectral.gate_keys import SELECTION_PARTS
-
 from spectral.config import ModelConfig
+from spectral.gates.keys import SELECTION_PARTS
 from spectral.layer_pattern import head_mixture
 
+CORPORA = ("techdocs", "eltec_eng")
 KINDS = ("spectral", "transformer")
 SPLITS = ("train", "valid")
 
 
 class Budget(NamedTuple):
-    """How long everything may take. `full` is about six hours on two cores."""
+    """Sizes and steps of all runs. `full` takes about six hours on two cores."""
 
     megabytes: float
     batch: int
@@ -28,7 +28,7 @@ class Budget(NamedTuple):
     ablation_steps: int
     recall_steps: int
     recall_batch: int
-    # the plain model's best of the rates of a sweep
+    # the plain model's best learning rate in a sweep
     ablation_rate: float
     rates: tuple[float, ...]
     recall_rates: tuple[float, ...]
@@ -52,7 +52,7 @@ BUDGETS = {
         recall_rates=(3e-3, 1e-2),
         seeds=(0, 1, 2),
     ),
-    "smoke": Budget(
+    "quick": Budget(
         megabytes=0.2,
         batch=2,
         length=64,
@@ -71,44 +71,46 @@ BUDGETS = {
 }
 NUM_CONFIRMED = 5
 PLAIN = "plain"
-# of the small size's best one: larger models take smaller steps; the Transformer may choose
+# shares of the small size's best rate: larger models need smaller ones; the Transformer has two
 LARGE_RATES = {"spectral": (1 / 2,), "transformer": (1 / 2, 1 / 4)}
 RECALL_SETTINGS = ((64, 4), (128, 8))
 
-_FFT = {"mixers": ("heads", "fft"), "fft_chunk": 128}
+
+def _fft(**keys: int) -> dict[str, Any]:
+    return {"mixers": ("heads", "fft"), "fft": {"chunk": 128, **keys}}
 
 
 def _selection_without(part: str) -> dict[str, Any]:
     parts = tuple(name for name in SELECTION_PARTS if name != part)
-    return {"bin_selection": True, "selection_parts": parts}
+    return {"gates": {"selection": True, "selection_parts": parts}}
 
 
-# what the ablations changed in `ModelConfig`'s defaults, as changes of the plain model
+# the default that the ablations led to, as changes of the plain model
 DEFAULT: dict[str, Any] = {"conv_heads": head_mixture(ModelConfig())}
 
 # changes of the plain model; None changes the code, not the configuration
 ABLATIONS: dict[str, dict[str, Any] | None] = {
     PLAIN: {},
-    "B1 band gates": {"band_gates": True},
-    "B2 soft thresholds": {"soft_threshold": True},
-    "B3 phase functions": {"phase_functions": True},
-    "B4 cross-head network": {"cross_head": True},
-    "B5 entropy loss 0.01": {"entropy_weight": 0.01},
-    "B6 frequency dropout 0.1": {"frequency_dropout": 0.1},
-    "B7 spectral residual, with B1": {"band_gates": True, "gate_residual": True},
-    "B8 magnitude mixing": {"magnitude_mixing": True},
-    # without a gate what is read is what is carried, and the loss is zero
-    "B10 consistency loss 0.1, with B1": {"band_gates": True, "consistency_weight": 0.1},
-    "C adaptive selection": {"bin_selection": True},
+    "B1 band gates": {"gates": {"bands": True}},
+    "B2 soft thresholds": {"gates": {"soft_threshold": True}},
+    "B3 phase functions": {"gates": {"phase_functions": True}},
+    "B4 cross-head network": {"gates": {"cross_head": True}},
+    "B5 entropy loss 0.01": {"gates": {"entropy_weight": 0.01}},
+    "B6 frequency dropout 0.1": {"gates": {"frequency_dropout": 0.1}},
+    "B7 spectral residual, with B1": {"gates": {"bands": True, "residual": True}},
+    "B8 magnitude mixing": {"gates": {"magnitude_mixing": True}},
+    # without a gate the read-out equals the carried state, and the loss is zero
+    "B10 consistency loss 0.1, with B1": {"gates": {"bands": True, "consistency_weight": 0.1}},
+    "C adaptive selection": {"gates": {"selection": True}},
     "C without C1 importance network": _selection_without("importance"),
     "C without C2 scales": _selection_without("scales"),
     "C without C3 Gumbel noise": _selection_without("noise"),
     "C without C4 patterns and context": _selection_without("context"),
     "C without C5 adaptive share": _selection_without("adaptive_share"),
     "C without C6 head ranges": _selection_without("head_ranges"),
-    "A1-A4 FFT in every other layer": _FFT,
-    "A without A3 bands": _FFT | {"fft_bands": 1},
-    "A without A4 queries and keys": _FFT | {"fusion_dim": 1},
+    "A1-A4 FFT in every other layer": _fft(),
+    "A without A3 bands": _fft(bands=1),
+    "A without A4 queries and keys": _fft(fusion_dim=1),
     "A5 wavelets in every other layer": {"mixers": ("heads", "wavelet")},
     "D2 no rotary phases": None,
     "D3 frequency feed-forward": {"feed_forward": "frequency"},
@@ -125,7 +127,7 @@ def _changes(kind: str) -> dict[str, Any]:
 
 
 class Run(NamedTuple):
-    """One training run; its name is the name of its result."""
+    """Training run; its name is the name of its result file."""
 
     name: str
     task: str
@@ -169,17 +171,17 @@ def ablation(budget: Budget, corpus: str, label: str, seed: int) -> Run:
     """A change of the plain model."""
     changes = ABLATIONS[label]
     name = f"{ablation_name(label)}-seed{seed}"
-    steps, rate, turns = budget.ablation_steps, budget.ablation_rate, changes is not None
-    return Run(name, corpus, "spectral", budget.small, steps, rate, seed, changes or {}, turns)
+    steps, rate, rotary = budget.ablation_steps, budget.ablation_rate, changes is not None
+    return Run(name, corpus, "spectral", budget.small, steps, rate, seed, changes or {}, rotary)
 
 
 def ablation_name(label: str) -> str:
-    """What the names of its runs begin with."""
+    """Common beginning of the names of an ablation's runs."""
     return f"ablation-{label.lower().replace(' ', '-').replace(',', '')}"
 
 
 def ablations(budget: Budget, corpus: str) -> list[Run]:
-    """Every change by itself with one seed, and the plain model with all: how much is chance."""
+    """Every change by itself with one seed, and the plain model with all: its spread is chance."""
     first, *others = budget.seeds
     return [
         *(ablation(budget, corpus, PLAIN, seed) for seed in others),
@@ -188,9 +190,9 @@ def ablations(budget: Budget, corpus: str) -> list[Run]:
 
 
 def confirmations(budget: Budget, corpus: str, losses: dict[str, float]) -> list[Run]:
-    """The changes with the smallest losses: with the other seeds, and as long as a sweep's runs.
+    """The changes with the smallest losses: with the other seeds, and for as many steps as a sweep.
 
-    What helps early need not last, so the plain model is trained that long too.
+    An early gain may not last, so the plain model is trained for as many steps too.
     """
     labels = sorted(set(losses) - {PLAIN}, key=losses.__getitem__)[:NUM_CONFIRMED]
     first, *others = budget.seeds

@@ -1,4 +1,4 @@
-"""The two models that are compared, with equal numbers of parameters.
+"""Both models of the comparison, with equal numbers of parameters.
 
 Shape letters: B batch, T time (tokens), V vocabulary.
 """
@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from kernels.linear_cross_entropy.op import linear_cross_entropy
 from spectral.config import ModelConfig
+from spectral.layout import Layout
 from spectral.lm import SpectralLM
 
 
@@ -55,7 +56,7 @@ class Spectral(nn.Module):
         } | changes
         values["conv_heads"] = [heads * size.num_heads // 4 for heads in values["conv_heads"]]
         self.model = SpectralLM(ModelConfig.model_validate(values))
-        self.model.cross_entropy = counted_cross_entropy
+        self.model.layout = Layout(cross_entropy=labelled_cross_entropy)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """Logits [B, T, V]."""
@@ -63,9 +64,9 @@ class Spectral(nn.Module):
         return logits
 
     def loss(self, tokens_BT: Tensor, labels_BT: Tensor) -> Tensor:
-        """What training minimises: mean loss of the labels that count, and auxiliary losses."""
-        found = self.model(tokens_BT, labels_BT=labels_BT)
-        return found.nll / (labels_BT >= 0).sum() + found.auxiliary
+        """The objective: mean loss of labels that are not ignored, and auxiliary losses."""
+        output = self.model(tokens_BT, labels_BT=labels_BT)
+        return output.nll / (labels_BT >= 0).sum() + output.auxiliary
 
 
 class Transformer(nn.Module):
@@ -93,17 +94,17 @@ class Transformer(nn.Module):
         return logits
 
     def loss(self, tokens_BT: Tensor, labels_BT: Tensor) -> Tensor:
-        """Mean loss of the labels that count."""
+        """Mean loss of labels that are not ignored."""
         x_BTD = self.model.model(tokens_BT).last_hidden_state
         table = self.model.get_output_embeddings().weight
-        nll = counted_cross_entropy(x_BTD.flatten(0, 1), table, labels_BT.flatten())
+        nll = labelled_cross_entropy(x_BTD.flatten(0, 1), table, labels_BT.flatten())
         return nll / (labels_BT >= 0).sum()
 
 
-def counted_cross_entropy(x_ND: Tensor, table_VD: Tensor, labels_N: Tensor) -> Tensor:
-    """Summed loss; no logits where there is no label, which recall has few of."""
-    counts_N = labels_N >= 0
-    return linear_cross_entropy(x_ND[counts_N], table_VD, labels_N[counts_N])
+def labelled_cross_entropy(x_ND: Tensor, table_VD: Tensor, labels_N: Tensor) -> Tensor:
+    """Summed loss; computes logits only for labels that are not ignored, few in recall."""
+    labelled_N = labels_N >= 0
+    return linear_cross_entropy(x_ND[labelled_N], table_VD, labels_N[labelled_N])
 
 
 def non_embedding(model: nn.Module) -> int:
@@ -126,9 +127,9 @@ def build(
     expected = non_embedding(spectral)
     torch.manual_seed(seed)
     transformer = Transformer(SIZES[size], vocab_size, length, expected)
-    found = non_embedding(transformer)
-    if abs(found / expected - 1.0) > 0.02:
+    actual = non_embedding(transformer)
+    if abs(actual / expected - 1.0) > 0.02:
         raise ValueError(
-            f"transformer of size {size}: expected {expected} parameters within 2%, got {found}"
+            f"transformer of size {size}: expected {expected} parameters within 2%, got {actual}"
         )
     return transformer

@@ -1,0 +1,1 @@
+"""Parts that benchmarks share: command line, bars, result files, fresh processes, texts, report."""

@@ -1,0 +1,1 @@
+"""Quality of spectral models compared with a Transformer of equal size."""
