@@ -10,10 +10,9 @@ import multiprocessing
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from subprocess import CompletedProcess
-from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.preloaded"])
@@ -33,7 +32,7 @@ def run_command(
         files = [Path(folder) / name for name in ("stdin", "stdout", "stderr")]
         files[0].write_text(stdin, encoding="utf-8")
         process = CONTEXT.Process(
-            target=_command, args=(list(arguments), dict(environment), os.getcwd(), files)
+            target=_command, args=(list(arguments), dict(environment), Path.cwd(), files)
         )
         process.start()
         try:
@@ -47,7 +46,7 @@ def run_command(
 
 
 def _command(
-    arguments: list[str], environment: dict[str, str], folder: str, files: list[Path]
+    arguments: list[str], environment: dict[str, str], folder: Path, files: list[Path]
 ) -> None:
     """`resonance` in this process, as a shell starts it."""
     enter(environment)

@@ -70,4 +70,6 @@ def _rank(
         traceback.print_exc()
         raise
     finally:
-        dist.destroy_process_group()
+        # `resonance pretrain` ends with it
+        if dist.is_initialized():
+            dist.destroy_process_group()

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from pretrain import cli
+from tests.distributed.ranks import run_ranks
 from tests.processes import run_command
 
 COMMAND = [sys.executable, "-m", "pretrain.cli"]
@@ -29,6 +31,15 @@ def resonance(*arguments: object, status: int = 0, fresh: bool = False, stdin: s
         result = run_command(words, ENVIRONMENT, stdin)
     assert result.returncode == status, result.stdout + result.stderr
     return result.stdout + result.stderr
+
+
+def pretrain_on_two_ranks(run_file: Path, *flags: str) -> None:
+    """Train as `resonance launch local` does, on ranks that have imported torch already."""
+    run_ranks(_pretrain, 2, run_file.parent, [str(run_file), *flags])
+
+
+def _pretrain(_rank: int, arguments: list[str]) -> None:
+    cli.main(["pretrain", *arguments])
 
 
 def files_below(folder: Path) -> set[str]:

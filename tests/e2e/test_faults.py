@@ -15,6 +15,8 @@ from tests.conftest import SmallCorpus
 from tests.e2e.runs import STARTED, Run
 from tests.losses import STEPS, Step
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left_over() -> Iterator[None]:

@@ -22,6 +22,8 @@ COMMAND = [
 ]
 PRELUDE = """
 import os, pathlib, signal, sys, time
+
+pytestmark = pytest.mark.system
 here = pathlib.Path(__file__).parent
 rank, attempt = os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]
 (here / f"started-{rank}-{attempt}").touch()

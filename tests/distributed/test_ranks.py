@@ -1,0 +1,159 @@
+"""Ranks that are forked with their imports done are as new as processes that start from nothing."""
+
+import json
+import os
+import random
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from pretrain.run_file import load_run
+from tests.conftest import SmallCorpus
+from tests.distributed.ranks import run_ranks
+
+# jemalloc, which comes with pyarrow, takes care of forks
+THREADS_THAT_MAY_BE = {"jemalloc_bg_thd"}
+
+
+def _describe(rank: int, file: Path) -> None:
+    """Write down what a process might have inherited."""
+    is_imported = {"deepspeed", "megatron.core", "transformers"} <= set(sys.modules)
+    import deepspeed
+    from megatron.core import parallel_state
+
+    parent = os.getppid()
+    threads = {each.name: each / "comm" for each in Path(f"/proc/{parent}/task").iterdir()}
+    del threads[str(parent)]
+    state = {
+        "is imported": is_imported,
+        "threads of the parent": [file.read_text().strip() for file in threads.values()],
+        "environment": dict(os.environ),
+        "folder": str(Path.cwd()),
+        "threads": torch.get_num_threads(),
+        "dtype": str(torch.get_default_dtype()),
+        "seed": torch.initial_seed(),
+        "draw": torch.rand(1).item(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "gradients": torch.is_grad_enabled(),
+        "DeepSpeed's group": repr(deepspeed.comm.comm.cdb),
+        "Megatron's groups": parallel_state.model_parallel_is_initialized(),
+        "signals": [str(signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGUSR1)],
+        "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
+        "function": json.loads.__qualname__,
+    }
+    if rank == 0:
+        file.write_text(json.dumps(state))
+
+
+def _leave_a_mess(_rank: int) -> None:
+    """Change what a process keeps for its whole life."""
+    from megatron.core import parallel_state
+
+    from pretrain.runtime.deepspeed_setup import start_deepspeed
+
+    start_deepspeed()
+    parallel_state.initialize_model_parallel(tensor_model_parallel_size=2)
+    os.environ["LEFT_OVER"] = "1"
+    os.chdir("/")
+    torch.set_num_threads(2)
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(1)
+    random.seed(1)
+    torch.use_deterministic_algorithms(True)
+    torch.set_grad_enabled(False)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    mock.patch("json.loads", int).start()
+
+
+def _states(folder: Path) -> dict[str, dict[str, Any]]:
+    """The state of a rank: of one without imports, of the first, and of one after a mess."""
+    states = {}
+    for name, fresh in (("fresh", True), ("first", False), ("after", False)):
+        if name == "after":
+            run_ranks(_leave_a_mess, 2, folder)
+        run_ranks(_describe, 2, folder, folder / name, fresh=fresh)
+        states[name] = json.loads((folder / name).read_text())
+    return states
+
+
+def test_a_rank_has_nothing_of_an_earlier_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONLY_NOW", "1")
+    states = _states(tmp_path)
+    assert states["fresh"]["environment"]["ONLY_NOW"] == "1"
+    imported = {name: state.pop("is imported") for name, state in states.items()}
+    assert imported == {"fresh": False, "first": True, "after": True}
+    threads = {name: state.pop("threads of the parent") for name, state in states.items()}
+    assert {*threads["first"], *threads["after"]} <= THREADS_THAT_MAY_BE
+    assert states["first"] == states["fresh"]
+    assert states["after"] == states["fresh"]
+
+
+def _train(rank: int, run_file: Path, result: Path) -> None:
+    from pretrain.runtime.ranks import init_ranks
+    from pretrain.training.trainer import Trainer
+
+    run = load_run(run_file)
+    trainer = Trainer(run, init_ranks())
+    records = []
+    for batches in trainer.loader:
+        record = trainer.train_step(batches)
+        assert record is not None
+        records.append([record["loss"], record["grad_norm"]])
+        if trainer.progress.step == run.train.steps:
+            break
+    trainer.journal.close()
+    trainer.engine.destroy()
+    if rank == 0:
+        result.write_text(json.dumps(records))
+
+
+def test_two_runs_in_a_row_are_those_of_processes_that_start_from_nothing(
+    small_corpus: SmallCorpus, tmp_path: Path
+) -> None:
+    losses = []
+    for number, fresh in enumerate((True, False, False)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        run_file = small_corpus.run_file(folder / "run.toml", workers=0)
+        run_ranks(_train, 2, folder, run_file, folder / "losses.json", fresh=fresh)
+        losses.append(json.loads((folder / "losses.json").read_text()))
+    assert len(losses[0]) == 6
+    assert losses[1] == losses[0]
+    assert losses[2] == losses[0]
+
+
+def _fail(rank: int, how: str) -> None:
+    if rank == 0:
+        dist.barrier()
+    elif how == "raises":
+        raise KeyError("lost in rank 1")
+    elif how == "exits":
+        sys.exit(7)
+    else:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("raises", "KeyError: 'lost in rank 1'"),
+        ("exits", "process 1 terminated with exit code 7"),
+        ("is killed", "process 1 terminated with signal SIGKILL"),
+    ],
+)
+def test_a_rank_that_fails_fails_its_test_and_no_other(
+    how: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(Exception, match=message):
+        run_ranks(_fail, 2, tmp_path, how)
+    run_ranks(_describe, 2, tmp_path, tmp_path / "after")
+    assert (tmp_path / "after").exists()
