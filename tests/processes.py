@@ -62,6 +62,12 @@ def _command(
 
 
 def enter(environment: Mapping[str, str]) -> None:
-    """Take over the environment of the process that asked for this one."""
+    """Take over the environment of the process that asked for this one; draw seeds of its own."""
+    import numpy as np
+    import torch
+
     os.environ.clear()
     os.environ.update(environment)
+    # Python's own generator does so by itself
+    torch.seed()
+    np.random.seed()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -19,6 +20,8 @@ from tests.distributed.ranks import run_ranks
 
 # jemalloc, which comes with pyarrow, takes care of forks
 THREADS_THAT_MAY_BE = {"jemalloc_bg_thd"}
+# of torch and DeepSpeed, who set them when they are imported
+VARIABLES_OF_IMPORTS = {"TORCHINDUCTOR_CACHE_DIR", "PYTORCH_NVML_BASED_CUDA_CHECK"}
 
 
 def _describe(rank: int, file: Path) -> None:
@@ -33,12 +36,11 @@ def _describe(rank: int, file: Path) -> None:
     state = {
         "is imported": is_imported,
         "threads of the parent": [file.read_text().strip() for file in threads.values()],
-        "environment": dict(os.environ),
+        "environment": {k: v for k, v in os.environ.items() if k not in VARIABLES_OF_IMPORTS},
         "folder": str(Path.cwd()),
         "threads": torch.get_num_threads(),
         "dtype": str(torch.get_default_dtype()),
-        "seed": torch.initial_seed(),
-        "draw": torch.rand(1).item(),
+        "seeds": [torch.initial_seed(), random.random(), float(np.random.rand())],
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "gradients": torch.is_grad_enabled(),
         "DeepSpeed's group": repr(deepspeed.comm.comm.cdb),
@@ -47,8 +49,7 @@ def _describe(rank: int, file: Path) -> None:
         "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
         "function": json.loads.__qualname__,
     }
-    if rank == 0:
-        file.write_text(json.dumps(state))
+    file.with_suffix(f".{rank}").write_text(json.dumps(state))
 
 
 def _leave_a_mess(_rank: int) -> None:
@@ -79,7 +80,8 @@ def _states(folder: Path) -> dict[str, dict[str, Any]]:
         if name == "after":
             run_ranks(_leave_a_mess, 2, folder)
         run_ranks(_describe, 2, folder, folder / name, fresh=fresh)
-        states[name] = json.loads((folder / name).read_text())
+        for rank in range(2):
+            states[f"{name}.{rank}"] = json.loads((folder / f"{name}.{rank}").read_text())
     return states
 
 
@@ -88,13 +90,16 @@ def test_a_rank_has_nothing_of_an_earlier_one(
 ) -> None:
     monkeypatch.setenv("ONLY_NOW", "1")
     states = _states(tmp_path)
-    assert states["fresh"]["environment"]["ONLY_NOW"] == "1"
-    imported = {name: state.pop("is imported") for name, state in states.items()}
-    assert imported == {"fresh": False, "first": True, "after": True}
-    threads = {name: state.pop("threads of the parent") for name, state in states.items()}
-    assert {*threads["first"], *threads["after"]} <= THREADS_THAT_MAY_BE
-    assert states["first"] == states["fresh"]
-    assert states["after"] == states["fresh"]
+    expected = states["fresh.0"]
+    assert expected["environment"]["ONLY_NOW"] == "1"
+    seeds = [seed for state in states.values() for seed in state.pop("seeds")]
+    assert len(set(seeds)) == len(seeds)
+    for name, state in states.items():
+        threads = state.pop("threads of the parent")
+        is_forked = not name.startswith("fresh")
+        assert state.pop("is imported") == is_forked
+        assert not is_forked or set(threads) <= THREADS_THAT_MAY_BE
+        assert state == expected, name
 
 
 def _train(rank: int, run_file: Path, result: Path) -> None:
@@ -156,4 +161,4 @@ def test_a_rank_that_fails_fails_its_test_and_no_other(
     with pytest.raises(Exception, match=message):
         run_ranks(_fail, 2, tmp_path, how)
     run_ranks(_describe, 2, tmp_path, tmp_path / "after")
-    assert (tmp_path / "after").exists()
+    assert (tmp_path / "after.0").exists()
