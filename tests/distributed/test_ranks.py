@@ -1,12 +1,12 @@
 """Ranks that are forked with their imports done are as new as processes that start from nothing."""
 
+import itertools
 import json
 import os
 import random
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -18,6 +18,7 @@ from pretrain.run_file import load_run
 from tests.conftest import SmallCorpus
 from tests.distributed.ranks import run_ranks
 
+NAMES = ("fresh", "first", "after")
 # jemalloc, which comes with pyarrow, takes care of forks
 THREADS_THAT_MAY_BE = {"jemalloc_bg_thd"}
 # of torch and DeepSpeed, who set them when they are imported
@@ -73,23 +74,44 @@ def _leave_a_mess(_rank: int) -> None:
     mock.patch("json.loads", int).start()
 
 
-def _states(folder: Path) -> dict[str, dict[str, Any]]:
-    """The state of a rank: of one without imports, of the first, and of one after a mess."""
-    states = {}
-    for name, fresh in (("fresh", True), ("first", False), ("after", False)):
-        if name == "after":
-            run_ranks(_leave_a_mess, 2, folder)
-        run_ranks(_describe, 2, folder, folder / name, fresh=fresh)
-        for rank in range(2):
-            states[f"{name}.{rank}"] = json.loads((folder / f"{name}.{rank}").read_text())
-    return states
+def _train(rank: int, folder: Path, name: str) -> None:
+    """Describe this process; then train a few steps and write down what they gave."""
+    from pretrain.runtime.ranks import init_ranks
+    from pretrain.training.trainer import Trainer
+
+    _describe(rank, folder / name)
+    run = load_run(folder / f"{name}.toml")
+    trainer = Trainer(run, init_ranks())
+    records = []
+    for batches in trainer.loader:
+        record = trainer.train_step(batches)
+        assert record is not None
+        records.append([record["loss"], record["grad_norm"]])
+        if trainer.progress.step == run.train.steps:
+            break
+    trainer.journal.close()
+    trainer.engine.destroy()
+    (folder / f"{name}.{rank}.losses").write_text(json.dumps(records))
 
 
-def test_a_rank_has_nothing_of_an_earlier_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ONLY_NOW", "1")
-    states = _states(tmp_path)
+@pytest.fixture(scope="module")
+def folder(small_corpus: SmallCorpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of ranks that import everything, of the first forked ones, of ones after a mess."""
+    folder = tmp_path_factory.mktemp("ranks")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ONLY_NOW", "1")
+        for name in NAMES:
+            output = str(folder / name)
+            small_corpus.run_file(folder / f"{name}.toml", workers=0, output=output)
+            if name == "after":
+                run_ranks(_leave_a_mess, 2, folder)
+            run_ranks(_train, 2, folder, folder, name, fresh=name == "fresh")
+    return folder
+
+
+def test_a_rank_has_nothing_of_an_earlier_one(folder: Path) -> None:
+    names = [f"{name}.{rank}" for name, rank in itertools.product(NAMES, range(2))]
+    states = {name: json.loads((folder / name).read_text()) for name in names}
     expected = states["fresh.0"]
     assert expected["environment"]["ONLY_NOW"] == "1"
     seeds = [seed for state in states.values() for seed in state.pop("seeds")]
@@ -102,38 +124,12 @@ def test_a_rank_has_nothing_of_an_earlier_one(
         assert state == expected, name
 
 
-def _train(rank: int, run_file: Path, result: Path) -> None:
-    from pretrain.runtime.ranks import init_ranks
-    from pretrain.training.trainer import Trainer
-
-    run = load_run(run_file)
-    trainer = Trainer(run, init_ranks())
-    records = []
-    for batches in trainer.loader:
-        record = trainer.train_step(batches)
-        assert record is not None
-        records.append([record["loss"], record["grad_norm"]])
-        if trainer.progress.step == run.train.steps:
-            break
-    trainer.journal.close()
-    trainer.engine.destroy()
-    if rank == 0:
-        result.write_text(json.dumps(records))
-
-
-def test_two_runs_in_a_row_are_those_of_processes_that_start_from_nothing(
-    small_corpus: SmallCorpus, tmp_path: Path
-) -> None:
-    losses = []
-    for number, fresh in enumerate((True, False, False)):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        run_file = small_corpus.run_file(folder / "run.toml", workers=0)
-        run_ranks(_train, 2, folder, run_file, folder / "losses.json", fresh=fresh)
-        losses.append(json.loads((folder / "losses.json").read_text()))
-    assert len(losses[0]) == 6
-    assert losses[1] == losses[0]
-    assert losses[2] == losses[0]
+def test_runs_in_a_row_are_those_of_processes_that_start_from_nothing(folder: Path) -> None:
+    for rank in range(2):
+        losses = [json.loads((folder / f"{name}.{rank}.losses").read_text()) for name in NAMES]
+        assert len(losses[0]) == 6
+        assert losses[1] == losses[0]
+        assert losses[2] == losses[0]
 
 
 def _fail(rank: int, how: str) -> None:
