@@ -174,12 +174,12 @@ class Case(NamedTuple):
         return torch.load(folder / f"{self.name}-{rank}.pt", weights_only=False)
 
 
-def _check(cases: list[Case], corpus: SmallCorpus, folder: Path) -> None:
+def _check(cases: list[Case], corpus: SmallCorpus, folder: Path, fresh: bool = False) -> None:
     every = {*cases, *(case.alone() for case in cases)}
     for ranks in sorted({case.layout.ranks for case in every}):
         some = [case for case in every if case.layout.ranks == ranks]
         runs = {x.name: _run(corpus, folder, x.layout, MODELS[x.model]) for x in sorted(some)}
-        run_ranks(_train, ranks, folder, runs, folder)
+        run_ranks(_train, ranks, folder, runs, folder, fresh=fresh)
     problems = []
     for case in cases:
         expected = case.alone().result(folder, 0)
@@ -234,7 +234,7 @@ def test_states_on_disk_equal_one_rank(small_corpus: SmallCorpus, tmp_path: Path
     if not Path("/usr/include/libaio.h").exists():
         pytest.skip("libaio's headers are missing (libaio-dev)")
     layouts = Layout(zero=3, states="nvme"), Layout(data=2, zero=3, states="nvme")
-    _check([Case("plain", layout) for layout in layouts], small_corpus, tmp_path)
+    _check([Case("plain", layout) for layout in layouts], small_corpus, tmp_path, fresh=True)
 
 
 @pytest.mark.slow
@@ -243,4 +243,4 @@ def test_states_on_disk_equal_one_rank(small_corpus: SmallCorpus, tmp_path: Path
 def test_every_layout_equals_one_rank(
     model: str, small_corpus: SmallCorpus, tmp_path: Path
 ) -> None:
-    _check([Case(model, x) for x in _whole_matrix()], small_corpus, tmp_path)
+    _check([Case(model, x) for x in _whole_matrix()], small_corpus, tmp_path, fresh=True)
