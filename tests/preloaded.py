@@ -23,6 +23,8 @@ from pretrain import cli
 MODULES = (
     "deepspeed",
     "deepspeed.moe.layer",
+    "lm_eval.evaluator",
+    "lm_eval.tasks",
     "matplotlib.pyplot",
     "megatron.core.parallel_state",
     "megatron.core.tensor_parallel.layers",
