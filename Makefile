@@ -22,7 +22,7 @@ pretrain: setup
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # a file's tests share runs; files with long tests come first
-WORKERS := --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+WORKERS := --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test: setup
 	$(PYTEST) -m "not slow and not system" $(WORKERS)

@@ -13,6 +13,8 @@ from launch.torchrun import FAILURE_LOG
 from pretrain.runtime.torchrun_agent import _note_failure
 from tests.launch.slurm_cluster import wait_for
 
+pytestmark = pytest.mark.system
+
 COMMAND = [
     sys.executable,
     "-m",
@@ -22,8 +24,6 @@ COMMAND = [
 ]
 PRELUDE = """
 import os, pathlib, signal, sys, time
-
-pytestmark = pytest.mark.system
 here = pathlib.Path(__file__).parent
 rank, attempt = os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]
 (here / f"started-{rank}-{attempt}").touch()
