@@ -223,6 +223,7 @@ def test_the_layouts_pair_every_two_values() -> None:
     assert wanted - found == IMPOSSIBLE
 
 
+@pytest.mark.timeout(900)
 def test_layouts_equal_one_rank(small_corpus: SmallCorpus, tmp_path: Path) -> None:
     plain = [Case("plain", layout) for layout in PRUNED]
     # with every feature, once in each layout of four ranks; each sums two gradients up in a step
