@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup pretrain test test-all check format clean
+.PHONY: setup pretrain test test-system test-all check format clean
 
 setup: $(STAMP)
 
@@ -20,13 +20,19 @@ $(STAMP): pyproject.toml constraints.txt
 pretrain: setup
 	$(BIN)/python -m pretrain.quickstart
 
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# a file's tests share runs; files with long tests come first
+WORKERS := --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+
 test: setup
-	@# these start no ranks of their own: as many at a time as there are cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto tests/unit
-	$(BIN)/python -m pytest -m "not slow" --ignore tests/unit
+	$(PYTEST) -m "not slow and not system" $(WORKERS)
+
+# one at a time: they own the machine's cluster, containers and namespaces
+test-system: setup
+	$(PYTEST) -m "system and not slow"
 
 test-all: setup
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: setup
 	$(BIN)/ruff format --check .

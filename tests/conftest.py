@@ -9,6 +9,12 @@ from data_pipeline.build.build import build
 from data_pipeline.build.train_tokenizer import train_tokenizer
 from data_pipeline.config import BuildConfig, TokenizerTrainConfig
 from tests.e2e.commands import resonance
+from tests.left_out import (  # noqa: F401  # hooks
+    pytest_deselected,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+    pytest_testnodedown,
+)
 from tests.losses import STEPS, Step, losses
 
 
@@ -36,12 +42,13 @@ class SmallCorpus:
         )
         self.train, self.valid = data / "train", data / "valid"
 
-    def run_file(self, path: Path, *, model: str = "", **train: object) -> Path:
+    def run_file(self, path: Path, *, model: str = "", workers: int = 1, **train: object) -> Path:
         """Write a run of a tiny model on this corpus, with output beside the file.
 
         Args:
             path: The file.
             model: Further lines of its [model] table.
+            workers: Reader processes per rank.
             train: Keys of its [train] table.
         """
         values = {
@@ -71,6 +78,7 @@ datasets = [{{ path = {json.dumps(str(self.train))} }}]
 valid = {json.dumps(str(self.valid))}
 tokenizer = {json.dumps(str(self.tokenizer))}
 sequence_length = 96
+num_workers = {workers}
 
 [optim]
 warmup_steps = 2

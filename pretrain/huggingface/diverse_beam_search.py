@@ -28,7 +28,7 @@ class Hypothesis(NamedTuple):
 
 
 class Group:
-    """One group of beams for one prompt: its open beams, and its best finished sequences."""
+    """A group of beams for a prompt: its open beams and its best finished sequences."""
 
     def __init__(self, rows: list[int], config: GenerationConfig):
         self.rows, self.config = rows, config

@@ -2,6 +2,7 @@
 
 import os
 import traceback
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,31 +11,42 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from tests import processes
+
 
 def run_ranks(
-    function: Callable[..., None], world_size: int, folder: Path, *arguments: Any
+    function: Callable[..., None],
+    world_size: int,
+    folder: Path,
+    *arguments: Any,
+    fresh: bool = False,
 ) -> None:
-    """Call function(rank, *arguments) in `world_size` processes that share a gloo group.
+    """Call function(rank, *arguments) in `world_size` new processes that share a gloo group.
 
     Args:
         function: Importable by name; results go into files.
         world_size: Number of processes.
-        folder: For the rendezvous file; used for one call only.
+        folder: For the rendezvous file.
         arguments: Picklable.
+        fresh: Import everything again in each process, instead of forking one that has done so.
 
     Raises:
         ProcessRaisedException: A rank failed; carries its traceback.
     """
-    rendezvous = folder / f"rendezvous-{world_size}"
-    processes = mp.spawn(
-        _rank, (world_size, str(rendezvous), function, arguments), nprocs=world_size, join=False
+    rendezvous = folder / f"rendezvous-{uuid.uuid4().hex}"
+    context = mp.start_processes(
+        _rank,
+        (world_size, str(rendezvous), dict(os.environ), function, arguments),
+        nprocs=world_size,
+        join=False,
+        start_method="spawn" if fresh else processes.CONTEXT.get_start_method(),
     )
     try:
-        while not processes.join():
+        while not context.join():
             pass
     finally:
         # a test that ran out of time leaves nobody behind
-        for process in processes.processes:
+        for process in context.processes:
             process.kill()
 
 
@@ -42,10 +54,11 @@ def _rank(
     rank: int,
     world_size: int,
     rendezvous: str,
+    environment: dict[str, str],
     function: Callable[..., None],
     arguments: tuple[Any, ...],
 ) -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
+    processes.enter(environment | {"OMP_NUM_THREADS": "1"})
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world_size
@@ -57,4 +70,6 @@ def _rank(
         traceback.print_exc()
         raise
     finally:
-        dist.destroy_process_group()
+        # `resonance pretrain` ends with it
+        if dist.is_initialized():
+            dist.destroy_process_group()

@@ -3,11 +3,10 @@
 import json
 import random
 import signal
-import subprocess
-import sys
 import time
 import zlib
 from itertools import islice
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from data_pipeline.build.build import build
 from data_pipeline.config import BuildConfig, DataConfig, DatasetConfig, WeightAt
 from data_pipeline.stream.batch import Batch
 from data_pipeline.stream.loader import TrainLoader, build_train_loader
+from tests.processes import CONTEXT
 
 NUM_STEPS = 60
 GLOBAL_ROWS = 12
@@ -81,12 +81,15 @@ def run_rank(folder: Path, run: Path, rank: int, ranks: int, workers: int) -> No
     dist.destroy_process_group()
 
 
-def start(folder: Path, run: Path, ranks: int, workers: int) -> list[subprocess.Popen[bytes]]:
+def start(folder: Path, run: Path, ranks: int, workers: int) -> list[BaseProcess]:
     """Start all ranks."""
-    command = [sys.executable, "-W", "ignore", __file__, str(folder), str(run)]
-    return [
-        subprocess.Popen([*command, str(rank), str(ranks), str(workers)]) for rank in range(ranks)
+    processes = [
+        CONTEXT.Process(target=run_rank, args=(folder, run, rank, ranks, workers))
+        for rank in range(ranks)
     ]
+    for process in processes:
+        process.start()
+    return processes
 
 
 def read_log(run: Path) -> list[dict[str, object]]:
@@ -119,12 +122,13 @@ def test_kill_and_resume_with_other_ranks_and_workers(
     deadline_s = time.monotonic() + 120
     while len(read_log(tmp_path)) < kill_after:
         assert time.monotonic() < deadline_s
-        assert all(process.poll() is None for process in processes)
+        assert all(process.is_alive() for process in processes)
         time.sleep(0.01)
     for process in processes:
-        process.send_signal(signal.SIGKILL)
+        process.kill()
     for process in processes:
-        assert process.wait() == -signal.SIGKILL
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
     # What the kill cut off in the middle of a line is not part of the log.
     lines = read_log(tmp_path)
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -132,7 +136,8 @@ def test_kill_and_resume_with_other_ranks_and_workers(
     resumed_from = json.loads((tmp_path / "checkpoint.json").read_text())["step"]
     assert 0 < resumed_from <= killed_at < NUM_STEPS
     for process in start(corpora, tmp_path, ranks, workers):
-        assert process.wait(timeout=120) == 0
+        process.join(timeout=120)
+        assert process.exitcode == 0
     reference = [
         [digest(batch) for batch in batches]
         for batches in islice(loader_for(corpora, 0, 0, 1), NUM_STEPS)
@@ -142,7 +147,3 @@ def test_kill_and_resume_with_other_ranks_and_workers(
     assert [line["step"] for line in again] == list(range(resumed_from, NUM_STEPS))
     for line in lines:
         assert line["rows"] == reference[int(str(line["step"]))], f"killed at step {killed_at}"
-
-
-if __name__ == "__main__":
-    run_rank(Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:]))

@@ -138,7 +138,7 @@ def test_four_ranks_compute_what_one_does(tmp_path: Path) -> None:
         {"expert": 2, "sequence": 4},
         {"tensor": 2, "sequence": 2},
     ]
-    run_ranks(_compare, 4, tmp_path, layouts, CASES)
+    run_ranks(_compare, 4, tmp_path, layouts, CASES, fresh=True)
 
 
 class Job(NamedTuple):
@@ -221,14 +221,17 @@ def _problems(folder: Path, name: str, ranks: int) -> list[str]:
     return problems
 
 
-def _check(corpus: SmallCorpus, folder: Path, rounds: list[tuple[int, dict[str, Any]]]) -> None:
+def _check(
+    corpus: SmallCorpus,
+    folder: Path,
+    rounds: list[tuple[int, dict[str, Any]]],
+    fresh: bool = False,
+) -> None:
     """Train in rounds of (ranks, arguments of `_job` by name), each after the one before."""
     problems = []
-    for number, (ranks, some) in enumerate(rounds):
-        meeting = folder / f"round-{number}"
-        meeting.mkdir()
+    for ranks, some in rounds:
         jobs = [_job(corpus, folder, name, **arguments) for name, arguments in some.items()]
-        run_ranks(_train, ranks, meeting, jobs)
+        run_ranks(_train, ranks, folder, jobs, fresh=fresh)
         for name in some:
             problems += _problems(folder, name, ranks)
     assert not problems, "\n".join(problems)
@@ -266,7 +269,7 @@ def test_four_ranks_train_what_one_does_and_go_on_from_each_other(
         "stages": {"parallel": {"pipeline": 2}, "start": "four"},
     }
     last = {"last": {"parallel": {"zero_stage": 2}, "start": "offload"}}
-    _check(small_corpus, tmp_path, [(1, one), (4, four), (1, last)])
+    _check(small_corpus, tmp_path, [(1, one), (4, four), (1, last)], fresh=True)
 
 
 @pytest.mark.parametrize(

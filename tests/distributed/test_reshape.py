@@ -100,20 +100,20 @@ def _train_all(rank: int, jobs: list[Job]) -> None:
             (run.train.output / "losses.json").write_text(json.dumps(losses))
 
 
-def _do(jobs: dict[str, tuple[str, Job]], folder: Path) -> dict[str, list[float]]:
+def _do(jobs: dict[str, tuple[str, Job]], folder: Path, fresh: bool) -> dict[str, list[float]]:
     """Do named jobs, each with its layout's number of ranks; returns their losses."""
     for ranks in sorted({LAYOUTS[layout][0] for layout, _ in jobs.values()}):
         own = [job for layout, job in jobs.values() if LAYOUTS[layout][0] == ranks]
-        rendezvous = folder / f"{next(iter(jobs))}-{ranks}"
-        rendezvous.mkdir()
-        run_ranks(_train_all, ranks, rendezvous, own)
+        run_ranks(_train_all, ranks, folder, own, fresh=fresh)
     return {
         name: json.loads((job.run.train.output / "losses.json").read_text())
         for name, (_, job) in jobs.items()
     }
 
 
-def _worst(cases: list[Case], corpus: SmallCorpus, folder: Path) -> dict[Case, float]:
+def _worst(
+    cases: list[Case], corpus: SmallCorpus, folder: Path, fresh: bool = False
+) -> dict[Case, float]:
     """Largest relative difference of any loss from the run that was never interrupted."""
     base = load_run(corpus.run_file(folder / "run.toml", steps=STEPS))
 
@@ -130,6 +130,7 @@ def _worst(cases: list[Case], corpus: SmallCorpus, folder: Path) -> dict[Case, f
         {"whole": job("whole", "one", 1, "", STEPS)}
         | {f"{a}-{s}": job(f"{a}-{s}", a, s, "", SAVED_AT) for a, s in kinds},
         folder,
+        fresh,
     )
     names = {case: "-".join(map(str, case)) for case in cases}
     second = _do(
@@ -138,6 +139,7 @@ def _worst(cases: list[Case], corpus: SmallCorpus, folder: Path) -> dict[Case, f
             for (before, stage, after, other), name in names.items()
         },
         folder,
+        fresh,
     )
     whole = torch.tensor(first["whole"], dtype=torch.float64)
     found = {
@@ -156,6 +158,6 @@ def test_runs_go_on_under_another_layout(small_corpus: SmallCorpus, tmp_path: Pa
 @pytest.mark.slow
 @pytest.mark.timeout(4 * 3600)
 def test_runs_go_on_under_every_other_layout(small_corpus: SmallCorpus, tmp_path: Path) -> None:
-    worst = _worst(TABLE, small_corpus, tmp_path)
+    worst = _worst(TABLE, small_corpus, tmp_path, fresh=True)
     assert len(worst) == len(TABLE)
     assert {case: error for case, error in worst.items() if not error <= 1e-5} == {}

@@ -129,7 +129,7 @@ def _train_with_a_slow_store(rank: int, run_file: Path, upload_s: float, timeout
 def test_a_slow_upload_holds_no_other_rank_in_a_collective(
     small_corpus: SmallCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_file = small_corpus.run_file(tmp_path / "run.toml", steps=3)
+    run_file = small_corpus.run_file(tmp_path / "run.toml", workers=0, steps=3)
     with object_store("runs", monkeypatch) as endpoint:
         text = run_file.read_text().replace(
             "[checkpoint]", '[checkpoint]\nremote = "s3://runs/one"\non_error = "stop"'

@@ -32,10 +32,12 @@ class Run:
         process: torchrun, of the last start.
     """
 
-    def __init__(self, corpus: SmallCorpus, folder: Path, steps: int = STEPS):
+    def __init__(self, corpus: SmallCorpus, folder: Path, steps: int = STEPS, workers: int = 1):
         folder.mkdir(exist_ok=True)
         self.output = folder / "run"
-        self.file = corpus.run_file(folder / "run.toml", steps=steps, output=str(self.output))
+        self.file = corpus.run_file(
+            folder / "run.toml", workers=workers, steps=steps, output=str(self.output)
+        )
         self.log = folder / "log.txt"
         self.failures = folder / "failures"
         self.process: subprocess.Popen[bytes] | None = None

@@ -14,7 +14,8 @@ from tests.e2e.commands import files_below, resonance
 @pytest.fixture(scope="module")
 def finished(small_corpus: SmallCorpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run file whose run, beside it, is finished."""
-    run_file = small_corpus.run_file(tmp_path_factory.mktemp("finished") / "run.toml", steps=3)
+    folder = tmp_path_factory.mktemp("finished")
+    run_file = small_corpus.run_file(folder / "run.toml", workers=0, steps=3)
     resonance("pretrain", run_file)
     return run_file
 
@@ -59,7 +60,7 @@ def test_a_checkpoint_of_another_model_is_refused(
 ) -> None:
     _copy(finished, tmp_path)
     before = files_below(tmp_path / "run" / "checkpoints")
-    run_file = small_corpus.run_file(tmp_path / "run.toml", steps=9)
+    run_file = small_corpus.run_file(tmp_path / "run.toml", workers=0, steps=9)
     printed = resonance("pretrain", run_file, "--resume", "--model.dim", 64, status=1)
     assert "another model: model.dim is 32 there, 64 here" in printed
     assert files_below(tmp_path / "run" / "checkpoints") == before

@@ -11,15 +11,16 @@ import pytest
 
 from pretrain.checkpoint.manifest import MANIFEST, seal
 from tests.conftest import SmallCorpus
-from tests.e2e.commands import ENVIRONMENT, files_below, resonance
+from tests.e2e.commands import ENVIRONMENT, files_below, pretrain_on_two_ranks, resonance
 from tests.object_store import STORE_ENVIRONMENT, object_store
 
 
 @pytest.fixture(scope="module")
 def finished(small_corpus: SmallCorpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint of a finished run of two ranks."""
-    run_file = small_corpus.run_file(tmp_path_factory.mktemp("finished") / "run.toml", steps=3)
-    resonance("launch", "local", run_file)
+    folder = tmp_path_factory.mktemp("finished")
+    run_file = small_corpus.run_file(folder / "run.toml", workers=0, steps=3)
+    pretrain_on_two_ranks(run_file)
     return run_file.parent / "run" / "checkpoints" / "step-0000003"
 
 
@@ -37,9 +38,9 @@ def _reseal(checkpoint: Path) -> None:
 
 def test_a_sound_checkpoint(checkpoint: Path) -> None:
     assert "sound: every file has its SHA-256, 37,508 parameters" in resonance(
-        "checkpoint", "verify", checkpoint
+        "checkpoint", "verify", checkpoint, fresh=True
     )
-    printed = resonance("checkpoint", "inspect", checkpoint)
+    printed = resonance("checkpoint", "inspect", checkpoint, fresh=True)
     assert "step  3" in printed
     assert "in_proj" in printed
     assert "[128, 32]  4,096 in 2 pieces" in printed
@@ -138,7 +139,7 @@ def test_a_run_goes_on_from_a_bucket_on_another_machine(
     bucket: str, small_corpus: SmallCorpus, tmp_path: Path
 ) -> None:
     remote = ["--checkpoint.remote", "s3://runs/one", "--data.storage.endpoint-url", bucket]
-    run_file = small_corpus.run_file(tmp_path / "run.toml", steps=3)
+    run_file = small_corpus.run_file(tmp_path / "run.toml", workers=0, steps=3)
     command = ["pretrain", run_file, *remote]
     run = tmp_path / "run"
     resonance(*command)

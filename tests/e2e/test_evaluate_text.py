@@ -34,7 +34,7 @@ metadata:
 @pytest.fixture(scope="module")
 def trained(small_corpus: SmallCorpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_file = small_corpus.run_file(
-        tmp_path_factory.mktemp("trained") / "run.toml", steps=6, micro_batch_size=4
+        tmp_path_factory.mktemp("trained") / "run.toml", workers=0, steps=6, micro_batch_size=4
     )
     resonance("pretrain", run_file)
     return run_file.parent / "run"

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from pretrain.checkpoint.load import load_model
 from tests.conftest import SmallCorpus
-from tests.e2e.commands import resonance
+from tests.e2e.commands import pretrain_on_two_ranks, resonance
 
 EVERYTHING = """
 embedding = "harmonic"
@@ -53,8 +53,9 @@ def trained(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     folder = tmp_path_factory.mktemp(request.param)
-    run_file = small_corpus.run_file(folder / "run.toml", model=MODELS[request.param], steps=6)
-    resonance("launch", "local", run_file)
+    model = MODELS[request.param]
+    run_file = small_corpus.run_file(folder / "run.toml", model=model, workers=0, steps=6)
+    pretrain_on_two_ranks(run_file)
     return folder / "run"
 
 
@@ -73,11 +74,10 @@ def loaded(exported: Path) -> PreTrainedModel:
 def test_random_features_resume_exactly(trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-0000006")
-    command = ("launch", "local", tmp_path / "again.toml", "--resume")
     text = (trained.parent / "run.toml").read_text()
     text = text.replace(json.dumps(str(trained)), json.dumps(str(tmp_path / "run")))
     (tmp_path / "again.toml").write_text(text)
-    resonance(*command)
+    pretrain_on_two_ranks(tmp_path / "again.toml", "--resume")
 
     def losses(run: Path) -> list[object]:
         lines = (run / "metrics.jsonl").read_text().splitlines()

@@ -15,6 +15,8 @@ from tests.conftest import SmallCorpus
 from tests.e2e.runs import STARTED, Run
 from tests.losses import STEPS, Step
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left_over() -> Iterator[None]:
@@ -166,7 +168,7 @@ def test_a_rank_that_hangs_is_named_and_the_run_goes_on(
 def test_a_checkpoint_of_another_model_is_refused_once_and_for_all(
     small_corpus: SmallCorpus, tmp_path: Path
 ) -> None:
-    run = Run(small_corpus, tmp_path, steps=3)
+    run = Run(small_corpus, tmp_path, steps=3, workers=0)
     run.start()
     assert run.end() == 0, run.printed()
     run.start("--model.dim", "64")
@@ -192,7 +194,7 @@ def test_a_rank_that_fails_says_so_once(
 def test_a_writer_that_breaks_ends_its_rank_and_all_are_started_again(
     small_corpus: SmallCorpus, tmp_path: Path, undisturbed: list[Step]
 ) -> None:
-    run = Run(small_corpus, tmp_path)
+    run = Run(small_corpus, tmp_path, workers=0)
     run.start(fault="broken writer")
     assert run.end() == 0, run.printed()
     assert run.losses() == undisturbed
@@ -206,7 +208,7 @@ def test_a_writer_that_breaks_ends_its_rank_and_all_are_started_again(
 def test_a_store_that_is_down_costs_no_checkpoint(
     small_corpus: SmallCorpus, tmp_path: Path, undisturbed: list[Step]
 ) -> None:
-    run = Run(small_corpus, tmp_path)
+    run = Run(small_corpus, tmp_path, workers=0)
     store = ["--checkpoint.remote", "memory://run", "--checkpoint.on-error", "stop"]
     run.start(*store, fault="store is down", rank=0)
     lacks = "checkpoint.remote memory://run does not hold every checkpoint yet"
@@ -249,7 +251,7 @@ def _fill(folder: Path) -> Path:
 def test_a_full_disk_does_not_end_the_run(
     small_corpus: SmallCorpus, small_disk: Path, undisturbed: list[Step]
 ) -> None:
-    run = Run(small_corpus, small_disk)
+    run = Run(small_corpus, small_disk, workers=0)
     run.log = small_disk.parent / "log.txt"
     run.start()
     run.wait_until(lambda: run.step() >= 4)
@@ -266,7 +268,7 @@ def test_a_full_disk_does_not_end_the_run(
 def test_a_full_disk_stops_the_run_if_it_is_to(
     small_corpus: SmallCorpus, small_disk: Path, undisturbed: list[Step]
 ) -> None:
-    run = Run(small_corpus, small_disk)
+    run = Run(small_corpus, small_disk, workers=0)
     run.log = small_disk.parent / "log.txt"
     run.start("--checkpoint.on-error", "stop", restarts=0)
     run.wait_until(lambda: run.step() >= 4)

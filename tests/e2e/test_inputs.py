@@ -14,6 +14,8 @@ from tests.conftest import SmallCorpus
 from tests.e2e.runs import Run
 from tests.losses import Step
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture
 def shard(small_corpus: SmallCorpus, tmp_path: Path) -> Path:

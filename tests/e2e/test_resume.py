@@ -6,11 +6,14 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import SmallCorpus
 from tests.e2e.commands import COMMAND, ENVIRONMENT, resonance
 from tests.losses import STEPS, Step, losses
 
 
+@pytest.mark.system
 def test_sigkill_and_resume_give_the_same_losses_bit_by_bit(
     small_corpus: SmallCorpus, tmp_path: Path, undisturbed: list[Step]
 ) -> None:
@@ -35,7 +38,7 @@ def test_sigkill_and_resume_give_the_same_losses_bit_by_bit(
 def test_a_fresh_run_does_not_mix_with_an_earlier_one(
     small_corpus: SmallCorpus, tmp_path: Path
 ) -> None:
-    run_file = small_corpus.run_file(tmp_path / "run.toml", steps=3)
+    run_file = small_corpus.run_file(tmp_path / "run.toml", workers=0, steps=3)
     missing = resonance("pretrain", run_file, "--resume", status=1)
     assert "no checkpoint; expected a run's directory" in missing
     resonance("pretrain", run_file, "--auto-resume")

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 from pretrain.errors import CheckpointError
 from pretrain.huggingface.load import load_pretrained
 from tests.conftest import SmallCorpus
-from tests.e2e.commands import COMMAND, ENVIRONMENT, resonance
+from tests.e2e.commands import resonance
 
 PROMPTS = ["def ", "class Decoder:\n", 'ünï "\u00e9" ', "import json"]
 
@@ -21,7 +20,7 @@ PROMPTS = ["def ", "class Decoder:\n", 'ünï "\u00e9" ', "import json"]
 @pytest.fixture(scope="module")
 def trained(small_corpus: SmallCorpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_file = small_corpus.run_file(
-        tmp_path_factory.mktemp("trained") / "run.toml", steps=12, micro_batch_size=4
+        tmp_path_factory.mktemp("trained") / "run.toml", workers=0, steps=12, micro_batch_size=4
     )
     resonance("pretrain", run_file)
     return run_file.parent / "run"
@@ -176,15 +175,8 @@ def test_another_vocabulary_is_refused(exported: Path, tmp_path: Path) -> None:
 
 def test_a_chat_remembers_and_forgets(trained: Path) -> None:
     def chat(*turns: str) -> str:
-        result = subprocess.run(
-            [*COMMAND, "chat", str(trained), "--temperature", "0", "--max-tokens", "6"],
-            input="\n".join(turns),
-            capture_output=True,
-            text=True,
-            env=ENVIRONMENT,
-        )
-        assert result.returncode == 0, result.stderr
-        return result.stdout
+        flags = ("--temperature", 0, "--max-tokens", 6)
+        return resonance("chat", trained, *flags, stdin="\n".join(turns))
 
     first = chat("def f(x):")
     assert first.strip()

@@ -19,6 +19,8 @@ from tests.e2e.commands import ENVIRONMENT
 from tests.e2e.runs import LIMIT_S, ROOT, Run
 from tests.losses import STEPS, Step, first_losses, trained
 
+pytestmark = pytest.mark.system
+
 HOSTS = {"resonance-a": "10.79.0.1", "resonance-b": "10.79.0.2"}
 HANG_S = 40
 Processes = list[subprocess.Popen[bytes]]

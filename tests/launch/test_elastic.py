@@ -13,6 +13,8 @@ from launch.torchrun import FAILURE_LOG
 from pretrain.runtime.torchrun_agent import _note_failure
 from tests.launch.slurm_cluster import wait_for
 
+pytestmark = pytest.mark.system
+
 COMMAND = [
     sys.executable,
     "-m",

@@ -13,6 +13,8 @@ import pytest
 
 from tests.launch.pods import PROGRAM_FOLDERS, ROOT, Pods
 
+pytestmark = pytest.mark.system
+
 DOCKERFILE = ROOT / "launch/kubernetes/Dockerfile"
 MOUNTS = [f"--volume={path}:{path}:ro" for path in PROGRAM_FOLDERS]
 

@@ -12,6 +12,8 @@ from launch.slurm import client
 from launch.submissions import read
 from tests.launch.slurm_cluster import Cluster, wait_for, wait_for_state
 
+pytestmark = pytest.mark.system
+
 StandIn = Callable[..., Job]
 
 

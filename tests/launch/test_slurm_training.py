@@ -24,6 +24,8 @@ from tests.conftest import SmallCorpus
 from tests.launch.slurm_cluster import Cluster, wait_for, wait_for_state
 from tests.losses import STEPS, Step, first_losses, losses, trained
 
+pytestmark = pytest.mark.system
+
 WriteRun = Callable[..., Path]
 
 

@@ -1,6 +1,5 @@
 """Simulated layouts: what they count is what real ranks do."""
 
-import multiprocessing
 from collections.abc import Callable
 from typing import Any
 
@@ -17,13 +16,14 @@ from pretrain.planning.flops import op_formulas
 from pretrain.planning.simulate import Simulation, simulate
 from spectral.presets import PRESETS
 from tests.distributed.features import config
+from tests.processes import CONTEXT
 
 
 def _simulated(
     run: RunConfig, ranks: int, how: Callable[[RunConfig, int], Simulation] = simulate
 ) -> Simulation:
     """In a process of its own: a fake process group is the process's only one."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    with CONTEXT.Pool(1) as pool:
         return pool.apply(how, (run, ranks))
 
 
