@@ -1,1 +1,1 @@
-"""From raw text to an exactly resumable stream of packed token windows."""
+"""Raw text to an exactly resumable stream of packed token windows."""

@@ -1,16 +1,16 @@
-"""The exceptions of the data pipeline; users need to know `DataError` alone."""
+"""Exceptions of the data pipeline; users only need `DataError`."""
 
 
 class DataError(ValueError):
-    """Input, output or configuration that the pipeline cannot work with.
+    """Input, output or configuration that the pipeline cannot use.
 
-    The message names the file, key or argument, what was found there and what was expected.
+    The message names the file, key or argument, the value found and the value expected.
     """
 
 
 class MissingFileError(DataError):
-    """There is no such file; asking again does not help."""
+    """A file that does not exist; a retry would fail the same way."""
 
 
 class CorruptShardError(DataError):
-    """A shard is not what its manifest says."""
+    """A shard that differs from its manifest."""

@@ -1,4 +1,4 @@
-"""Tokenizers behind one interface: SentencePiece, raw bytes, and Hugging Face's."""
+"""Tokenizers behind one interface: SentencePiece, raw bytes and Hugging Face."""
 
 import hashlib
 import json
@@ -9,23 +9,23 @@ import sentencepiece
 
 from data_pipeline.errors import DataError
 
-# SentencePiece shows spaces as this character, and cannot tell it from a space when decoding.
+# SentencePiece writes spaces as this character, and decodes it as a space
 _SPACE_MARK = "\u2581"
-# Longer texts are encoded in pieces: the memory of one call grows with its input.
+# longer texts are encoded in pieces: the memory of one call grows with its input
 _PIECE_CHARACTERS = 1 << 18
 
 SPECIAL_IDS = {"unk": 0, "bos": 1, "eos": 2, "pad": 3}
 
 
 class Tokenizer(Protocol):
-    """What the pipeline and the trainer need of a tokenizer.
+    """Interface of a tokenizer, as the pipeline and the trainer use it.
 
     Attributes:
-        kind: 'sentencepiece', 'byte' or 'huggingface'.
-        path: What it was loaded from.
+        kind: Name of the implementation: 'sentencepiece', 'byte' or 'huggingface'.
+        path: File or folder it was loaded from.
         vocab_size: Number of ids.
-        fingerprint: SHA-256 (hex) of all that decides which ids a text becomes.
-        unk_id: What stands for text that it cannot spell, None when it spells all.
+        fingerprint: SHA-256 (hex) of everything that decides which ids a text becomes.
+        unk_id: Id for text that cannot be spelled; None if every text can.
     """
 
     kind: str
@@ -38,18 +38,18 @@ class Tokenizer(Protocol):
     unk_id: int | None
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of `text`, without BOS and EOS."""
+        """The ids of `text`, without BOS and EOS."""
 
     def decode(self, ids: list[int]) -> str:
-        """Return the text of `ids`, special tokens left out."""
+        """The text of `ids`, without special tokens."""
 
 
 class SentencePieceTokenizer:
-    """A trained SentencePiece model."""
+    """Tokenizer of a trained SentencePiece model."""
 
     kind = "sentencepiece"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path):
         model = path.read_bytes()
         try:
             self._model: Any = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -75,7 +75,7 @@ class SentencePieceTokenizer:
         return pad_id if pad_id >= 0 else int(self._model.eos_id())
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of `text`, without BOS and EOS."""
+        """The ids of `text`, without BOS and EOS."""
         if len(text) <= _PIECE_CHARACTERS and _SPACE_MARK not in text:
             return self._model.encode(text)
         ids: list[int] = []
@@ -87,17 +87,17 @@ class SentencePieceTokenizer:
         return ids
 
     def decode(self, ids: list[int]) -> str:
-        """Return the text of `ids`, special tokens left out."""
-        # SentencePiece itself would write " ⁇ " for what it could not spell.
+        """The text of `ids`, without special tokens."""
+        # SentencePiece itself would write " ⁇ " for unknown text
         return str(self._model.decode([id_ for id_ in ids if id_ != self._model.unk_id()]))
 
 
 def _pieces(text: str, limit: int) -> list[str]:
-    """Cut a long text before spaces, where no token of SentencePiece crosses."""
+    """A long text, cut before spaces: no SentencePiece token crosses such a cut."""
     pieces, start = [], 0
     while len(text) - start > limit:
         cut = text.rfind(" ", start + 1, start + limit)
-        # Before the whole run of spaces: tokens may hold several of them.
+        # before the whole run of spaces: a token may hold several
         while cut > start and text[cut - 1] == " ":
             cut -= 1
         cut = cut if cut > start else start + limit
@@ -108,7 +108,7 @@ def _pieces(text: str, limit: int) -> list[str]:
 
 
 class ByteTokenizer:
-    """UTF-8 bytes, followed by the special tokens."""
+    """Tokenizer of UTF-8 bytes: ids 0 to 255, followed by the special tokens."""
 
     kind = "byte"
     path = "byte"
@@ -118,41 +118,41 @@ class ByteTokenizer:
     fingerprint = hashlib.sha256(b"bytes 0-255, bos 256, eos 257, pad 258").hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of `text`, without BOS and EOS."""
+        """The ids of `text`, without BOS and EOS."""
         return list(text.encode())
 
     def decode(self, ids: list[int]) -> str:
-        """Return the text of `ids`, special tokens left out; broken UTF-8 is replaced."""
+        """The text of `ids`, without special tokens; broken UTF-8 is replaced."""
         return bytes(id_ for id_ in ids if id_ < 256).decode(errors="replace")
 
 
 class HuggingFaceTokenizer:
-    """A folder with tokenizer.json, as `save_pretrained` writes it."""
+    """Tokenizer of a folder with tokenizer.json, as `save_pretrained` writes it."""
 
     kind = "huggingface"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path):
         import tokenizers
 
         file = path / "tokenizer.json"
         if not file.is_file():
-            found = sorted(entry.name for entry in path.iterdir())[:8]
-            raise DataError(f"{path}: no tokenizer.json; expected one among {found}")
+            names = sorted(entry.name for entry in path.iterdir())[:8]
+            raise DataError(f"{path}: no tokenizer.json; expected one among {names}")
         definition = file.read_bytes()
         try:
             self._model: Any = tokenizers.Tokenizer.from_buffer(definition)
         except ValueError as error:
             raise DataError(f"{file}: not a tokenizer definition ({error})") from error
-        # Settings for batches of short texts would cut or pad documents.
+        # settings for batches of short texts would cut or pad documents
         self._model.no_truncation()
         self._model.no_padding()
         self.path = str(path)
         self.vocab_size = int(self._model.get_vocab_size())
-        names = self._special_names(path)
-        self.eos_id = self._special(names.get("eos_token"), file, "eos_token")
-        self.bos_id = self._special(names.get("bos_token"), file, "", self.eos_id)
-        self.pad_id = self._special(names.get("pad_token"), file, "", self.eos_id)
-        self.unk_id = self._model.token_to_id(names.get("unk_token", ""))
+        special_names = self._special_names(path)
+        self.eos_id = self._special(special_names.get("eos_token"), file, "eos_token")
+        self.bos_id = self._special(special_names.get("bos_token"), file, "", self.eos_id)
+        self.pad_id = self._special(special_names.get("pad_token"), file, "", self.eos_id)
+        self.unk_id = self._model.token_to_id(special_names.get("unk_token", ""))
         specials = f"{self.bos_id} {self.eos_id} {self.pad_id}"
         self.fingerprint = hashlib.sha256(definition + specials.encode()).hexdigest()
 
@@ -160,7 +160,7 @@ class HuggingFaceTokenizer:
     def _special_names(path: Path) -> dict[str, str]:
         config = path / "tokenizer_config.json"
         table = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-        # Older files spell a special token as an object.
+        # older files write a special token as an object
         return {
             key: value["content"] if isinstance(value, dict) else value
             for key, value in table.items()
@@ -174,11 +174,11 @@ class HuggingFaceTokenizer:
         return fallback if id_ is None else int(id_)
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of `text`, without BOS and EOS."""
+        """The ids of `text`, without BOS and EOS."""
         return list(self._model.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: list[int]) -> str:
-        """Return the text of `ids`, special tokens left out."""
+        """The text of `ids`, without special tokens."""
         return str(self._model.decode(ids, skip_special_tokens=True))
 
 
@@ -186,7 +186,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     """Load a tokenizer: 'byte', a SentencePiece model file, or a Hugging Face folder.
 
     Raises:
-        DataError: There is none at `path`.
+        DataError: There is no tokenizer at `path`.
     """
     if str(path) == "byte":
         return ByteTokenizer()

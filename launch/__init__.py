@@ -1,1 +1,1 @@
-"""Starting a run on this machine, on Slurm or on Kubernetes; imports no torch."""
+"""Launchers of a run: on this machine, on Slurm and on Kubernetes (imports no torch)."""

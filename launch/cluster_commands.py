@@ -1,4 +1,4 @@
-"""Running the programs of a cluster: sbatch, squeue, kubectl."""
+"""Calls of a cluster's programs: sbatch, squeue, kubectl."""
 
 import subprocess
 from collections.abc import Sequence
@@ -15,16 +15,19 @@ def call(
     timeout_s: float = TIMEOUT_S,
     errors_too: bool = False,
 ) -> str:
-    """Run a program without a shell; returns what it prints.
+    """Run a program without a shell.
 
     Args:
         command: Program and arguments.
-        text: What it reads from its standard input.
-        timeout_s: Longest time that it may take.
-        errors_too: Return its standard error, too: some answer there.
+        text: Standard input of the program.
+        timeout_s: Time limit of the program.
+        errors_too: Whether to return standard error, too: some programs answer there.
+
+    Returns:
+        The program's output.
 
     Raises:
-        LaunchError: It is not installed, takes too long, or fails; with its own words.
+        LaunchError: The program is not installed, takes too long, or fails; with its message.
     """
     try:
         result = subprocess.run(
@@ -37,6 +40,6 @@ def call(
     except subprocess.TimeoutExpired:
         raise LaunchError(f"{command[0]}: no answer within {timeout_s:.0f} s") from None
     if result.returncode:
-        words = (result.stderr or result.stdout).strip()
-        raise LaunchError(f"{command[0]} failed with status {result.returncode}: {words}")
+        message = (result.stderr or result.stdout).strip()
+        raise LaunchError(f"{command[0]} failed with status {result.returncode}: {message}")
     return result.stdout + result.stderr if errors_too else result.stdout

@@ -2,44 +2,50 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from launch.field_types import Environment, JobName
+from launch.field_types import Environment, JobName, Table
 from launch.kubernetes_config import KubernetesConfig
 from launch.slurm_config import SlurmConfig, time_limit_seconds
 
 
-class LaunchConfig(BaseModel):
-    """How the processes of a run are started, here and on other machines."""
+class LaunchConfig(Table):
+    """Number and environment of a run's processes, on this and on other machines."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    processes: int = Field(1, ge=1, description="Processes (ranks) on this machine.")
-    threads: int = Field(1, ge=1, description="CPU threads of each process.")
-    name: Annotated[JobName, Field(description="Of the job; empty: made of the output's path.")] = (
-        ""
-    )
-    nodes: int = Field(1, ge=1, description="Machines, under Slurm and Kubernetes.")
+    processes: int = Field(1, ge=1, description="Number of processes (ranks) on this machine.")
+    threads: int = Field(1, ge=1, description="CPU threads per process.")
+    name: Annotated[
+        JobName, Field(description="Name of the job; empty for one made from the output's path.")
+    ] = ""
+    nodes: int = Field(1, ge=1, description="Number of machines, under Slurm and Kubernetes.")
     min_nodes: int = Field(
-        0, ge=0, description="Machines that are enough to go on with when one is lost; 0: all."
+        0,
+        ge=0,
+        description="Minimum number of machines to continue with after some are lost; 0 for all.",
     )
     max_restarts: int = Field(
-        3, ge=0, description="Restarts of all ranks, without a new job, when one of them fails."
+        3, ge=0, description="Maximum number of restarts of all ranks within one job."
     )
     stop_lead_s: int = Field(
-        300, ge=10, description="Seconds that ranks have for saving before they are killed."
+        300, ge=10, description="Seconds that ranks have to save before they are killed."
     )
     port: int = Field(
-        0, ge=0, le=65535, description="Port of the rendezvous; 0: 29500, or by Slurm's job number."
+        0,
+        ge=0,
+        le=65535,
+        description="Port of the rendezvous; 0 for a free one on this machine, one derived from "
+        "the job number under Slurm, 29500 under Kubernetes.",
     )
     network_interface: str = Field(
-        "", pattern=r"^[A-Za-z0-9_.:^,-]*$", description="Interface that ranks talk through."
+        "", pattern=r"^[A-Za-z0-9_.:^,-]*$", description="Network interface between ranks."
     )
-    environment: Annotated[
-        Environment, Field(description="Further variables of the ranks; no secrets.")
-    ] = {}
-    slurm: SlurmConfig = Field(SlurmConfig(), description="Batch jobs.")
-    kubernetes: KubernetesConfig = Field(KubernetesConfig(), description="Manifests.")
+    environment: Environment = Field(
+        {}, description="Additional environment variables of the ranks, without secrets."
+    )
+    slurm: SlurmConfig = Field(SlurmConfig(), description="Options of Slurm jobs.")
+    kubernetes: KubernetesConfig = Field(
+        KubernetesConfig(), description="Options of Kubernetes manifests."
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> "LaunchConfig":
@@ -56,10 +62,10 @@ class LaunchConfig(BaseModel):
 
     @property
     def nnodes(self) -> str:
-        """Number of machines as torchrun takes it: N, or MIN:MAX."""
+        """Number of machines in torchrun's form: N, or MIN:MAX."""
         return f"{self.min_nodes}:{self.nodes}" if self.is_elastic else str(self.nodes)
 
     @property
     def is_elastic(self) -> bool:
-        """Whether the run may go on with fewer machines."""
+        """Whether the run may continue with fewer machines."""
         return self.min_nodes not in (0, self.nodes)

@@ -1,8 +1,8 @@
-"""The one exception that users of the launchers meet."""
+"""Exception of the launchers."""
 
 
 class LaunchError(ValueError):
-    """A run that cannot be launched as asked.
+    """Run that cannot be launched as configured.
 
-    The message names the key, file or program, what was found and what was expected.
+    The message names the key, file or program, the value found and the value expected.
     """

@@ -1,16 +1,16 @@
-"""Kinds of value that end up in batch scripts and manifests, and what each may hold.
+"""Types of configuration values in batch scripts and manifests, and their allowed characters.
 
-A value is either of a kind that needs no quoting anywhere (a name, a list of hosts) and refused
-otherwise, or it is free text (a path, an environment variable), and then every renderer quotes it.
+A value has either a type that needs no quoting anywhere (a name, a list of hosts; anything else is
+rejected), or it is free text (a path, an environment variable), which every renderer quotes.
 """
 
 import hashlib
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-# A DNS label short enough that Kubernetes can append an index to it and still have 63 characters.
+# DNS label, short enough that Kubernetes can append an index within 63 characters
 JOB_NAME = r"^[a-z]([a-z0-9-]{0,50}[a-z0-9])?$"
 DNS_SUBDOMAIN = r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?)?$"
 LABEL_VALUE = r"^([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?$"
@@ -19,7 +19,7 @@ LABEL_KEY = (
 )
 QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
 VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
-# One of the words between underscores.
+# names of variables that have one of these words, between underscores, are rejected
 SECRET_WORDS = {
     "APIKEY",
     "CREDENTIAL",
@@ -33,10 +33,16 @@ SECRET_WORDS = {
 }
 
 
+class Table(BaseModel):
+    """Base of all tables of a run file: frozen; rejects unknown keys, infinities and NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
 def _no_control(value: str) -> str:
-    found = re.search(r"[\x00-\x1f\x7f]", value)
-    if found:
-        raise ValueError(f"expected no control characters, found {found[0]!r} in {value!r}")
+    control = re.search(r"[\x00-\x1f\x7f]", value)
+    if control:
+        raise ValueError(f"expected no control characters, found {control[0]!r} in {value!r}")
     return value
 
 
@@ -46,8 +52,8 @@ def _environment(table: dict[str, str]) -> dict[str, str]:
             raise ValueError(f"expected names of letters, digits and underscores, found {name!r}")
         if not SECRET_WORDS.isdisjoint(name.upper().split("_")):
             raise ValueError(
-                f"{name} looks like a secret, and batch scripts and manifests are no place for "
-                "one: set it in the environment that submits (Slurm passes it on), or name a "
+                f"{name} looks like a secret, which must not be in batch scripts and manifests: "
+                "set it in the environment of the submission (Slurm forwards it), or name a "
                 "Secret in launch.kubernetes.secret"
             )
         if "\0" in value:
@@ -55,11 +61,11 @@ def _environment(table: dict[str, str]) -> dict[str, str]:
     return table
 
 
-# Slurm's own names (partition, account, host list): nothing that a shell or sbatch would act on.
+# Slurm's own names (partition, account, host list): nothing that a shell or sbatch interprets
 SlurmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@+-]*$")]
 SlurmList = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,&|()*\[\]-]*$")]
 HostPattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.,\[\]-]*[A-Za-z0-9\]])?$")]
-# One line of free text: quoted by every renderer.
+# one line of free text: quoted by every renderer
 Line = Annotated[str, AfterValidator(_no_control)]
 Variable = Annotated[str, Field(pattern=VARIABLE)]
 Environment = Annotated[dict[str, str], AfterValidator(_environment)]
@@ -71,11 +77,11 @@ Quantity = Annotated[str, Field(pattern=QUANTITY)]
 
 
 def name_of(text: str) -> str:
-    """A job name that Slurm and Kubernetes both take, made of any text (such as a path's end)."""
+    """A job name that Slurm and Kubernetes both accept, made from any text (such as a path)."""
     name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-0123456789")
     return name[:52].rstrip("-") or "run"
 
 
 def digest_of(text: str) -> str:
-    """Eight characters that tell texts apart, and that every name may hold."""
+    """A digest of a text, of eight characters that every name may contain."""
     return hashlib.sha256(text.encode()).hexdigest()[:8]

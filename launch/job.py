@@ -1,4 +1,4 @@
-"""What a launcher needs to know of a run: plain values, so that rendering is a pure function."""
+"""Description of a job for launchers: plain values, so that rendering is a pure function."""
 
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -7,21 +7,21 @@ from typing import NamedTuple
 from launch.config import LaunchConfig
 from launch.field_types import digest_of, name_of
 
-# Characters of a directory's name in that of a job: what operators append must fit in, too.
+# longest part of a job's name from a directory's name: suffixes of operators must fit, too
 MADE_OF_PATH = 39
 
 
 class Job(NamedTuple):
-    """One run, or one sweep of runs that differ in a few values.
+    """A run, or a sweep of runs that differ in a few values.
 
     Attributes:
         config: The `[launch]` table.
-        name: Of the job.
-        directory: Where scripts, run files and logs of the launch are kept, on the nodes' disk.
-        working_directory: Relative paths of the run start here.
-        python: The interpreter on the nodes.
-        run_files: The resolved runs as TOML; more than one is a sweep.
-        output: The run's directory.
+        name: Name of the job.
+        directory: Directory on the nodes for scripts, run files and logs of the launch.
+        working_directory: Directory where relative paths of the run start.
+        python: Python interpreter on the nodes.
+        run_files: Resolved runs as TOML; more than one is a sweep.
+        output: Directory of the run.
     """
 
     config: LaunchConfig
@@ -34,18 +34,18 @@ class Job(NamedTuple):
 
     @property
     def sweep(self) -> bool:
-        """Whether this is more than one run."""
+        """Whether the job has more than one run."""
         return len(self.run_files) > 1
 
     def run_file(self, task: int = 0) -> PurePosixPath:
-        """Where the resolved run of a task is kept."""
+        """Path of the resolved run of a task."""
         return self.directory / (f"run-{task}.toml" if self.sweep else "run.toml")
 
 
 def job_name(config: LaunchConfig, output: PurePosixPath) -> str:
-    """The configured name, or one made of the run's directory.
+    """The configured name, or one made from the run's directory.
 
-    Clusters take two jobs of one name for the same: the whole path is told by its digest.
+    It has a digest of the whole path, because clusters treat jobs of the same name as one job.
     """
     return (
         config.name or f"{name_of(output.name)[:MADE_OF_PATH].rstrip('-')}-{digest_of(str(output))}"

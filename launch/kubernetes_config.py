@@ -3,18 +3,27 @@
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from launch.field_types import LABEL_KEY, LabelKey, LabelValue, Line, Quantity, Subdomain, Variable
+from launch.field_types import (
+    LABEL_KEY,
+    LabelKey,
+    LabelValue,
+    Line,
+    Quantity,
+    Subdomain,
+    Table,
+    Variable,
+)
 
 Image = Annotated[str, Field(pattern=r"^([a-zA-Z0-9][a-zA-Z0-9._:/@-]*)?$")]
 Resource = Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$")]
-# What a TrainJob cannot say.
+# keys that a TrainJob has no field for: its runtime sets them
 FROM_RUNTIME = ("priority_class", "image_pull_policy", "backoff_limit", "keep_s")
 
 
 def _absolute(path: str) -> str:
-    """A path without `//`, `.` and a slash at its end: another spelling is no other mount."""
+    """A path without `//`, `.` and a final slash, so that each mount has one spelling."""
     parts = PurePosixPath(path).parts[1:]
     if not parts or ".." in parts:
         raise ValueError(f"expected a folder below / without '..', found {path!r}")
@@ -24,61 +33,69 @@ def _absolute(path: str) -> str:
 MountPath = Annotated[Line, Field(pattern=r"^/[^:]+$"), AfterValidator(_absolute)]
 
 
-class KubernetesConfig(BaseModel):
-    """How a run's pods ask for machines. Empty text leaves a choice to the cluster."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class KubernetesConfig(Table):
+    """Resources and placement of a run's pods; empty text leaves a choice to the cluster."""
 
     kind: Literal["job", "jobset", "trainjob", "pytorchjob"] = Field(
-        "job", description="A plain Indexed Job, or the object of an operator."
+        "job", description="Kind of the job: a plain Indexed Job, or the object of an operator."
     )
-    namespace: Annotated[Subdomain, Field(description="Namespace.")] = ""
-    image: Annotated[Image, Field(description="Image with Resonance in it; must be given.")] = ""
+    namespace: Annotated[Subdomain, Field(description="Namespace of all objects.")] = ""
+    image: Annotated[Image, Field(description="Image with Resonance in it; required.")] = ""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
-        "IfNotPresent", description="When nodes fetch the image."
+        "IfNotPresent", description="Policy by which nodes pull the image."
     )
-    image_pull_secret: Annotated[Subdomain, Field(description="Secret of the registry.")] = ""
-    python: Annotated[Line, Field(description="Python inside the image.")] = "python3"
+    image_pull_secret: Annotated[
+        Subdomain, Field(description="Secret with credentials for the image registry.")
+    ] = ""
+    python: Annotated[Line, Field(description="Python interpreter in the image.")] = "python3"
     runtime: Annotated[Subdomain, Field(description="ClusterTrainingRuntime of a TrainJob.")] = (
         "torch-distributed"
     )
     service_account: Annotated[Subdomain, Field(description="Service account of the pods.")] = ""
-    secret: Annotated[Subdomain, Field(description="Secret with credentials of the ranks.")] = ""
+    secret: Annotated[Subdomain, Field(description="Secret with credentials for the ranks.")] = ""
     secret_keys: tuple[Variable, ...] = Field(
-        ("WANDB_API_KEY",), description="Keys of the secret; each becomes a variable of its name."
+        ("WANDB_API_KEY",),
+        description="Keys of the secret; each becomes an environment variable of the same name.",
     )
     claim: Annotated[
-        Subdomain, Field(description="Volume claim for data and runs; must be given or sized.")
+        Subdomain,
+        Field(description="Volume claim for data and runs; required unless claim_size is set."),
     ] = ""
     claim_size: Annotated[str, Field(pattern=r"^([0-9]+(\.[0-9]+)?[KMGTP]i?)?$")] = Field(
-        "", description="Make the claim, of this size, and keep it; empty: it exists."
+        "", description="Size of a volume claim to create and keep; empty for one that exists."
     )
-    storage_class: Annotated[Subdomain, Field(description="Class of a claim that is made.")] = ""
+    storage_class: Annotated[
+        Subdomain, Field(description="Storage class of a claim that is created.")
+    ] = ""
     mount_path: Annotated[
-        MountPath, Field(description="Where the claim is mounted; relative paths start there.")
+        MountPath, Field(description="Mount point of the claim; relative paths start there.")
     ] = "/workspace"
     gpus_per_node: int = Field(
-        0, ge=0, description="GPUs of each pod, one rank each; 0: launch.processes ranks on CPUs."
+        0, ge=0, description="GPUs per pod, one rank each; 0 for launch.processes ranks on CPUs."
     )
-    gpu_resource: Annotated[Resource, Field(description="Name of the GPU resource.")] = (
+    gpu_resource: Annotated[Resource, Field(description="Resource name of the GPUs.")] = (
         "nvidia.com/gpu"
     )
-    cpu: Annotated[Quantity, Field(description="CPUs of each pod.")] = "4"
-    memory: Annotated[Quantity, Field(description="Memory of each pod, /dev/shm included.")] = (
-        "16Gi"
-    )
+    cpu: Annotated[Quantity, Field(description="CPUs per pod.")] = "4"
+    memory: Annotated[Quantity, Field(description="Memory per pod, /dev/shm included.")] = "16Gi"
     shm: Annotated[Quantity, Field(description="Size of /dev/shm.")] = "2Gi"
-    user: int = Field(1000, ge=1, description="User and group of the processes; never root.")
-    queue: Literal["none", "kueue", "volcano"] = Field("none", description="Who admits the job.")
+    user: int = Field(1000, ge=1, description="User and group ID of the processes; never root.")
+    queue: Literal["none", "kueue", "volcano"] = Field(
+        "none", description="Queueing system that admits the job."
+    )
     queue_name: Annotated[LabelValue, Field(description="Name of the queue.")] = ""
-    priority_class: Annotated[Subdomain, Field(description="Priority class.")] = ""
-    node_selector: dict[LabelKey, LabelValue] = Field({}, description="Labels of the nodes.")
-    tolerations: tuple[LabelKey, ...] = Field((), description="Taint keys that are tolerated.")
+    priority_class: Annotated[Subdomain, Field(description="Priority class of the pods.")] = ""
+    node_selector: dict[LabelKey, LabelValue] = Field(
+        {}, description="Labels that nodes must have."
+    )
+    tolerations: tuple[LabelKey, ...] = Field((), description="Keys of tolerated taints.")
     topology_key: Annotated[
-        str, Field(pattern=f"{LABEL_KEY}|^$", description="Node label that pods should share.")
+        str, Field(pattern=f"{LABEL_KEY}|^$", description="Node label whose value all pods share.")
     ] = ""
-    backoff_limit: int = Field(10, ge=0, description="Pods that may fail before the job does.")
-    keep_s: int = Field(604_800, ge=0, description="Seconds that an ended job is kept.")
+    backoff_limit: int = Field(
+        10, ge=0, description="Number of pods that may fail before the job fails."
+    )
+    keep_s: int = Field(604_800, ge=0, description="Seconds that a finished job is kept.")
 
     @model_validator(mode="after")
     def _fits_together(self) -> "KubernetesConfig":
@@ -102,14 +119,14 @@ class KubernetesConfig(BaseModel):
         return self
 
     def _fits_trainjob(self) -> None:
-        """Refuse what the API of a TrainJob has no field for."""
+        """Reject keys that the API of a TrainJob has no field for."""
         for key in FROM_RUNTIME:
             if key == "priority_class" and self.queue == "kueue":
-                # a label says it to Kueue
+                # Kueue reads it from a label
                 continue
-            found, expected = getattr(self, key), type(self).model_fields[key].default
-            if found != expected:
+            value, default = getattr(self, key), type(self).model_fields[key].default
+            if value != default:
                 raise ValueError(
-                    f"a TrainJob has the {key} of its runtime: expected {expected!r}, found "
-                    f"{found!r}; set it in the ClusterTrainingRuntime, or choose another kind"
+                    f"a TrainJob has the {key} of its runtime: expected {default!r}, found "
+                    f"{value!r}; set it in the ClusterTrainingRuntime, or choose another kind"
                 )

@@ -1,7 +1,7 @@
 """`python -m launch.liveness FILE SECONDS`: exit with 0 if the file was touched within that time.
 
-Kubernetes' probes run it. `pretrain.runtime.torchrun_agent` touches the file as long as
-it watches its ranks.
+Kubernetes' probes run it. `pretrain.runtime.torchrun_agent` touches the file while it monitors its
+ranks.
 """
 
 import os
@@ -13,30 +13,30 @@ HEARTBEAT = "RESONANCE_HEARTBEAT"
 
 
 def touch() -> None:
-    """Give a sign of life, where the environment asks for one."""
+    """Touch the heartbeat file, if the environment names one."""
     path = os.environ.get(HEARTBEAT)
     if path:
         Path(path).touch()
 
 
 def silence_s(file: Path) -> float:
-    """Seconds since the last sign of life.
+    """Seconds since the last heartbeat.
 
     Raises:
-        FileNotFoundError: There was none yet.
+        FileNotFoundError: There was no heartbeat yet.
     """
     return time.time() - file.stat().st_mtime
 
 
 def main() -> None:
-    """Says on standard error what is wrong, for the events of a pod."""
+    """Check the file of the command line; standard error goes into the events of a pod."""
     file, limit_s = Path(sys.argv[1]), float(sys.argv[2])
     try:
         silence = silence_s(file)
     except FileNotFoundError:
-        sys.exit(f"{file}: no sign of life yet")
+        sys.exit(f"{file}: no heartbeat yet")
     if silence > limit_s:
-        sys.exit(f"{file}: last sign of life {silence:.0f} s ago; expected at most {limit_s:.0f} s")
+        sys.exit(f"{file}: last heartbeat {silence:.0f} s ago; expected at most {limit_s:.0f} s")
 
 
 if __name__ == "__main__":

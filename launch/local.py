@@ -1,4 +1,4 @@
-"""Starting the ranks of a run on this machine."""
+"""Start of the ranks of a run on this machine."""
 
 import sys
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ def local_command(run_file: Path, config: LaunchConfig, arguments: Sequence[str]
 
     Args:
         run_file: The run's TOML file.
-        config: Number of processes, and the port where they meet if it is not to be any.
+        config: Number of processes, and the port of their rendezvous if it is configured.
         arguments: Further arguments of `resonance pretrain`.
     """
     rendezvous = ["--standalone"]
@@ -31,7 +31,7 @@ def local_command(run_file: Path, config: LaunchConfig, arguments: Sequence[str]
 
 
 def rank_environment(config: LaunchConfig) -> dict[str, str]:
-    """What the ranks' environment holds beyond the one that they inherit."""
+    """Environment variables of the ranks, in addition to those that they inherit."""
     environment = {"OMP_NUM_THREADS": str(config.threads)}
     if config.network_interface:
         environment["GLOO_SOCKET_IFNAME"] = config.network_interface

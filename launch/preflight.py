@@ -1,4 +1,4 @@
-"""What would stop a run, found before it is submitted. Every finding says what to do about it."""
+"""Checks before a run is submitted; every finding that would stop it has a remedy."""
 
 import contextlib
 import os
@@ -15,13 +15,13 @@ from launch.versions import unmet_requirements
 
 
 class Finding(NamedTuple):
-    """One line of the report.
+    """Result of one check.
 
     Attributes:
         level: `bad` stops a submission, `warn` does not.
-        subject: What was looked at.
-        text: What was found.
-        remedy: What to do; empty when all is well.
+        subject: Name of what was checked.
+        text: Description of its state.
+        remedy: Instruction for the user; empty if all is well.
     """
 
     level: Literal["ok", "warn", "bad"]
@@ -31,12 +31,12 @@ class Finding(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How long a run takes.
+    """Remaining work of a run.
 
     Attributes:
-        steps: That remain.
-        seconds_per_step: Measured by an earlier part of the run; None: not known.
-        jobs: In the chain.
+        steps: Remaining steps.
+        seconds_per_step: Time per step in an earlier part of the run; None if unknown.
+        jobs: Number of jobs in the chain.
     """
 
     steps: int
@@ -45,12 +45,13 @@ class Plan(NamedTuple):
 
 
 def report(findings: list[Finding]) -> str:
-    """A line per finding, and its remedy below it."""
+    """Text for a terminal: a line per finding, and below it the remedy."""
+    width = max([12, *(len(finding.subject) for finding in findings)])
     lines = []
     for finding in findings:
-        lines.append(f"{finding.level:<4} {finding.subject:<12} {finding.text}")
+        lines.append(f"{finding.level:<4} {finding.subject:<{width}} {finding.text}")
         if finding.remedy:
-            lines.append(f"     {'':<12} -> {finding.remedy}")
+            lines.append(f"     {'':<{width}} -> {finding.remedy}")
     return "\n".join(lines)
 
 
@@ -58,8 +59,8 @@ def check_output(output: Path, needed_bytes: int | None) -> Iterator[Finding]:
     """Whether a run can write its checkpoints.
 
     Args:
-        output: The run's directory; need not exist.
-        needed_bytes: That its checkpoints will take, beyond those that are there; None: unknown.
+        output: Directory of the run; need not exist.
+        needed_bytes: Size of the checkpoints still to be written; None if unknown.
     """
     existing = next(path for path in (output, *output.parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
@@ -67,7 +68,7 @@ def check_output(output: Path, needed_bytes: int | None) -> Iterator[Finding]:
             "bad",
             "output",
             f"{existing} cannot be written",
-            "choose another train.output, or ask for the right to write there",
+            "choose another train.output, or get permission to write there",
         )
         return
     yield Finding("ok", "output", f"{existing} can be written")
@@ -76,14 +77,14 @@ def check_output(output: Path, needed_bytes: int | None) -> Iterator[Finding]:
         yield Finding(
             "warn",
             "disk",
-            f"{free / 2**30:.1f} GiB free; the size of a checkpoint is not known here",
+            f"{free / 2**30:.1f} GiB free; the size of a checkpoint is unknown here",
             "check where PyTorch is installed",
         )
     elif free < needed_bytes:
         yield Finding(
             "bad",
             "disk",
-            f"{free / 2**30:.2f} GiB free at {existing}; checkpoints to come need "
+            f"{free / 2**30:.2f} GiB free at {existing}; future checkpoints need "
             f"{needed_bytes / 2**30:.2f} GiB",
             "lower checkpoint.keep_last, raise checkpoint.keep_every, free space, or choose "
             "another train.output",
@@ -97,13 +98,13 @@ def check_time(slurm: SlurmConfig, stop_lead_s: int, plan: Plan, now: datetime) 
     """Whether the planned steps fit into the time limit of the jobs and before the deadline."""
     limit_s = time_limit_seconds(slurm.time_limit)
     if slurm.deadline:
-        left = (datetime.strptime(slurm.deadline, "%Y-%m-%dT%H:%M:%S") - now).total_seconds()
-        if left < limit_s:
+        left_s = (datetime.strptime(slurm.deadline, "%Y-%m-%dT%H:%M:%S") - now).total_seconds()
+        if left_s < limit_s:
             return Finding(
                 "bad",
                 "time",
                 f"launch.slurm.deadline {slurm.deadline} is "
-                + ("past" if left <= 0 else f"in {left:.0f} s, before the time limit ends"),
+                + ("past" if left_s <= 0 else f"in {left_s:.0f} s, before the time limit ends"),
                 "choose a later deadline or a shorter launch.slurm.time_limit",
             )
     if plan.seconds_per_step is None:
@@ -112,11 +113,11 @@ def check_time(slurm: SlurmConfig, stop_lead_s: int, plan: Plan, now: datetime) 
             "time",
             f"no step has been timed yet, so {plan.steps} steps cannot be compared with a limit "
             f"of {slurm.time_limit}",
-            "jobs are requeued at the limit and go on; time a few steps to know how often",
+            "jobs are requeued at the limit and resume; time a few steps to know how often",
         )
-    needed = plan.steps * plan.seconds_per_step
-    jobs = max(1, -(-int(needed) // (limit_s - stop_lead_s)))
-    text = f"{plan.steps} steps of {plan.seconds_per_step:.2f} s need {needed / 3600:.1f} h"
+    needed_s = plan.steps * plan.seconds_per_step
+    jobs = max(1, -(-int(needed_s) // (limit_s - stop_lead_s)))
+    text = f"{plan.steps} steps of {plan.seconds_per_step:.2f} s need {needed_s / 3600:.1f} h"
     # nothing is requeued in a chain
     jobs_to_run = plan.jobs if plan.jobs > 1 else 1 + slurm.max_requeues
     if jobs > jobs_to_run:
@@ -132,7 +133,7 @@ def check_time(slurm: SlurmConfig, stop_lead_s: int, plan: Plan, now: datetime) 
 def check_port(port: int) -> Finding:
     """Whether the port of the rendezvous can be used on this machine."""
     if port == 0:
-        return Finding("ok", "port", "chosen at the start")
+        return Finding("ok", "port", "chosen when the run starts")
     with contextlib.closing(socket.socket()) as probe:
         try:
             probe.bind(("", port))
@@ -147,17 +148,17 @@ def check_port(port: int) -> Finding:
 
 
 def check_versions(package: str) -> Finding:
-    """Whether the libraries that a package asks for are installed here."""
+    """Whether the libraries that a package requires are installed here."""
     unmet = list(unmet_requirements(package))
     if unmet:
         return Finding("bad", "versions", "; ".join(unmet), "make setup")
-    return Finding("ok", "versions", f"every library is what {package} asks for")
+    return Finding("ok", "versions", f"every library meets the requirements of {package}")
 
 
-def judged(subject: str, work: Iterator[str], remedy: str) -> Finding:
-    """A finding of work that yields what it found, and raises LaunchError when that is bad."""
+def judged(subject: str, check: Iterator[str], remedy: str) -> Finding:
+    """The finding of a check that yields descriptions, or raises LaunchError if all is not well."""
     try:
-        text = "; ".join(work)
+        text = "; ".join(check)
     except LaunchError as error:
         return Finding("bad", subject, str(error), remedy)
     return Finding("ok", subject, text)

@@ -1,4 +1,4 @@
-"""`jobs.jsonl` in a launch directory: what has been submitted for a run, and where."""
+"""`jobs.jsonl` in a launch directory: the submissions of a run."""
 
 import json
 from pathlib import Path
@@ -10,12 +10,12 @@ NAME = "jobs.jsonl"
 
 
 class Submitted(NamedTuple):
-    """One submission.
+    """Submission of a run.
 
     Attributes:
-        launcher: Where to.
+        launcher: Cluster that it was submitted to.
         job: Slurm's job number, or KIND/NAME of a Kubernetes object.
-        namespace: The Kubernetes namespace; empty: the current one, or Slurm.
+        namespace: Kubernetes namespace; empty for the current one, and for Slurm.
     """
 
     launcher: Literal["slurm", "kubernetes"]
@@ -24,13 +24,13 @@ class Submitted(NamedTuple):
 
 
 def note(directory: Path, submitted: Submitted) -> None:
-    """Append one submission."""
+    """Append a submission."""
     with (directory / NAME).open("a", encoding="utf-8") as file:
         file.write(json.dumps(submitted._asdict()) + "\n")
 
 
 def read(directory: Path) -> list[Submitted]:
-    """Every submission, oldest first.
+    """All submissions, oldest first.
 
     Raises:
         LaunchError: Nothing has been submitted, or the file is damaged.

@@ -1,17 +1,17 @@
-"""The command that starts the ranks of one machine: the same wherever a run is launched."""
+"""Command that starts the ranks of one machine, the same for every launcher."""
 
 import os
 from collections.abc import Sequence
 from pathlib import PurePath
 
-# A run's ranks exit with it when they were asked to stop and have saved: put the run back into the
-# queue, and start it again with --auto-resume.
+# exit status of ranks that saved after a request to stop: requeue the run, and start it again with
+# --auto-resume
 REQUEUE_STATUS = os.EX_TEMPFAIL
-# And with this one when it is no use to start again: not by torchrun, not by a cluster.
+# exit status of ranks that would fail the same way again: no restart by torchrun or a cluster
 GIVE_UP_STATUS = os.EX_CONFIG
-# And with this one when another rank is gone: their own machine is not to blame.
+# exit status of ranks that lost contact with another rank: their own machine is not the cause
 LOST_CONTACT_STATUS = os.EX_UNAVAILABLE
-# Names the file in which `pretrain.runtime.torchrun_agent` notes the machine whose rank failed.
+# variable with the file in which `pretrain.runtime.torchrun_agent` records machines of failed ranks
 FAILURE_LOG = "RESONANCE_FAILURE_LOG"
 
 
@@ -24,14 +24,14 @@ def torchrun_command(
     max_restarts: int,
     arguments: Sequence[str] = (),
 ) -> list[str]:
-    """torchrun on one machine, running `resonance pretrain` in every rank.
+    """The torchrun command of one machine, with `resonance pretrain` in every rank.
 
     Args:
-        python: The interpreter there.
-        rendezvous: torchrun's arguments that say how machines find each other.
-        run_file: The run as the machine sees it.
-        processes: Ranks on the machine.
-        max_restarts: Failures of a rank after which torchrun gives up.
+        python: Python interpreter on the machine.
+        rendezvous: Arguments by which torchrun finds the other machines.
+        run_file: Path of the run file on the machine.
+        processes: Number of ranks on the machine.
+        max_restarts: Number of restarts after which torchrun gives up.
         arguments: Further arguments of `resonance pretrain`.
     """
     return [

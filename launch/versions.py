@@ -10,29 +10,29 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-# What ranks exchange data through, or what a checkpoint's bytes depend on.
+# libraries through which ranks exchange data, or on which the bytes of a checkpoint depend
 LIBRARIES = ("torch", "deepspeed", "numpy", "safetensors", "tokenizers", "sentencepiece")
 PACKAGES = ("data_pipeline", "kernels", "launch", "pretrain", "spectral")
 REMEDY = "install Resonance on a disk that all nodes share, or use a container"
 
 
 def versions() -> dict[str, str]:
-    """Of this machine; a library that is missing has the version `none`."""
-    found = {
+    """Versions on this machine; a missing library has the version `none`."""
+    table = {
         "host": socket.gethostname(),
         "python": platform.python_version(),
         "resonance": _source_digest(Path(__file__).parents[1]),
     }
     for name in LIBRARIES:
         try:
-            found[name] = importlib.metadata.version(name)
+            table[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "none"
-    return found
+            table[name] = "none"
+    return table
 
 
 def differences(here: Mapping[str, str], others: Sequence[Mapping[str, str]]) -> Iterator[str]:
-    """A line per machine and library that is not the version of this machine."""
+    """Lines that name a machine and a library whose version differs from this machine's."""
     for other in others:
         for name, version in here.items():
             if name != "host" and other.get(name) != version:
@@ -40,7 +40,7 @@ def differences(here: Mapping[str, str], others: Sequence[Mapping[str, str]]) ->
 
 
 def _source_digest(root: Path) -> str:
-    """Of every source file of Resonance: its version number stays while it is being worked on."""
+    """Digest of all source files: the version number does not change during development."""
     digest = hashlib.sha256()
     for file in sorted(file for name in PACKAGES for file in (root / name).rglob("*.py")):
         digest.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes())
@@ -48,17 +48,17 @@ def _source_digest(root: Path) -> str:
 
 
 def unmet_requirements(package: str) -> Iterator[str]:
-    """A line per installed library that is not what a package asks for."""
+    """Lines that name an installed library that does not meet a package's requirements."""
     for text in importlib.metadata.requires(package) or ():
         requirement = Requirement(text)
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         try:
-            found = importlib.metadata.version(requirement.name)
+            version = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
-            found = "none"
-        if found == "none" or not requirement.specifier.contains(found, prereleases=True):
-            yield f"{requirement.name} {found}; expected {requirement.specifier}"
+            version = "none"
+        if version == "none" or not requirement.specifier.contains(version, prereleases=True):
+            yield f"{requirement.name} {version}; expected {requirement.specifier}"
 
 
 if __name__ == "__main__":

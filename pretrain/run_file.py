@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pretrain.config import RunConfig
 from pretrain.errors import RunError
 from spectral.presets import PRESETS
+from spectral.upgrade import nested_keys
 
 
 def load_run(path: Path) -> RunConfig:
@@ -20,13 +21,34 @@ def load_run(path: Path) -> RunConfig:
     Raises:
         RunError: The file is missing, not TOML, or not a run; the message names each key.
     """
+    table = _read_toml(path)
+    _expand_preset(table, path)
+    return _validated(table, path)
+
+
+def load_saved_run(checkpoint: Path) -> RunConfig:
+    """The run that a checkpoint was written by; also one of version 0.1, whose keys were flat.
+
+    Raises:
+        RunError: As `load_run`.
+    """
+    path = checkpoint / "run.toml"
+    table = _read_toml(path)
+    if isinstance(table.get("model"), dict):
+        table["model"] = nested_keys(table["model"])
+    return _validated(table, path)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunError(f"{path}: no such run file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RunError(f"{path}: not a TOML file: {error}") from error
-    _expand_preset(table, path)
+
+
+def _validated(table: dict[str, Any], path: Path) -> RunConfig:
     try:
         return RunConfig.model_validate(table)
     except ValidationError as error:
@@ -41,7 +63,12 @@ def _expand_preset(table: dict[str, Any], path: Path) -> None:
     name = model.pop("preset")
     if not isinstance(name, str) or name not in PRESETS:
         raise RunError(f"{path}: model.preset is {name!r}; expected one of {', '.join(PRESETS)}")
-    table["model"] = PRESETS[name].model.model_dump() | model
+    preset = PRESETS[name].model.model_dump()
+    for key, value in model.items():
+        # a nested table changes the keys that it has
+        nested = isinstance(value, dict) and isinstance(preset.get(key), dict)
+        preset[key] = preset[key] | value if nested else value
+    table["model"] = preset
 
 
 def dump_run(run: RunConfig) -> str:

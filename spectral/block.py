@@ -6,9 +6,22 @@ Shape letters: B batch, T time (tokens), D channels.
 from torch import Tensor, nn
 
 from spectral.config import ModelConfig
-from spectral.feed_forward.build import build_feed_forward
-from spectral.mixers.build import State, build_mixer
+from spectral.feed_forward.experts import ExpertsFeedForward
+from spectral.feed_forward.mlp import FrequencyFeedForward, GatedFeedForward
+from spectral.layout import Layout
+from spectral.mixers.base import MixerState
+from spectral.mixers.build import build_mixer
 from spectral.mixers.context import SequenceContext
+
+FeedForward = GatedFeedForward | FrequencyFeedForward | ExpertsFeedForward
+
+
+def build_feed_forward(config: ModelConfig) -> FeedForward:
+    """The feed-forward of every block."""
+    if config.feed_forward == "experts":
+        return ExpertsFeedForward(config.dim, config.ffn_dim, config.experts)
+    kind = FrequencyFeedForward if config.feed_forward == "frequency" else GatedFeedForward
+    return kind(config.dim, config.ffn_dim)
 
 
 class Block(nn.Module):
@@ -34,32 +47,35 @@ class Block(nn.Module):
         self.feed_forward.reset_parameters(*self._feed_forward_std)
 
     def forward(
-        self, x_BTD: Tensor, context: SequenceContext, state: State | None = None
-    ) -> tuple[Tensor, State, Tensor | None]:
-        """Whole sequence; returns the output, the memory after it, and weighted auxiliary losses.
+        self, x_BTD: Tensor, context: SequenceContext, state: MixerState | None = None
+    ) -> tuple[Tensor, MixerState, Tensor | None]:
+        """Whole sequence.
 
-        These are the gates' and the router's; None if there are neither.
+        Returns:
+            (x_BTD, state after the last token, weighted auxiliary losses of gates and router; None
+            if there are neither).
         """
         y_BTD, state, gates = self.mixer(self.mixer_norm(x_BTD), context, state)
         x_BTD = x_BTD + y_BTD
-        y_BTD, auxiliary = self._feed(x_BTD)
+        y_BTD, auxiliary = self._feed(x_BTD, context.layout)
         if gates is not None:
-            weighted = self.config.entropy_weight * gates.entropy
-            weighted = weighted + self.config.consistency_weight * gates.consistency
+            weighted = self.config.gates.entropy_weight * gates.entropy
+            weighted = weighted + self.config.gates.consistency_weight * gates.consistency
             auxiliary = weighted if auxiliary is None else auxiliary + weighted
         return x_BTD + y_BTD, state, auxiliary
 
-    def step(self, x_BD: Tensor, context: SequenceContext, state: State) -> tuple[Tensor, State]:
+    def step(
+        self, x_BD: Tensor, context: SequenceContext, state: MixerState
+    ) -> tuple[Tensor, MixerState]:
         """One token; equal to `forward` on the whole sequence."""
         y_BD, state = self.mixer.step(self.mixer_norm(x_BD), context, state)
         x_BD = x_BD + y_BD
-        return x_BD + self._feed(x_BD)[0], state
+        return x_BD + self._feed(x_BD, context.layout)[0], state
 
-    def _feed(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Norm and feed-forward; its router's weighted losses, if it has one."""
+    def _feed(self, x: Tensor, layout: Layout) -> tuple[Tensor, Tensor | None]:
+        """Norm and feed-forward; the router's weighted losses, if there is one."""
         x = self.feed_forward_norm(x)
-        if self.config.feed_forward != "experts":
-            return self.feed_forward(x), None
-        y, balance, router_z = self.feed_forward(x)
-        config = self.config
-        return y, config.balance_weight * balance + config.router_z_weight * router_z
+        if self.config.feed_forward == "experts":
+            y, losses = self.feed_forward(x, layout)
+            return y, losses
+        return self.feed_forward(x), None

@@ -3,7 +3,7 @@
 Shape letters: B batch, T time (tokens), D channels, V vocabulary.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple, cast
 
 import torch
@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from kernels.linear_cross_entropy.op import linear_cross_entropy
 from spectral.block import Block
 from spectral.config import ModelConfig
 from spectral.embedding import HarmonicEmbedding, TableEmbedding
@@ -24,9 +23,9 @@ from spectral.input_checks import (
     check_tokens,
     check_vocabulary,
 )
-from spectral.mixers.build import State
+from spectral.layout import SINGLE_DEVICE, Layout
+from spectral.mixers.base import MixerState
 from spectral.mixers.context import sequence_context
-from spectral.sequence.span import WHOLE, Span
 
 
 class LMState(NamedTuple):
@@ -38,7 +37,7 @@ class LMState(NamedTuple):
     """
 
     position: int
-    layers: tuple[State, ...]
+    layers: tuple[MixerState, ...]
 
 
 class LMLoss(NamedTuple):
@@ -66,9 +65,7 @@ class SpectralLM(nn.Module):
         self.config = config
         # recompute each block in the backward pass instead of keeping its activations
         self.activation_checkpointing = False
-        self.span: Span = WHOLE
-        # (x_ND, table_VD, labels_N) -> summed loss
-        self.cross_entropy: Callable[..., Tensor] = linear_cross_entropy
+        self.layout: Layout = SINGLE_DEVICE
         kind = HarmonicEmbedding if config.embedding == "harmonic" else TableEmbedding
         self.embedding = kind(config.vocab_size, config.dim)
         blocks = [Block(config, layer) for layer in range(config.num_layers)]
@@ -117,8 +114,13 @@ class SpectralLM(nn.Module):
         x_BTD, _, auxiliary = self._hidden(tokens_BT, segment_ids_BT, None)
         if labels_BT is None:
             return F.linear(x_BTD, self.embedding.table())
-        nll = self.cross_entropy(x_BTD.flatten(0, 1), self.embedding.table(), labels_BT.flatten())
+        nll = self.summed_loss(x_BTD, labels_BT)
         return LMLoss(nll, auxiliary)
+
+    def summed_loss(self, x_BTD: Tensor, labels_BT: Tensor) -> Tensor:
+        """Negative log-likelihood in nats, summed over the tokens of normalised hidden states."""
+        table_VD = self.embedding.table()
+        return self.layout.cross_entropy(x_BTD.flatten(0, 1), table_VD, labels_BT.flatten())
 
     def prefill(
         self,
@@ -171,7 +173,7 @@ class SpectralLM(nn.Module):
 
     def _tokens_to_chunk_end(self, state: LMState | None, num_tokens: int) -> int:
         """How many tokens come before gates can look at a chunk's beginning again."""
-        if state is None or not uses_gates(self.config):
+        if state is None or not uses_gates(self.config.gates):
             return 0
         return min(-state.position % self.config.conv_chunk, num_tokens)
 
@@ -180,7 +182,7 @@ class SpectralLM(nn.Module):
     ) -> tuple[Tensor, LMState, Tensor]:
         check_tokens(tokens_BT, 2)
         T = tokens_BT.shape[1]
-        position = self.span.position(T) if state is None else state.position
+        position = self.layout.span.position(T) if state is None else state.position
         x_BTD = self._embed(tokens_BT)
         if x_BTD.dtype in (torch.bfloat16, torch.float16):
             raise ValueError(
@@ -197,7 +199,7 @@ class SpectralLM(nn.Module):
         num_tokens: int,
         segment_ids_BT: Tensor | None,
         state: LMState | None = None,
-    ) -> tuple[Tensor, tuple[State, ...], Tensor]:
+    ) -> tuple[Tensor, tuple[MixerState, ...], Tensor]:
         """The blocks that this model has, one after the other.
 
         Args:
@@ -211,19 +213,22 @@ class SpectralLM(nn.Module):
             (x_BTD, the blocks' states after the last token, weighted auxiliary losses).
         """
         context = sequence_context(
-            self.config, self.span, x_BTD, position, num_tokens, segment_ids_BT
+            self.config, self.layout, x_BTD, position, num_tokens, segment_ids_BT
         )
         states = []
         auxiliary = x_BTD.new_zeros(())
         for layer, block in enumerate(self.blocks):
             past = None if state is None else state.layers[layer]
+            if self.training:
+                # outside of what is recomputed, which restores the random state it began with
+                self.layout.rng.start_layer(layer)
             if self.activation_checkpointing and self.training:
-                x_BTD, after, own = checkpoint(block, x_BTD, context, past, use_reentrant=False)
+                x_BTD, after, losses = checkpoint(block, x_BTD, context, past, use_reentrant=False)
             else:
-                x_BTD, after, own = block(x_BTD, context, past)
+                x_BTD, after, losses = block(x_BTD, context, past)
             states.append(after)
-            if own is not None:
-                auxiliary = auxiliary + own
+            if losses is not None:
+                auxiliary = auxiliary + losses
         return x_BTD, tuple(states), auxiliary
 
     def step(self, tokens_B: Tensor, state: LMState) -> tuple[Tensor, LMState]:
@@ -243,7 +248,7 @@ class SpectralLM(nn.Module):
         check_tokens(tokens_B, 1)
         _check_rows(state, tokens_B)
         x_BD = self._embed(tokens_B)
-        context = sequence_context(self.config, self.span, x_BD, state.position, 1, None)
+        context = sequence_context(self.config, self.layout, x_BD, state.position, 1, None)
         states = []
         for layer, block in enumerate(self.blocks):
             x_BD, after = cast(Block, block).step(x_BD, context, state.layers[layer])

@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from kernels.linear_cross_entropy.op import linear_cross_entropy
 from spectral.config import ModelConfig
+from spectral.layout import Layout
 from spectral.lm import SpectralLM
 
 
@@ -55,7 +56,7 @@ class Spectral(nn.Module):
         } | changes
         values["conv_heads"] = [heads * size.num_heads // 4 for heads in values["conv_heads"]]
         self.model = SpectralLM(ModelConfig.model_validate(values))
-        self.model.cross_entropy = labelled_cross_entropy
+        self.model.layout = Layout(cross_entropy=labelled_cross_entropy)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """Logits [B, T, V]."""

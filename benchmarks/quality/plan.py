@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from spectral.config import ModelConfig
-from spectral.gate_keys import SELECTION_PARTS
+from spectral.gates.keys import SELECTION_PARTS
 from spectral.layer_pattern import head_mixture
 
 CORPORA = ("techdocs", "eltec_eng")
@@ -75,12 +75,12 @@ PLAIN = "plain"
 LARGE_RATES = {"spectral": (1 / 2,), "transformer": (1 / 2, 1 / 4)}
 RECALL_SETTINGS = ((64, 4), (128, 8))
 
-_FFT = {"mixers": ("heads", "fft"), "fft_chunk": 128}
+_FFT: dict[str, Any] = {"mixers": ("heads", "fft"), "fft": {"chunk": 128}}
 
 
 def _selection_without(part: str) -> dict[str, Any]:
     parts = tuple(name for name in SELECTION_PARTS if name != part)
-    return {"bin_selection": True, "selection_parts": parts}
+    return {"gates": {"selection": True, "selection_parts": parts}}
 
 
 # the default that the ablations led to, as changes of the plain model
@@ -89,17 +89,17 @@ DEFAULT: dict[str, Any] = {"conv_heads": head_mixture(ModelConfig())}
 # changes of the plain model; None changes the code, not the configuration
 ABLATIONS: dict[str, dict[str, Any] | None] = {
     PLAIN: {},
-    "B1 band gates": {"band_gates": True},
-    "B2 soft thresholds": {"soft_threshold": True},
-    "B3 phase functions": {"phase_functions": True},
-    "B4 cross-head network": {"cross_head": True},
-    "B5 entropy loss 0.01": {"entropy_weight": 0.01},
-    "B6 frequency dropout 0.1": {"frequency_dropout": 0.1},
-    "B7 spectral residual, with B1": {"band_gates": True, "gate_residual": True},
-    "B8 magnitude mixing": {"magnitude_mixing": True},
+    "B1 band gates": {"gates": {"bands": True}},
+    "B2 soft thresholds": {"gates": {"soft_threshold": True}},
+    "B3 phase functions": {"gates": {"phase_functions": True}},
+    "B4 cross-head network": {"gates": {"cross_head": True}},
+    "B5 entropy loss 0.01": {"gates": {"entropy_weight": 0.01}},
+    "B6 frequency dropout 0.1": {"gates": {"frequency_dropout": 0.1}},
+    "B7 spectral residual, with B1": {"gates": {"bands": True, "residual": True}},
+    "B8 magnitude mixing": {"gates": {"magnitude_mixing": True}},
     # without a gate the read-out equals the carried state, and the loss is zero
-    "B10 consistency loss 0.1, with B1": {"band_gates": True, "consistency_weight": 0.1},
-    "C adaptive selection": {"bin_selection": True},
+    "B10 consistency loss 0.1, with B1": {"gates": {"bands": True, "consistency_weight": 0.1}},
+    "C adaptive selection": {"gates": {"selection": True}},
     "C without C1 importance network": _selection_without("importance"),
     "C without C2 scales": _selection_without("scales"),
     "C without C3 Gumbel noise": _selection_without("noise"),
@@ -107,8 +107,8 @@ ABLATIONS: dict[str, dict[str, Any] | None] = {
     "C without C5 adaptive share": _selection_without("adaptive_share"),
     "C without C6 head ranges": _selection_without("head_ranges"),
     "A1-A4 FFT in every other layer": _FFT,
-    "A without A3 bands": _FFT | {"fft_bands": 1},
-    "A without A4 queries and keys": _FFT | {"fusion_dim": 1},
+    "A without A3 bands": _FFT | {"fft": {"chunk": 128, "bands": 1}},
+    "A without A4 queries and keys": _FFT | {"fft": {"chunk": 128, "fusion_dim": 1}},
     "A5 wavelets in every other layer": {"mixers": ("heads", "wavelet")},
     "D2 no rotary phases": None,
     "D3 frequency feed-forward": {"feed_forward": "frequency"},

@@ -1,8 +1,8 @@
-"""`resonance data build`: sources to shards, in parallel, continued after any interruption.
+"""`resonance data build`: sources to shards, in parallel, resumable after any interruption.
 
-Three stages: parts of the corpus are read and cleaned (`extract`), documents are chosen and cut
+Three stages: parts of the corpus are read and cleaned (`extract`), documents are chosen and divided
 into shards (`planning`), shards are tokenized and written (`shard_writer`). What a stage has
-finished lies in `.work` under its final name, so the next run goes on from there.
+finished has its final name in `.work`, so the next run resumes from there.
 """
 
 import contextlib
@@ -12,19 +12,18 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
-from data_pipeline.storage.atomic import (
-    PARTIAL_SUFFIX,
-    disk_errors,
-    write_atomically,
-    write_text_atomically,
-)
 from data_pipeline.build.cleaning import Counts
+from data_pipeline.build.extract import extract_part, is_finished, load_record
+from data_pipeline.build.planning import SPLITS, ShardTask, choose_documents, plan_shards
+from data_pipeline.build.report import BuildReport, SplitReport, describe_split, load_report
+from data_pipeline.build.shard_writer import load_finished, write_shard
+from data_pipeline.build.sources import Part, SourceFile, plan_parts, source_files
+from data_pipeline.build.workers import run_tasks
 from data_pipeline.config import BuildConfig
 from data_pipeline.errors import DataError
-from data_pipeline.build.extract import extract_part, is_finished, load_record
 from data_pipeline.shards.manifest import (
     INDEX_NAME,
     ShardEntry,
@@ -33,11 +32,12 @@ from data_pipeline.shards.manifest import (
     make_manifest,
 )
 from data_pipeline.shards.manifest import NAME as MANIFEST_NAME
-from data_pipeline.build.planning import SPLITS, ShardTask, choose_documents, plan_shards
-from data_pipeline.build.workers import run_tasks
-from data_pipeline.build.report import BuildReport, SplitReport, describe_split, load_report
-from data_pipeline.build.shard_writer import load_finished, write_shard
-from data_pipeline.build.sources import Part, SourceFile, plan_parts, source_files
+from data_pipeline.storage.atomic import (
+    PARTIAL_SUFFIX,
+    disk_errors,
+    write_atomically,
+    write_text_atomically,
+)
 from data_pipeline.storage.files import is_remote, local_path
 from data_pipeline.tokenizer import Tokenizer, load_tokenizer
 
@@ -48,12 +48,15 @@ _LOCK_PATIENCE_S = 5.0
 def build(config: BuildConfig) -> BuildReport:
     """Clean, tokenize and write a corpus to `config.output`.
 
-    A finished build of the same configuration, sources and tokenizer is returned as it is; an
-    interrupted one is continued.
+    A finished build of the same configuration, sources and tokenizer is left as it is; an
+    interrupted one is resumed.
+
+    Returns:
+        The report of the build.
 
     Raises:
-        DataError: Unusable sources, bad input that is not to be skipped, no documents left, a
-            full disk, or an output folder that holds something else.
+        DataError: The sources are unusable, input is bad and not to be skipped, no document is
+            left, the disk is full, or the output folder holds something else.
     """
     started_s = time.monotonic()
     output = Path(config.output)
@@ -74,14 +77,14 @@ def build(config: BuildConfig) -> BuildReport:
         _claim(work, digest)
         _remove_partial_files(output)
         report = _run(config, tokenizer, plan_parts(files, config.read, config.part_bytes), work)
-        report = replace(report, digest=digest, seconds=time.monotonic() - started_s)
+        report = report._replace(digest=digest, seconds=time.monotonic() - started_s)
         report.save(output)
     shutil.rmtree(work)
     return report
 
 
 def _check_output(config: BuildConfig) -> None:
-    """Refuse to write into a folder that is read: the shards would become sources."""
+    """Reject an output folder inside a source: the shards would become sources."""
     output = Path(config.output).resolve()
     for source in config.sources:
         if not is_remote(source) and output.is_relative_to(local_path(source).resolve()):
@@ -89,7 +92,7 @@ def _check_output(config: BuildConfig) -> None:
 
 
 def _digest(config: BuildConfig, files: list[SourceFile], tokenizer: Tokenizer) -> str:
-    """Identify all that the shards depend on."""
+    """A digest of everything that the shards depend on."""
     settings = config.model_dump(
         mode="json", exclude={"num_processes", "storage", "output", "tokenizer"}
     )
@@ -107,7 +110,7 @@ def _other_build(output: Path) -> DataError:
 
 @contextlib.contextmanager
 def _locked(work: Path) -> Iterator[None]:
-    """Keep a second build away; wait a little for the workers of a killed one to end."""
+    """Lock out a second build; wait a few seconds for the workers of a killed build to end."""
     with (work / "lock").open("wb") as file:
         deadline_s = time.monotonic() + _LOCK_PATIENCE_S
         while True:
@@ -124,7 +127,7 @@ def _locked(work: Path) -> Iterator[None]:
 
 
 def _claim(work: Path, digest: str) -> None:
-    """Note whose work this folder holds."""
+    """Record which build the folder belongs to."""
     path = work / "digest"
     if not path.is_file():
         write_text_atomically(path, digest)
@@ -133,34 +136,34 @@ def _claim(work: Path, digest: str) -> None:
 
 
 def _remove_partial_files(output: Path) -> None:
-    """Remove what a killed build was writing; only this build writes here now."""
+    """Remove the unfinished files of a killed build; only this build writes here now."""
     for path in output.rglob(f".*{PARTIAL_SUFFIX}"):
         path.unlink()
 
 
 def _run(config: BuildConfig, tokenizer: Tokenizer, parts: list[Part], work: Path) -> BuildReport:
-    missing = [part for part in parts if not is_finished(work, part.index)]
+    missing = [part for part in parts if not is_finished(work, part.number)]
     extractions = [(config, part, work) for part in missing]
     run_tasks("clean", extract_part, extractions, config.num_processes)
     kept, counts = choose_documents(config, len(parts), work)
-    records = [load_record(work, part.index) for part in parts]
-    read = Counts()
+    records = [load_record(work, part.number) for part in parts]
+    totals = Counts()
     for record in records:
-        read.merge(record.counts, config.cleaning.num_examples)
-    read.merge(counts, config.cleaning.num_examples)
+        totals.merge(record.counts, config.cleaning.num_examples)
+    totals.merge(counts, config.cleaning.num_examples)
     documents_read = sum(record.documents_read for record in records)
     shards = plan_shards(config, kept)
     if not shards:
         raise DataError(
             f"{', '.join(config.sources)}: none of {documents_read} documents is left (dropped: "
-            f"{read.dropped}, bad input: {read.bad_input}); expected at least one"
+            f"{totals.dropped}, bad input: {totals.bad_input}); expected at least one"
         )
     return BuildReport(
         output=str(work.parent),
         digest="",
         documents_read=documents_read,
         bytes_read=sum(record.bytes_read for record in records),
-        cleaning=asdict(read),
+        cleaning=asdict(totals),
         splits=_write_shards(config, tokenizer, shards, work),
         seconds=0.0,
     )
@@ -169,14 +172,14 @@ def _run(config: BuildConfig, tokenizer: Tokenizer, parts: list[Part], work: Pat
 def _write_shards(
     config: BuildConfig, tokenizer: Tokenizer, shards: list[ShardTask], work: Path
 ) -> dict[str, SplitReport]:
-    """Write the shards that are missing, and a manifest per split."""
+    """Write the missing shards, and a manifest per split."""
     output = work.parent
     missing = [task for task in shards if load_finished(work, output / task.split, task) is None]
     tasks = [(config.tokenizer, tokenizer.fingerprint, task, work) for task in missing]
     run_tasks("tokenize", write_shard, tasks, config.num_processes)
     splits: dict[str, SplitReport] = {}
     for split in SPLITS:
-        # Read twice, since the rows of all shards may not fit into memory.
+        # read twice, since the rows of all shards may not fit into memory
         written = [task for task in shards if task.split == split]
         entries = [entry for entry, _ in _finished(written, work)]
         manifest = make_manifest(tokenizer, entries)
@@ -190,7 +193,7 @@ def _write_shards(
 
 def _finished(tasks: list[ShardTask], work: Path) -> Iterator[tuple[ShardEntry, bytes]]:
     for task in tasks:
-        found = load_finished(work, work.parent / task.split, task)
-        if found is None:
+        shard = load_finished(work, work.parent / task.split, task)
+        if shard is None:
             raise DataError(f"{task.name}: it was written and is gone; expected no other writer")
-        yield found
+        yield shard

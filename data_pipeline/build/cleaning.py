@@ -1,4 +1,4 @@
-"""Cleaning of single documents, each step counted. Duplicates are in `duplicates.py`."""
+"""Cleaning of single documents, with counts of every step; for duplicates see `duplicates`."""
 
 import re
 import unicodedata
@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from data_pipeline.build import gopher
 from data_pipeline.config import CleaningConfig
 
-# C0 and C1 controls and DEL, without tab, newline, carriage return; NEL (0x85) ends lines.
+# C0 and C1 controls and DEL, without tab, newline, carriage return; NEL (0x85) ends lines
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")
 _EXAMPLE_CHARACTERS = 120
 
 
 @dataclass
 class Counts:
-    """What cleaning did: by reason, a number and a few examples."""
+    """Results of cleaning: per reason, a number and a few examples."""
 
     dropped: dict[str, int] = field(default_factory=dict)
     changed: dict[str, int] = field(default_factory=dict)
@@ -22,7 +22,7 @@ class Counts:
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, kind: str, reason: str, example: str, num_examples: int) -> None:
-        """Count one case of `reason`; `kind` is the name of one of the tables."""
+        """Count one document under `reason`; `kind` names the table."""
         table: dict[str, int] = getattr(self, kind)
         table[reason] = table.get(reason, 0) + 1
         shown = self.examples.setdefault(reason, [])
@@ -30,7 +30,7 @@ class Counts:
             shown.append(example)
 
     def merge(self, other: "Counts", num_examples: int) -> None:
-        """Add another part's counts; its examples follow ours."""
+        """Add the counts of another part; its examples come last."""
         for kind in ("dropped", "changed", "bad_input"):
             table: dict[str, int] = getattr(self, kind)
             for reason, number in getattr(other, kind).items():
@@ -41,7 +41,7 @@ class Counts:
 
 
 def example(source: str, text: str) -> str:
-    """Name a document and show its beginning."""
+    """The name of a document and the beginning of its text."""
     start = " ".join(text[:_EXAMPLE_CHARACTERS].split())
     return f"{source}: {start}" if start else source
 
@@ -50,19 +50,19 @@ def clean(text: str, source: str, config: CleaningConfig, counts: Counts) -> str
     """Clean one document.
 
     Returns:
-        The cleaned text, or None when a filter drops it. Either is counted.
+        The cleaned text, or None if a filter drops it. Changes and drops are counted.
     """
-    show = config.num_examples
+    num_examples = config.num_examples
     if config.unicode_form != "none" and not unicodedata.is_normalized(config.unicode_form, text):
         text = unicodedata.normalize(config.unicode_form, text)
-        counts.add("changed", f"unicode {config.unicode_form}", example(source, text), show)
+        counts.add("changed", f"unicode {config.unicode_form}", example(source, text), num_examples)
     if config.control_characters and _CONTROL.search(text):
         text = _CONTROL.sub("", text)
-        counts.add("changed", "control characters", example(source, text), show)
+        counts.add("changed", "control characters", example(source, text), num_examples)
     reason = _reason_to_drop(text, config)
     if reason is None:
         return text
-    counts.add("dropped", reason, example(source, text), show)
+    counts.add("dropped", reason, example(source, text), num_examples)
     return None
 
 

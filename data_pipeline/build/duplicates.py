@@ -1,7 +1,7 @@
-"""Exact and near-duplicates, over the whole corpus.
+"""Exact and near-duplicates in the whole corpus.
 
-Workers compute a hash and a MinHash signature per document; one process then walks over them in
-the order of the corpus and keeps the first of each group, so the result depends on nothing else.
+Workers compute a hash and a MinHash signature per document; one process then visits them in the
+order of the corpus and keeps the first of each group, so the result depends on nothing else.
 """
 
 import hashlib
@@ -15,25 +15,25 @@ from datasketch import MinHash, MinHashLSH
 from data_pipeline.config import CleaningConfig
 
 Signature = npt.NDArray[np.uint32]
-# The family of hash functions behind a signature, which datasketch wants named.
+# datasketch's name for the family of hash functions behind a signature
 _SCHEME = "affine32"
 _WORD = re.compile(r"\w+")
-# Enough for any estimate, and bounds the memory that a huge document takes.
+# n-grams hashed at a time: bounds the memory that a huge document needs
 _BATCH = 1 << 13
 
 
 def document_hash(text: str) -> bytes:
-    """Return 16 bytes that identify a text; they also choose its split."""
+    """16 bytes that identify a text; they also decide its split."""
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 def in_valid(hash_: bytes, valid_fraction: float) -> bool:
-    """Tell whether a document is held out: the same for every corpus that contains it."""
+    """Whether a document is held out; the same in every corpus that contains it."""
     return int.from_bytes(hash_[:8], "little") < valid_fraction * 2.0**64
 
 
 def signature(text: str, config: CleaningConfig) -> Signature:
-    """Return the MinHash signature of a text's word n-grams.
+    """The MinHash signature of a text's word n-grams.
 
     Cost: about 0.5 s per MB of text.
     """
@@ -42,7 +42,7 @@ def signature(text: str, config: CleaningConfig) -> Signature:
     )
     length = min(config.near_ngram, max(len(words), 1))
     ngrams = np.zeros(max(len(words) - length + 1, 0), dtype=np.uint64)
-    # A polynomial over the words' hashes modulo 2**64.
+    # a polynomial over the words' hashes modulo 2**64
     for start in range(length):
         ngrams += words[start : start + len(ngrams)]
         ngrams *= np.uint64(6364136223846793005)
@@ -54,19 +54,19 @@ def signature(text: str, config: CleaningConfig) -> Signature:
 
 
 class DuplicateFinder:
-    """Remembers the documents kept so far.
+    """Index of the documents kept so far.
 
     Memory: about 100 bytes per document, and with near-duplicates about 4 KB per document.
     """
 
-    def __init__(self, config: CleaningConfig) -> None:
+    def __init__(self, config: CleaningConfig):
         self._config = config
         self._hashes: set[bytes] = set()
         self._signatures: dict[int, Signature] = {}
         self._lsh = MinHashLSH(threshold=config.near_threshold, num_perm=config.near_permutations)
 
     def reason_to_drop(self, hash_: bytes, signature: Signature | None) -> str | None:
-        """Return what the document repeats, None (and remember it) when it is new."""
+        """The kind of duplicate that a document is; None if it is new, and then it is added."""
         if self._config.exact_duplicates:
             if hash_ in self._hashes:
                 return "exact duplicate"
@@ -77,7 +77,7 @@ class DuplicateFinder:
             num_perm=self._config.near_permutations, scheme=_SCHEME, hashvalues=signature
         )
         for key in self._lsh.query(minhash):
-            # The index also finds pairs below the threshold: compare signatures.
+            # the index also returns pairs below the threshold: compare signatures
             if float(np.mean(self._signatures[key] == signature)) >= self._config.near_threshold:
                 return "near-duplicate"
         number = len(self._signatures)

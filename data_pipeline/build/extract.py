@@ -1,22 +1,22 @@
-"""First stage of a build: read and clean one part, and keep its documents in a Parquet file."""
+"""First stage of a build: read and clean one part, and store its documents in a Parquet file."""
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 from pyarrow import parquet
 
-from data_pipeline.storage.atomic import write_atomically, write_text_atomically
 from data_pipeline.build.cleaning import Counts, clean
-from data_pipeline.config import BuildConfig
 from data_pipeline.build.duplicates import document_hash, signature
 from data_pipeline.build.readers import Document, Reader
 from data_pipeline.build.sources import Part
+from data_pipeline.config import BuildConfig
+from data_pipeline.storage.atomic import write_atomically, write_text_atomically
 
-# Rows are written in groups of this size: a stage holds one, and a small shard reads few.
+# size of a row group: a stage holds one in memory, and a small shard reads few
 _GROUP_BYTES = 1 << 20
 _SCHEMA = pa.schema(
     [
@@ -30,62 +30,61 @@ _SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class PartRecord:
-    """What reading a part gave: documents and bytes read, and what cleaning did."""
+class PartRecord(NamedTuple):
+    """Record of a finished part: documents and UTF-8 bytes read, and the counts of cleaning."""
 
     documents_read: int
     bytes_read: int
     counts: Counts
 
 
-def part_file(work: Path, index: int) -> Path:
-    """Return where the cleaned documents of a part are kept."""
-    return work / f"part-{index:06d}.parquet"
+def part_file(work: Path, number: int) -> Path:
+    """The file of a part's cleaned documents."""
+    return work / f"part-{number:06d}.parquet"
 
 
-def _record_file(work: Path, index: int) -> Path:
-    return work / f"part-{index:06d}.json"
+def _record_file(work: Path, number: int) -> Path:
+    return work / f"part-{number:06d}.json"
 
 
-def is_finished(work: Path, index: int) -> bool:
-    """Tell whether a part was read and cleaned."""
-    return _record_file(work, index).is_file()
+def is_finished(work: Path, number: int) -> bool:
+    """Whether a part has been read and cleaned."""
+    return _record_file(work, number).is_file()
 
 
-def load_record(work: Path, index: int) -> PartRecord:
-    """Return the record of a finished part."""
-    table = json.loads(_record_file(work, index).read_text(encoding="utf-8"))
+def load_record(work: Path, number: int) -> PartRecord:
+    """The record of a finished part."""
+    table = json.loads(_record_file(work, number).read_text(encoding="utf-8"))
     return PartRecord(table["documents_read"], table["bytes_read"], Counts(**table["counts"]))
 
 
 def extract_part(config: BuildConfig, part: Part, work: Path) -> None:
-    """Read and clean a part; its record appears last and marks it as finished.
+    """Read and clean a part; its record is written last and marks it as finished.
 
     Raises:
-        DataError: Bad input that is not to be skipped, or the disk is full.
+        DataError: Input is bad and not to be skipped, or the disk is full.
     """
     counts = Counts()
     tally = {"documents_read": 0, "bytes_read": 0}
     rows = _rows(config, part, counts, tally)
     with (
-        write_atomically(part_file(work, part.index)) as file,
+        write_atomically(part_file(work, part.number)) as file,
         parquet.ParquetWriter(file, _SCHEMA, compression="zstd", use_dictionary=False) as writer,
     ):
         for group in _groups(rows):
             writer.write_table(pa.Table.from_pylist(group, schema=_SCHEMA))
     record = {**tally, "counts": asdict(counts)}
-    write_text_atomically(_record_file(work, part.index), json.dumps(record))
+    write_text_atomically(_record_file(work, part.number), json.dumps(record))
 
 
 def _rows(
     config: BuildConfig, part: Part, counts: Counts, tally: dict[str, int]
 ) -> Iterator[dict[str, Any]]:
-    show = config.cleaning.num_examples
+    num_examples = config.cleaning.num_examples
     reader = Reader(
         config.read,
         config.storage,
-        on_bad=lambda reason, where: counts.add("bad_input", reason, where, show),
+        on_bad=lambda reason, where: counts.add("bad_input", reason, where, num_examples),
     )
     for piece in part.slices:
         for document in reader.documents(piece):

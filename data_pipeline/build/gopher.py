@@ -1,6 +1,6 @@
-"""The document filters of Gopher (Rae et al. 2021, arXiv 2112.11446, appendix A.1.1).
+"""Document filters of Gopher (Rae et al. 2021, arXiv 2112.11446, appendix A.1.1).
 
-They were made for English web pages; source code and other languages fail several of them.
+They are made for English web pages; source code and other languages fail several of them.
 """
 
 from collections import Counter
@@ -12,7 +12,7 @@ STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
 _BULLETS = ("-", "*", "•", "‣", "◦", "●")
 _ELLIPSES = ("...", "…")
 
-# Largest shares that repeated lines, paragraphs and n-grams may have: the paper's Table A1.
+# largest allowed shares of repeated lines, paragraphs and n-grams: the paper's Table A1
 _MAX_DUPLICATE_LINES = 0.30
 _MAX_DUPLICATE_PARAGRAPHS = 0.30
 _MAX_DUPLICATE_LINE_CHARACTERS = 0.20
@@ -22,7 +22,7 @@ _MAX_DUPLICATE_NGRAMS = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 
 
 def reason_to_drop(text: str, config: GopherConfig) -> str | None:
-    """Return the first rule that the text breaks, None when it breaks none."""
+    """The first rule that the text breaks; None if it breaks none."""
     if not (config.quality or config.repetition):
         return None
     words = text.split()
@@ -77,14 +77,14 @@ def _repetition(text: str, words: Sequence[str]) -> str | None:
 
 
 def _duplicates(pieces: Sequence[str], num_characters: int) -> tuple[float, float]:
-    """Return the share of pieces seen before, by number and by characters of the text."""
-    seen: set[str] = set()
+    """Shares of the pieces that repeat an earlier piece: of all pieces, and of all characters."""
+    earlier: set[str] = set()
     repeated = repeated_characters = 0
     for piece in pieces:
-        if piece in seen:
+        if piece in earlier:
             repeated += 1
             repeated_characters += len(piece)
-        seen.add(piece)
+        earlier.add(piece)
     return repeated / max(len(pieces), 1), repeated_characters / max(num_characters, 1)
 
 
@@ -93,7 +93,7 @@ def _ngrams(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
 
 
 def _top_ngram(words: Sequence[str], length: int) -> int:
-    """Count the characters covered by the most frequent n-gram, if it occurs twice or more."""
+    """Number of characters in the most frequent n-gram's occurrences; 0 if it occurs once."""
     counted = Counter(_ngrams(words, length))
     if not counted:
         return 0
@@ -104,13 +104,13 @@ def _top_ngram(words: Sequence[str], length: int) -> int:
 
 
 def _duplicate_ngrams(words: Sequence[str], length: int) -> int:
-    """Count the characters covered by n-grams seen before, overlaps once (the paper's rule)."""
-    seen: set[tuple[str, ...]] = set()
+    """Number of characters in repeated n-grams, overlaps counted once (the paper's rule)."""
+    earlier: set[tuple[str, ...]] = set()
     covered_until = characters = 0
     for start, ngram in enumerate(_ngrams(words, length)):
-        if ngram in seen:
+        if ngram in earlier:
             first = max(start, covered_until)
             characters += sum(len(word) for word in words[first : start + length])
             covered_until = start + length
-        seen.add(ngram)
+        earlier.add(ngram)
     return characters

@@ -1,22 +1,22 @@
-"""Second stage of a build: drop duplicates, hold documents out, cut the rest into shards."""
+"""Second stage of a build: drop duplicates, hold documents out, divide each split into shards."""
 
 import array
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from pyarrow import parquet
 
-from data_pipeline.storage.atomic import write_atomically
 from data_pipeline.build.cleaning import Counts
-from data_pipeline.config import BuildConfig
 from data_pipeline.build.duplicates import DuplicateFinder, Signature, in_valid
 from data_pipeline.build.extract import part_file
+from data_pipeline.config import BuildConfig
+from data_pipeline.storage.atomic import write_atomically
 
 Split = Literal["train", "valid"]
 SPLITS: tuple[Split, ...] = ("train", "valid")
@@ -28,9 +28,8 @@ _LARGEST_SHARD = 64 * 2**20
 Integers = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Kept:
-    """The documents that survive, in the order of the corpus: one entry of each array."""
+class Kept(NamedTuple):
+    """Documents that are kept, in the order of the corpus; every array has an entry for each."""
 
     part: Integers
     row: Integers
@@ -38,32 +37,39 @@ class Kept:
     is_valid: Integers
 
 
-@dataclass(frozen=True)
-class ShardTask:
-    """One shard to write: documents by part and row, and the number of the first of them."""
+class ShardTask(NamedTuple):
+    """Shard to write.
+
+    Attributes:
+        split: Split that it belongs to.
+        number: Number of the shard within the split.
+        first: Number of its first document within the split.
+        part: Part of each document.
+        row: Row of each document in the file of its part.
+    """
 
     split: Split
-    index: int
+    number: int
     first: int
     part: Integers
     row: Integers
 
     @property
     def name(self) -> str:
-        """The shard's file name."""
-        return f"shard-{self.index:06d}.tar"
+        """File name of the shard."""
+        return f"shard-{self.number:06d}.tar"
 
 
 def choose_documents(config: BuildConfig, num_parts: int, work: Path) -> tuple[Kept, Counts]:
-    """Walk over all parts in order and decide about each document; keeps the decision in `work`."""
+    """The documents to keep, decided in order over all parts; the decision is saved in `work`."""
     path = work / "kept.npz"
     if path.is_file():
         with np.load(path, allow_pickle=False) as saved:
             counts = Counts(**json.loads(str(saved["counts"])))
-            return Kept(*(saved[name] for name in Kept.__annotations__)), counts
+            return Kept(*(saved[name] for name in Kept._fields)), counts
     counts = Counts()
     finder = DuplicateFinder(config.cleaning)
-    # 32 bytes per document: a list of tuples would take ten times as much.
+    # 32 bytes per document: a list of tuples would need ten times as much
     rows = array.array("q")
     for part in range(num_parts):
         for row, source, hash_, text_bytes, signature in _documents(part_file(work, part)):
@@ -76,7 +82,7 @@ def choose_documents(config: BuildConfig, num_parts: int, work: Path) -> tuple[K
     table = np.frombuffer(rows, dtype=np.int64).reshape(-1, 4)
     kept = Kept(*np.ascontiguousarray(table.T))
     buffer = io.BytesIO()
-    np.savez(buffer, counts=np.array(json.dumps(asdict(counts))), **kept.__dict__)
+    np.savez(buffer, counts=np.array(json.dumps(asdict(counts))), **kept._asdict())
     with write_atomically(path) as file:
         file.write(buffer.getvalue())
     return kept, counts
@@ -88,26 +94,26 @@ def _documents(path: Path) -> Iterator[tuple[int, str, bytes, int, Signature | N
     with parquet.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=1024, columns=columns, use_threads=False):
             for record in batch.to_pylist():
-                found = record["signature"]
-                signature = None if found is None else np.array(found, dtype=np.uint32)
+                values = record["signature"]
+                signature = None if values is None else np.array(values, dtype=np.uint32)
                 yield row, record["source"], record["hash"], record["text_bytes"], signature
                 row += 1
 
 
 def plan_shards(config: BuildConfig, kept: Kept) -> list[ShardTask]:
-    """Cut each split into shards of about `shard_bytes` of text: a function of the corpus alone."""
+    """The shards of both splits, about `shard_bytes` of text each; depends on the corpus alone."""
     total = int(kept.text_bytes.sum())
     automatic = min(max(total // _AUTOMATIC_SHARDS, _SMALLEST_SHARD), _LARGEST_SHARD)
     shard_bytes = config.shard_bytes or automatic
     tasks: list[ShardTask] = []
-    for number, split in enumerate(SPLITS):
-        chosen = np.flatnonzero(kept.is_valid == number)
-        # The shard of a document is decided by the bytes in front of it.
+    for is_valid, split in enumerate(SPLITS):
+        chosen = np.flatnonzero(kept.is_valid == is_valid)
+        # the bytes in front of a document decide its shard
         before = np.cumsum(kept.text_bytes[chosen]) - kept.text_bytes[chosen]
         borders = np.flatnonzero(np.diff(before // shard_bytes, prepend=-1))
-        for index, documents in enumerate(np.split(chosen, borders[1:])):
+        for number, documents in enumerate(np.split(chosen, borders[1:])):
             if len(documents):
-                first = int(borders[index])
+                first = int(borders[number])
                 part, row = kept.part[documents], kept.row[documents]
-                tasks.append(ShardTask(split, index, first, part, row))
+                tasks.append(ShardTask(split, number, first, part, row))
     return tasks

@@ -1,4 +1,4 @@
-"""Documents out of source files, one at a time, with what is wrong in them counted or raised."""
+"""Reading documents from source files, one at a time; bad input is counted or raised."""
 
 import codecs
 import gzip
@@ -7,61 +7,63 @@ import json
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import zstandard
 
+from data_pipeline.build.sources import Slice
 from data_pipeline.config import ReadConfig, StorageConfig
 from data_pipeline.errors import DataError
-from data_pipeline.storage.streams import open_raw, open_stream
-from data_pipeline.build.sources import Slice
 from data_pipeline.storage.files import explain
+from data_pipeline.storage.streams import open_raw, open_stream
 
-# What decoders raise about input that is damaged or cut short.
+# exceptions of decoders for input that is damaged or cut short
 _DAMAGED = (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError)
 _CHUNK_BYTES = 1 << 20
 
 
-@dataclass(frozen=True)
-class Document:
-    """A text and where it comes from."""
+class Document(NamedTuple):
+    """Text of a document, the name of its source file and its language."""
 
     text: str
     source: str
     language: str
 
 
-# Called with a reason and where it was found, when bad input is to be skipped.
+# called with the reason and the place of bad input that is skipped
 OnBad = Callable[[str, str], None]
 
 
-@dataclass(frozen=True)
 class Reader:
-    """Reads slices of files as configured."""
+    """Reader of slices of source files.
 
-    read: ReadConfig
-    storage: StorageConfig
-    on_bad: OnBad
+    Args:
+        read: Layout of documents inside the files.
+        storage: Access to the files.
+        on_bad: Called for bad input that is skipped.
+    """
+
+    def __init__(self, read: ReadConfig, storage: StorageConfig, on_bad: OnBad):
+        self._read, self._storage, self._on_bad = read, storage, on_bad
 
     def bad(self, reason: str, where: str, found: str, expected: str) -> None:
-        """Skip and count, or stop.
+        """Report bad input: stop, or skip and count it.
 
         Raises:
             DataError: Bad input is configured to be fatal.
         """
-        if self.read.on_bad_input == "fail":
+        if self._read.on_bad_input == "fail":
             raise DataError(
                 f'{where}: {found}; expected {expected}. Set read.on_bad_input = "skip" to skip '
                 "and count such input."
             )
-        self.on_bad(reason, f"{where}: {found}")
+        self._on_bad(reason, f"{where}: {found}")
 
     def documents(self, piece: Slice) -> Iterator[Document]:
-        """Yield the documents of a slice, in order.
+        """The documents of a slice, in order.
 
         Raises:
-            DataError: The file cannot be read, or holds bad input that is not to be skipped.
+            DataError: The file cannot be read, or holds bad input that must not be skipped.
         """
         formats = {"text": self._text, "jsonl": self._jsonl, "parquet": self._parquet}
         try:
@@ -74,7 +76,7 @@ class Reader:
 
     def _decode(self, data: bytes, where: str) -> str | None:
         try:
-            # A byte order mark says how a file is encoded, and is no text.
+            # a byte order mark describes the encoding and is not part of the text
             return data.removeprefix(codecs.BOM_UTF8).decode()
         except UnicodeDecodeError as error:
             found = f"byte 0x{data[error.start]:02X} at offset {error.start} is not UTF-8"
@@ -82,21 +84,21 @@ class Reader:
             return None
 
     def _text(self, piece: Slice) -> Iterator[Document]:
-        name, language = piece.file.name, self.read.language
+        name, language = piece.file.name, self._read.language
         for data in self._text_pieces(piece):
             text = self._decode(data, piece.file.url)
             if text is not None:
                 yield Document(text, name, language)
 
     def _text_pieces(self, piece: Slice) -> Iterator[bytes]:
-        limit = self.read.max_document_bytes
-        if self.read.document == "file":
-            with open_stream(piece.file.url, self.storage) as stream:
+        limit = self._read.max_document_bytes
+        if self._read.document == "file":
+            with open_stream(piece.file.url, self._storage) as stream:
                 yield from _cut_at_lines(stream, limit)
             return
         paragraph: list[bytes] = []
         for line in self._lines(piece):
-            if self.read.document == "line":
+            if self._read.document == "line":
                 yield line
             elif line.strip():
                 paragraph.append(line)
@@ -107,14 +109,14 @@ class Reader:
             yield b"".join(paragraph)
 
     def _lines(self, piece: Slice) -> Iterator[bytes]:
-        """Yield the lines that start inside the slice."""
+        """The lines that start inside the slice."""
         if piece.start == 0 and piece.end is None:
-            with open_stream(piece.file.url, self.storage) as stream:
+            with open_stream(piece.file.url, self._storage) as stream:
                 yield from stream
             return
-        with open_raw(piece.file.url, self.storage) as stream:
+        with open_raw(piece.file.url, self._storage) as stream:
             if piece.start > 0:
-                # A line that starts exactly here must not be taken for the rest of another.
+                # one byte earlier, so that a line that starts exactly here is not skipped
                 stream.seek(piece.start - 1)
                 stream.readline()
             while piece.end is None or stream.tell() < piece.end:
@@ -142,7 +144,7 @@ class Reader:
                 yield document
 
     def _from_record(self, record: Any, where: str, piece: Slice) -> Document | None:
-        key = self.read.text_key
+        key = self._read.text_key
         text = record.get(key) if isinstance(record, dict) else None
         if not isinstance(text, str):
             if isinstance(record, dict):
@@ -154,22 +156,22 @@ class Reader:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            # JSON can spell half of a surrogate pair.
+            # JSON can spell half of a surrogate pair
             self.bad("invalid UTF-8", where, f"{error.reason} at {error.start}", "valid Unicode")
             return None
-        language = record.get(self.read.language_key)
-        named = language if isinstance(language, str) else self.read.language
+        language = record.get(self._read.language_key)
+        named = language if isinstance(language, str) else self._read.language
         return Document(text, piece.file.name, named)
 
     def _parquet(self, piece: Slice) -> Iterator[Document]:
-        with open_raw(piece.file.url, self.storage) as stream:
+        with open_raw(piece.file.url, self._storage) as stream:
             yield from self._parquet_rows(stream, piece)
 
     def _parquet_rows(self, stream: BinaryIO, piece: Slice) -> Iterator[Document]:
         import pyarrow
         from pyarrow import parquet
 
-        url, key = piece.file.url, self.read.text_key
+        url, key = piece.file.url, self._read.text_key
         try:
             file = parquet.ParquetFile(stream)
         except pyarrow.ArrowException as error:
@@ -180,7 +182,7 @@ class Reader:
             found = f"no column {key!r}; the columns are {names}"
             self.bad("no text", url, found, f"a string column {key!r}")
             return
-        columns = [name for name in (key, self.read.language_key) if name in names]
+        columns = [name for name in (key, self._read.language_key) if name in names]
         row = 0
         try:
             for batch in file.iter_batches(batch_size=64, columns=columns, use_threads=False):
@@ -194,28 +196,28 @@ class Reader:
 
 
 def _cut_at_lines(stream: BinaryIO, limit: int) -> Iterator[bytes]:
-    """Yield the stream in pieces of at most `limit` bytes, cut at line ends where there are any."""
-    waiting = io.BytesIO()
+    """A stream in pieces of at most `limit` bytes, cut at line ends where there are any."""
+    pending = io.BytesIO()
     is_first = True
     while True:
-        chunk = stream.read(min(limit - waiting.tell(), _CHUNK_BYTES))
+        chunk = stream.read(min(limit - pending.tell(), _CHUNK_BYTES))
         if not chunk:
             break
-        waiting.write(chunk)
-        if waiting.tell() >= limit:
-            data = waiting.getvalue()
+        pending.write(chunk)
+        if pending.tell() >= limit:
+            data = pending.getvalue()
             cut = data.rfind(b"\n") + 1 or _character_start(data)
             yield data[:cut]
-            waiting = io.BytesIO()
-            waiting.write(data[cut:])
+            pending = io.BytesIO()
+            pending.write(data[cut:])
             is_first = False
-    # An empty file is an empty document, for the cleaning to count.
-    if is_first or waiting.tell():
-        yield waiting.getvalue()
+    # an empty file is an empty document, which cleaning counts
+    if is_first or pending.tell():
+        yield pending.getvalue()
 
 
 def _character_start(data: bytes) -> int:
-    """Return the last position, near the end of `data`, at which a UTF-8 character starts."""
+    """The last position, near the end of `data`, at which a UTF-8 character starts."""
     for position in range(len(data) - 1, max(len(data) - 4, 0), -1):
         if data[position] & 0xC0 != 0x80:
             return position

@@ -1,20 +1,18 @@
-"""The report of a build: what was read, what was dropped and why, what was written."""
+"""Report of a build: documents read, dropped (and why) and written."""
 
 import json
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from data_pipeline.storage.atomic import write_text_atomically
 from data_pipeline.errors import DataError
 from data_pipeline.shards.manifest import Manifest
+from data_pipeline.storage.atomic import write_text_atomically
 
 NAME = "report.json"
 
 
-@dataclass(frozen=True)
-class SplitReport:
-    """What one split holds."""
+class SplitReport(NamedTuple):
+    """Totals of a split."""
 
     shards: int
     documents: int
@@ -23,18 +21,17 @@ class SplitReport:
     unknown_tokens: int
 
 
-@dataclass(frozen=True)
-class BuildReport:
-    """What a build read, dropped and wrote.
+class BuildReport(NamedTuple):
+    """Documents that a build read, dropped and wrote.
 
     Attributes:
-        output: The folder.
-        digest: Identifies configuration, sources and tokenizer; the same digest, the same shards.
+        output: Output folder.
+        digest: Digest of configuration, sources and tokenizer; equal digests mean equal shards.
         documents_read: Documents found in the sources.
-        bytes_read: Their UTF-8 bytes.
-        cleaning: Numbers by reason (dropped, changed, bad_input) and examples.
-        splits: By name, train and valid.
-        seconds: Time of this build (of its last run, if it was continued).
+        bytes_read: UTF-8 bytes of these documents.
+        cleaning: Numbers by reason (dropped, changed, bad_input), and examples.
+        splits: Totals of train and valid, by name.
+        seconds: Duration of the build (of its last run, if it was resumed).
     """
 
     output: str
@@ -45,8 +42,8 @@ class BuildReport:
     splits: dict[str, SplitReport]
     seconds: float
 
-    def render(self) -> str:
-        """Return the report as text for a terminal."""
+    def __str__(self) -> str:
+        """The report as text for a terminal."""
         lines = [
             f"{self.output}: {self.documents_read:,} documents, {self.bytes_read:,} bytes read"
         ]
@@ -67,18 +64,18 @@ class BuildReport:
         lines.append(f"  in {self.seconds:.1f} s")
         return "\n".join(lines)
 
-    __str__ = render
-
     def save(self, folder: Path) -> None:
         """Write `report.json`."""
-        write_text_atomically(folder / NAME, json.dumps(asdict(self), indent=1) + "\n")
+        splits = {name: split._asdict() for name, split in self.splits.items()}
+        table = self._asdict() | {"splits": splits}
+        write_text_atomically(folder / NAME, json.dumps(table, indent=1) + "\n")
 
 
 def load_report(folder: Path) -> BuildReport | None:
-    """Read `report.json`, None when there is none.
+    """The report in `report.json`; None if there is no such file.
 
     Raises:
-        DataError: It is broken, or another version's.
+        DataError: The file is broken, or has the format of another version.
     """
     path = folder / NAME
     if not path.is_file():
@@ -94,7 +91,7 @@ def load_report(folder: Path) -> BuildReport | None:
 
 
 def describe_split(manifest: Manifest) -> SplitReport:
-    """Return the sums of a manifest."""
+    """The totals of a manifest."""
     return SplitReport(
         shards=len(manifest.shards),
         documents=manifest.samples,

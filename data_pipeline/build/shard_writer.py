@@ -13,10 +13,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from pyarrow import parquet
 
-from data_pipeline.storage.atomic import write_atomically
 from data_pipeline.build.extract import part_file
-from data_pipeline.shards.manifest import INDEX_COLUMNS, ShardEntry, pack_rows
 from data_pipeline.build.planning import ShardTask
+from data_pipeline.shards.manifest import INDEX_COLUMNS, ShardEntry, pack_rows
+from data_pipeline.storage.atomic import write_atomically
 from data_pipeline.tokenizer import Tokenizer, load_tokenizer
 
 _BLOCK = 512
@@ -24,9 +24,9 @@ _COLUMNS = ["text", "source", "language", "text_bytes"]
 
 
 class TarWriter:
-    """Writes a tar file whose bytes depend on its members alone, and hashes it on the way."""
+    """Writer of a tar file whose bytes depend on its members alone, hashed while it is written."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO):
         self._file = file
         self._sha256 = hashlib.sha256()
         self.size = 0
@@ -37,7 +37,11 @@ class TarWriter:
         self.size += len(data)
 
     def add(self, name: str, data: bytes) -> int:
-        """Append a member and return the byte offset of its data."""
+        """Append a member.
+
+        Returns:
+            The byte offset of its data.
+        """
         info = tarfile.TarInfo(name)
         info.size = len(data)
         self._write(info.tobuf(tarfile.USTAR_FORMAT))
@@ -47,18 +51,22 @@ class TarWriter:
         return offset
 
     def close(self) -> str:
-        """Write the end of the archive and return the SHA-256 of all of it."""
+        """Write the end of the archive.
+
+        Returns:
+            The SHA-256 of the whole file.
+        """
         self._write(bytes(2 * _BLOCK))
         return self._sha256.hexdigest()
 
 
 def _record_file(work: Path, task: ShardTask) -> Path:
-    """Return what marks a shard as finished: its manifest entry, and its rows of the index."""
-    return work / f"{task.split}-{task.index:06d}.shard"
+    """The file that marks a shard as finished: its manifest entry, and its rows of the index."""
+    return work / f"{task.split}-{task.number:06d}.shard"
 
 
 def load_finished(work: Path, folder: Path, task: ShardTask) -> tuple[ShardEntry, bytes] | None:
-    """Return the entry and the index rows of a finished shard, None while it is not finished."""
+    """The entry and the index rows of a finished shard; None if it is not finished."""
     record, shard = _record_file(work, task), folder / task.name
     if not (record.is_file() and shard.is_file()):
         return None
@@ -69,7 +77,7 @@ def load_finished(work: Path, folder: Path, task: ShardTask) -> tuple[ShardEntry
 
 @functools.lru_cache(maxsize=1)
 def _tokenizer(path: str, fingerprint: str) -> Tokenizer:
-    """Load the tokenizer once per worker process."""
+    """The tokenizer, loaded once per worker process."""
     del fingerprint
     return load_tokenizer(path)
 
@@ -104,7 +112,11 @@ def write_shard(tokenizer_path: str, fingerprint: str, task: ShardTask, work: Pa
 def _write_documents(
     tar: TarWriter, tokenizer: Tokenizer, task: ShardTask, work: Path
 ) -> Iterator[tuple[int, int, int, int]]:
-    """Write the documents of a shard; yield their rows of the index, and unknown tokens."""
+    """Write the documents of a shard.
+
+    Yields:
+        For each, its row of the index and its number of unknown tokens.
+    """
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
     for number, row in enumerate(_rows(task, work), task.first):
         ids = [tokenizer.bos_id, *tokenizer.encode(row["text"]), tokenizer.eos_id]
@@ -125,14 +137,14 @@ def _npy(tokens: Any) -> bytes:
 
 
 def _rows(task: ShardTask, work: Path) -> Iterator[dict[str, Any]]:
-    """Yield the documents of a shard, one row group of a part in memory at a time."""
+    """The documents of a shard; one row group of a part is in memory at a time."""
     for part in np.unique(task.part):
-        wanted = task.row[task.part == part]
+        rows_of_part = task.row[task.part == part]
         with parquet.ParquetFile(part_file(work, int(part))) as file:
             start = 0
             for group in range(file.num_row_groups):
                 end = start + file.metadata.row_group(group).num_rows
-                rows = wanted[(wanted >= start) & (wanted < end)] - start
+                rows = rows_of_part[(rows_of_part >= start) & (rows_of_part < end)] - start
                 if len(rows):
                     table = file.read_row_group(group, columns=_COLUMNS, use_threads=False)
                     yield from table.take(rows).to_pylist()

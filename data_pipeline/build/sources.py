@@ -1,14 +1,13 @@
-"""The plan of reading: source files in a fixed order, cut into parts that are read one by one."""
+"""Plan of reading: source files in a fixed order, divided into parts that are read separately."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from data_pipeline.build import stdlib_corpus
 from data_pipeline.config import ReadConfig, StorageConfig
 from data_pipeline.errors import DataError
-from data_pipeline.storage.streams import compression_of
 from data_pipeline.storage.files import is_pipe, list_files, protocol_of
+from data_pipeline.storage.streams import compression_of
 
 Format = Literal["text", "jsonl", "parquet"]
 _SUFFIXES: dict[str, Format] = {
@@ -17,17 +16,16 @@ _SUFFIXES: dict[str, Format] = {
 _COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 
 
-@dataclass(frozen=True)
-class SourceFile:
-    """One file of the stdlib_corpus.
+class SourceFile(NamedTuple):
+    """File of the corpus.
 
     Attributes:
-        url: Where it is.
-        name: How it is called in metadata and reports (relative where that is possible).
-        size: Stored bytes, None when the server does not tell.
-        version: What changes when the file changes.
-        format: How documents are laid out in it.
-        listed: It was found in a folder or glob, not named by the user.
+        url: Path or URL.
+        name: Name in metadata and reports (relative where that is possible).
+        size: Stored bytes; None if the server does not report them.
+        version: Text that changes when the file changes.
+        format: Layout of the documents in it.
+        listed: Whether it was found in a folder or glob rather than named by the user.
     """
 
     url: str
@@ -38,25 +36,23 @@ class SourceFile:
     listed: bool
 
 
-@dataclass(frozen=True)
-class Slice:
-    """Lines of a file that start within the bytes [start, end); end None is the end of file."""
+class Slice(NamedTuple):
+    """Lines of a file that start within the bytes [start, end); None is the end of the file."""
 
     file: SourceFile
     start: int = 0
     end: int | None = None
 
 
-@dataclass(frozen=True)
-class Part:
-    """What one task reads: small files together, or a piece of a large one."""
+class Part(NamedTuple):
+    """Input of one task: several small files, or a piece of a large one."""
 
-    index: int
-    slices: tuple[Slice, ...] = field(default=())
+    number: int
+    slices: tuple[Slice, ...] = ()
 
 
 def format_of(url: str, config: ReadConfig) -> Format:
-    """Return the configured format, or the one that the suffix stands for."""
+    """The configured format, or the one that the suffix stands for."""
     if config.format != "auto":
         return config.format
     name = url.split("?")[0].lower()
@@ -71,7 +67,7 @@ def format_of(url: str, config: ReadConfig) -> Format:
 def source_files(
     sources: Sequence[str], read: ReadConfig, storage: StorageConfig
 ) -> list[SourceFile]:
-    """List all files of `sources`: in the order given, inside a folder or glob by name.
+    """All files of `sources`: in the order given, inside a folder or glob by name.
 
     Raises:
         DataError: A source is missing, empty or unreadable, or a file is named twice.
@@ -81,11 +77,11 @@ def source_files(
     files: list[SourceFile] = []
     for source in sources:
         files.extend(_files_of(source, read, storage))
-    seen: set[str] = set()
+    urls: set[str] = set()
     for file in files:
-        if file.url in seen:
+        if file.url in urls:
             raise DataError(f"{file.url}: named twice in the sources; expected each file once")
-        seen.add(file.url)
+        urls.add(file.url)
     return files
 
 
@@ -98,9 +94,9 @@ def _files_of(source: str, read: ReadConfig, storage: StorageConfig) -> Iterator
             version = str(stat.st_mtime)
             yield SourceFile(str(path), name, stat.st_size, version, "text", listed=True)
         return
-    found = list_files(source, storage)
-    listed = len(found) > 1 or not found[0].url.endswith(source.removeprefix("./"))
-    for file in found:
+    files = list_files(source, storage)
+    listed = len(files) > 1 or not files[0].url.endswith(source.removeprefix("./"))
+    for file in files:
         if file.size == 0 and not listed and read.on_bad_input == "fail":
             raise DataError(f"{file.url}: the file is empty; expected text")
         name = _relative(file.url, source)
@@ -109,7 +105,7 @@ def _files_of(source: str, read: ReadConfig, storage: StorageConfig) -> Iterator
 
 
 def _relative(url: str, source: str) -> str:
-    """Name a file within its source, so that names do not change when the corpus moves."""
+    """The name of a file within its source: it does not change when the corpus moves."""
     folder = source.removeprefix("./").rstrip("/") + "/"
     position = url.find(folder)
     return url[position + len(folder) :] if position >= 0 else _base(url)
@@ -120,23 +116,23 @@ def _base(url: str) -> str:
 
 
 def _can_be_cut(file: SourceFile, read: ReadConfig) -> bool:
-    """Only lines of uncompressed files that can be read from any byte on."""
+    """Whether a file can be divided: uncompressed lines that can be read from any byte."""
     by_line = file.format == "jsonl" or (file.format == "text" and read.document == "line")
     seekable = not is_pipe(file.url) and protocol_of(file.url) not in ("http", "https")
     return by_line and seekable and compression_of(file.url) is None and file.size is not None
 
 
 def plan_parts(files: Sequence[SourceFile], read: ReadConfig, part_bytes: int) -> list[Part]:
-    """Cut the corpus into parts of about `part_bytes`, whatever the number of processes."""
+    """The corpus in parts of about `part_bytes`, the same for any number of processes."""
     parts: list[Part] = []
-    waiting: list[Slice] = []
-    waiting_bytes = 0
+    pending: list[Slice] = []
+    pending_bytes = 0
 
     def close() -> None:
-        nonlocal waiting, waiting_bytes
-        if waiting:
-            parts.append(Part(len(parts), tuple(waiting)))
-        waiting, waiting_bytes = [], 0
+        nonlocal pending, pending_bytes
+        if pending:
+            parts.append(Part(len(parts), tuple(pending)))
+        pending, pending_bytes = [], 0
 
     for file in files:
         size = part_bytes if file.size is None else file.size
@@ -146,9 +142,9 @@ def plan_parts(files: Sequence[SourceFile], read: ReadConfig, part_bytes: int) -
                 end = min(start + part_bytes, size)
                 parts.append(Part(len(parts), (Slice(file, start, end),)))
             continue
-        if waiting and waiting_bytes + size > part_bytes:
+        if pending and pending_bytes + size > part_bytes:
             close()
-        waiting.append(Slice(file))
-        waiting_bytes += size
+        pending.append(Slice(file))
+        pending_bytes += size
     close()
     return parts

@@ -1,4 +1,4 @@
-"""The embedded corpus: the source of the Python standard library that runs this.
+"""The embedded corpus: the source of the running Python's standard library.
 
 About 10 MB of real technical text on every machine, with no download and no licence question.
 """
@@ -8,13 +8,13 @@ from pathlib import Path
 
 NAME = "stdlib"
 
-# Third-party code, bundled wheels, and demonstrations that are mostly tests.
+# third-party code, bundled wheels, and demonstrations that are mostly tests
 _LEFT_OUT = {"site-packages", "dist-packages", "idlelib", "lib2to3", "turtledemo", "ensurepip"}
 _TEST_FOLDERS = {"test", "tests", "idle_test"}
 
 
 def stdlib_files() -> list[Path]:
-    """List the non-empty modules of the standard library, sorted by relative path."""
+    """The non-empty modules of the standard library, sorted by relative path."""
     root = Path(sysconfig.get_path("stdlib"))
     chosen = []
     for path in root.rglob("*.py"):
@@ -26,5 +26,5 @@ def stdlib_files() -> list[Path]:
 
 
 def stdlib_root() -> Path:
-    """Return the folder that the names of the corpus are relative to."""
+    """The folder that the names of the corpus are relative to."""
     return Path(sysconfig.get_path("stdlib"))

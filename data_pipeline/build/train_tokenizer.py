@@ -1,4 +1,4 @@
-"""Training a SentencePiece tokenizer from a stream of documents."""
+"""Training of a SentencePiece tokenizer on a stream of documents."""
 
 import io
 import logging
@@ -8,16 +8,16 @@ from pathlib import Path
 
 import sentencepiece
 
-from data_pipeline.storage.atomic import write_atomically
-from data_pipeline.config import TokenizerTrainConfig
-from data_pipeline.errors import DataError
 from data_pipeline.build.readers import Reader
 from data_pipeline.build.sources import plan_parts, source_files
+from data_pipeline.config import TokenizerTrainConfig
+from data_pipeline.errors import DataError
+from data_pipeline.storage.atomic import write_atomically
 from data_pipeline.tokenizer import SPECIAL_IDS
 
 logger = logging.getLogger(__name__)
 
-# The trainer drops longer sentences without a word, so none is given to it.
+# the trainer silently drops longer sentences, so none is passed to it
 _CHUNK_CHARACTERS = 4096
 _MAX_SENTENCE_BYTES = 8 * _CHUNK_CHARACTERS
 
@@ -25,13 +25,13 @@ _MAX_SENTENCE_BYTES = 8 * _CHUNK_CHARACTERS
 def train_tokenizer(config: TokenizerTrainConfig) -> Path:
     """Train a SentencePiece model and write it to `config.output`.
 
-    Nothing is normalised: spaces, tabs and line ends come back as they were.
+    Nothing is normalised: spaces, tabs and line ends survive encoding and decoding.
 
     Returns:
-        The path of the model.
+        The path of the model file.
 
     Raises:
-        DataError: The inputs cannot be read or hold no text, or do not support the vocabulary.
+        DataError: The inputs cannot be read, hold no text, or do not support the vocabulary.
     """
     output = Path(config.output)
     model = io.BytesIO()
@@ -72,9 +72,9 @@ def train_tokenizer(config: TokenizerTrainConfig) -> Path:
 
 
 class _Chunks:
-    """The documents as chunks of whole lines; keeps an error that the trainer would swallow."""
+    """The documents as chunks of whole lines; stores an error that the trainer would swallow."""
 
-    def __init__(self, config: TokenizerTrainConfig) -> None:
+    def __init__(self, config: TokenizerTrainConfig):
         self._config = config
         self.num_characters = 0
         self.error: DataError | None = None
@@ -103,7 +103,7 @@ def _warn(reason: str, where: str) -> None:
 
 
 def _chunks(text: str) -> Iterator[str]:
-    """Cut a text at line ends, or inside longer lines, into chunks that the trainer takes."""
+    """A text in chunks that the trainer accepts, cut at line ends or inside longer lines."""
     start = 0
     while start < len(text):
         end = start + _CHUNK_CHARACTERS

@@ -14,7 +14,7 @@ from data_pipeline.errors import DataError
 
 
 def _end_with_parent(parent: int) -> None:
-    """Leave when the parent is gone: a killed build must not go on writing."""
+    """Exit when the parent has died: a killed build must stop writing."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -27,7 +27,7 @@ def _end_with_parent(parent: int) -> None:
 def run_tasks(
     name: str, function: Callable[..., None], tasks: Sequence[tuple[Any, ...]], num_processes: int
 ) -> None:
-    """Call `function(*task)` for all tasks; the first failure stops those not yet started.
+    """Call `function(*task)` for all tasks; after a failure, no further task is started.
 
     Raises:
         DataError: A task failed, or its process was killed.
@@ -42,15 +42,15 @@ def run_tasks(
         with ProcessPoolExecutor(
             num_processes, initializer=_end_with_parent, initargs=(os.getpid(),)
         ) as pool:
-            waiting = [pool.submit(function, *task) for task in tasks]
+            futures = [pool.submit(function, *task) for task in tasks]
             try:
-                for done in as_completed(waiting):
-                    done.result()
+                for future in as_completed(futures):
+                    future.result()
                     progress.update()
             except BrokenProcessPool as error:
                 raise DataError(
                     f"{name}: a worker process was killed, perhaps for lack of memory; expected "
-                    "it to finish. The same command continues the work, with fewer "
+                    "it to finish. The same command resumes the work, with fewer "
                     "num_processes if need be."
                 ) from error
             finally:

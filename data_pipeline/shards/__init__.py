@@ -1,1 +1,1 @@
-"""WebDataset shards and their manifest: reading, caching, verifying."""
+"""WebDataset shards and their manifest: reading, caching, verification."""

@@ -1,4 +1,4 @@
-"""A bounded folder of shards that came over the network, shared by processes."""
+"""Bounded folder of downloaded shards, shared by processes."""
 
 import contextlib
 import fcntl
@@ -16,27 +16,27 @@ _CHUNK_BYTES = 1 << 20
 
 
 def default_folder() -> Path:
-    """Return the folder for caches of this user."""
+    """The folder for this user's cached shards."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "resonance" / "shards"
 
 
 class ShardCache:
-    """Downloads shards into a folder and removes those unused for longest.
+    """Folder of downloaded shards, from which the least recently used are removed.
 
-    Files are named by their checksum, so datasets and runs share them. A removed file stays
-    readable for the processes that have it open. At least the newest shard is kept, so the folder
-    may exceed its limit by one shard.
+    Files are named by their checksum, so datasets and runs share them. Processes that have a
+    removed file open can still read it. The newest shard is always kept, so the folder may exceed
+    its limit by one shard.
     """
 
-    def __init__(self, folder: Path, limit_bytes: int, storage: StorageConfig) -> None:
+    def __init__(self, folder: Path, limit_bytes: int, storage: StorageConfig):
         self._folder, self._limit_bytes, self._storage = folder, limit_bytes, storage
 
     def fetch(self, url: str, entry: ShardEntry) -> Path:
-        """Return the local copy of a shard; several processes download it once.
+        """The local copy of a shard; concurrent processes download it only once.
 
         Raises:
-            DataError: It cannot be downloaded or stored.
+            DataError: The shard cannot be downloaded or stored.
         """
         path = self._folder / f"{entry.sha256}.tar"
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -44,14 +44,14 @@ class ShardCache:
             if not path.is_file():
                 with open_raw(url, self._storage) as source, write_atomically(path) as target:
                     shutil.copyfileobj(source, target, _CHUNK_BYTES)
-        # The time of last use decides which files go first. Another process may have removed it.
+        # the time of last use decides which files go first; another process may have removed it
         with contextlib.suppress(FileNotFoundError):
             os.utime(path)
         self._evict(keep=path)
         return path
 
     def discard(self, entry: ShardEntry) -> None:
-        """Remove a copy that turned out to be damaged."""
+        """Remove a damaged copy."""
         (self._folder / f"{entry.sha256}.tar").unlink(missing_ok=True)
 
     def _evict(self, keep: Path) -> None:

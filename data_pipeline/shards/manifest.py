@@ -1,4 +1,4 @@
-"""`manifest.json`: what a folder of shards holds, and `documents.npy`: where each document is."""
+"""`manifest.json`: contents of a folder of shards; `documents.npy`: places of its documents."""
 
 import io
 import json
@@ -9,28 +9,24 @@ import numpy as np
 import numpy.typing as npt
 import pydantic
 
-from data_pipeline.config import StorageConfig
+from data_pipeline.config import StorageConfig, Table
 from data_pipeline.errors import DataError
 from data_pipeline.storage.files import exists, join, read_bytes
 from data_pipeline.tokenizer import Tokenizer
 
 NAME = "manifest.json"
-# An .npy file of all documents' rows, shard after shard, apart from the shards: a damaged shard
-# must not change where the documents of the others come in the order.
+# .npy file with the rows of all documents, shard after shard, separate from the shards: a damaged
+# shard must not change the order of the other shards' documents
 INDEX_NAME = "documents.npy"
-# A document's row: byte offset of its tokens in the shard, tokens, UTF-8 bytes of its text.
+# row of a document: byte offset of its tokens in the shard, tokens, UTF-8 bytes of its text
 INDEX_COLUMNS = 3
 INDEX_HEADER_BYTES = 128
 
 Index = npt.NDArray[np.int64]
 
 
-class _Entry(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
-
-
-class ShardEntry(_Entry):
-    """One shard: its counts, its size in bytes, the checksums of it and of its index rows."""
+class ShardEntry(Table):
+    """Entry of a shard: counts, size in bytes, checksums of the shard and of its index rows."""
 
     name: str
     samples: int
@@ -42,8 +38,8 @@ class ShardEntry(_Entry):
     index_crc32: int
 
 
-class TokenizerEntry(_Entry):
-    """The tokenizer that made the tokens."""
+class TokenizerEntry(Table):
+    """Entry of the tokenizer that made the tokens."""
 
     kind: str
     fingerprint: str
@@ -53,8 +49,8 @@ class TokenizerEntry(_Entry):
     pad_id: int
 
 
-class Manifest(_Entry):
-    """A split: shards of tokenized documents, each BOS, tokens, EOS."""
+class Manifest(Table):
+    """Contents of a split: shards of tokenized documents, each BOS, tokens, EOS."""
 
     format: Literal[1]
     dtype: Literal["uint16", "uint32"]
@@ -66,7 +62,7 @@ class Manifest(_Entry):
 
 
 def describe_tokenizer(tokenizer: Tokenizer) -> TokenizerEntry:
-    """Return what a manifest says about a tokenizer."""
+    """The manifest entry of a tokenizer."""
     return TokenizerEntry(
         kind=tokenizer.kind,
         fingerprint=tokenizer.fingerprint,
@@ -78,7 +74,7 @@ def describe_tokenizer(tokenizer: Tokenizer) -> TokenizerEntry:
 
 
 def make_manifest(tokenizer: Tokenizer, shards: list[ShardEntry]) -> Manifest:
-    """Sum up shards."""
+    """The manifest of shards, with their totals."""
     return Manifest(
         format=1,
         dtype="uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32",
@@ -94,7 +90,7 @@ def load_manifest(path: str, storage: StorageConfig | None = None) -> Manifest:
     """Read `manifest.json` of a folder or URL.
 
     Raises:
-        DataError: There is none, it is broken, or its sums disagree with its shards.
+        DataError: The file is missing or broken, or its totals disagree with its shards.
     """
     url = join(path, NAME)
     data = read_bytes(url, storage or StorageConfig())
@@ -105,29 +101,29 @@ def load_manifest(path: str, storage: StorageConfig | None = None) -> Manifest:
         where = ".".join(str(key) for key in first["loc"])
         raise DataError(f"{url}: not a manifest of shards: {where}: {first['msg']}") from error
     for key in ("samples", "tokens", "text_bytes"):
-        found, expected = getattr(manifest, key), sum(getattr(s, key) for s in manifest.shards)
-        if found != expected:
-            raise DataError(f"{url}: {key} is {found}; expected {expected}, the sum over shards")
+        total, expected = getattr(manifest, key), sum(getattr(s, key) for s in manifest.shards)
+        if total != expected:
+            raise DataError(f"{url}: {key} is {total}; expected {expected}, the sum over shards")
     return manifest
 
 
 def split_folders(path: str, storage: StorageConfig) -> list[str]:
-    """Return the folders with a manifest: `path` itself, or train and valid inside it.
+    """The folders with a manifest: `path` itself, or train and valid inside it.
 
     Raises:
-        DataError: There is no manifest at either place.
+        DataError: There is no manifest in any of them.
     """
     if exists(join(path, NAME), storage):
         return [path]
     inside = [join(path, name) for name in ("train", "valid")]
-    found = [folder for folder in inside if exists(join(folder, NAME), storage)]
-    if not found:
+    folders = [folder for folder in inside if exists(join(folder, NAME), storage)]
+    if not folders:
         raise DataError(f"{path}: no {NAME}; expected one there, or in train/ or valid/ below it")
-    return found
+    return folders
 
 
 def dump_manifest(manifest: Manifest) -> str:
-    """Write a manifest as JSON, a line per shard."""
+    """The JSON text of a manifest, one line per shard."""
     table = manifest.model_dump(mode="json")
     shards = ",\n".join(f"  {json.dumps(shard)}" for shard in table.pop("shards"))
     head = ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in table.items())
@@ -135,12 +131,12 @@ def dump_manifest(manifest: Manifest) -> str:
 
 
 def pack_rows(rows: Index) -> bytes:
-    """Return index rows as they are stored."""
+    """The stored bytes of index rows."""
     return np.ascontiguousarray(rows, dtype="<i8").tobytes()
 
 
 def index_header(samples: int) -> bytes:
-    """Return the beginning of `documents.npy`, of INDEX_HEADER_BYTES bytes."""
+    """The header of `documents.npy`, of INDEX_HEADER_BYTES bytes."""
     buffer = io.BytesIO()
     shape = {"descr": "<i8", "fortran_order": False, "shape": (samples, INDEX_COLUMNS)}
     np.lib.format.write_array_header_1_0(buffer, shape)
@@ -148,10 +144,10 @@ def index_header(samples: int) -> bytes:
 
 
 def _unpack_rows(data: bytes, name: str, entry: ShardEntry, dtype: str) -> Index:
-    """Read a shard's index rows and compare them with the manifest.
+    """The index rows of a shard, checked against the manifest.
 
     Raises:
-        DataError: They were changed, or disagree with the manifest.
+        DataError: The rows were changed, or disagree with the manifest.
     """
     if zlib.crc32(data) != entry.index_crc32:
         raise DataError(
@@ -159,28 +155,28 @@ def _unpack_rows(data: bytes, name: str, entry: ShardEntry, dtype: str) -> Index
             f"{entry.index_crc32} by the manifest"
         )
     rows = np.frombuffer(data, dtype="<i8").reshape(-1, INDEX_COLUMNS)
-    found = len(rows), int(rows[:, 1].sum()), int(rows[:, 2].sum())
+    totals = len(rows), int(rows[:, 1].sum()), int(rows[:, 2].sum())
     expected = entry.samples, entry.tokens, entry.text_bytes
-    if found != expected:
+    if totals != expected:
         raise DataError(
-            f"{name}: (documents, tokens, bytes of text) are {found} in {INDEX_NAME}; expected "
+            f"{name}: (documents, tokens, bytes of text) are {totals} in {INDEX_NAME}; expected "
             f"{expected} by the manifest"
         )
     ends = rows[:, 0] + rows[:, 1] * np.dtype(dtype).itemsize
     if len(rows) and (int(rows[:, 0].min()) < 0 or int(ends.max()) > entry.size):
-        raise DataError(f"{name}: {INDEX_NAME} leads outside its {entry.size} bytes")
+        raise DataError(f"{name}: {INDEX_NAME} points outside its {entry.size} bytes")
     return rows
 
 
 def first_rows(manifest: Manifest) -> Index:
-    """Return the number of documents in front of each shard, and at last of all."""
+    """Number of documents before each shard; the last entry is the total."""
     return np.cumsum([0, *(entry.samples for entry in manifest.shards)])
 
 
 def read_rows(
     path: str, manifest: Manifest, shard: int, first: int, storage: StorageConfig
 ) -> Index:
-    """Read a shard's rows of `documents.npy`, which begin with document `first`.
+    """The rows of a shard in `documents.npy`, which start at document `first`.
 
     Raises:
         DataError: The file is missing, too short or changed.

@@ -1,10 +1,9 @@
-"""Images and sound in shards, decoded to tensors."""
+"""Images and sound in shards, decoded to tensors (Python only: no command reads them)."""
 
 import io
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -21,9 +20,8 @@ _IMAGES = ("jpg", "jpeg", "png")
 _SOUNDS = ("wav", "flac")
 
 
-@dataclass(frozen=True)
-class Sound:
-    """A recording: float32 [channels, samples] within -1 and 1, and samples per second."""
+class Sound(NamedTuple):
+    """Recording: float32 [channels, samples] between -1 and 1, and samples per second."""
 
     samples: Tensor
     rate_hz: int
@@ -33,13 +31,13 @@ def decode_image(data: bytes, name: str) -> Tensor:
     """Decode a JPEG or PNG to uint8 [channels, height, width]: 1 channel if grey, 3, 4 with alpha.
 
     Raises:
-        DataError: It is not an image, or is damaged.
+        DataError: The data is not an image, or is damaged.
     """
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
-            # Palettes, CMYK and 1-bit images become what a model can read.
-            other = "RGBA" if "transparency" in image.info else "RGB"
-            mode = image.mode if image.mode in ("L", "RGB", "RGBA") else other
+            # palettes, CMYK and 1-bit images become a mode that a model can read
+            converted = "RGBA" if "transparency" in image.info else "RGB"
+            mode = image.mode if image.mode in ("L", "RGB", "RGBA") else converted
             pixels = np.array(image.convert(mode))
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise DataError(f"{name}: not a readable image ({error}); expected JPEG or PNG") from error
@@ -47,10 +45,10 @@ def decode_image(data: bytes, name: str) -> Tensor:
 
 
 def decode_sound(data: bytes, name: str) -> Sound:
-    """Decode WAV or FLAC.
+    """Decode a recording in WAV or FLAC.
 
     Raises:
-        DataError: It is not a recording, or is damaged.
+        DataError: The data is not a recording, or is damaged.
     """
     try:
         recording, rate_hz = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
@@ -86,13 +84,16 @@ def iterate_media(
     data_ranks: int = 1,
     storage: StorageConfig | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Yield decoded samples of WebDataset shards, in order; rank r reads samples r, r + ranks, ...
+    """Decoded samples of WebDataset shards, in order; rank r reads samples r, r + ranks, ...
 
     jpg and png become uint8 tensors, wav and flac `Sound`, json and txt Python objects, cls an
-    integer, npy a tensor; other members stay bytes. `__key__` and `__url__` say where from.
+    integer, npy a tensor; other members stay bytes. `__key__` and `__url__` name the origin.
 
     Args:
         shards: Files, folders, globs or URLs of tar files.
+        data_rank: Data-parallel rank that reads.
+        data_ranks: Number of data-parallel ranks.
+        storage: Access to files.
 
     Raises:
         DataError: A shard or a member is unreadable or unsafe.

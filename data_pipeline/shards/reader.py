@@ -18,12 +18,12 @@ from data_pipeline.storage.files import is_remote, join, local_path, naming
 
 
 class ShardReader:
-    """Reads tokens of documents by (shard, row).
+    """Reader of documents' tokens by (shard, row).
 
-    State: open shards (memory maps) and their index rows, least recently used first to go.
+    State: open shards (memory maps) and their index rows; the least recently used are closed.
     """
 
-    def __init__(self, path: str, manifest: Manifest, config: DataConfig) -> None:
+    def __init__(self, path: str, manifest: Manifest, config: DataConfig):
         self._path, self._manifest, self._config = path, manifest, config
         self._is_remote = is_remote(path)
         self._first_row = first_rows(manifest)
@@ -36,15 +36,15 @@ class ShardReader:
         self._dtype = np.dtype(manifest.dtype)
 
     def url(self, shard: int) -> str:
-        """Return where a shard is."""
+        """Path or URL of a shard."""
         return join(self._path, self._manifest.shards[shard].name)
 
     def document(self, shard: int, row: int) -> int:
-        """Return the number of a document within the dataset."""
+        """Number of a document within the dataset."""
         return int(self._first_row[shard]) + row
 
     def index(self, shard: int) -> Index:
-        """Return the rows of the index for a shard.
+        """The index rows of a shard.
 
         Raises:
             DataError: `documents.npy` is missing, too short or changed.
@@ -60,21 +60,21 @@ class ShardReader:
         return rows
 
     def prefetch(self, shards: Iterable[int]) -> None:
-        """Download remote shards that are about to be read, several at a time.
+        """Download the remote shards among `shards` that are about to be read, in parallel.
 
         Raises:
             DataError: The store does not answer, or the disk is full.
         """
         if not self._is_remote:
             return
-        wanted = [
+        unopened = [
             shard for shard in shards if shard not in self._open and shard not in self._corrupt
         ]
-        if not wanted:
+        if not unopened:
             return
         with ThreadPoolExecutor(self._config.storage.num_readers) as readers:
-            for download in [readers.submit(self._fetch, shard) for shard in wanted]:
-                # Reading a missing shard reports it.
+            for download in [readers.submit(self._fetch, shard) for shard in unopened]:
+                # reading a missing shard reports it
                 with contextlib.suppress(MissingFileError):
                     download.result()
 
@@ -82,10 +82,10 @@ class ShardReader:
         return self._cache.fetch(self.url(shard), self._manifest.shards[shard])
 
     def tokens(self, shard: int, row: int) -> npt.NDArray[np.unsignedinteger] | str:
-        """Return a document's tokens, or why its shard is unreadable if such are to be skipped.
+        """The tokens of a document, or the reason why its shard is unreadable and skipped.
 
         Raises:
-            DataError: The shard is missing, cut short or changed, and that is to be fatal.
+            DataError: The shard is missing, cut short or changed, and `on_corrupt_shard` is fail.
         """
         if shard in self._corrupt:
             return self._corrupt[shard]
@@ -110,7 +110,7 @@ class ShardReader:
         try:
             return self._checked(shard, entry, self._fetch(shard))
         except (CorruptShardError, MissingFileError):
-            # The copy may be what is damaged: download it once more.
+            # only the copy may be damaged: download it once more
             self._cache.discard(entry)
             return self._checked(shard, entry, self._fetch(shard))
 
@@ -119,8 +119,9 @@ class ShardReader:
         with naming(url):
             mapped = np.memmap(path, dtype=np.uint8, mode="r")
         if len(mapped) != entry.size:
-            found = f"{url}: {len(mapped)} bytes"
-            raise CorruptShardError(f"{found}; expected {entry.size} by the manifest")
+            raise CorruptShardError(
+                f"{url}: {len(mapped)} bytes; expected {entry.size} by the manifest"
+            )
         if self._config.verify_shards and shard not in self._verified:
             with path.open("rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()

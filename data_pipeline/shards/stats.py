@@ -1,7 +1,7 @@
-"""`resonance data stats`: tokens, documents, and how long the documents are."""
+"""`resonance data stats`: numbers of tokens and documents, and lengths of the documents."""
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,13 +16,12 @@ from data_pipeline.shards.manifest import (
 from data_pipeline.storage.atomic import write_atomically
 
 _BAR_CHARACTERS = 40
-# Documents of [2**i, 2**(i + 1)) tokens are counted in bin i.
+# bin i counts documents of [2**i, 2**(i + 1)) tokens
 _NUM_BINS = 40
 
 
-@dataclass(frozen=True)
-class SplitStats:
-    """One split: sums, and the number of documents by length in powers of two."""
+class SplitStats(NamedTuple):
+    """Totals of a split, and its number of documents by length in powers of two."""
 
     path: str
     documents: int
@@ -33,8 +32,8 @@ class SplitStats:
     longest: int
     histogram: tuple[int, ...]
 
-    def render(self) -> str:
-        """Return the numbers and a histogram of text."""
+    def __str__(self) -> str:
+        """The numbers and a histogram as text for a terminal."""
         lines = [
             f"{self.path}: {self.documents:,} documents, {self.tokens:,} tokens, "
             f"{self.text_bytes:,} bytes of text, {self.shards} shards",
@@ -50,26 +49,23 @@ class SplitStats:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True)
-class StatsReport:
-    """All splits of a folder, and the plot if one was drawn."""
+class StatsReport(NamedTuple):
+    """Statistics of all splits of a folder, and the path of the plot if one was drawn."""
 
     splits: tuple[SplitStats, ...]
     png: str
 
-    def render(self) -> str:
-        """Return the report as text for a terminal."""
+    def __str__(self) -> str:
+        """The report as text for a terminal."""
         drawn = [f"histogram: {self.png}"] if self.png else []
-        return "\n".join([*(split.render() for split in self.splits), *drawn])
-
-    __str__ = render
+        return "\n".join([*(str(split) for split in self.splits), *drawn])
 
 
 def stats(config: StatsConfig) -> StatsReport:
     """Count tokens, documents and lengths, from the manifest and the index alone.
 
     Raises:
-        DataError: There is no manifest, or its index is unreadable.
+        DataError: The manifest is missing, or its index is unreadable.
     """
     folders = split_folders(config.path, config.storage)
     splits = tuple(

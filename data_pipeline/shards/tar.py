@@ -1,4 +1,4 @@
-"""Reading tar files as plain samples, with unsafe member names refused."""
+"""Reading of tar files as plain samples; unsafe member names are rejected."""
 
 import tarfile
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ _DRAIN_BYTES = 1 << 20
 
 
 def check_member(url: str, name: str, config: StorageConfig) -> None:
-    """Refuse a member that would leave the folder into which a tar file is unpacked.
+    """Reject a member that would leave the folder into which a tar file is unpacked.
 
     Raises:
-        DataError: An absolute path or '..', without `storage.allow_unsafe_members`.
+        DataError: The name is absolute or has '..', without `storage.allow_unsafe_members`.
     """
     path = PurePosixPath(name.replace("\\", "/"))
     unsafe = path.is_absolute() or ".." in path.parts or path.parts[0].endswith(":")
@@ -28,10 +28,10 @@ def check_member(url: str, name: str, config: StorageConfig) -> None:
 
 
 def members(url: str, stream: BinaryIO, config: StorageConfig) -> Iterator[tuple[str, int, bytes]]:
-    """Yield the files of a tar stream: name, byte offset of the data, data.
+    """The files of a tar stream: name, byte offset of the data, data.
 
     Raises:
-        DataError: An unsafe name, or the stream is not a whole tar file.
+        DataError: A name is unsafe, or the stream is not a whole tar file.
     """
     counted = _Counting(stream)
     end = 0
@@ -45,15 +45,15 @@ def members(url: str, stream: BinaryIO, config: StorageConfig) -> Iterator[tuple
                     yield info.name, info.offset_data, file.read()
     except (tarfile.TarError, EOFError) as error:
         raise DataError(f"{url}: cut short or not a tar file ({error})") from error
-    # tarfile takes a cut between two members, or inside a header, for the end.
+    # tarfile takes a cut between two members, or inside a header, for the end
     if counted.drain() < end + tarfile.BLOCKSIZE:
         raise DataError(f"{url}: cut short; expected the end of the archive after byte {end}")
 
 
 class _Counting:
-    """Counts the bytes that are read from a stream."""
+    """Stream that counts the bytes read from it."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO):
         self._stream = stream
         self._count = 0
 
@@ -63,19 +63,23 @@ class _Counting:
         return data
 
     def drain(self) -> int:
-        """Read to the end and return the number of all bytes."""
+        """Read to the end.
+
+        Returns:
+            The number of all bytes.
+        """
         while self.read(_DRAIN_BYTES):
             pass
         return self._count
 
 
 def samples(url: str, config: StorageConfig) -> Iterator[dict[str, bytes]]:
-    """Yield the samples of a WebDataset shard: by extension, and `__key__`.
+    """The samples of a WebDataset shard: data by extension, and `__key__`.
 
-    Files in a row whose names agree up to the first dot (of the last part) are one sample.
+    Consecutive files whose names agree up to the first dot (of the last part) are one sample.
 
     Raises:
-        DataError: An unsafe name, the same extension twice, or a damaged shard.
+        DataError: A name is unsafe, an extension comes twice, or the shard is damaged.
     """
     sample: dict[str, bytes] = {}
     with open_stream(url, config) as stream:

@@ -1,10 +1,9 @@
-"""`resonance data verify`: do the shards hold what their manifest says?"""
+"""`resonance data verify`: comparison of shards with their manifest."""
 
 import hashlib
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 from tqdm import tqdm
@@ -27,9 +26,8 @@ _TOKENS_SUFFIX = ".tokens.npy"
 _DRAIN_BYTES = 1 << 20
 
 
-@dataclass(frozen=True)
-class VerifyReport:
-    """What was checked, and what is wrong with it."""
+class VerifyReport(NamedTuple):
+    """Number of shards, documents and tokens that were checked, and the problems in them."""
 
     path: str
     shards: int
@@ -39,11 +37,11 @@ class VerifyReport:
 
     @property
     def ok(self) -> bool:
-        """Whether everything agrees with the manifest."""
+        """Whether all shards agree with the manifest."""
         return not self.problems
 
-    def render(self) -> str:
-        """Return the report as text for a terminal."""
+    def __str__(self) -> str:
+        """The report as text for a terminal."""
         checked = f"{self.shards} shards, {self.samples:,} documents, {self.tokens:,} tokens"
         if self.ok:
             return f"{self.path}: {checked}: all agree with the manifest"
@@ -51,26 +49,24 @@ class VerifyReport:
             [f"{self.path}: {len(self.problems)} problems in {checked}:", *self.problems]
         )
 
-    __str__ = render
-
 
 def verify(config: VerifyConfig) -> VerifyReport:
     """Read all shards and compare checksums, counts, offsets and token ids.
 
     Raises:
-        DataError: Something does not agree; the message lists all of it.
+        DataError: Something disagrees with the manifest; the message lists every problem.
     """
     report = inspect(config)
     if not report.ok:
-        raise DataError(report.render())
+        raise DataError(str(report))
     return report
 
 
 def inspect(config: VerifyConfig) -> VerifyReport:
-    """Like `verify`, but return what is wrong instead of raising it.
+    """Like `verify`, with problems in the report instead of an exception.
 
     Raises:
-        DataError: There is no manifest, or it is broken.
+        DataError: The manifest is missing or broken.
     """
     storage = config.storage
     folders = split_folders(config.path, storage)
@@ -80,7 +76,7 @@ def inspect(config: VerifyConfig) -> VerifyReport:
         total=sum(len(manifest.shards) for manifest in manifests), unit="shard", disable=None
     ) as progress:
         for folder, manifest in zip(folders, manifests, strict=True):
-            problems += _strangers(folder, manifest)
+            problems += _unlisted(folder, manifest)
             for number, first in enumerate(first_rows(manifest)[:-1].tolist()):
                 problems += _check_shard(folder, manifest, number, first, storage)
                 progress.update()
@@ -96,12 +92,12 @@ def inspect(config: VerifyConfig) -> VerifyReport:
 
 
 def check_sizes(path: str, manifest: Manifest, storage: StorageConfig) -> None:
-    """Compare the shards that are there with their manifest, without reading them.
+    """Compare the sizes of shards with their manifest, without reading the shards.
 
-    HTTP has no folders to list: there, the first and the last shard are asked for.
+    HTTP has no folders to list: there, only the first and the last shard are checked.
 
     Raises:
-        DataError: One is missing, or is longer or shorter than it was.
+        DataError: A shard is missing, or has another size.
     """
     entries = manifest.shards
     if protocol_of(path) in ("http", "https"):
@@ -111,25 +107,25 @@ def check_sizes(path: str, manifest: Manifest, storage: StorageConfig) -> None:
         files = list_files(path, storage)
     sizes = {file.url.rpartition("/")[2]: file.size for file in files}
     for entry in entries:
-        url, found = join(path, entry.name), sizes.get(entry.name, "missing")
-        if found == "missing":
+        url, size = join(path, entry.name), sizes.get(entry.name, "missing")
+        if size == "missing":
             raise DataError(f"{url}: no such file; expected {entry.size} bytes by the manifest")
-        if found not in (entry.size, None):
-            raise DataError(f"{url}: {found} bytes; expected {entry.size} by the manifest")
+        if size not in (entry.size, None):
+            raise DataError(f"{url}: {size} bytes; expected {entry.size} by the manifest")
 
 
-def _strangers(folder: str, manifest: Manifest) -> list[str]:
+def _unlisted(folder: str, manifest: Manifest) -> list[str]:
     if is_remote(folder):
         return []
-    known = {entry.name for entry in manifest.shards}
-    found = sorted(path.name for path in local_path(folder).glob("*.tar"))
-    return [f"{join(folder, name)}: not in the manifest" for name in found if name not in known]
+    listed = {entry.name for entry in manifest.shards}
+    names = sorted(path.name for path in local_path(folder).glob("*.tar"))
+    return [f"{join(folder, name)}: not in the manifest" for name in names if name not in listed]
 
 
 class _Hashing(io.RawIOBase):
-    """Passes a stream on, hashing and counting it."""
+    """Stream that hashes and counts the bytes read from it."""
 
-    def __init__(self, source: BinaryIO) -> None:
+    def __init__(self, source: BinaryIO):
         super().__init__()
         self._source, self._sha256 = source, hashlib.sha256()
         self.size = 0
@@ -145,7 +141,11 @@ class _Hashing(io.RawIOBase):
         return len(data)
 
     def finish(self) -> str:
-        """Read what is left and return the checksum of all."""
+        """Read to the end.
+
+        Returns:
+            The SHA-256 of all bytes.
+        """
         while self.read(_DRAIN_BYTES):
             pass
         return self._sha256.hexdigest()
@@ -182,7 +182,7 @@ def _check_shard(
 def _check_content(
     url: str, stream: _Hashing, manifest: Manifest, index: Index | None, storage: StorageConfig
 ) -> Iterator[str]:
-    """Yield what is wrong with the members of a shard."""
+    """The problems with the members of a shard."""
     tokenizer = manifest.tokenizer
     row = 0
     for name, offset, data in members(url, cast(BinaryIO, stream), storage):

@@ -1,1 +1,1 @@
-"""Local and remote files: listing, opening, atomic writing."""
+"""Local and remote files: listing, reading, atomic writing."""

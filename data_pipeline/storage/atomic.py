@@ -11,7 +11,7 @@ from data_pipeline.errors import DataError
 
 PARTIAL_SUFFIX = ".partial"
 
-# No space, no quota, larger than the file size limit.
+# no space, no quota, larger than the file size limit
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -21,19 +21,19 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        what = "the disk is full" if error.errno in _FULL else "cannot write"
+        problem = "the disk is full" if error.errno in _FULL else "cannot write"
         raise DataError(
-            f"{path}: {what} ({error.strerror or error}); expected room and permission to write "
-            "there. Nothing was left half-written; the same command continues the work."
+            f"{path}: {problem} ({error.strerror or error}); expected room and permission to write "
+            "there. Nothing was left half-written; the same command resumes the work."
         ) from error
 
 
 @contextlib.contextmanager
 def write_atomically(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file beside `path`, which takes its name when the block ends well.
+    """Open a temporary file next to `path`, and rename it to `path` when the block succeeds.
 
     Raises:
-        DataError: The disk is full or not writable.
+        DataError: The disk is full, or the folder is not writable.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
     with disk_errors(path):

@@ -7,9 +7,8 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import fsspec
 from fsspec.core import split_protocol
@@ -27,30 +26,30 @@ _CREDENTIALS = (
 
 
 def is_remote(url: str) -> bool:
-    """Tell whether `url` leads somewhere other than the local disk."""
+    """Whether `url` points somewhere other than the local disk."""
     return is_pipe(url) or protocol_of(url) not in ("file", "local")
 
 
 def is_pipe(url: str) -> bool:
-    """Tell whether `url` is a command to run, in webdataset's notation."""
+    """Whether `url` is a command to run, in webdataset's notation."""
     return url.startswith("pipe:")
 
 
 def protocol_of(url: str) -> str:
-    """Return the part before '://', 'file' when there is none."""
+    """The part before '://'; 'file' if there is none."""
     return split_protocol(url)[0] or "file"
 
 
 def join(folder: str, name: str) -> str:
-    """Append a file's name to a folder or URL."""
+    """Path or URL of a file in a folder."""
     return f"{folder.rstrip('/')}/{name}"
 
 
 def check_url(url: str, config: StorageConfig) -> None:
-    """Refuse URLs that run commands, unless they are allowed.
+    """Reject URLs that run commands, unless they are allowed.
 
     Raises:
-        DataError: A `pipe:` URL without `storage.allow_pipe`, or an unknown protocol.
+        DataError: The URL is a `pipe:` without `storage.allow_pipe`, or its protocol is unknown.
     """
     if is_pipe(url):
         if not config.allow_pipe:
@@ -67,7 +66,7 @@ def check_url(url: str, config: StorageConfig) -> None:
 
 @functools.lru_cache(maxsize=64)
 def _filesystem(protocol: str, config: StorageConfig, process: int) -> Any:
-    """Make a file system of this process: connections do not survive a fork."""
+    """A file system for this process: connections do not survive a fork."""
     del process
     options: dict[str, Any] = {}
     if protocol in ("http", "https"):
@@ -81,7 +80,7 @@ def _filesystem(protocol: str, config: StorageConfig, process: int) -> Any:
         options = {
             "anon": config.anonymous,
             "endpoint_url": config.endpoint_url or None,
-            # Attempts are counted here, not once more inside botocore.
+            # attempts are counted here, not also inside botocore
             "config_kwargs": {
                 "connect_timeout": config.timeout_s,
                 "read_timeout": config.timeout_s,
@@ -89,7 +88,7 @@ def _filesystem(protocol: str, config: StorageConfig, process: int) -> Any:
             },
         }
     elif protocol == "file":
-        # object stores have no folders to be made first
+        # object stores have no folders to create first
         options = {"auto_mkdir": True}
     system = fsspec.filesystem(
         protocol, skip_instance_cache=True, use_listings_cache=False, **options
@@ -100,13 +99,13 @@ def _filesystem(protocol: str, config: StorageConfig, process: int) -> Any:
 
 
 def filesystem(url: str, config: StorageConfig) -> Any:
-    """Return this process's fsspec file system for `url`."""
+    """This process's fsspec file system for `url`."""
     check_url(url, config)
     return _filesystem(protocol_of(url), config, os.getpid())
 
 
 def local_path(url: str) -> Path:
-    """Return the path of a local `url`, with or without file://."""
+    """Path of a local `url`, with or without file://."""
     return Path(split_protocol(url)[1])
 
 
@@ -118,13 +117,13 @@ def _is_transient(error: Exception) -> bool:
         return False
     if isinstance(error, OSError | asyncio.TimeoutError):
         return True
-    # aiohttp's and botocore's connection errors, without importing either for local files.
+    # connection errors of aiohttp and botocore, without importing either for local files
     names = {kind.__name__ for kind in type(error).__mro__}
     return bool(names & {"ClientConnectionError", "ClientPayloadError", "HTTPClientError"})
 
 
 def explain(url: str, error: Exception) -> DataError:
-    """Say in one line what went wrong at `url`."""
+    """The error that describes in one line a failure at `url`."""
     name = type(error).__name__
     if name in ("NoCredentialsError", "PartialCredentialsError"):
         return DataError(f"{url}: no S3 credentials found; {_CREDENTIALS}")
@@ -137,10 +136,10 @@ def explain(url: str, error: Exception) -> DataError:
 
 
 def with_retries(url: str, config: StorageConfig, request: Callable[[], T]) -> T:
-    """Run `request`, again after passing failures of a remote store, waiting longer each time.
+    """Run `request`, and retry after transient failures of a remote store, with longer waits.
 
     Raises:
-        DataError: The last attempt failed, or the failure is one that will not pass.
+        DataError: The last attempt failed, or the failure is not transient.
     """
     attempts = config.attempts if is_remote(url) else 1
     for attempt in range(1, attempts + 1):
@@ -165,12 +164,12 @@ def read_bytes(
     """Read a whole file, or the bytes [start, end) of it.
 
     Raises:
-        DataError: It cannot be read, or is shorter than `end`.
+        DataError: The file cannot be read, or is shorter than `end`.
     """
     system = filesystem(url, config)
     data = bytes(with_retries(url, config, lambda: system.cat_file(url, start=start, end=end)))
     if start is not None and end is not None and len(data) > end - start:
-        # An HTTP server that knows no ranges sends the whole file.
+        # an HTTP server without range requests sends the whole file
         data = data[start:end]
     if start is not None and end is not None and len(data) != end - start:
         raise DataError(f"{url}: {len(data)} bytes at {start}; expected {end - start}")
@@ -178,14 +177,19 @@ def read_bytes(
 
 
 def exists(url: str, config: StorageConfig) -> bool:
-    """Tell whether there is a file or folder at `url`."""
+    """Whether there is a file or folder at `url`."""
     system = filesystem(url, config)
     return bool(with_retries(url, config, lambda: system.exists(url)))
 
 
-@dataclass(frozen=True)
-class Listed:
-    """A file: where it is, its size (None if unknown) and what changes when it changes."""
+class Listed(NamedTuple):
+    """File of a listing.
+
+    Attributes:
+        url: Path or URL.
+        size: Stored bytes; None if unknown.
+        version: Text that changes when the file changes.
+    """
 
     url: str
     size: int | None
@@ -193,12 +197,12 @@ class Listed:
 
 
 def list_files(pattern: str, config: StorageConfig) -> list[Listed]:
-    """List a file, the files of a folder (recursively) or those of a glob, sorted by URL.
+    """A file, the files of a folder (recursively) or those of a glob, sorted by URL.
 
-    Hidden files are left out of folders. HTTP has no folders: the URL is the file.
+    Hidden files in folders are ignored. HTTP has no folders: the URL is the file.
 
     Raises:
-        DataError: Nothing is there.
+        DataError: There are no such files.
     """
     if is_pipe(pattern):
         check_url(pattern, config)
@@ -209,8 +213,8 @@ def list_files(pattern: str, config: StorageConfig) -> list[Listed]:
         if protocol_of(pattern) in ("http", "https"):
             return {pattern: system.info(pattern)}
         if any(character in pattern for character in "*?["):
-            found: dict[str, dict[str, Any]] = system.glob(pattern, detail=True)
-            return {name: info for name, info in found.items() if info["type"] == "file"}
+            matches: dict[str, dict[str, Any]] = system.glob(pattern, detail=True)
+            return {name: info for name, info in matches.items() if info["type"] == "file"}
         info = system.info(pattern)
         if info["type"] == "file":
             return {info["name"]: info}

@@ -1,4 +1,4 @@
-"""Sequential reading of one source file: local, remote or a command's output, decompressed."""
+"""Sequential reading of a source file: local, remote or a command's output, decompressed."""
 
 import bz2
 import contextlib
@@ -28,9 +28,9 @@ _BUFFER_BYTES = 1 << 20
 
 
 class _RetryingReader(io.RawIOBase):
-    """A remote file whose failed reads are repeated from the same position."""
+    """Remote file whose failed reads are retried from the same position."""
 
-    def __init__(self, url: str, file: Any, config: StorageConfig) -> None:
+    def __init__(self, url: str, file: Any, config: StorageConfig):
         super().__init__()
         self._url, self._file, self._config = url, file, config
         self._position = 0
@@ -66,9 +66,9 @@ class _RetryingReader(io.RawIOBase):
 
 
 class _ZstdReader(io.RawIOBase):
-    """Zstandard frames; a frame cut short is an error (zstandard's own reader just ends)."""
+    """Zstandard frames; a truncated frame is an error (zstandard's own reader just ends)."""
 
-    def __init__(self, source: BinaryIO) -> None:
+    def __init__(self, source: BinaryIO):
         super().__init__()
         self._source = source
         self._frame: Any = None
@@ -101,7 +101,7 @@ def _pipe(url: str) -> Iterator[BinaryIO]:
     command = url.removeprefix("pipe:")
     with subprocess.Popen(command, shell=True, stdout=subprocess.PIPE) as process:
         if process.stdout is None:
-            raise AssertionError("stdout was asked for")
+            raise AssertionError("stdout is a pipe")
         yield cast(BinaryIO, process.stdout)
         process.stdout.close()
         status = process.wait()
@@ -111,7 +111,7 @@ def _pipe(url: str) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def open_raw(url: str, config: StorageConfig) -> Iterator[BinaryIO]:
-    """Open the bytes of `url` as they are stored, seekable where the store allows it."""
+    """Open the stored bytes of `url`, seekable where the store allows it."""
     check_url(url, config)
     if is_pipe(url):
         with _pipe(url) as stream:
@@ -130,7 +130,7 @@ def open_raw(url: str, config: StorageConfig) -> Iterator[BinaryIO]:
 
 
 def compression_of(url: str) -> str | None:
-    """Return 'gzip', 'bz2', 'xz', 'zstd' or None, by the suffix."""
+    """The compression that the suffix stands for: 'gzip', 'bz2', 'xz', 'zstd' or None."""
     if is_pipe(url):
         return None
     compression = infer_compression(url.split("?")[0])
@@ -142,7 +142,7 @@ def open_stream(url: str, config: StorageConfig) -> Iterator[BinaryIO]:
     """Open `url` for reading from the start, decompressed by its suffix.
 
     Raises:
-        DataError: It cannot be opened. A truncated file raises its decoder's error on reading.
+        DataError: The file cannot be opened. Reading a truncated file raises the decoder's error.
     """
     with open_raw(url, config) as raw:
         match compression_of(url):

@@ -1,1 +1,1 @@
-"""From shards to batches: an order that depends on no number of ranks."""
+"""Shards to batches, in an order that does not depend on the number of ranks."""

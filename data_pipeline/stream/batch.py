@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,15 +14,14 @@ from data_pipeline.stream.packing import Windows
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """Rows of packed tokens for one forward pass.
 
     Attributes:
         tokens: int64 [b, T].
         labels: int64 [b, T], the next token of the same document; -100 where there is none.
         segment_ids: int64 [b, T], non-decreasing from 0 in each row; padding comes last.
-        documents: By row, the (dataset, document) of each segment; document -1 is padding.
+        documents: Per row, the (dataset, document) of each segment; document -1 is padding.
     """
 
     tokens: Tensor
@@ -39,11 +39,17 @@ class Batch:
         )
 
 
-@dataclass
+# no NamedTuple: DataLoader would convert, and pin, what is in it one by one
+@dataclass(frozen=True)
 class Step:
-    """What a worker hands over: all of a rank's rows, as few tensors, since each costs a message.
+    """All rows of a rank for one global step, as few tensors, since each costs a message.
 
-    `corrupt` holds the tokens that had to be masked, by the reason.
+    Attributes:
+        tokens: int64 [rows, T].
+        labels: int64 [rows, T].
+        segment_ids: int64 [rows, T].
+        documents: Per row, the (dataset, document) of each segment.
+        corrupt: Number of masked tokens, by the reason why their shard is unreadable.
     """
 
     tokens: Tensor
@@ -63,18 +69,18 @@ class Step:
         )
 
     def batches(self, micro_batch_size: int) -> list[Batch]:
-        """Cut the rows into micro-batches."""
-        found = []
+        """The rows in micro-batches."""
+        batches = []
         for start in range(0, len(self.documents), micro_batch_size):
             rows = slice(start, start + micro_batch_size)
             documents = tuple(self.documents[rows])
             tensors = self.tokens[rows], self.labels[rows], self.segment_ids[rows]
-            found.append(Batch(*tensors, documents))
-        return found
+            batches.append(Batch(*tensors, documents))
+        return batches
 
 
 def to_step(windows: Windows) -> Step:
-    """The windows' arrays as tensors, without a copy."""
+    """The arrays of windows as tensors, without a copy."""
     return Step(
         torch.from_numpy(windows.tokens),
         torch.from_numpy(windows.labels),
@@ -84,15 +90,19 @@ def to_step(windows: Windows) -> Step:
     )
 
 
-def report_corrupt(corrupt: Mapping[str, int], known: dict[str, int]) -> None:
-    """Log a shard the first time, and count its masked tokens every time."""
+def report_corrupt(corrupt: Mapping[str, int], total: dict[str, int]) -> None:
+    """Log every newly corrupt shard, and add its masked tokens to `total`."""
     for reason, tokens in corrupt.items():
-        if reason not in known:
+        if reason not in total:
             logger.error("unreadable shard, its tokens are masked: %s", reason)
-        known[reason] = known.get(reason, 0) + tokens
+        total[reason] = total.get(reason, 0) + tokens
 
 
 def check_rank(data_rank: int, data_ranks: int) -> None:
-    """Raise a DataError unless there is such a data-parallel rank."""
+    """Check that `data_rank` is one of `data_ranks`.
+
+    Raises:
+        DataError: It is not.
+    """
     if not 0 <= data_rank < data_ranks:
         raise DataError(f"data_rank: {data_rank}; expected 0 to {data_ranks - 1}")

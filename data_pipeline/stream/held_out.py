@@ -1,4 +1,4 @@
-"""A held-out split, read once and in order."""
+"""Reading of a held-out split, once and in order."""
 
 from collections.abc import Iterator
 
@@ -17,12 +17,17 @@ def iterate_valid(
     data_ranks: int = 1,
     config: DataConfig | None = None,
 ) -> Iterator[Batch]:
-    """Yield a whole split once, in order: every token exactly once over all ranks.
+    """Batches of a whole split in order: every token exactly once over all ranks.
 
-    All ranks get equally many batches of equal shape: what is missing at the end is padding,
+    All ranks get the same number of batches of the same shape: the end is filled with padding,
     whose labels are all -100.
 
     Args:
+        path: Folder or URL with the manifest.
+        sequence_length: Tokens per window.
+        micro_batch_size: Windows per batch.
+        data_rank: Data-parallel rank that reads.
+        data_ranks: Number of data-parallel ranks.
         config: Storage, cache and checks; its order is not used.
 
     Raises:
@@ -38,13 +43,14 @@ def iterate_valid(
     for start in range(0, num_windows, per_round):
         windows = empty_windows(micro_batch_size, sequence_length, pad_id)
         first = start + data_rank * micro_batch_size
-        spans = []
+        spans_by_row = []
         for number in range(first, min(first + micro_batch_size, num_windows)):
             position = number * sequence_length
-            count = min(sequence_length, dataset.tokens - position)
-            spans.append(dataset.spans([EpochRange(0, position, count)]))
-        dataset.reader.prefetch(sorted({span.shard for found in spans for span in found}))
-        for row, found in enumerate(spans):
-            dataset.fill(windows, row, found)
+            num_tokens = min(sequence_length, dataset.tokens - position)
+            spans_by_row.append(dataset.spans([EpochRange(0, position, num_tokens)]))
+        shards = {span.shard for spans in spans_by_row for span in spans}
+        dataset.reader.prefetch(sorted(shards))
+        for row, spans in enumerate(spans_by_row):
+            dataset.fill(windows, row, spans)
         report_corrupt(windows.corrupt, corrupt)
         yield to_step(windows).batches(micro_batch_size)[0]

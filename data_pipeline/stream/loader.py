@@ -1,4 +1,4 @@
-"""The torch side: batches for training, the same on every number of ranks and workers."""
+"""Batches for training as tensors, the same for every number of ranks and workers."""
 
 import atexit
 import os
@@ -19,26 +19,26 @@ from data_pipeline.stream.mixture import Mixture, StreamState
 
 
 class _Steps(Dataset[Step | DataError]):
-    """This rank's rows of a global step, by the state before it. Lives in the workers."""
+    """Dataset of a rank's rows of a global step, by the state before it; used in the workers."""
 
-    def __init__(self, config: DataConfig, global_batch_size: int, rows: range) -> None:
+    def __init__(self, config: DataConfig, global_batch_size: int, rows: range):
         self._config, self._global_batch_size, self._rows = config, global_batch_size, rows
         self._mixture: Mixture | None = None
 
     def __getitem__(self, state: StreamState) -> Step | DataError:
-        # Opened here: connections and memory maps belong to the worker's own process.
+        # opened here: connections and memory maps belong to the worker's own process
         self._mixture = self._mixture or Mixture(self._config)
         try:
             return to_step(self._mixture.read(state, self._global_batch_size, self._rows))
         except DataError as error:
-            # Handed over, not raised: torch would bury the message under the worker's traceback.
+            # returned, not raised: torch would bury the message under the worker's traceback
             return error
 
 
 class _States:
-    """The states of all coming steps: what the DataLoader takes for a sampler."""
+    """Sampler of a DataLoader that yields the states of all coming steps."""
 
-    def __init__(self, mixture: Mixture, state: StreamState, global_batch_size: int) -> None:
+    def __init__(self, mixture: Mixture, state: StreamState, global_batch_size: int):
         self._mixture, self._state = mixture, state
         self._global_batch_size = global_batch_size
 
@@ -50,7 +50,7 @@ class _States:
 
 
 def reader_failure(error: RuntimeError) -> DataError:
-    """What torch's error about a process that reads data means."""
+    """The error that explains torch's error about a reader process."""
     return DataError(
         f"a reader process of the data loader failed: {error}; expected it to answer. It may have "
         "been killed for lack of memory: see data.num_workers, data.prefetch. If it was a bus "
@@ -60,13 +60,13 @@ def reader_failure(error: RuntimeError) -> DataError:
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Block what asks ranks to stop, for processes started here, too: workers would die of it.
+    """Block the signals that stop ranks, also in processes started here: they would kill workers.
 
-    A cluster sends it to all processes, in any order. A worker that dies is an error of its rank.
+    A cluster signals all processes, in any order. A worker that dies is an error of its rank.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     try:
-        # it is started with the first worker, and unblocks SIGTERM then
+        # otherwise started with the first worker, when it would unblock SIGTERM
         resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         yield
@@ -75,7 +75,7 @@ def _signals_blocked() -> Iterator[None]:
 
 
 def _end_with_rank(_worker: int) -> None:
-    """In a worker: end when its rank says so, whatever else it waits for, and at once."""
+    """Let a worker exit at once when its rank sends SIGTERM, whatever else it waits for."""
 
     def wait() -> None:
         while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
@@ -83,12 +83,12 @@ def _end_with_rank(_worker: int) -> None:
         os._exit(os.EX_OK)
 
     threading.Thread(target=wait, daemon=True).start()
-    # A thread that still hands over a tensor would abort an interpreter that is taken down.
+    # a thread that still sends a tensor would abort an interpreter that is shutting down
     atexit.register(os._exit, os.EX_OK)
 
 
 def _explained(loader: DataLoader[Step | DataError]) -> Iterator[Step]:
-    """Iterate, raising the errors that workers hand over and those about the workers."""
+    """The steps of a loader; errors from workers, and about workers, are raised."""
     with _signals_blocked():
         steps = iter(loader)
     try:
@@ -101,23 +101,23 @@ def _explained(loader: DataLoader[Step | DataError]) -> Iterator[Step]:
                 raise step
             yield step
     finally:
-        # Ends the workers now. A traceback would keep them until the collector takes it apart, and
-        # that begins with the semaphores of those that are still starting.
+        # Ends the workers now. A traceback would keep them alive until it is garbage collected, and
+        # that starts with the semaphores of workers that are still starting.
         del steps
 
 
 class TrainLoader:
-    """Endless global steps: iterating gives this rank's micro-batches of one step after another.
+    """Endless iterable of global steps: for each step, this rank's micro-batches.
 
-    State: the next step that was not yet handed out; steps prepared ahead do not count.
+    State: the next step that has not been yielded yet; steps prepared ahead do not count.
 
     Attributes:
-        corrupt: Tokens masked so far on this rank, by what is wrong with their shard.
+        corrupt: Tokens masked so far on this rank, by the reason why their shard is unreadable.
     """
 
     def __init__(
         self, config: DataConfig, global_batch_size: int, micro_batch_size: int, rows: range
-    ) -> None:
+    ):
         self._config = config
         self._global_batch_size, self._micro_batch_size = global_batch_size, micro_batch_size
         self._rows = rows
@@ -127,15 +127,15 @@ class TrainLoader:
 
     @property
     def tokenizer_fingerprint(self) -> str:
-        """The tokenizer that made the tokens."""
+        """Fingerprint of the tokenizer that made the tokens."""
         return self._mixture.tokenizer.fingerprint
 
     def __iter__(self) -> Iterator[list[Batch]]:
-        """Yield the micro-batches of the next step, and so on.
+        """The micro-batches of the next step, then of the step after it, and so on.
 
         Raises:
-            DataError: A shard is unreadable and that is fatal, or a worker process died or did not
-                answer in time.
+            DataError: A shard is unreadable and `on_corrupt_shard` is fail, or a worker process
+                died or did not answer in time.
         """
         config = self._config
         workers = config.num_workers
@@ -148,10 +148,10 @@ class TrainLoader:
             prefetch_factor=config.prefetch if workers else None,
             pin_memory=config.pin_memory and torch.cuda.is_available(),
             timeout=config.worker_timeout_s if workers else 0,
-            # Not forked: a fork copies locks that other threads of the rank hold at that moment.
+            # not forked: a fork copies locks that other threads of the rank hold at that moment
             multiprocessing_context="spawn" if workers else None,
             worker_init_fn=_end_with_rank,
-            # A seed is drawn for workers: not from the generator that the model trains with.
+            # workers' seeds are drawn from it, not from the generator that the model trains with
             generator=torch.Generator(),
         )
         for step in _explained(loader):
@@ -160,14 +160,14 @@ class TrainLoader:
             yield step.batches(self._micro_batch_size)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position, before the next step not yet handed out, as JSON-able integers."""
+        """The position, before the next step not yet yielded, as integers that JSON can hold."""
         return self._mixture.dump(self._state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved position, with any number of ranks and workers and any length.
+        """Resume from a saved position, with any number of ranks and workers and any length.
 
         Raises:
-            DataError: It belongs to another order: seed, shuffling or datasets differ.
+            DataError: The position is of another order: seed, shuffling or datasets differ.
         """
         self._state = self._mixture.load(state)
 
@@ -180,10 +180,10 @@ def build_train_loader(
     data_rank: int,
     data_ranks: int,
 ) -> TrainLoader:
-    """Make the loader of one data-parallel rank.
+    """The loader of one data-parallel rank.
 
     Raises:
-        DataError: Sizes that do not divide, or unusable datasets.
+        DataError: Sizes are not divisible, or datasets are unusable.
     """
     check_rank(data_rank, data_ranks)
     if micro_batch_size < 1 or global_batch_size < 1:

@@ -1,8 +1,7 @@
-"""Global steps: which rows of which datasets, and the small integers from which it goes on."""
+"""Global steps of a mixture of datasets: their rows, and the integers that resume the stream."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_pipeline.config import DataConfig, DatasetConfig
 from data_pipeline.errors import DataError
@@ -17,9 +16,8 @@ from data_pipeline.stream.order import (
 from data_pipeline.stream.packing import PackedDataset, Windows, empty_windows
 
 
-@dataclass(frozen=True)
-class StreamState:
-    """The next global step, and per dataset its lanes and the rows read so far."""
+class StreamState(NamedTuple):
+    """Position in the stream: the next global step; per dataset, its lanes and the rows read."""
 
     step: int
     lanes: tuple[int, ...]
@@ -27,13 +25,13 @@ class StreamState:
 
 
 class Mixture:
-    """Several datasets mixed by weight.
+    """Datasets mixed by weight.
 
     Raises:
-        DataError: No datasets, unusable manifests or weights, or different tokenizers.
+        DataError: There are no datasets, manifests or weights are unusable, or tokenizers differ.
     """
 
-    def __init__(self, config: DataConfig) -> None:
+    def __init__(self, config: DataConfig):
         if not config.datasets:
             raise DataError("data.datasets: none given; expected at least one with a path")
         self._config = config
@@ -52,7 +50,7 @@ class Mixture:
                 )
 
     def first_state(self) -> StreamState:
-        """Return the state before the first step."""
+        """The state before the first step."""
         lanes = tuple(self._lanes(dataset) for dataset in self.datasets)
         return StreamState(0, lanes, ((),) * len(self.datasets))
 
@@ -71,7 +69,7 @@ class Mixture:
         return choose_datasets(weights, rows, self._config.seed, step).tolist()
 
     def advance(self, state: StreamState, global_rows: int) -> StreamState:
-        """Return the state after a step of `global_rows` rows."""
+        """The state after a step of `global_rows` rows."""
         chosen = self._choose(state.step, global_rows)
         length = self._config.sequence_length
         histories = tuple(
@@ -81,11 +79,11 @@ class Mixture:
         return StreamState(state.step + 1, state.lanes, histories)
 
     def read(self, state: StreamState, global_rows: int, rows: range) -> Windows:
-        """Read the given rows of the global step that `state` is about to give."""
+        """Read the given rows of the global step that comes after `state`."""
         chosen = self._choose(state.step, global_rows)
         length = self._config.sequence_length
         windows = empty_windows(len(rows), length, self.tokenizer.pad_id)
-        spans = []
+        spans_by_row = []
         for row in rows:
             number = chosen[row]
             dataset = self.datasets[number]
@@ -93,18 +91,19 @@ class Mixture:
             stretches = row_stretches(
                 dataset.tokens, state.lanes[number], state.histories[number], before, length
             )
-            spans.append(dataset.spans(stretches))
-        needed: dict[int, set[int]] = {}
-        for row, found in zip(rows, spans, strict=True):
-            needed.setdefault(chosen[row], set()).update(span.shard for span in found)
-        for number, shards in needed.items():
+            spans_by_row.append(dataset.spans(stretches))
+        shards_by_dataset: dict[int, set[int]] = {}
+        for row, spans in zip(rows, spans_by_row, strict=True):
+            shards = shards_by_dataset.setdefault(chosen[row], set())
+            shards.update(span.shard for span in spans)
+        for number, shards in shards_by_dataset.items():
             self.datasets[number].reader.prefetch(sorted(shards))
         for place, row in enumerate(rows):
-            self.datasets[chosen[row]].fill(windows, place, spans[place])
+            self.datasets[chosen[row]].fill(windows, place, spans_by_row[place])
         return windows
 
     def dump(self, state: StreamState) -> dict[str, Any]:
-        """Return a state as JSON-able small integers."""
+        """A state as small integers that JSON can hold."""
         datasets = [
             {
                 "tokens": dataset.tokens,
@@ -126,10 +125,10 @@ class Mixture:
         }
 
     def load(self, table: Mapping[str, Any]) -> StreamState:
-        """Read a dumped state; datasets that were added since then start at their beginning.
+        """The state in a dump; datasets that were added since then start at their beginning.
 
         Raises:
-            DataError: It belongs to another order: seed, shuffling or datasets differ.
+            DataError: The dump is of another order: seed, shuffling or datasets differ.
         """
         config = self._config
         missing = {"step", "seed", "shuffle", "shuffle_block", "datasets"} - set(table)
@@ -151,11 +150,12 @@ class Mixture:
         first = self.first_state()
         lanes, histories = list(first.lanes), list(first.histories)
         for number, (dataset, entry) in enumerate(zip(self.datasets, saved, strict=False)):
-            found, expected = (dataset.tokens, dataset.content), (entry["tokens"], entry["content"])
-            if found != expected:
+            present = dataset.tokens, dataset.content
+            expected = entry["tokens"], entry["content"]
+            if present != expected:
                 raise DataError(
                     f"{dataset.path}: other shards than in the checkpoint: (tokens, checksum) are "
-                    f"{found}; expected {expected}"
+                    f"{present}; expected {expected}"
                 )
             lanes[number] = entry["lanes"]
             histories[number] = tuple((rows, length) for rows, length in entry["history"])
@@ -163,16 +163,16 @@ class Mixture:
 
 
 def check_same_tokenizer(first: PackedDataset, other: PackedDataset) -> None:
-    """Refuse to mix datasets of two tokenizers.
+    """Check that two datasets were made with the same tokenizer.
 
     Raises:
-        DataError: Their fingerprints differ.
+        DataError: The fingerprints differ.
     """
-    expected, found = first.manifest.tokenizer, other.manifest.tokenizer
-    if found != expected:
+    expected, tokenizer = first.manifest.tokenizer, other.manifest.tokenizer
+    if tokenizer != expected:
         raise DataError(
-            f"{other.path}: made with tokenizer {found.fingerprint[:12]} ({found.kind}, "
-            f"{found.vocab_size} ids); expected {expected.fingerprint[:12]} ({expected.kind}, "
+            f"{other.path}: made with tokenizer {tokenizer.fingerprint[:12]} ({tokenizer.kind}, "
+            f"{tokenizer.vocab_size} ids); expected {expected.fingerprint[:12]} ({expected.kind}, "
             f"{expected.vocab_size} ids) as in {first.path}"
         )
 

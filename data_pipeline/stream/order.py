@@ -1,25 +1,25 @@
 """The order of training data: pure functions of integers, with no notion of ranks or workers.
 
 An *epoch* of a dataset is one sequence of all its tokens. Its shards are shuffled; consecutive
-shards form *blocks*, and the documents of a block are shuffled together. The sequence is cut into
-*lanes*, equal stretches that are read side by side, so that the rows of a batch come from distant
-places. Row n of a dataset reads lane n mod L; a lane goes on into its own stretch of the next
-epoch. So row n's tokens follow from n alone, by arithmetic and two binary searches.
+shards form *blocks*, and the documents of a block are shuffled together. The sequence is divided
+into *lanes*, equal stretches that are read in parallel, so that the rows of a batch come from
+distant places. Row n of a dataset reads lane n mod L; a lane continues in its own stretch of the
+next epoch. So the tokens of row n follow from n alone, by arithmetic and two binary searches.
 
 Only integer hashing is used: numpy's generators may change their streams between versions.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 Integers = npt.NDArray[np.int64]
-# (rows, length): so many rows were read with windows of that length. In the order of reading.
+# (rows, length): number of rows read with windows of this length, in the order of reading
 History = tuple[tuple[int, int], ...]
 
-# What a permutation is for: equal integers must not give equal orders elsewhere.
+# purpose of a permutation: equal integers must give different orders for different purposes
 _SHARDS, _DOCUMENTS, _OFFSET, _ROWS = range(4)
 
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -29,7 +29,7 @@ _WINDOWS_PER_LANE = 8
 
 
 def _splitmix(key: int) -> int:
-    """Mix a 64-bit integer (Steele et al. 2014): a bijection that looks random."""
+    """A 64-bit integer, mixed by a bijection that looks random (Steele et al. 2014)."""
     key = (key ^ (key >> 30)) * 0xBF58476D1CE4E5B9 & _WORD
     key = (key ^ (key >> 27)) * 0x94D049BB133111EB & _WORD
     return key ^ (key >> 31)
@@ -42,7 +42,7 @@ def _splitmix_array(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def hash_integers(*values: int) -> int:
-    """Return 64 bits that depend on all of the values and on their order."""
+    """A 64-bit hash of all values and of their order."""
     state = 0
     for value in values:
         state = _splitmix((state + (value + 1) * _GOLDEN) & _WORD)
@@ -50,40 +50,37 @@ def hash_integers(*values: int) -> int:
 
 
 def permutation(size: int, *key: int) -> Integers:
-    """Return a shuffled arange(size), a function of `key`."""
+    """A shuffled arange(size), a function of `key`."""
     start = np.uint64(hash_integers(*key))
     numbers = np.arange(size, dtype=np.uint64) * np.uint64(_GOLDEN) + start
     return np.argsort(_splitmix_array(numbers), kind="stable")
 
 
-@dataclass(frozen=True)
-class DocumentSlice:
-    """Consecutive tokens of one document: tokens [start, start + count) of a row of a shard."""
+class DocumentSlice(NamedTuple):
+    """Tokens [start, start + num_tokens) of a document, which is a row of a shard."""
 
     epoch: int
     shard: int
     row: int
     start: int
-    count: int
+    num_tokens: int
 
 
-@dataclass(frozen=True)
-class EpochRange:
-    """Consecutive tokens of one epoch: [start, start + count) of its sequence."""
+class EpochRange(NamedTuple):
+    """Tokens [start, start + num_tokens) of the sequence of an epoch."""
 
     epoch: int
     start: int
-    count: int
+    num_tokens: int
 
 
-@dataclass(frozen=True)
-class EpochOrder:
-    """The shards of one epoch in their order, and where each block starts.
+class EpochOrder(NamedTuple):
+    """Order of the shards of an epoch, and the starts of its blocks.
 
     Attributes:
         shards: Shard numbers, in order.
         block: Shards per block.
-        starts: Tokens in front of each block, and at last all tokens.
+        starts: Number of tokens before each block; the last entry is the total.
     """
 
     shards: Integers
@@ -91,13 +88,12 @@ class EpochOrder:
     starts: Integers
 
     def block_shards(self, number: int) -> Integers:
-        """Return the shards of a block."""
+        """The shards of a block."""
         return self.shards[number * self.block : (number + 1) * self.block]
 
 
-@dataclass(frozen=True)
-class BlockOrder:
-    """The documents of a block in their order: shard, row, and where each starts in the block."""
+class BlockOrder(NamedTuple):
+    """Order of the documents of a block: shard, row and start within the block of each."""
 
     shard: Integers
     row: Integers
@@ -105,7 +101,7 @@ class BlockOrder:
 
 
 def epoch_order(shard_tokens: Integers, block: int, shuffle: bool, *key: int) -> EpochOrder:
-    """Order the shards of an epoch; `key` names seed, dataset and epoch."""
+    """The order of the shards of an epoch; `key` is seed, dataset and epoch."""
     num_shards = len(shard_tokens)
     shards = permutation(num_shards, _SHARDS, *key) if shuffle else np.arange(num_shards)
     tokens = np.add.reduceat(shard_tokens[shards], np.arange(0, num_shards, block))
@@ -115,7 +111,7 @@ def epoch_order(shard_tokens: Integers, block: int, shuffle: bool, *key: int) ->
 def block_order(
     shards: Sequence[int], lengths: Sequence[Integers], shuffle: bool, *key: int
 ) -> BlockOrder:
-    """Order the documents of a block; `lengths` are their tokens, by shard."""
+    """The order of the documents of a block; `lengths` are their numbers of tokens, by shard."""
     counts = [len(rows) for rows in lengths]
     shard = np.repeat(np.asarray(shards, dtype=np.int64), counts)
     row = np.concatenate([np.arange(count) for count in counts])
@@ -126,11 +122,13 @@ def block_order(
     return BlockOrder(shard, row, np.concatenate([[0], np.cumsum(tokens)]))
 
 
-def spans_of_block(order: BlockOrder, epoch: int, start: int, count: int) -> list[DocumentSlice]:
-    """Return the documents' pieces that make up tokens [start, start + count) of a block."""
+def spans_of_block(
+    order: BlockOrder, epoch: int, start: int, num_tokens: int
+) -> list[DocumentSlice]:
+    """The slices of documents that make up tokens [start, start + num_tokens) of a block."""
     spans = []
     number = int(order.starts.searchsorted(start, side="right")) - 1
-    end = start + count
+    end = start + num_tokens
     while start < end:
         first, last = int(order.starts[number]), int(order.starts[number + 1])
         taken = min(last, end) - start
@@ -143,17 +141,17 @@ def spans_of_block(order: BlockOrder, epoch: int, start: int, count: int) -> lis
 
 
 def automatic_lanes(tokens: int, length: int) -> int:
-    """Return as many lanes as leave each several windows, so that rows come from many places."""
+    """Number of lanes that leaves each several windows, so that rows come from many places."""
     return min(max(tokens // (_WINDOWS_PER_LANE * length), 1), _MAX_AUTOMATIC_LANES)
 
 
 def rows_read(history: History) -> int:
-    """Return the number of rows of all window lengths."""
+    """Number of rows read, over all window lengths."""
     return sum(rows for rows, _ in history)
 
 
 def advance(history: History, rows: int, length: int) -> History:
-    """Add rows to a history."""
+    """A history with `rows` more rows."""
     if rows == 0:
         return history
     if history and history[-1][1] == length:
@@ -162,50 +160,52 @@ def advance(history: History, rows: int, length: int) -> History:
 
 
 def lane_depth(history: History, lanes: int, lane: int) -> int:
-    """Return how many tokens a lane has given so far."""
+    """Number of tokens read from a lane so far."""
     depth = first = 0
     for rows, length in history:
-        # Row numbers in [first, first + rows) that are `lane` modulo `lanes`.
+        # row numbers in [first, first + rows) that are `lane` modulo `lanes`
         taken = (first + rows - 1 - lane) // lanes - (first - 1 - lane) // lanes
         depth += taken * length
         first += rows
     return depth
 
 
-def lane_stretches(tokens: int, lanes: int, lane: int, depth: int, count: int) -> list[EpochRange]:
-    """Return where `count` tokens of a lane are, from `depth` on.
+def lane_stretches(
+    tokens: int, lanes: int, lane: int, depth: int, num_tokens: int
+) -> list[EpochRange]:
+    """The ranges of epochs that hold `num_tokens` tokens of a lane, starting at `depth`.
 
     Lane l holds the tokens [l * N // L, (l + 1) * N // L) of every epoch, so an epoch's lanes
     hold each of its N tokens exactly once.
     """
     low, high = lane * tokens // lanes, (lane + 1) * tokens // lanes
     stretches = []
-    while count:
+    while num_tokens:
         epoch, inside = divmod(depth, high - low)
-        taken = min(count, high - low - inside)
+        taken = min(num_tokens, high - low - inside)
         stretches.append(EpochRange(epoch, low + inside, taken))
         depth += taken
-        count -= taken
+        num_tokens -= taken
     return stretches
 
 
 def row_stretches(
     tokens: int, lanes: int, history: History, row: int, length: int
 ) -> list[EpochRange]:
-    """Return the tokens of the row that comes `row` rows of this length after `history`."""
+    """The tokens of the row that comes `row` rows of this length after `history`."""
     history = advance(history, row, length)
     lane = rows_read(history) % lanes
     return lane_stretches(tokens, lanes, lane, lane_depth(history, lanes, lane), length)
 
 
 def weight_at(schedule: Sequence[tuple[int, float]], step: int) -> float:
-    """Interpolate a weight between (step, weight) corners; constant before and after them."""
+    """A weight, interpolated between (step, weight) corners; constant before and after them."""
     steps = [corner[0] for corner in schedule]
     return float(np.interp(step, steps, [corner[1] for corner in schedule]))
 
 
 def choose_datasets(weights: Sequence[float], rows: int, *key: int) -> Integers:
-    """Choose a dataset for each row of a global step; `key` names seed and step.
+    """The dataset of each row of a global step; `key` is seed and step.
 
     Systematic sampling: dataset d gets its share of the rows, rounded down or up, and its exact
     share on average over the steps.
@@ -216,7 +216,7 @@ def choose_datasets(weights: Sequence[float], rows: int, *key: int) -> Integers:
     offset = (hash_integers(_OFFSET, *key) >> 11) * 2.0**-53
     points = (np.arange(rows) + offset) / rows * shares[-1]
     chosen = np.searchsorted(shares, points, side="right")
-    # Rounding may put the last point on the end of the last share.
+    # rounding may put the last point on the end of the last share
     last = int(np.flatnonzero(np.asarray(weights))[-1])
     chosen = np.minimum(chosen, last)
     return chosen[permutation(rows, _ROWS, *key)].astype(np.int64)

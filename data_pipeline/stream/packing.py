@@ -1,4 +1,4 @@
-"""Packed windows of tokens, as numpy arrays: what `order` says, read by `shard_reader`."""
+"""Packed windows of tokens as numpy arrays, read from shards in the order of `order`."""
 
 import functools
 import zlib
@@ -28,14 +28,14 @@ Integers = npt.NDArray[np.int64]
 
 @dataclass
 class Windows:
-    """Rows of packed tokens.
+    """Rows of packed tokens, filled in place.
 
     Attributes:
         tokens: [rows, length].
         labels: The next token of the same document, IGNORED_LABEL where there is none.
-        segment_ids: Which document of the row; padding and unreadable tokens are apart.
-        documents: By row, the (dataset, document) of each segment; document -1 is padding.
-        corrupt: Tokens masked because their shard is unreadable, by the reason.
+        segment_ids: Number of the document within the row; padding has its own.
+        documents: Per row, the (dataset, document) of each segment; document -1 is padding.
+        corrupt: Number of masked tokens, by the reason why their shard is unreadable.
     """
 
     tokens: Integers
@@ -46,7 +46,7 @@ class Windows:
 
 
 def empty_windows(rows: int, length: int, pad_id: int) -> Windows:
-    """Return rows of padding."""
+    """Rows of padding."""
     return Windows(
         tokens=np.full((rows, length), pad_id, dtype=np.int64),
         labels=np.full((rows, length), IGNORED_LABEL, dtype=np.int64),
@@ -56,15 +56,15 @@ def empty_windows(rows: int, length: int, pad_id: int) -> Windows:
 
 
 class PackedDataset:
-    """One dataset as sequences of tokens, one per epoch.
+    """Dataset as sequences of tokens, one per epoch.
 
     Args:
         path: Folder or URL with the manifest.
-        number: Its place in the mixture.
+        number: Number of the dataset within the mixture.
         config: Seed, shuffling, checks and storage.
     """
 
-    def __init__(self, path: str, number: int, config: DataConfig) -> None:
+    def __init__(self, path: str, number: int, config: DataConfig):
         self.path, self.number, self._config = path, number, config
         self.manifest: Manifest = load_manifest(path, config.storage)
         self.tokens = self.manifest.tokens
@@ -74,7 +74,7 @@ class PackedDataset:
         checksums = "".join(entry.sha256 for entry in self.manifest.shards)
         self.content = zlib.crc32(checksums.encode())
         self._shard_tokens = np.array([entry.tokens for entry in self.manifest.shards])
-        # Lanes stand at many places of an epoch: their blocks are looked up again and again.
+        # lanes are at many places of an epoch, and each needs its block again and again
         self._epoch = functools.lru_cache(maxsize=4)(self._order_epoch)
         self._block = functools.lru_cache(maxsize=256)(self._order_block)
 
@@ -90,34 +90,35 @@ class PackedDataset:
         return block_order(shards, lengths, self._config.shuffle, *key)
 
     def spans(self, stretches: Sequence[EpochRange]) -> list[DocumentSlice]:
-        """Return the pieces of documents that stretches of epochs consist of, in order."""
+        """The slices of documents that make up ranges of epochs, in order."""
         spans: list[DocumentSlice] = []
         for stretch in stretches:
             starts = self._epoch(stretch.epoch).starts
-            start, end = stretch.start, stretch.start + stretch.count
+            start, end = stretch.start, stretch.start + stretch.num_tokens
             block = int(starts.searchsorted(start, side="right")) - 1
             while start < end:
                 first, last = int(starts[block]), int(starts[block + 1])
-                count = min(last, end) - start
-                if count:
+                num_tokens = min(last, end) - start
+                if num_tokens:
                     order = self._block(stretch.epoch, block)
-                    spans += spans_of_block(order, stretch.epoch, start - first, count)
-                start += count
+                    spans += spans_of_block(order, stretch.epoch, start - first, num_tokens)
+                start += num_tokens
                 block += 1
         return spans
 
     def fill(self, windows: Windows, row: int, spans: Sequence[DocumentSlice]) -> None:
-        """Write pieces of documents into one row of padding, one after another."""
+        """Write slices of documents into a row of padding, one after another."""
         documents: list[tuple[int, int]] = []
         position = 0
         for span in spans:
-            end = position + span.count
+            end = position + span.num_tokens
             tokens = self.reader.tokens(span.shard, span.row)
             if isinstance(tokens, str):
-                windows.corrupt[tokens] = windows.corrupt.get(tokens, 0) + span.count
+                windows.corrupt[tokens] = windows.corrupt.get(tokens, 0) + span.num_tokens
             else:
-                windows.tokens[row, position:end] = tokens[span.start : span.start + span.count]
-                following = tokens[span.start + 1 : span.start + span.count + 1]
+                stop = span.start + span.num_tokens
+                windows.tokens[row, position:end] = tokens[span.start : stop]
+                following = tokens[span.start + 1 : stop + 1]
                 windows.labels[row, position : position + len(following)] = following
             windows.segment_ids[row, position:end] = len(documents)
             documents.append((self.number, self.reader.document(span.shard, span.row)))

@@ -1,1 +1,1 @@
-"""Kubernetes: manifests as pure functions, their checks, and the commands that apply them."""
+"""Kubernetes: manifests as pure functions, their validation, and the commands that apply them."""

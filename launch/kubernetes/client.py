@@ -1,4 +1,4 @@
-"""Applying, watching and deleting manifests with kubectl."""
+"""Creation, status and deletion of objects with kubectl."""
 
 import json
 from collections.abc import Iterator
@@ -11,32 +11,35 @@ from launch.kubernetes.render import dump
 from launch.kubernetes.validation import Manifest
 from launch.submissions import Submitted, note
 
-# Conditions of the kinds of job after which no pod is started.
+# conditions, over all kinds of job, after which no pod is started
 ENDED = ("Complete", "Completed", "Failed", "Succeeded")
 
 
 def submit(job: Job, documents: list[Manifest]) -> str:
-    """Create the job, and make or change what it needs; returns what kubectl says.
+    """Create the job, and create or update the objects that it needs.
+
+    Returns:
+        The output of kubectl.
 
     Raises:
-        LaunchError: kubectl is missing, the cluster refuses, or there is a job of this name.
+        LaunchError: kubectl is missing, the cluster refuses, or a job of this name exists.
     """
     directory = Path(job.directory)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "manifests.yaml").write_text(dump(documents), encoding="utf-8")
-    *needs, last = documents
-    needed = call(["kubectl", "apply", "--filename=-"], dump(needs))
-    # not applied: to an unchanged job that would mean success, and start nothing
-    created = call(["kubectl", "create", "--filename=-"], dump([last]))
-    note(directory, _submitted(job, last))
-    return (needed + created).strip()
+    *prerequisites, job_document = documents
+    applied = call(["kubectl", "apply", "--filename=-"], dump(prerequisites))
+    # not applied: for an unchanged job that would succeed and start nothing
+    created = call(["kubectl", "create", "--filename=-"], dump([job_document]))
+    note(directory, _submitted(job, job_document))
+    return (applied + created).strip()
 
 
 def require_new(job: Job, documents: list[Manifest]) -> Iterator[str]:
-    """Yields the job's name in the cluster, if it is free.
+    """Check that the job's name in the cluster is free; yields a description.
 
     Raises:
-        LaunchError: There is a job of this name, kubectl is missing, or the cluster refuses.
+        LaunchError: A job of this name exists, kubectl is missing, or the cluster refuses.
     """
     submitted = _submitted(job, documents[-1])
     command = ["kubectl", "get", submitted.job, "--output=name", "--ignore-not-found"]
@@ -46,30 +49,32 @@ def require_new(job: Job, documents: list[Manifest]) -> Iterator[str]:
 
 
 def lives(submitted: Submitted) -> bool:
-    """Whether an object is there and has not ended.
+    """Whether an object exists and has not ended.
 
     Raises:
-        LaunchError: kubectl is missing, or the cluster cannot be asked.
+        LaunchError: kubectl is missing, or the cluster does not answer.
     """
     state = _state(submitted)
     conditions = [] if state is None else state.get("conditions", [])
-    ended = any(one["type"] in ENDED and one["status"] == "True" for one in conditions)
+    ended = any(
+        condition["type"] in ENDED and condition["status"] == "True" for condition in conditions
+    )
     return state is not None and not ended
 
 
 def status(submitted: Submitted) -> str:
-    """One line: the object and its last condition.
+    """A line with the object and its last condition.
 
     Raises:
-        LaunchError: kubectl is missing, or the cluster cannot be asked.
+        LaunchError: kubectl is missing, or the cluster does not answer.
     """
     state = _state(submitted)
     if state is None:
         return f"kubernetes {submitted.job}: deleted"
     conditions = state.get("conditions", [])
-    shown = conditions[-1]["type"] if conditions else "waiting"
+    condition = conditions[-1]["type"] if conditions else "waiting"
     active = f", {state['active']} pods active" if state.get("active") else ""
-    return f"kubernetes {submitted.job}: {shown}{active}"
+    return f"kubernetes {submitted.job}: {condition}{active}"
 
 
 def logs(submitted: Submitted, lines: int) -> str:
@@ -84,7 +89,7 @@ def logs(submitted: Submitted, lines: int) -> str:
 
 
 def delete(submitted: Submitted) -> str:
-    """Delete an object and with it its pods, which are asked to stop first.
+    """Delete an object and its pods, which receive a request to stop first.
 
     Raises:
         LaunchError: kubectl is missing, or the cluster refuses.
@@ -95,26 +100,26 @@ def delete(submitted: Submitted) -> str:
 
 
 def require_claim(job: Job) -> Iterator[str]:
-    """Yields what was found of the volume claim.
+    """Check that the volume claim exists or will be created; yields a description.
 
     Raises:
-        LaunchError: There is no such claim, kubectl is missing, or the cluster cannot be asked.
+        LaunchError: There is no such claim, kubectl is missing, or the cluster does not answer.
     """
     kubernetes = job.config.kubernetes
     if kubernetes.claim_size:
-        yield f"a claim of {kubernetes.claim_size} is made if it is not there"
+        yield f"a claim of {kubernetes.claim_size} is created if it does not exist"
         return
     where = [f"--namespace={kubernetes.namespace}"] if kubernetes.namespace else []
-    found = call(
+    claim = call(
         ["kubectl", "get", "pvc", kubernetes.claim, "--output=name", "--ignore-not-found", *where]
     )
-    if not found.strip():
+    if not claim.strip():
         raise LaunchError(f"there is no volume claim {kubernetes.claim}")
-    yield found.strip()
+    yield claim.strip()
 
 
 def _state(submitted: Submitted) -> Manifest | None:
-    """What the cluster says of an object; None: it is not there."""
+    """The status of an object in the cluster; None if the object does not exist."""
     command = ["kubectl", "get", submitted.job, "--output=json", "--ignore-not-found"]
     text = call([*command, *_where(submitted)])
     if not text.strip():

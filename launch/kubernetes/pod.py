@@ -1,7 +1,7 @@
-"""The pods of a run: one per machine, the same under every kind of job.
+"""Pods of a run: one per machine, the same for every kind of job.
 
-Nothing of the run is in their command: the ConfigMap holds the run file. What is in it, such as
-variables, is escaped, because Kubernetes replaces $(NAME).
+Their command holds nothing of the run, which is in a ConfigMap. Commands and variables are escaped,
+because Kubernetes replaces $(NAME).
 """
 
 from collections.abc import Sequence
@@ -17,21 +17,21 @@ from launch.torchrun import torchrun_command
 
 RUN_DIRECTORY = PurePosixPath("/etc/resonance")
 HEARTBEAT_FILE = "/tmp/heartbeat"
-# torchrun waits as long for the other machines, without a sign of life
+# torchrun waits as long for the other machines, without a heartbeat
 SILENCE_S = 900
 PORT = 29500
-# Otherwise torchrun tells the address of its store in the first round only, and a pod that comes
-# later, in the place of another, waits for it until it fails.
+# otherwise torchrun announces the address of its store in the first round only, and a pod that
+# replaces another one later waits for it until it fails
 OWN_STORES = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 
 
 def labels(job: Job) -> dict[str, str]:
-    """What tells a run's objects from others."""
+    """Labels that identify the objects of a run."""
     return {"app.kubernetes.io/name": "resonance", "app.kubernetes.io/instance": job.name}
 
 
 def annotations(job: Job) -> dict[str, str]:
-    """Which run a pod was started with, and what queues ask for."""
+    """Annotations of a pod: digest of its run file, and the annotations that queues require."""
     kubernetes = job.config.kubernetes
     table = {"resonance.local/run": digest_of(job.run_files[0])}
     if has_pod_group(job):
@@ -42,22 +42,22 @@ def annotations(job: Job) -> dict[str, str]:
 
 
 def config_map_name(job: Job) -> str:
-    """Of this run file and no other: an edited run must not change what pods of a job read."""
+    """Name of the ConfigMap, one per run file: pods of a job must not read an edited run."""
     return f"{job.name}-run-{digest_of(job.run_files[0])}"
 
 
 def ranks_per_pod(config: LaunchConfig) -> int:
-    """One rank per GPU, or as many as on this machine."""
+    """Number of ranks per pod: one per GPU, or as many as on this machine."""
     return config.kubernetes.gpus_per_node or config.processes
 
 
 def port(config: LaunchConfig) -> int:
-    """The port of the rendezvous."""
+    """Port of the rendezvous."""
     return config.port or PORT
 
 
 def command(job: Job, rendezvous: Sequence[str]) -> list[str]:
-    """torchrun in a pod; rendezvous may refer to variables as $(NAME), nothing else can."""
+    """The torchrun command of a pod; only `rendezvous` may refer to variables as $(NAME)."""
     config = job.config
     words = torchrun_command(
         config.kubernetes.python,
@@ -73,7 +73,7 @@ def command(job: Job, rendezvous: Sequence[str]) -> list[str]:
 
 
 def environment(job: Job) -> list[dict[str, Any]]:
-    """Variables of the ranks: plain ones, and references to a Secret."""
+    """Environment variables of the ranks: plain values, and references to a Secret."""
     kubernetes = job.config.kubernetes
     # the root is read-only: caches go where HOME is
     fixed = {HEARTBEAT: HEARTBEAT_FILE, "HOME": "/tmp", OWN_STORES: "1"}
@@ -91,12 +91,12 @@ def environment(job: Job) -> list[dict[str, Any]]:
 
 
 def escape(text: str) -> str:
-    """Keep Kubernetes from replacing $(NAME) in a command or a variable."""
+    """A text in which Kubernetes does not replace $(NAME)."""
     return text.replace("$", "$$")
 
 
 def container(job: Job, name: str, rendezvous: Sequence[str]) -> dict[str, Any]:
-    """The one container of a pod."""
+    """The container of a pod."""
     kubernetes = job.config.kubernetes
     probe = [kubernetes.python, "-m", "launch.liveness", HEARTBEAT_FILE, str(SILENCE_S)]
     return {
@@ -126,7 +126,7 @@ def container(job: Job, name: str, rendezvous: Sequence[str]) -> dict[str, Any]:
 
 
 def resources(job: Job) -> dict[str, Any]:
-    """Requests equal to limits: such pods are the last that a node under pressure ends."""
+    """Requests equal to limits: a node under pressure evicts such pods last."""
     kubernetes = job.config.kubernetes
     amounts = {"cpu": kubernetes.cpu, "memory": kubernetes.memory}
     if kubernetes.gpus_per_node:
@@ -135,7 +135,7 @@ def resources(job: Job) -> dict[str, Any]:
 
 
 def container_security() -> dict[str, Any]:
-    """No privileges, and nothing to write to but the mounts."""
+    """Security context without privileges, in which only mounts are writable."""
     return {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
@@ -144,7 +144,7 @@ def container_security() -> dict[str, Any]:
 
 
 def mounts(job: Job) -> list[dict[str, Any]]:
-    """The run file, the claim, shared memory and a scratch directory."""
+    """Mounts of the run file, the claim, shared memory and a scratch directory."""
     return [
         {"name": "run", "mountPath": str(RUN_DIRECTORY), "readOnly": True},
         {"name": "workspace", "mountPath": job.config.kubernetes.mount_path},
@@ -154,7 +154,7 @@ def mounts(job: Job) -> list[dict[str, Any]]:
 
 
 def volumes(job: Job) -> list[dict[str, Any]]:
-    """What `mounts` mounts."""
+    """Volumes for `mounts`."""
     memory = {"medium": "Memory", "sizeLimit": job.config.kubernetes.shm}
     return [
         {"name": "run", "configMap": {"name": config_map_name(job)}},
@@ -165,12 +165,12 @@ def volumes(job: Job) -> list[dict[str, Any]]:
 
 
 def claim_name(job: Job) -> str:
-    """The volume claim: named, or made for this run."""
+    """Name of the volume claim: configured, or made for this run."""
     return job.config.kubernetes.claim or f"{job.name}-workspace"
 
 
 def placement(job: Job) -> dict[str, Any]:
-    """Pod fields that say who runs the pods, where, and how they end."""
+    """Pod fields for the user, the placement and the end of the pods."""
     config, kubernetes = job.config, job.config.kubernetes
     fields: dict[str, Any] = {
         "terminationGracePeriodSeconds": config.stop_lead_s,
@@ -202,13 +202,13 @@ def placement(job: Job) -> dict[str, Any]:
 
 
 def has_pod_group(job: Job) -> bool:
-    """Whether Volcano's group of pods is made here; the PyTorchJob's operator makes its own."""
+    """Whether the job needs a Volcano PodGroup; the operator of PyTorchJobs creates its own."""
     kubernetes = job.config.kubernetes
     return kubernetes.queue == "volcano" and kubernetes.kind in ("job", "jobset")
 
 
 def pod_template(job: Job, name: str, rendezvous: Sequence[str]) -> dict[str, Any]:
-    """A pod template with everything in it; `name` is the container's."""
+    """The complete pod template; `name` is the name of the container."""
     kubernetes = job.config.kubernetes
     fields = placement(job)
     if kubernetes.priority_class:

@@ -1,4 +1,4 @@
-"""The manifests of a run: a pure function of the job, so they are tested without a cluster."""
+"""Manifests of a run: a pure function of the job, so they are tested without a cluster."""
 
 import posixpath
 import re
@@ -13,15 +13,16 @@ from launch.kubernetes.validation import Manifest, problems
 from launch.kubernetes.workloads import JOBS
 
 MAX_CONFIG_MAP_BYTES = 1_000_000
-# Host names have 63 characters: what operators append to a job's name must fit in.
+# host names have at most 63 characters, including the suffixes that operators append
 LONGEST_NAME = {"job": 52, "jobset": 48, "trainjob": 48, "pytorchjob": 48}
 
 
 def manifests(job: Job) -> list[Manifest]:
-    """Every object of a run, in the order in which they are created.
+    """The objects of a run, in the order in which they are created.
 
     Raises:
-        LaunchError: The image or the claim is missing, or a manifest breaks a rule of Kubernetes.
+        LaunchError: The image or the claim is not configured, or a manifest breaks a rule of
+            Kubernetes.
     """
     kubernetes = job.config.kubernetes
     _require(job)
@@ -36,9 +37,9 @@ def manifests(job: Job) -> list[Manifest]:
         metadata["labels"] = {**pod.labels(job), **metadata.get("labels", {})}
         if kubernetes.namespace:
             metadata["namespace"] = kubernetes.namespace
-    found = [problem for document in documents for problem in problems(document)]
-    if found:
-        raise LaunchError("Kubernetes would refuse the manifests:\n  " + "\n  ".join(found))
+    violations = [problem for document in documents for problem in problems(document)]
+    if violations:
+        raise LaunchError("Kubernetes would reject the manifests:\n  " + "\n  ".join(violations))
     return documents
 
 
@@ -104,7 +105,7 @@ def _claim(job: Job) -> Manifest:
 
 
 def _pod_group(job: Job) -> Manifest:
-    """Volcano starts all pods of a group or none."""
+    """The group of pods that Volcano starts together or not at all."""
     return {
         "apiVersion": "scheduling.volcano.sh/v1beta1",
         "kind": "PodGroup",
@@ -117,7 +118,7 @@ def _pod_group(job: Job) -> Manifest:
 
 
 class _Dumper(yaml.SafeDumper):
-    """YAML that every parser reads alike: a text that might be anything else is quoted."""
+    """YAML that every parser reads alike: text that could be another type is quoted."""
 
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:

@@ -1,4 +1,4 @@
-"""Rules of Kubernetes that its published schemas do not hold, and the API server enforces."""
+"""Rules of the Kubernetes API server that its published schemas do not contain."""
 
 import re
 from collections.abc import Iterator
@@ -18,19 +18,19 @@ UNITS = {
 
 
 def problems(manifest: Manifest) -> list[str]:
-    """What the API server would refuse, a line each; empty when nothing was found."""
+    """The violations for which the API server would reject a manifest, a line each."""
     where = f"{manifest.get('kind')}/{manifest.get('metadata', {}).get('name')}"
-    found = [*_labels(manifest), *_parallelism(manifest.get("spec", {}))]
+    violations = [*_labels(manifest), *_parallelism(manifest.get("spec", {}))]
     for spec, kind in _pod_specs(manifest):
-        found += [*_restart_policy(spec, kind), *_containers(spec)]
-    return [f"{where}: {text}" for text in found]
+        violations += [*_restart_policy(spec, kind), *_containers(spec)]
+    return [f"{where}: {text}" for text in violations]
 
 
 def quantity(text: str) -> Decimal:
     """The number that a Kubernetes quantity stands for.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The text is not a quantity.
     """
     if not re.fullmatch(QUANTITY, text):
         raise ValueError(f"expected a quantity such as 500m, 4 or 16Gi, found {text!r}")
@@ -40,7 +40,7 @@ def quantity(text: str) -> Decimal:
 
 
 def _pod_specs(node: Any, kind: str = "") -> Iterator[tuple[Manifest, str]]:
-    """Every pod spec in a manifest, with the kind of object that owns it."""
+    """The pod specs in a manifest, with the kind of the object that owns each."""
     if isinstance(node, list):
         for item in node:
             yield from _pod_specs(item, kind)
@@ -76,7 +76,7 @@ def _parallelism(spec: Any) -> Iterator[str]:
     elif isinstance(spec, dict):
         for key in ("parallelism", "completions", "replicas", "backoffLimit", "numNodes"):
             if isinstance(spec.get(key), int) and spec[key] < 0:
-                yield f"{key} is {spec[key]}; expected no negative number"
+                yield f"{key} is {spec[key]}; expected 0 or more"
         mode = spec.get("completionMode", "Indexed")
         if mode not in ("Indexed", "NonIndexed"):
             yield f"completionMode is {mode!r}; expected Indexed or NonIndexed"

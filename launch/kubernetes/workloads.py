@@ -1,4 +1,4 @@
-"""The kinds of Kubernetes object that can run the pods."""
+"""Kinds of Kubernetes object that can run the pods."""
 
 from collections.abc import Callable
 
@@ -7,10 +7,10 @@ from launch.kubernetes import pod
 from launch.kubernetes.validation import Manifest
 from launch.torchrun import GIVE_UP_STATUS, REQUEUE_STATUS
 
-# Argparse's and our own status for a wrong call: trying again cannot help.
+# exit status of a wrong call, argparse's and our own: a retry would fail the same way
 USAGE_STATUS = 2
 CONTAINER = "ranks"
-# The role of a JobSet's and of a TrainJob's pods; Kubeflow's runtimes look for this name.
+# role of the pods of a JobSet and of a TrainJob; Kubeflow's runtimes require this name
 ROLE = "node"
 
 
@@ -22,7 +22,7 @@ def indexed_job(job: Job) -> list[Manifest]:
         "metadata": {"name": job.name},
         "spec": {
             "clusterIP": "None",
-            # the rendezvous is before anything is ready
+            # the rendezvous happens before any pod is ready
             "publishNotReadyAddresses": True,
             "selector": pod.labels(job),
             "ports": [{"name": "rendezvous", "port": pod.port(job.config)}],
@@ -43,13 +43,13 @@ def indexed_job(job: Job) -> list[Manifest]:
 
 
 def jobset(job: Job) -> list[Manifest]:
-    """A JobSet: its controller makes the Service and restarts all pods together."""
+    """A JobSet: its controller creates the Service and restarts all pods together."""
     spec = {
         **_suspended(job),
         "network": {"enableDNSHostnames": True, "publishNotReadyAddresses": True},
         "failurePolicy": {
             "maxRestarts": job.config.kubernetes.backoff_limit,
-            # what the pods' own policy gives up is not started again
+            # a job that failed by the pods' own policy is not restarted
             "rules": [
                 {
                     "name": "giveUp",
@@ -73,10 +73,10 @@ def jobset(job: Job) -> list[Manifest]:
 def trainjob(job: Job) -> list[Manifest]:
     """A Kubeflow TrainJob: the runtime's pods, patched with our mounts and limits.
 
-    Its API patches neither probes, the failure policy of pods, nor whether they get a token.
+    Its API cannot patch probes, the failure policy of pods, or whether they get a token.
     """
     kubernetes = job.config.kubernetes
-    # the operator says where the others are; TrainJobs cannot set a working directory
+    # the operator sets the address of the rendezvous; TrainJobs cannot set a working directory
     rendezvous = [
         f"--nnodes={job.config.nnodes}",
         "--rdzv-backend=c10d",
@@ -126,8 +126,8 @@ def trainjob(job: Job) -> list[Manifest]:
 def pytorchjob(job: Job) -> list[Manifest]:
     """A PyTorchJob of Kubeflow's first training operator.
 
-    Its pods start again after every failure: the operator's ExitCode policy takes 1 to 127 for
-    final, also REQUEUE_STATUS.
+    Its pods are restarted after every failure: the operator's ExitCode policy treats 1 to 127 as
+    final, including REQUEUE_STATUS.
     """
     config, kubernetes = job.config, job.config.kubernetes
     # the operator sets torchrun's PET_ variables: machines, rendezvous
@@ -167,7 +167,7 @@ JOBS: dict[str, Callable[[Job], list[Manifest]]] = {
 
 
 def _job_spec(job: Job, first_host: str) -> Manifest:
-    """The part of a Job that is the same inside a JobSet."""
+    """The spec of a Job, which is the same inside a JobSet."""
     config, kubernetes = job.config, job.config.kubernetes
     rendezvous = [
         f"--nnodes={config.nnodes}",
@@ -177,7 +177,7 @@ def _job_spec(job: Job, first_host: str) -> Manifest:
     ]
     template = pod.pod_template(job, CONTAINER, rendezvous)
     template["spec"]["restartPolicy"] = "Never"
-    # pods that came back too late have nobody to meet: the first one's end is the run's
+    # pods that return too late find no rendezvous: the run ends when the first pod ends
     done: Manifest = {"successPolicy": {"rules": [{"succeededIndexes": "0"}]}}
     return {
         **(done if config.is_elastic else {}),
@@ -188,7 +188,7 @@ def _job_spec(job: Job, first_host: str) -> Manifest:
         "podFailurePolicy": {
             "rules": [
                 _rule("FailJob", USAGE_STATUS, GIVE_UP_STATUS),
-                # asked to stop, and saved: a new pod goes on, and nothing is counted
+                # saved after a request to stop: a new pod resumes, and no failure is counted
                 _rule("Ignore", REQUEUE_STATUS),
                 {
                     "action": "Ignore",
@@ -220,5 +220,5 @@ def _metadata(job: Job) -> Manifest:
 
 
 def _suspended(job: Job) -> Manifest:
-    """Kueue starts what was created suspended."""
+    """Field that lets Kueue start the job: it must be created suspended."""
     return {"suspend": True} if job.config.kubernetes.queue == "kueue" else {}

@@ -1,1 +1,1 @@
-"""Slurm: batch scripts as pure functions, and the commands that submit, watch and cancel them."""
+"""Slurm: batch scripts as pure functions, and the commands that submit, list and cancel jobs."""

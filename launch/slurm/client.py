@@ -1,4 +1,4 @@
-"""Submitting, watching and cancelling batch jobs with Slurm's own commands."""
+"""Submission, status and cancellation of batch jobs with Slurm's own commands."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,10 @@ from launch.submissions import Submitted, note
 
 
 def write_files(job: Job) -> Path:
-    """Put the script and the resolved runs where the nodes will read them; returns the script.
+    """Write the script and the resolved runs to the directory from which the nodes read them.
+
+    Returns:
+        The path of the script.
 
     Raises:
         LaunchError: A value cannot be rendered.
@@ -28,25 +31,28 @@ def write_files(job: Job) -> Path:
 
 
 def test_only(script: Path) -> str:
-    """Ask Slurm whether and when it could start a script, without submitting it.
+    """Slurm's estimate of when it could start a script, which is not submitted.
 
     Raises:
-        LaunchError: It never could; Slurm's own words say why.
+        LaunchError: Slurm could never start it; the message has Slurm's reason.
     """
     return call(["sbatch", "--test-only", str(script)], errors_too=True).strip()
 
 
 def submit(job: Job, script: Path, chain: int = 1) -> list[str]:
-    """Submit a script; returns the job numbers. Failures of earlier submissions are forgotten.
+    """Submit a script, and delete the failure logs of earlier submissions.
 
     Args:
-        job: What the script was made of.
-        script: As `write_files` returned it.
-        chain: Number of jobs, each of which begins when the one before has ended, however it
-            ended, and goes on from the newest checkpoint.
+        job: Job that the script was rendered from.
+        script: Path from `write_files`.
+        chain: Number of jobs, each of which starts when the previous one has ended, successfully
+            or not, and resumes from the newest checkpoint.
+
+    Returns:
+        The job numbers.
 
     Raises:
-        LaunchError: Slurm refuses; nothing of the chain is left in the queue then.
+        LaunchError: Slurm refuses; no job of the chain is left in the queue.
     """
     for log in map(Path, failure_logs(job)):
         log.unlink(missing_ok=True)
@@ -67,45 +73,45 @@ def submit(job: Job, script: Path, chain: int = 1) -> list[str]:
 
 
 def status(numbers: Sequence[str]) -> list[JobState]:
-    """The state of jobs and of their arrays' tasks.
+    """States of jobs and of the tasks of their arrays.
 
-    Jobs that squeue has forgotten are looked up in the accounting database, if there is one.
+    Jobs that squeue no longer lists are read from the accounting database, if there is one.
 
     Raises:
-        LaunchError: Slurm cannot be asked.
+        LaunchError: Slurm does not answer.
     """
-    wanted = set(numbers)
-    # squeue leaves ended jobs out unless asked for every state
-    found = _matching(parse_jobs(call(["squeue", "--json", "--states=all"])), wanted)
-    lost = sorted(wanted - {_array(state.job) for state in found})
-    if lost:
+    requested = set(numbers)
+    # squeue omits ended jobs unless every state is requested
+    states = _matching(parse_jobs(call(["squeue", "--json", "--states=all"])), requested)
+    unlisted = sorted(requested - {_array(state.job) for state in states})
+    if unlisted:
         try:
-            text = call(["sacct", "--json", f"--jobs={','.join(lost)}"])
+            text = call(["sacct", "--json", f"--jobs={','.join(unlisted)}"])
         except LaunchError:
-            # no accounting on this cluster: squeue's memory is all there is
+            # no accounting on this cluster: squeue is the only source
             text = '{"jobs": []}'
-        found += _matching(parse_jobs(text), set(lost))
-    known = {_array(state.job) for state in found}
+        states += _matching(parse_jobs(text), set(unlisted))
+    known = {_array(state.job) for state in states}
     unknown = [
         JobState(number, "", "UNKNOWN", "Slurm has forgotten it", "", None, 0)
         for number in numbers
         if number not in known
     ]
-    return sorted([*found, *unknown], key=lambda state: _order(state.job))
+    return sorted([*states, *unknown], key=lambda state: _order(state.job))
 
 
 def living(numbers: Sequence[str]) -> list[JobState]:
-    """Those of some jobs, and of their arrays' tasks, that have not ended.
+    """States of those jobs, and of those tasks of their arrays, that have not ended.
 
     Raises:
-        LaunchError: Slurm cannot be asked.
+        LaunchError: Slurm does not answer.
     """
     states = status(numbers) if numbers else []
     return [state for state in states if not state.ended and state.state != "UNKNOWN"]
 
 
 def cancel(numbers: Sequence[str]) -> str:
-    """Cancel jobs, those that run and those that wait.
+    """Cancel running and waiting jobs.
 
     Raises:
         LaunchError: Slurm refuses.
@@ -118,8 +124,8 @@ def logs(directory: Path) -> list[Path]:
     return sorted(directory.glob("*.log"), key=lambda path: path.stat().st_mtime)
 
 
-def _matching(states: Sequence[JobState], wanted: set[str]) -> list[JobState]:
-    return [state for state in states if _array(state.job) in wanted]
+def _matching(states: Sequence[JobState], numbers: set[str]) -> list[JobState]:
+    return [state for state in states if _array(state.job) in numbers]
 
 
 def _array(job: str) -> str:

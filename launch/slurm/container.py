@@ -1,11 +1,11 @@
-"""What runs the ranks inside an image: options of srun, or a program before theirs."""
+"""Container of the ranks: options of srun (pyxis), or a program before theirs (apptainer)."""
 
 from launch.errors import LaunchError
 from launch.job import Job
 
 
 def srun_options(job: Job) -> dict[str, str]:
-    """For pyxis, by name; none for others.
+    """Options of srun for pyxis, by name; none for other containers.
 
     Raises:
         LaunchError: See `mounts`.
@@ -21,7 +21,7 @@ def srun_options(job: Job) -> dict[str, str]:
 
 
 def prefix(job: Job) -> list[str]:
-    """The words before the ranks' command for apptainer; none for others.
+    """The words before the ranks' command for apptainer; none for other containers.
 
     Raises:
         LaunchError: See `mounts`.
@@ -36,19 +36,19 @@ def prefix(job: Job) -> list[str]:
 
 
 def python(job: Job) -> str:
-    """The interpreter of the ranks."""
+    """The Python interpreter of the ranks."""
     slurm = job.config.slurm
     return job.python if slurm.container == "none" else slurm.container_python
 
 
 def mounts(job: Job) -> list[str]:
-    """HOST:INSIDE of what a container sees.
+    """Mounts of the container as HOST:INSIDE: the run's directories, and the configured ones.
 
     Raises:
-        LaunchError: One of the run's own directories has a name that cannot be mounted.
+        LaunchError: A directory of the run has a name that cannot be mounted.
     """
-    own = dict.fromkeys(map(str, (job.working_directory, job.directory, job.output)))
-    for path in own:
+    directories = dict.fromkeys(map(str, (job.working_directory, job.directory, job.output)))
+    for path in directories:
         if ":" in path or "," in path:
             raise LaunchError(f"a container cannot mount a path with ':' or ',', found {path!r}")
-    return [*(f"{path}:{path}" for path in own), *job.config.slurm.mounts]
+    return [*(f"{path}:{path}" for path in directories), *job.config.slurm.mounts]

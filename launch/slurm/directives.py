@@ -1,4 +1,4 @@
-"""The #SBATCH lines of a batch script."""
+"""#SBATCH lines of a batch script."""
 
 import re
 
@@ -10,10 +10,10 @@ SAFE = re.compile(r"[A-Za-z0-9_./:=+,@%-]+")
 
 
 def directives(job: Job) -> list[str]:
-    r"""Every #SBATCH line of a job, in a fixed order.
+    r"""The #SBATCH lines of a job, in a fixed order.
 
     Raises:
-        LaunchError: The launch directory holds characters that Slurm cannot take: line breaks, or
+        LaunchError: The launch directory has characters that Slurm cannot handle: line breaks, or
             % and \, which it replaces in the names of logs.
     """
     slurm = job.config.slurm
@@ -28,23 +28,18 @@ def directives(job: Job) -> list[str]:
 
 
 def options(job: Job) -> dict[str, str]:
-    """The options of a job that have a value, as Slurm's commands take them."""
+    """The options of a job that have a value, by the names of Slurm's commands."""
     config, slurm = job.config, job.config.slurm
     table = {
         "job-name": job.name,
-        # a number of tasks per node would make Slurm start on the fewest nodes of a range
+        # with tasks per node, Slurm would start on the fewest nodes of a range
         "nodes": config.nnodes.replace(":", "-"),
         "cpus-per-task": str(slurm.cpus_per_node or ranks_per_node(config) * config.threads),
         "gpus-per-node": _gpus(config),
         "mem": slurm.memory,
         "time": slurm.time_limit,
         "deadline": slurm.deadline,
-        "partition": slurm.partition,
-        "account": slurm.account,
-        "qos": slurm.qos,
-        "reservation": slurm.reservation,
-        "constraint": slurm.constraint,
-        "exclude": ",".join(slurm.exclude),
+        **node_choice(job),
         "signal": f"B:USR1@{config.stop_lead_s}",
         "open-mode": "append",
         "chdir": str(job.directory),
@@ -56,8 +51,22 @@ def options(job: Job) -> dict[str, str]:
     return {key: value for key, value in table.items() if value}
 
 
+def node_choice(job: Job) -> dict[str, str]:
+    """The options with a value that choose a job's nodes; a check of the nodes takes them too."""
+    slurm = job.config.slurm
+    table = {
+        "partition": slurm.partition,
+        "account": slurm.account,
+        "qos": slurm.qos,
+        "reservation": slurm.reservation,
+        "constraint": slurm.constraint,
+        "exclude": ",".join(slurm.exclude),
+    }
+    return {key: value for key, value in table.items() if value}
+
+
 def ranks_per_node(config: LaunchConfig) -> int:
-    """One rank per GPU, or as many as on this machine."""
+    """Number of ranks per node: one per GPU, or as many as on this machine."""
     return config.slurm.gpus_per_node or config.processes
 
 
@@ -68,9 +77,9 @@ def _gpus(config: LaunchConfig) -> str:
 
 
 def _quoted(key: str, value: str) -> str:
-    """Quote as sbatch reads its lines: only inside quotes is a space not the end.
+    """A value, quoted for sbatch: outside quotes a space ends the value.
 
-    There, a backslash takes the next character as it is.
+    Inside quotes, a backslash escapes the next character.
     """
     if re.search(r"[\x00-\x1f\x7f]", value):
         raise LaunchError(f"#SBATCH --{key}: expected no control characters, found {value!r}")

@@ -1,4 +1,4 @@
-"""Jobs and nodes as Slurm's JSON describes them, in the dialects of 22.05 and of 24.11.
+"""States of jobs in Slurm's JSON, in the dialects of 22.05 and 24.11.
 
 22.05 writes plain numbers and one word for a state; 24.11 writes `{set, infinite, number}` and
 lists of words.
@@ -28,17 +28,17 @@ ENDED = frozenset(
 
 
 class JobState(NamedTuple):
-    """One job, or one task of an array.
+    """State of a job, or of a task of an array.
 
     Attributes:
-        job: Number; of an array's task ARRAY_TASK.
-        name: Of the job.
-        state: RUNNING, PENDING, COMPLETED, ...
-        reason: Why it waits, or empty.
-        nodes: Host list, or empty.
-        status: Exit status; None while there is none.
-        requeues: How often it went back into the queue.
-        completing: Whether its processes are being ended: they may still be saving.
+        job: Job number; ARRAY_TASK for a task of an array.
+        name: Name of the job.
+        state: State in Slurm: RUNNING, PENDING, COMPLETED, ...
+        reason: Reason for waiting; may be empty.
+        nodes: Host list; may be empty.
+        status: Exit status; None before the job has ended.
+        requeues: Number of times that the job was requeued.
+        completing: Whether its processes are being stopped: they may still be saving.
     """
 
     job: str
@@ -52,15 +52,15 @@ class JobState(NamedTuple):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing of it runs, or will run again by itself."""
+        """Whether the job neither runs nor will run again by itself."""
         return self.state in ENDED and not self.completing
 
 
 def parse_jobs(text: str) -> list[JobState]:
-    """Read the output of `squeue --json` or `sacct --json`.
+    """The states in the output of `squeue --json` or `sacct --json`.
 
     Raises:
-        LaunchError: It is not JSON, or has no jobs in it.
+        LaunchError: The output is not JSON, or has no jobs in it.
     """
     try:
         jobs = json.loads(text)["jobs"]
@@ -70,7 +70,7 @@ def parse_jobs(text: str) -> list[JobState]:
 
 
 def _parse_job(job: dict[str, Any]) -> JobState:
-    # sacct puts state and reason, and both numbers of an array, into tables of their own
+    # sacct has separate tables for state and reason, and for both numbers of an array
     state = job["state"] if "state" in job else {"current": job["job_state"]}
     array = job.get("array", {})
     array_job = _number(job.get("array_job_id", array.get("job_id")))
@@ -91,7 +91,7 @@ def _parse_job(job: dict[str, Any]) -> JobState:
 
 
 def _word(value: str | list[str]) -> str:
-    """One state: the last word of a list says what is happening to the first."""
+    """The state itself: further words of a list are flags, such as COMPLETING."""
     return value if isinstance(value, str) else value[0]
 
 

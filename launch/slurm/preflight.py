@@ -1,4 +1,4 @@
-"""Questions to Slurm before a job is submitted to it."""
+"""Checks with Slurm before a job is submitted."""
 
 import json
 import tempfile
@@ -10,24 +10,22 @@ from launch.errors import LaunchError
 from launch.job import Job
 from launch.slurm import container
 from launch.slurm.client import test_only
-from launch.slurm.directives import options
+from launch.slurm.directives import node_choice
 from launch.slurm.script import batch_script
 from launch.versions import differences, versions
 
 NODE_ANSWER_S = 300
-# What chooses the nodes of a job.
-PLACE = ("partition", "account", "qos", "reservation", "constraint", "exclude")
 
 
 def can_start(job: Job) -> Iterator[str]:
-    """Whether Slurm knows the partition and could ever give the nodes, and when.
+    """Check that Slurm has the partition and could start the job; yields when.
 
     Raises:
-        LaunchError: It could not, in Slurm's words.
+        LaunchError: Slurm could never start the job; the message has Slurm's reason.
     """
     partition = job.config.slurm.partition
     if partition:
-        # an unknown name makes an empty answer, a closed partition is queued for ever
+        # an unknown partition gives an empty answer; in a closed one a job would wait forever
         states = call(["sinfo", "--noheader", f"--partition={partition}", "--format=%a"]).split()
         if not states:
             raise LaunchError(f"Slurm has no partition {partition}")
@@ -40,41 +38,40 @@ def can_start(job: Job) -> Iterator[str]:
 
 
 def versions_agree(job: Job) -> Iterator[str]:
-    """Whether the nodes have the same versions: asked in a job of a minute.
+    """Check, in a job of a minute, that all nodes have the same versions; yields a description.
 
-    They are those of this machine, too, unless the ranks run in a container.
+    Unless the ranks run in a container, this machine must have the same versions, too.
 
     Raises:
-        LaunchError: They differ, or a node does not answer.
+        LaunchError: The versions differ, or a node does not answer.
     """
-    table = options(job)
-    place = {f"--{key}": table[key] for key in PLACE if key in table}
-    given = {
+    placement = {f"--{key}": value for key, value in node_choice(job).items()}
+    srun_options = {
         "--nodes": str(job.config.nodes),
         "--ntasks-per-node": "1",
         "--time": "1",
-        **place,
+        **placement,
         **container.srun_options(job),
     }
-    words = [f"{name}={value}" for name, value in given.items()]
+    words = [f"{name}={value}" for name, value in srun_options.items()]
     ranks = [*container.prefix(job), container.python(job), "-m", "launch.versions"]
     text = call(["srun", *words, *ranks], timeout_s=NODE_ANSWER_S)
     answers = _answers(text)
     if len(answers) != job.config.nodes:
         raise LaunchError(
-            f"{len(answers)} of {job.config.nodes} nodes said their versions; found {text!r}"
+            f"{len(answers)} of {job.config.nodes} nodes reported their versions; found {text!r}"
         )
     outside = job.config.slurm.container == "none"
-    found = list(differences(versions() if outside else answers[0], answers))
-    if found:
-        raise LaunchError("; ".join(found))
+    mismatches = list(differences(versions() if outside else answers[0], answers))
+    if mismatches:
+        raise LaunchError("; ".join(mismatches))
     yield f"{len(answers)} nodes have the versions " + (
         "of this machine" if outside else f"of {answers[0]['host']} in the container"
     )
 
 
 def _answers(text: str) -> list[dict[str, str]]:
-    """What `launch.versions` printed, among the lines that a login banner or a module adds."""
+    """The output of `launch.versions`, without the lines of login banners and modules."""
     answers = []
     for line in text.splitlines():
         try:

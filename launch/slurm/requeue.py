@@ -1,7 +1,7 @@
-"""What becomes of a batch job whose ranks have ended: run by the batch script, on its first node.
+"""Decision about a batch job whose ranks have ended; the batch script runs it on its first node.
 
-Prints one line that the script acts on: `done`, `requeue`, `exclude HOST,HOST` (start again on
-other nodes) or `stop`. In a chain the next job goes on by itself, so nothing is requeued.
+Prints one line for the script: `done`, `requeue`, `exclude HOST,HOST` (start again on other nodes)
+or `stop`. In a chain the next job resumes by itself, so nothing is requeued.
 """
 
 import os
@@ -19,7 +19,7 @@ from launch.torchrun import (
     REQUEUE_STATUS,
 )
 
-# Failures of one attempt within this time have one cause: a dead rank takes its peers along.
+# failures of one attempt within this time have one cause: when a rank dies, its peers fail
 INCIDENT_S = 90.0
 FAILURE = re.compile(
     r"(?P<time>\d+(?:\.\d+)?) (?P<host>\S+) (?P<status>-?\d+) (?P<attempt>\S+)", re.ASCII
@@ -27,12 +27,12 @@ FAILURE = re.compile(
 
 
 class Limits(NamedTuple):
-    """How often a job comes back.
+    """Limits on the restarts of a job.
 
     Attributes:
-        requeues: In all.
-        failures: Of these, after a failure.
-        exclude_after: Incidents on one node after which it is left out.
+        requeues: Maximum number of requeues.
+        failures: Maximum number of failed attempts after which the job starts again.
+        exclude_after: Number of incidents that a node causes before it is excluded.
     """
 
     requeues: int
@@ -41,7 +41,7 @@ class Limits(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """A rank's failure on a machine: a line `time host status attempt` of the failure log."""
+    """Failure of a rank: a line `time host status attempt` of the failure log."""
 
     time: float
     host: str
@@ -50,14 +50,14 @@ class Failure(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """How the ranks of a job ended.
+    """End of the ranks of a job.
 
     Attributes:
-        status: srun's exit status.
-        stopped: Whether the script was asked to stop.
-        state: The job's state in Slurm at that time.
-        requeues: How often the job has been requeued.
-        attempts: Failed attempts so far, this one included.
+        status: Exit status of srun.
+        stopped: Whether the script received a request to stop.
+        state: State of the job in Slurm at that time.
+        requeues: Number of times that the job has been requeued.
+        attempts: Number of failed attempts so far, including this one.
     """
 
     status: int
@@ -73,11 +73,11 @@ def decide(
     """The line to print; a pure function.
 
     Args:
-        ending: How the ranks ended.
-        limits: How often a job comes back.
+        ending: End of the ranks.
+        limits: Limits on restarts.
         failures: The failure log.
-        exclude: Nodes that are left out already.
-        mode: `chain` when another job of the same run waits.
+        exclude: Nodes that are excluded already.
+        mode: `chain` if another job of the same run is waiting.
     """
     if ending.status == 0:
         return "done"
@@ -86,11 +86,12 @@ def decide(
         return "stop"
     requested = ending.stopped or ending.status == REQUEUE_STATUS
     if not requested:
-        bad = bad_hosts(failures, limits.exclude_after)
         if ending.attempts > limits.failures:
             return "stop"
-        if any(host not in exclude for host in bad):
-            return f"exclude {','.join([*exclude, *(host for host in bad if host not in exclude)])}"
+        bad = bad_hosts(failures, limits.exclude_after)
+        newly_bad = [host for host in bad if host not in exclude]
+        if newly_bad:
+            return f"exclude {','.join([*exclude, *newly_bad])}"
     if mode == "chain" or ending.requeues >= limits.requeues:
         return "stop"
     return "requeue"
@@ -99,9 +100,9 @@ def decide(
 def bad_hosts(failures: Sequence[Failure], exclude_after: int) -> list[str]:
     """Machines that caused at least `exclude_after` incidents.
 
-    An incident's cause is its first rank that died of a signal, or else its first failure: the
-    others fail because they talk to it. If all that is known are ranks that lost contact, the
-    cause left no line, as a machine that is gone: nobody is blamed.
+    The cause of an incident is the first rank killed by a signal, or else the first failure: other
+    ranks fail because they communicate with it. If all logged ranks only lost contact, the cause
+    left no line (its machine may be gone), and no machine is named.
     """
     incidents: list[list[Failure]] = []
     for failure in sorted(failures):
@@ -111,15 +112,20 @@ def bad_hosts(failures: Sequence[Failure], exclude_after: int) -> list[str]:
             incidents[-1].append(failure)
         else:
             incidents.append([failure])
-    groups = [[one for one in each if one.status != LOST_CONTACT_STATUS] for each in incidents]
+    suspects = [
+        [failure for failure in incident if failure.status != LOST_CONTACT_STATUS]
+        for incident in incidents
+    ]
     causes = [
-        min(each, key=lambda one: (one.status >= 0, one.time)).host for each in groups if each
+        min(candidates, key=lambda failure: (failure.status >= 0, failure.time)).host
+        for candidates in suspects
+        if candidates
     ]
     return sorted(host for host in set(causes) if causes.count(host) >= exclude_after)
 
 
 def parse_failures(text: str) -> list[Failure]:
-    """Read a failure log; a line that a crash has cut short, or mixed with another, is left out."""
+    """The failures in a log; lines that a crash has cut short or mixed with others are ignored."""
     lines = map(FAILURE.fullmatch, text.splitlines())
     return [
         Failure(float(line["time"]), line["host"], int(line["status"]), line["attempt"])
@@ -129,12 +135,15 @@ def parse_failures(text: str) -> list[Failure]:
 
 
 def attempts_log(failure_log: Path) -> Path:
-    """The list of failed attempts beside a failure log."""
+    """Path of the list of failed attempts, next to the failure log."""
     return failure_log.with_name(f"{failure_log.name}.attempts")
 
 
 def main() -> None:
-    """Arguments: three limits, excluded hosts, status, stopped, state, requeues, mode."""
+    """Print the decision.
+
+    Arguments are three limits, excluded hosts, status, stopped, state, requeues and mode.
+    """
     arguments = sys.argv[1:]
     limits = Limits(*map(int, arguments[:3]))
     status, stopped, state, requeues, mode = arguments[-5:]

@@ -1,8 +1,8 @@
-"""The batch script of a run: a pure function of the job, so it is tested without Slurm.
+"""Batch script of a run: a pure function of the job, so it is tested without Slurm.
 
-The script starts torchrun on every node, hands a request to stop on to the ranks, and afterwards
-asks `launch.slurm.requeue` whether the run is finished, goes back into the queue or has failed.
-Every value that is not the script's own is quoted for the shell; `$NAME` is written here only.
+The script starts torchrun on every node, forwards a request to stop to the ranks, and afterwards
+runs `launch.slurm.requeue` to decide whether the run is finished, is requeued or has failed. Every
+value from outside is quoted for the shell; `$NAME` is written in this file only.
 """
 
 import shlex
@@ -17,17 +17,17 @@ from launch.slurm.directives import directives, ranks_per_node
 from launch.submissions import NAME as LEDGER
 from launch.torchrun import FAILURE_LOG, torchrun_command
 
-# Seconds that the other nodes' torchrun may go on after the first has ended.
+# seconds that torchrun on other nodes may continue after the first has ended
 LAST_NODES_S = 300
 CHAIN = "chain"
 
-# Before the ranks start, so that no request to stop is missed.
+# comes before the ranks start, so that no request to stop is missed
 TRAP = """\
 step=
 stopped=0
 again=0
 stop() {
-    echo "resonance: asked to stop; the ranks save and leave"
+    echo "resonance: received a request to stop; the ranks save and exit"
     stopped=1
     again=1
     if [[ -n $step ]]; then kill -USR1 "$step" || true; fi
@@ -39,7 +39,7 @@ WAIT = """\
 step=$!
 status=0
 wait "$step" || status=$?
-# a trap ends wait early: only then is there more to wait for
+# a signal ends `wait` early: wait again after each one
 while ((again)); do
     again=0
     status=0
@@ -76,34 +76,34 @@ exit "$status"
 
 
 def batch_script(job: Job) -> str:
-    """The whole script, to be given to sbatch; `chain` as its argument makes it a chain's link.
+    """The script for sbatch; with the argument `chain`, it runs as one job of a chain.
 
     Raises:
-        LaunchError: A path holds something that Slurm or the container cannot take.
+        LaunchError: A path has characters that Slurm or the container cannot handle.
     """
     return "\n".join(["#!/usr/bin/env bash", *directives(job), *_body(job), WAIT + DECIDE])
 
 
 def script_path(job: Job) -> PurePosixPath:
-    """Where the script is kept."""
+    """Path of the script."""
     return job.directory / "job.sh"
 
 
 def failure_logs(job: Job) -> list[PurePosixPath]:
-    """The log of failures, one for each task of a sweep."""
+    """Paths of the failure logs, one for each task of a sweep."""
     log = _failure_log(job)
     tasks = [f"-{task}" for task in range(len(job.run_files))] if job.sweep else [""]
     return [log.with_name(f"{log.name}{task}") for task in tasks]
 
 
 def _failure_log(job: Job) -> PurePosixPath:
-    """Without the suffix that a task adds."""
+    """Path of the failure log, without the suffix of a task."""
     return job.directory / "failures"
 
 
 def _body(job: Job) -> Iterator[str]:
     slurm = job.config.slurm
-    # also ends the lines that sbatch reads: nothing below is a directive
+    # the first command also ends the lines that sbatch reads as directives
     yield "set -euo pipefail"
     yield f"cd -- {_word(job.working_directory)}"
     for module in slurm.modules:
@@ -116,7 +116,7 @@ def _body(job: Job) -> Iterator[str]:
     yield 'array=(--array="$SLURM_ARRAY_TASK_ID")' if job.sweep else "array=()"
     run_file = f"{_word(job.directory / 'run')}{task}.toml"
     yield f"run_file={run_file}"
-    # no pipe to head: scontrol would die of SIGPIPE, and this script with it
+    # no pipe to head: SIGPIPE would kill scontrol, and with it this script
     yield 'hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")'
     yield "first=${hosts%%$'\\n'*}"
     yield f"port={_port(job)}"
@@ -135,7 +135,7 @@ def _port(job: Job) -> str:
     if port + last > 65535:
         raise LaunchError(
             f"launch.port {port}: expected at most {65535 - last}: each of {last + 1} tasks takes "
-            "the next one"
+            "the next port"
         )
     # tasks may share a first node
     return f"$(({port} + SLURM_ARRAY_TASK_ID))" if job.sweep else str(port)
@@ -159,7 +159,7 @@ def _in_container(job: Job) -> list[str]:
 
 
 def _environment(job: Job) -> list[str]:
-    """Not exported: a variable may have the name of one of this script's own."""
+    """The variables of the ranks, not exported: a name may be that of a variable of the script."""
     table = rank_environment(job.config)
     return ["env", *(f"{name}={shlex.quote(value)}" for name, value in table.items())]
 

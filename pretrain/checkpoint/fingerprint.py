@@ -15,6 +15,7 @@ from pretrain.config import RunConfig
 from pretrain.parallel.evaluator import evaluator
 from pretrain.parallel.placement import placements
 from spectral.block import Block
+from spectral.layout import Layout
 from spectral.lm import LMLoss
 
 # sequences up to this long are probed whole, longer ones by a number of chunks that divides well
@@ -102,7 +103,7 @@ def run_probe(target: ProbeTarget, vocab_size: int, length: int) -> ProbeReading
     """
     module = target.model
     device = next(module.parameters()).device
-    span: Any = module.span
+    span: Any = module.layout.span
     spans = getattr(getattr(span, "axis", None), "size", 1)
     position = int(span.position(length // spans))
     tokens = probe_tokens(vocab_size, length).to(device)
@@ -165,7 +166,8 @@ def _overheard(module: Any, vocab_size: int, found: dict[int, float]) -> Iterato
         ),
         0,
     )
-    original: Callable[..., Tensor] = module.cross_entropy
+    layout: Layout = module.layout
+    original = layout.cross_entropy
 
     def note(x_ND: Tensor, table_VD: Tensor) -> None:
         for token in range(0, vocab_size, max(1, vocab_size // PROBE_LOGITS)):
@@ -181,11 +183,11 @@ def _overheard(module: Any, vocab_size: int, found: dict[int, float]) -> Iterato
         yield
         handle.remove()
         return
-    module.cross_entropy = listening
+    module.layout = layout._replace(cross_entropy=listening)
     try:
         yield
     finally:
-        module.cross_entropy = original
+        module.layout = layout
 
 
 def merge_readings(readings: list[ProbeReading], length: int) -> dict[str, list[float]]:

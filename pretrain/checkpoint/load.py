@@ -13,7 +13,7 @@ from pretrain.checkpoint.tensor_reader import read_pieces, stored_pieces
 from pretrain.checkpoint.tensor_writer import Shard
 from pretrain.config import RunConfig
 from pretrain.errors import CheckpointError
-from pretrain.run_file import load_run
+from pretrain.run_file import load_saved_run
 from pretrain.runtime.ranks import agreed, gathered_objects
 from spectral.lm import SpectralLM
 
@@ -52,7 +52,7 @@ def load_model(path: Path) -> tuple[SpectralLM, RunConfig, Path]:
         CheckpointError: There is none, it is damaged, or its parameters do not fit its run.
     """
     checkpoint = find_checkpoint(path)
-    run = load_run(checkpoint / "run.toml")
+    run = load_saved_run(checkpoint)
     model = SpectralLM(run.model)
     parameters = {f"value/{name}": value.detach() for name, value in model.state_dict().items()}
     stored = {name for name in stored_pieces(checkpoint / TENSORS) if name.startswith("value/")}

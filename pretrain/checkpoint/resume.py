@@ -1,11 +1,15 @@
 """The checkpoint that a run starts from (imports no torch)."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
 
 from pretrain.checkpoint.catalog import find_checkpoint, find_newest, list_checkpoints
 from pretrain.config import RunConfig
 from pretrain.errors import CheckpointError, RunError
-from pretrain.run_file import load_run
+from pretrain.run_file import load_saved_run
 
 
 def find_start(run: RunConfig, *, resume: bool, auto_resume: bool = False) -> Path | None:
@@ -27,13 +31,22 @@ def check_same_model(checkpoint: Path, run: RunConfig) -> None:
     Raises:
         CheckpointError: Names the first key that differs.
     """
-    saved = load_run(checkpoint / "run.toml")
+    saved = load_saved_run(checkpoint)
     if saved.model != run.model:
-        ours, theirs = run.model.model_dump(), saved.model.model_dump()
+        ours, theirs = dict(_leaves(run.model)), dict(_leaves(saved.model))
         key = next(key for key in ours if ours[key] != theirs[key])
         raise CheckpointError(
             f"{checkpoint}: another model: model.{key} is {theirs[key]} there, {ours[key]} here"
         )
+
+
+def _leaves(table: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of all keys, those of nested tables included."""
+    for key, value in table:
+        if isinstance(value, BaseModel):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _find_start(run: RunConfig, *, resume: bool, auto_resume: bool) -> Path | None:

@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 from pretrain.checkpoint.boxes import Box
 from pretrain.checkpoint.tensor_writer import INDEX, Shard, chunk_of
 from pretrain.errors import CheckpointError
+from spectral.upgrade import parameter_name
 
 
 class JsonIndexReader(FileSystemReader):
@@ -38,7 +39,8 @@ class JsonIndexReader(FileSystemReader):
         tensors: dict[str, Any] = {}
         storage: dict[MetadataIndex, _StorageInfo] = {}
         try:
-            for name, entry in json.loads(path.read_text(encoding="utf-8")).items():
+            for saved, entry in json.loads(path.read_text(encoding="utf-8")).items():
+                name = parameter_name(saved)
                 chunks = []
                 for offsets, sizes, file, offset, length in entry["pieces"]:
                     chunks.append(chunk_of(Box(tuple(offsets), tuple(sizes))))

@@ -18,7 +18,7 @@ from pretrain.checkpoint.tensor_reader import missing_elements, stored_pieces
 from pretrain.commands import InspectCommand, VerifyCheckpointCommand
 from pretrain.config import RunConfig
 from pretrain.errors import CheckpointError
-from pretrain.run_file import load_run
+from pretrain.run_file import load_saved_run
 from spectral.lm import SpectralLM
 
 
@@ -29,7 +29,7 @@ def verify(command: VerifyCheckpointCommand) -> str:
         CheckpointError: Lists everything that is wrong.
     """
     checkpoint = find_checkpoint(command.checkpoint)
-    run = load_run(checkpoint / "run.toml")
+    run = load_saved_run(checkpoint)
     findings = [*missing_elements(checkpoint / TENSORS), *_shapes(checkpoint, run)]
     findings += _state(checkpoint, run)
     if findings:

@@ -68,7 +68,7 @@ class Writer:
         self.model: ResonanceForCausalLM = wrap(loaded.model.to(self.device), loaded.tokenizer)
         self.options = transformers_options(options)
         # a gated model sees where its chunks begin, which padding moves
-        self.pads = not uses_gates(loaded.model.config)
+        self.pads = not uses_gates(loaded.model.config.gates)
         torch.manual_seed(options.seed)
 
     def encode(self, text: str, name: str) -> list[int]:

@@ -5,6 +5,20 @@ from typing import Any, ClassVar
 from transformers import PretrainedConfig
 
 
+class Table(dict[str, Any]):
+    """A nested table of config.json, whose keys are attributes too."""
+
+    def __getattr__(self, key: str) -> Any:
+        """The value of a key.
+
+        Raises:
+            AttributeError: There is no such key.
+        """
+        if key not in self:
+            raise AttributeError(key)
+        return self[key]
+
+
 class ResonanceConfig(PretrainedConfig):
     """Architecture of a spectral language model.
 
@@ -21,4 +35,6 @@ class ResonanceConfig(PretrainedConfig):
 
     def __init__(self, **kwargs: Any):
         kwargs.setdefault("tie_word_embeddings", True)
+        for name in ("gates", "fft", "wavelet", "experts"):
+            kwargs[name] = Table(kwargs.get(name, {}))
         super().__init__(**kwargs)

@@ -18,6 +18,7 @@ from pretrain.errors import CheckpointError
 from pretrain.huggingface.configuration_resonance import ResonanceConfig
 from spectral.config import ModelConfig
 from spectral.lm import SpectralLM
+from spectral.upgrade import MOVED, nested_keys, parameter_name
 
 PREFIX = "model."
 
@@ -74,8 +75,9 @@ def import_model(folder: Path) -> SpectralLM:
             raise CheckpointError(
                 f"{file}: model_type is {kind!r}; expected {ResonanceConfig.model_type!r}"
             )
-        names = ModelConfig.model_fields
-        config = ModelConfig.model_validate({k: v for k, v in table.items() if k in names})
+        names = {*ModelConfig.model_fields, *MOVED}
+        keys = nested_keys({k: v for k, v in table.items() if k in names})
+        config = ModelConfig.model_validate(keys)
     except (OSError, ValueError, AttributeError, ValidationError) as error:
         if isinstance(error, CheckpointError):
             raise
@@ -84,7 +86,8 @@ def import_model(folder: Path) -> SpectralLM:
     state: dict[str, Tensor] = {}
     try:
         for shard in sorted(folder.glob("*.safetensors")):
-            state |= {name.removeprefix(PREFIX): value for name, value in load_file(shard).items()}
+            for name, value in load_file(shard).items():
+                state[parameter_name(name.removeprefix(PREFIX))] = value
         model.load_state_dict(state)
     except (SafetensorError, OSError, RuntimeError) as error:
         raise CheckpointError(f"{folder}: does not fit its config.json: {error}") from error

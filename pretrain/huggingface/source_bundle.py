@@ -13,7 +13,11 @@ OPERATORS = "resonance::"
 # the exported configuration has the same attributes, and needs no pydantic
 RENAMED = {
     "spectral.config": "pretrain.huggingface.configuration_resonance",
+    "spectral.feed_forward.config": "pretrain.huggingface.configuration_resonance",
+    "spectral.gates.config": "pretrain.huggingface.configuration_resonance",
     "ModelConfig": "ResonanceConfig as ModelConfig",
+    "ExpertsConfig": "Table as ExpertsConfig",
+    "GatesConfig": "Table as GatesConfig",
 }
 
 # transformers follows `from .module import names` only, so bundled files import in no other way

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pretrain.config import TrainConfig
 from pretrain.runtime.precision import autocast, current_autocast
 from spectral.block import Block
-from spectral.mixers.build import State
+from spectral.mixers.base import MixerState
 from spectral.mixers.context import SequenceContext
 
 
@@ -37,7 +37,7 @@ class CheckpointedBlock(nn.Module):
         self.flat = _Checkpointed(_FlatBlock(block), offload=offload)
 
     def forward(
-        self, x_BTD: Tensor, context: SequenceContext, state: State | None = None
+        self, x_BTD: Tensor, context: SequenceContext, state: MixerState | None = None
     ) -> tuple[Tensor, None, Tensor | None]:
         """As `Block.forward`, without a state."""
         if state is not None:

@@ -21,7 +21,8 @@ from pretrain.parallel.collectives import exchanged_rows
 from pretrain.parallel.mesh import Axis
 from pretrain.parallel.placement import Placement, cut
 from spectral.block import Block
-from spectral.feed_forward.experts import Compute, ExpertDispatch, ExpertsFeedForward
+from spectral.feed_forward.experts import ExpertsFeedForward
+from spectral.layout import Compute, ExpertDispatch
 
 
 def share_experts(block: Block, name: str, axis: Axis) -> None:
@@ -44,7 +45,6 @@ def share_experts(block: Block, name: str, axis: Axis) -> None:
         # DeepSpeed asks every parameter over which ranks it is reduced
         module.weight.allreduce = False  # type: ignore[union-attr]
         module.weight.group_name = marker.expert_group_name  # type: ignore[union-attr]
-    experts.dispatch = RankExpertDispatch(axis)
     experts.marker = marker
 
 

@@ -4,8 +4,6 @@ from collections.abc import Iterator
 
 from pretrain.config import RunConfig
 from pretrain.errors import RunError
-from spectral.config import ModelConfig
-from spectral.gate_keys import GATE_PARTS
 from spectral.layer_pattern import head_mixture
 
 
@@ -99,36 +97,20 @@ def _sequence(run: RunConfig) -> Iterator[str]:
             f"parallel.sequence is {size}, which does not divide data.sequence_length {length}; "
             f"expected data.sequence_length {near(length, size)}"
         )
-    span, back = length // size, _looks_back(model)
+    span, back = length // size, model.lookback
     if span < back:
         yield (
             f"parallel.sequence is {size}: a span has {span} tokens, fewer than the {back} that "
             f"the next one looks back on (model.short_conv {model.short_conv}, wavelets); expected "
             f"at most {max(1, length // back)} sequence ranks"
         )
-    for reason, chunk in _chunks_of_spans(model):
+    for key, chunk in model.chunk_units():
         if span % chunk:
             yield (
-                f"parallel.sequence is {size}: a span has {span} tokens, and {reason} {chunk} in "
-                f"it; expected data.sequence_length {near(length, size * chunk)}"
+                f"parallel.sequence is {size}: a span has {span} tokens, and must hold whole "
+                f"chunks of model.{key} {chunk}; expected data.sequence_length "
+                f"{near(length, size * chunk)}"
             )
-
-
-def _looks_back(model: ModelConfig) -> int:
-    """Tokens before a span that its layers read."""
-    back = max(model.short_conv - 1, 1)
-    if "wavelet" in model.mixers:
-        taps = len(model.wavelet_bank) // 4
-        back = max(back, (taps - 1) * (2**model.wavelet_levels - 1))
-    return back
-
-
-def _chunks_of_spans(model: ModelConfig) -> Iterator[tuple[str, int]]:
-    """What must divide a span, and why."""
-    if any(getattr(model, name) for name in GATE_PARTS):
-        yield "gates need whole chunks of model.conv_chunk", model.conv_chunk
-    if "fft" in model.mixers:
-        yield "the FFT needs whole frames of model.fft_chunk", model.fft_chunk
 
 
 def _pipeline(run: RunConfig) -> Iterator[str]:
@@ -169,11 +151,11 @@ def _experts(run: RunConfig, num_ranks: int) -> Iterator[str]:
                 "expected one of them 1: data and sequence ranks share experts only if each has "
                 "the whole of everything else"
             )
-    works = [d for d in _divisors(model.num_experts) if num_ranks % d == 0]
+    works = [d for d in _divisors(model.experts.count) if num_ranks % d == 0]
     if size not in works:
         yield (
-            f"parallel.expert is {size}; expected a divisor of both model.num_experts "
-            f"{model.num_experts} and the {num_ranks} data and sequence ranks: one of {works}"
+            f"parallel.expert is {size}; expected a divisor of both model.experts.count "
+            f"{model.experts.count} and the {num_ranks} data and sequence ranks: one of {works}"
         )
     if parallel.zero_stage not in (1, 2):
         yield (

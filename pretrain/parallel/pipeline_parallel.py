@@ -25,7 +25,7 @@ from kernels.linear_cross_entropy.reference import IGNORE
 from pretrain.config import RunConfig
 from pretrain.loss import objective
 from pretrain.parallel.mesh import Mesh
-from pretrain.parallel.rng import LayerRng
+from pretrain.parallel.rng import seed_micro_batch
 from pretrain.parallel.split_model import empty_model, finish_model, initialised_parts, split_part
 from pretrain.parallel.stage_balance import stage_bounds
 from pretrain.runtime.deepspeed_setup import start_deepspeed
@@ -75,12 +75,12 @@ class Stage(nn.Module):
         model = self.model
         B, T = segment_ids_BT.shape
         if self.training:
-            cast(LayerRng, model.noise).seed = next(self.seeds)
+            seed_micro_batch(model, next(self.seeds))
         if self.is_first:
             x_BTD, auxiliary = model.embedding(values), None
         else:
             x_BTD, auxiliary = values[:-1].view(B, -1, model.config.dim), values[-1]
-        x_BTD, _, own = model.run_blocks(x_BTD, model.span.position(T), T, segment_ids_BT)
+        x_BTD, _, own = model.run_blocks(x_BTD, model.layout.span.position(T), T, segment_ids_BT)
         auxiliary = own if auxiliary is None else auxiliary + own
         if self.is_last:
             return model.final_norm(x_BTD), auxiliary
@@ -137,7 +137,7 @@ class PipelinedLM(PipelineModule):
     def _loss(self, outputs: tuple[Tensor, Tensor], labels_BT: Tensor) -> Tensor:
         x_BTD, auxiliary = outputs
         model = self.stage.model
-        nll = model.cross_entropy(x_BTD.flatten(0, 1), model.embedding.table(), labels_BT.flatten())
+        nll = model.summed_loss(x_BTD, labels_BT)
         loss = LMLoss(nll, auxiliary)
         self.losses.append(LMLoss(nll.detach(), auxiliary.detach()))
         return objective(loss, int((labels_BT != IGNORE).sum())) * self.scale

@@ -20,7 +20,7 @@ from data_pipeline.stream.batch import Batch
 from kernels.state_scan.op import state_scan
 from pretrain.parallel.collectives import shifted, summed_over
 from pretrain.parallel.mesh import Axis
-from spectral.sequence.span import Carried, Span
+from spectral.sequence.span import Carry, Span
 
 
 class RankSpan(Span):
@@ -33,8 +33,8 @@ class RankSpan(Span):
         """Tokens of the sequence before this span of `length` tokens."""
         return self.axis.rank * length
 
-    def carry(self, decay_BJN: Tensor, update_BJNF: Tensor, initial_BNF: Tensor) -> Carried:
-        """Begin the exchange of states; the caller may compute until it asks for them.
+    def start_carry(self, decay_BJN: Tensor, update_BJNF: Tensor, initial_BNF: Tensor) -> Carry:
+        """Start the exchange of states; the caller may compute until it waits for them.
 
         Cost: an all-gather of P B N (F + 1) numbers, and as many in the backward pass.
         """
@@ -47,7 +47,7 @@ class RankSpan(Span):
             incoming_BNF = _Finish.apply(started, initial_BNF, exchange)
             return state_scan(decay_BJN, update_BJNF, incoming_BNF)
 
-        return finish
+        return Carry(finish)
 
     def before(self, x_BTD: Tensor, width: int) -> Tensor | None:
         """The last `width` tokens of the rank before: zeros, or None for integers, on the first.

@@ -14,11 +14,11 @@ from torch import nn
 from pretrain.config import ParallelConfig, RunConfig
 from pretrain.parallel.mesh import Mesh
 from pretrain.parallel.placement import Placement, place
-from pretrain.parallel.rng import LayerRng
+from pretrain.parallel.rng import SeededLayerRng
 from pretrain.runtime.precision import Precision
 from spectral.block import Block
 from spectral.config import ModelConfig
-from spectral.feed_forward.experts import ExpertsFeedForward
+from spectral.layout import Layout
 from spectral.lm import SpectralLM
 
 
@@ -59,8 +59,40 @@ def split_part(part: nn.Module, name: str, parallel: ParallelConfig, mesh: Mesh)
         return split_embedding(part, name, mesh.tensor)  # type: ignore[arg-type]
 
 
+def build_layout(run: RunConfig, mesh: Mesh, first_layer: int = 0) -> Layout:
+    """What this rank's layers use of other ranks.
+
+    Args:
+        run: The run.
+        mesh: This rank's place.
+        first_layer: Number of this rank's first block in the whole model.
+    """
+    layout = Layout(rng=SeededLayerRng(first_layer))
+    if mesh.sequence.size > 1:
+        from pretrain.parallel.sequence_parallel import RankSpan
+
+        layout = layout._replace(span=RankSpan(mesh.sequence))
+    if mesh.expert.size > 1:
+        from pretrain.parallel.expert_parallel import RankExpertDispatch
+
+        layout = layout._replace(experts=RankExpertDispatch(mesh.expert))
+    if mesh.tensor.size > 1:
+        from pretrain.parallel.expert_parallel import TensorExpertDispatch
+        from pretrain.parallel.tensor_parallel import RankHeadGroup
+        from pretrain.parallel.vocab_parallel import VocabParallelLoss
+
+        layout = layout._replace(
+            heads=RankHeadGroup(mesh.tensor),
+            experts=TensorExpertDispatch(mesh.tensor),
+            cross_entropy=VocabParallelLoss(
+                mesh.tensor, run.model.vocab_size, shard=run.parallel.shard_activations
+            ),
+        )
+    return layout
+
+
 def finish_model(model: SpectralLM, run: RunConfig, mesh: Mesh, first_layer: int = 0) -> None:
-    """Hand the layers what reaches other ranks, seeds for their noise, and what saves memory.
+    """Hand the model its layout and precision, and let it save memory.
 
     Args:
         model: With the parts that this rank has.
@@ -68,30 +100,13 @@ def finish_model(model: SpectralLM, run: RunConfig, mesh: Mesh, first_layer: int
         mesh: Where this rank stands.
         first_layer: Number of its first block in the whole model.
     """
-    if mesh.sequence.size > 1:
-        from pretrain.parallel.sequence_parallel import RankSpan
+    model.layout = build_layout(run, mesh, first_layer)
+    if mesh.tensor.size > 1 and run.parallel.shard_activations:
+        from pretrain.parallel.activation_sharding import share_activations
 
-        model.span = RankSpan(mesh.sequence)
-    if mesh.tensor.size > 1:
-        from pretrain.parallel.vocab_parallel import VocabParallelLoss
-
-        shard = run.parallel.shard_activations
-        model.cross_entropy = VocabParallelLoss(mesh.tensor, model.config.vocab_size, shard=shard)
-        if shard:
-            from pretrain.parallel.activation_sharding import share_activations
-
-            share_activations(model, mesh.tensor)
-    for block in model.blocks:
-        block.mixer.span = model.span  # type: ignore[union-attr]
-        if isinstance(block.feed_forward, ExpertsFeedForward):
-            block.feed_forward.span = model.span
+        share_activations(model, mesh.tensor)
     if run.train.activation_checkpointing != "none":
         from pretrain.parallel.activation_checkpointing import checkpoint_activations
 
         checkpoint_activations(model.blocks, run.train)
     model.precision = Precision(run.train.precision)  # type: ignore[assignment]
-    noise = LayerRng()
-    model.noise = noise  # type: ignore[assignment]
-    # around what is recomputed: a pipeline has gone on to another micro-batch by then
-    for layer, block in enumerate(model.blocks, start=first_layer):
-        noise.attach(block, layer)

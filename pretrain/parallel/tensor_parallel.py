@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from pretrain.parallel.activation_sharding import all_tokens
 from pretrain.parallel.collectives import all_reduce, gathered_along
-from pretrain.parallel.expert_parallel import TensorExpertDispatch
 from pretrain.parallel.mesh import Axis
 from pretrain.parallel.placement import Placement, cut
 from pretrain.parallel.tensor_parallel_linear import Column, Row
@@ -26,11 +25,9 @@ from spectral.feed_forward.experts import ExpertsFeedForward
 from spectral.feed_forward.mlp import FrequencyFeedForward, GatedFeedForward
 from spectral.filters.gated import GatedFilter
 from spectral.filters.modal import ModalFilter
-from spectral.gates.head_group import HeadGroup
 from spectral.gates.spectral_gate import SpectralGate
+from spectral.layout import HeadGroup
 from spectral.mixers.base import SequenceMixer
-from spectral.mixers.heads import HeadsMixer
-from spectral.mixers.heads_bidirectional import BidirectionalMixer
 from spectral.modules.chunk_fusion import ChunkFusion
 from spectral.modules.framing import Frames
 
@@ -72,10 +69,8 @@ class Splitter:
 
     def block(self, block: Block) -> None:
         """Mixer and feed-forward."""
-        if isinstance(block.mixer, BidirectionalMixer):
-            raise ValueError(
-                "tensor parallelism: expected causal heads, got a bidirectional model's"
-            )
+        if not block.config.causal:
+            raise ValueError("tensor parallelism: expected a causal model, got a bidirectional one")
         self.mixer(block.mixer)
         feed_forward, name = block.feed_forward, "feed_forward"
         if isinstance(feed_forward, FrequencyFeedForward):
@@ -86,23 +81,16 @@ class Splitter:
         else:
             self.feed_forward(feed_forward, name)
 
-    def mixer(self, mixer: HeadsMixer | SequenceMixer) -> None:
-        """Heads, the projections of their channels, and what is inside."""
+    def mixer(self, mixer: SequenceMixer) -> None:
+        """Heads of each group, the projections of their channels, and what is inside."""
         D = mixer.head_norm.shape[0]
-        own: Ranges = (self.share(D),)
-        if isinstance(mixer, HeadsMixer):
-            conv = mixer.conv_dim
-            own = tuple(r for r in (self.share(conv), self.share(D - conv, conv)) if r[0] < r[1])
-            if mixer.decay_proj is not None:
-                recall = (self.share(mixer.num_recall),)
-                mixer.decay_proj = self.column(
-                    mixer.decay_proj, "mixer.decay_proj", recall, reduce=False
-                )
-            mixer.num_conv //= self.axis.size
-            mixer.num_recall //= self.axis.size
-            mixer.conv_dim //= self.axis.size
-        else:
-            mixer.num_heads //= self.axis.size
+        own = tuple(self.share(end - first, first) for first, end in mixer.channel_groups)
+        own = tuple(part for part in own if part[0] < part[1])
+        for name, group in mixer.per_head_projections.items():
+            heads = (self.share(mixer.head_groups[group]),)
+            whole = getattr(mixer, name)
+            setattr(mixer, name, self.column(whole, f"mixer.{name}", heads, reduce=False))
+        mixer.head_groups = tuple(number // self.axis.size for number in mixer.head_groups)
         packed = [tuple((a + i * D, b + i * D) for i in range(n) for a, b in own) for n in (3, 4)]
         mixer.in_proj = self.column(mixer.in_proj, "mixer.in_proj", packed[1], reduce=False)
         mixer.out_proj = self.row(mixer.out_proj, "mixer.out_proj", own)
@@ -128,8 +116,6 @@ class Splitter:
             # whole on every rank; their gradient is what all ranks' heads have to say
             for parameter in module.parameters():
                 parameter.register_hook(lambda grad: all_reduce(grad, self.axis))
-            if isinstance(module, SpectralGate):
-                module.heads = RankHeadGroup(self.axis)
 
     def feed_forward(self, feed_forward: GatedFeedForward, name: str) -> None:
         """Hidden channels."""
@@ -154,7 +140,6 @@ class Splitter:
         both = ((begin, end), (hidden + begin, hidden + end))
         self.cut(experts.gate_up_proj, "weight", "feed_forward.gate_up_proj", 1, both)
         self.cut(experts.down_proj, "weight", "feed_forward.down_proj", 2, ((begin, end),))
-        experts.dispatch = TensorExpertDispatch(self.axis)
 
     def column(self, linear: nn.Linear, name: str, ranges: Ranges, *, reduce: bool) -> Column:
         """The given outputs of a linear layer; `reduce`: sum its input's gradient over ranks."""
@@ -207,7 +192,7 @@ class RankHeadGroup(HeadGroup):
         """The energies of all heads; their gradient is summed over ranks."""
         return gathered_along(energy_RHM, 1, self.axis)
 
-    def own(self, gate_RHM: Tensor) -> Tensor:
+    def local(self, gate_RHM: Tensor) -> Tensor:
         """This rank's heads of the gate."""
         return gate_RHM.chunk(self.axis.size, dim=1)[self.axis.rank]
 

@@ -26,8 +26,8 @@ from pretrain.parallel.split_model import finish_model, split_part
 from pretrain.planning.flops import op_formulas
 from pretrain.planning.traffic import TrafficCounter
 from pretrain.runtime.ranks import Ranks
-from spectral.feed_forward.experts import ExpertDispatch
 from spectral.layer_pattern import layer_period
+from spectral.layout import ExpertDispatch
 from spectral.lm import SpectralLM
 
 BYTES = 4  # float32: parameters, gradients and each of AdamW's moments

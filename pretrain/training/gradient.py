@@ -11,6 +11,7 @@ from data_pipeline.stream.batch import Batch
 from data_pipeline.stream.order import hash_integers
 from pretrain.loss import batch_loss, count_labels, objective
 from pretrain.parallel.mesh import Mesh
+from pretrain.parallel.rng import seed_micro_batch
 from pretrain.resilience.heartbeat import Heartbeat
 from pretrain.runtime.precision import LossScale
 from pretrain.runtime.ranks import Ranks, gathered
@@ -116,7 +117,7 @@ def _passes(
     for number, (batch, seed) in enumerate(zip(batches, seeds, strict=True), start=1):
         heartbeat.beat(f"forward pass {number}")
         begin = time.perf_counter()
-        engine.module.noise.seed = seed
+        seed_micro_batch(engine.module, seed)
         loss = batch_loss(engine, batch.to(ranks.device))
         losses.append(LMLoss(loss.nll.detach(), loss.auxiliary.detach()))
         # backward passes are left out: ranks wait for one another in them

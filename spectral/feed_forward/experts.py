@@ -13,46 +13,13 @@ Source: sparsely-gated experts (Shazeer et al. 2017, arXiv 1701.06538), dropless
 (Gale et al. 2022, arXiv 2211.15841).
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spectral.feed_forward.config import ExpertsConfig
+from spectral.layout import SINGLE_DEVICE, Layout
 from spectral.sequence.span import WHOLE, Span
-
-# (rows in the order of the experts, how many each of them gets) -> what they make of them
-Compute = Callable[[Tensor, list[int]], Tensor]
-
-
-class ExpertDispatch:
-    """How rows reach the experts that they are for: here, all experts are.
-
-    Expert and tensor parallelism put another subclass's object in its place.
-    """
-
-    def run(self, compute: Compute, x_RD: Tensor, counts_E: Tensor) -> Tensor:
-        """Bring rows to their experts and what these make of them back.
-
-        Args:
-            compute: What this device's experts do.
-            x_RD: Rows in the order of their experts.
-            counts_E: How many rows there are for each.
-
-        Returns:
-            y_RD, in the order of the rows.
-        """
-        return compute(x_RD, self.numbers(counts_E, len(x_RD)))
-
-    def numbers(self, counts: Tensor, rows: int) -> Any:  # noqa: ARG002
-        """Counts, which add up to so many rows, as nested lists for the host; a simulation has
-        no others than the rows.
-        """
-        return counts.tolist()
-
-
-ALL_HERE = ExpertDispatch()
 
 
 class StackedLinear(nn.Module):
@@ -76,18 +43,15 @@ class ExpertsFeedForward(nn.Module):
     The router is linear, its softmax is taken in float32. The weights are the chosen experts'
     probabilities, divided by their sum (as in Mixtral, arXiv 2401.04088); with K = 1 they are not
     divided, or no gradient would reach the router (as in Switch, arXiv 2101.03961).
-
-    State beyond parameters: `dispatch` and `span`, which a layout sets.
     """
 
-    def __init__(self, dim: int, hidden: int, num_experts: int, experts_per_token: int):
+    def __init__(self, dim: int, hidden: int, config: ExpertsConfig):
         super().__init__()
-        self.num_experts, self.experts_per_token = num_experts, experts_per_token
-        self.router = nn.Linear(dim, num_experts, bias=False)
-        self.gate_up_proj = StackedLinear(num_experts, dim, 2 * hidden)
-        self.down_proj = StackedLinear(num_experts, hidden, dim)
-        self.dispatch: ExpertDispatch = ALL_HERE
-        self.span: Span = WHOLE
+        self.num_experts, self.experts_per_token = config.count, config.per_token
+        self.balance_weight, self.router_z_weight = config.balance_weight, config.router_z_weight
+        self.router = nn.Linear(dim, config.count, bias=False)
+        self.gate_up_proj = StackedLinear(config.count, dim, 2 * hidden)
+        self.down_proj = StackedLinear(config.count, hidden, dim)
         self.reset_parameters(dim**-0.5, hidden**-0.5)
 
     def reset_parameters(self, std: float, out_std: float) -> None:
@@ -96,14 +60,15 @@ class ExpertsFeedForward(nn.Module):
         nn.init.normal_(self.gate_up_proj.weight, std=std)
         nn.init.normal_(self.down_proj.weight, std=out_std)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Feed every token to its experts.
+    def forward(self, x: Tensor, layout: Layout = SINGLE_DEVICE) -> tuple[Tensor, Tensor]:
+        """Send every token to its experts.
 
         Args:
             x: [..., D].
+            layout: How rows reach experts, and sums other spans.
 
         Returns:
-            ([..., D], load-balancing loss, router z-loss), the losses as in `router_losses`.
+            ([..., D], weighted sum of the two losses of `router_losses`).
 
         Cost: O(N D (E + K H)) time; R (2 D + 3 H) numbers of scratch. Rows are sorted by expert
         and each expert runs once; the host waits for the counts.
@@ -121,10 +86,12 @@ class ExpertsFeedForward(nn.Module):
         counts_E = expert_R.new_zeros(self.num_experts)
         counts_E = counts_E.index_add(0, expert_R, torch.ones_like(expert_R))
         order_R = expert_R.argsort(stable=True)
-        y_RD = self.dispatch.run(self._compute, x_ND[order_R // K], counts_E)
+        y_RD = layout.experts.run(self._compute, x_ND[order_R // K], counts_E)
         y_NKD = y_RD[order_R.argsort()].unflatten(0, (-1, K))
         y_ND = (y_NKD * weight_NK[..., None]).sum(1)
-        return y_ND.view(x.shape), *router_losses(logits_NE, counts_E, self.span)
+        balance, router_z = router_losses(logits_NE, counts_E, layout.span)
+        losses = self.balance_weight * balance + self.router_z_weight * router_z
+        return y_ND.view(x.shape), losses
 
     def _compute(self, x_RD: Tensor, counts: list[int]) -> Tensor:
         gate_RH, up_RH = self.gate_up_proj(x_RD, counts).chunk(2, dim=-1)

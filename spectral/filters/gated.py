@@ -17,8 +17,9 @@ from spectral.config import ModelConfig
 from spectral.filters.modal import FilterEnd, ModalFilter
 from spectral.gates.losses import GateLosses
 from spectral.gates.spectral_gate import SpectralGate
+from spectral.layout import SINGLE_DEVICE, Layout
 from spectral.sequence.documents import ChunkDocuments
-from spectral.sequence.span import WHOLE, Span
+from spectral.sequence.span import WHOLE
 
 
 class GatedState(NamedTuple):
@@ -43,10 +44,8 @@ class GatedFilter(nn.Module):
     def __init__(self, config: ModelConfig, num_heads: int, num_channels: int):
         super().__init__()
         self.num_heads, self.chunk = num_heads, config.conv_chunk
-        self.filter = ModalFilter(
-            num_channels, config.num_modes, config.conv_chunk, config.max_time_constant
-        )
-        self.gate = SpectralGate(config, num_heads, config.num_modes)
+        self.filter = ModalFilter.from_config(config, num_channels)
+        self.gate = SpectralGate(config.gates, num_heads, config.num_modes)
 
     def reset_parameters(self) -> None:
         """Initialise the filter as usual and the gate as the identity."""
@@ -58,21 +57,27 @@ class GatedFilter(nn.Module):
         u_BDT: Tensor,
         documents: ChunkDocuments | None = None,
         state: GatedState | None = None,
-        span: Span = WHOLE,
+        layout: Layout = SINGLE_DEVICE,
     ) -> tuple[Tensor, GatedState, GateLosses]:
-        """Chunked form; see `ModalFilter.forward`. A state must be one at a chunk's beginning."""
+        """Chunked form; see `ModalFilter.forward`. A state must be one at a chunk's beginning.
+
+        Returns:
+            (y_BDT, state after the last token, losses of the gate).
+        """
         losses = []
 
         def read(carried_NDM: Tensor) -> Tensor:
-            gated_NDM, found = self._read(carried_NDM, u_BDT.shape[0], span)
-            losses.append(found)
+            gated_NDM, gate_losses = self._read(carried_NDM, u_BDT.shape[0], layout)
+            losses.append(gate_losses)
             return gated_NDM
 
         total_BDM = None if state is None else self._total(state)
-        y_BDT, end = self.filter(u_BDT, documents, total_BDM, span, read)
-        return y_BDT, self._state(end), losses[0]
+        y_BDT, end, _ = self.filter(u_BDT, documents, total_BDM, layout, read)
+        return y_BDT, self._state(end, layout), losses[0]
 
-    def step(self, u_BD: Tensor, state: GatedState, position: int) -> tuple[Tensor, GatedState]:
+    def step(
+        self, u_BD: Tensor, state: GatedState, position: int, layout: Layout = SINGLE_DEVICE
+    ) -> tuple[Tensor, GatedState]:
         """Recurrent form: one token, at `position` from the beginning of the sequence.
 
         Cost: O(B D (M + K)) per token, and the gate once per chunk.
@@ -80,7 +85,8 @@ class GatedFilter(nn.Module):
         if position % self.chunk == 0:
             total_BDM = self._total(state)
             state = self._state(
-                FilterEnd(torch.zeros_like(total_BDM), total_BDM, torch.ones_like(total_BDM[0]))
+                FilterEnd(torch.zeros_like(total_BDM), total_BDM, torch.ones_like(total_BDM[0])),
+                layout,
             )
         lambda_DM = self.filter.decay().to(state.local_BDM.dtype)
         local_BDM = state.local_BDM * lambda_DM + u_BD[..., None]
@@ -93,21 +99,24 @@ class GatedFilter(nn.Module):
         return y_BD + self.filter.skip * u_BD, state
 
     def _read(
-        self, carried_NDM: Tensor, batch: int, span: Span | None
+        self, carried_NDM: Tensor, batch: int, layout: Layout, *, noise: bool = True
     ) -> tuple[Tensor, GateLosses]:
         by_head_NHCM = carried_NDM.unflatten(1, (self.num_heads, -1))
-        gate_NHM, losses = self.gate(by_head_NHCM, batch, span)
+        gate_NHM, losses = self.gate(by_head_NHCM, batch, layout, noise=noise)
         return gate_spectrum(by_head_NHCM, gate_NHM).flatten(1, 2), losses
 
     def _total(self, state: GatedState) -> Tensor:
         return state.local_BDM + self.filter.powers(self.chunk, 1)[..., 0] * state.carried_BDM
 
-    def _state(self, end: FilterEnd) -> GatedState:
-        read_BDM, _ = self._read(end.carried_BDM, end.carried_BDM.shape[0], None)
+    def _state(self, end: FilterEnd, layout: Layout) -> GatedState:
+        # one state per row, wherever the row's chunks are: nothing to sum over spans
+        local = layout._replace(span=WHOLE)
+        carried_BDM = end.carried_BDM
+        read_BDM, _ = self._read(carried_BDM, carried_BDM.shape[0], local, noise=False)
         read_BDM = read_BDM * end.decay_DM
         num_read, selector = read_BDM.shape[-1], self.gate.selector
         if selector is not None:
-            # of the head that reads most: heads are stepped together
+            # that of the head that reads most: heads are stepped together
             num_read = int(selector.counts(num_read).max())
         # modes that the gate drops are zero in all channels of a head
         energy_BHM = read_BDM.abs().unflatten(1, (self.num_heads, -1)).sum(2)

@@ -11,7 +11,7 @@ M modes, E document starts inside a chunk.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,20 +21,21 @@ from kernels.document_reset.op import document_reset
 from kernels.fft_conv.op import fft_conv
 from kernels.modal.op import modal_read, modal_state
 from kernels.modal.reference import ModePowers, mode_powers
+from spectral.config import ModelConfig
+from spectral.layout import SINGLE_DEVICE, Layout
 from spectral.sequence.documents import ChunkDocuments
-from spectral.sequence.span import WHOLE, Span
 
 # carried states [N, D, M] -> what is read of them, of the same shape
 Gate = Callable[[Tensor], Tensor]
 
 
 class FilterEnd(NamedTuple):
-    """What a sequence leaves behind in a filter.
+    """Final state of a sequence, in two parts.
 
     Attributes:
         local_BDM: State that its last chunk built up from zero.
         carried_BDM: State that came into that chunk; zero if a document began in it.
-        decay_DM: What that carried state has decayed by since.
+        decay_DM: Factor by which that carried state has decayed since.
     """
 
     local_BDM: Tensor
@@ -65,6 +66,11 @@ class ModalFilter(nn.Module):
         self.skip = nn.Parameter(torch.empty(num_channels))
         self._decay: tuple[tuple[object, ...], Tensor] | None = None
         self.reset_parameters()
+
+    @classmethod
+    def from_config(cls, config: ModelConfig, num_channels: int) -> "ModalFilter":
+        """A filter with the modes and the chunk of a configuration."""
+        return cls(num_channels, config.num_modes, config.conv_chunk, config.max_time_constant)
 
     def reset_parameters(self) -> None:
         """Initialise all parameters from the global random state."""
@@ -141,20 +147,21 @@ class ModalFilter(nn.Module):
         u_BDT: Tensor,
         documents: ChunkDocuments | None = None,
         state_BDM: Tensor | None = None,
-        span: Span = WHOLE,
+        layout: Layout = SINGLE_DEVICE,
         gate: Gate | None = None,
-    ) -> tuple[Tensor, FilterEnd]:
+    ) -> tuple[Tensor, Any, None]:
         """Chunked form: every chunk by FFT, everything older through the carried state.
 
         Args:
             u_BDT: Signal.
             documents: Borders in chunks of min(chunk, T) tokens; nothing crosses a border.
             state_BDM: State after the tokens before this sequence (zero if None), complex.
-            span: How states reach later chunks.
-            gate: Multiplies the carried states [B * J, D, M] where they are read.
+            layout: How states reach later spans.
+            gate: Maps the carried states [B * J, D, M] to what is read of them.
 
         Returns:
-            (y_BDT, what is left after the last token).
+            (y_BDT, final state, no losses). The final state is [B, D, M] or, with a gate, its two
+            parts (`FilterEnd`).
 
         Cost: O(B D T (log C + M)) time, O(B D T) memory. Exact for every chunk length.
         """
@@ -187,7 +194,7 @@ class ModalFilter(nn.Module):
             decay_BJDM = decay_BJDM * documents.keep_BJ[..., None, None]
         if state_BDM is None:
             state_BDM = update_BJDM.new_zeros(B, D, self.num_modes)
-        carried = span.carry(
+        carry = layout.span.start_carry(
             decay_BJDM.flatten(2),
             update_BJDM.flatten(2)[..., None],
             state_BDM.flatten(1)[..., None],
@@ -200,7 +207,7 @@ class ModalFilter(nn.Module):
         y_DNC = fft_conv(u_DNC, h_D1C[:, 0])
         if documents is not None:
             y_DNC = self._isolate(y_DNC, u_DNC, scale_DM, powers, documents)
-        incoming_BJN1, _ = carried()
+        incoming_BJN1, _ = carry.wait()
         incoming_NDM = incoming_BJN1.view(B * J, D, -1)
         read_NDM = incoming_NDM if gate is None else gate(incoming_NDM)
         y_DNC = modal_read((scale_DM * read_NDM).transpose(0, 1), powers, y_DNC, before_NC)
@@ -209,13 +216,23 @@ class ModalFilter(nn.Module):
         last_BDM = incoming_NDM.view(B, J, D, -1)[:, -1]
         if documents is not None:
             last_BDM = last_BDM * documents.keep_BJ[:, -1, None, None]
-        return y_BDT, FilterEnd(local_BDM, last_BDM, decay_DM)
+        end = FilterEnd(local_BDM, last_BDM, decay_DM)
+        return y_BDT, end if gate else end.total(), None
 
-    def step(self, u_BD: Tensor, state_BDM: Tensor) -> tuple[Tensor, Tensor]:
+    def step(
+        self,
+        u_BD: Tensor,
+        state_BDM: Tensor,
+        position: int = 0,
+        layout: Layout = SINGLE_DEVICE,
+    ) -> tuple[Tensor, Tensor]:
         """Recurrent form: one token. Constant time and memory: O(B D M).
 
-        It multiplies in complex128: powers of a rounded lambda drift by 1e-4 in 204,800 steps.
+        Without gates, position and layout play no part.
+
+        Products are complex128: powers of a rounded lambda drift by 1e-4 in 204,800 steps.
         """
+        del position, layout
         state_BDM = (state_BDM * self.decay()).to(state_BDM.dtype) + u_BD[..., None]
         y_BD = (self.amplitudes() * state_BDM).sum(-1).real
         return y_BD + self.skip * u_BD, state_BDM

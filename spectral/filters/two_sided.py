@@ -6,17 +6,17 @@ Shape letters: B batch, D channels, T time (tokens).
 from torch import Tensor, nn
 
 from spectral.config import ModelConfig
-from spectral.filters.build import CausalFilter
+from spectral.filters.build import build_filter
 from spectral.gates.losses import GateLosses, mean_losses
 
 
 class TwoSidedFilter(nn.Module):
-    """y = (filter of the past) + (another filter of the future), for bidirectional models."""
+    """y = (filter of the past) + (another filter of the future)."""
 
     def __init__(self, config: ModelConfig, num_heads: int, num_channels: int):
         super().__init__()
-        self.past = CausalFilter(config, num_heads, num_channels)
-        self.future = CausalFilter(config, num_heads, num_channels)
+        self.past = build_filter(config, num_heads, num_channels)
+        self.future = build_filter(config, num_heads, num_channels)
 
     def reset_parameters(self) -> None:
         """Initialise from the global random state."""
@@ -24,7 +24,7 @@ class TwoSidedFilter(nn.Module):
         self.future.reset_parameters()
 
     def forward(self, u_BDT: Tensor) -> tuple[Tensor, GateLosses | None]:
-        """Filter rows of one document each: (y_BDT, losses of the gates)."""
+        """(y_BDT, losses of the gates) of rows of one document each."""
         y_BDT, _, losses = self.past(u_BDT)
         reverse_BDT, _, reverse_losses = self.future(u_BDT.flip(-1))
         both = mean_losses([(losses, 0.5), (reverse_losses, 0.5)])

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spectral.gate_keys import SELECTION_PARTS, SelectionPart
+from spectral.gates.keys import SELECTION_PARTS, SelectionPart
 from spectral.sequence.span import Span
 
 MIN_SHARE, MAX_SHARE = 0.12, 0.45

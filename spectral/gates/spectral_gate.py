@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from kernels.spectral_gate.op import gate_values, spectral_energy
 from kernels.spectral_gate.reference import GateParts
-from spectral.config import ModelConfig
-from spectral.gate_keys import GATE_PARTS
 from spectral.gates.bin_selection import BinSelector
-from spectral.gates.head_group import ALL_HEADS, HeadGroup
+from spectral.gates.config import GatesConfig
+from spectral.gates.keys import GATE_PARTS
 from spectral.gates.losses import EPSILON, GateLosses, gate_losses
-from spectral.sequence.span import WHOLE, Span
+from spectral.layout import SINGLE_DEVICE, Layout
+from spectral.sequence.span import Span
 
 NUM_BANDS = 4
 NUM_SINUSOIDS = 4
@@ -36,17 +36,17 @@ def band_of_bin(num_bins: int) -> Tensor:
 class SpectralGate(nn.Module):
     """Complex gate [R, H, M] from the spectrum [R, H, N, M] that it is to multiply.
 
-    Every part is switched on by its own key of `ModelConfig` and begins as the identity: band gates
+    Every part is switched on by its key of `[model.gates]` and begins as the identity: band gates
     of magnitude and phase, soft thresholds, phase functions of frequency, communication between
     heads, mixing of magnitudes, a residual, frequency dropout, and the selection of a few bins.
     """
 
-    def __init__(self, config: ModelConfig, num_heads: int, num_bins: int):
+    def __init__(self, config: GatesConfig, num_heads: int, num_bins: int):
         super().__init__()
         H, M = num_heads, num_bins
         self.config_names = [name for name in GATE_PARTS if getattr(config, name)]
         self.frequency_dropout = config.frequency_dropout
-        if config.band_gates:
+        if config.bands:
             self.band_magnitude = nn.Linear(H * NUM_BANDS, H * NUM_BANDS)
             self.band_phase = nn.Linear(H * NUM_BANDS, H * NUM_BANDS)
         if config.soft_threshold:
@@ -59,12 +59,11 @@ class SpectralGate(nn.Module):
             self.cross_head_out = nn.Linear(2 * H, H)
         if config.magnitude_mixing:
             self.mixing_HMM = nn.Parameter(torch.empty(H, M, M))
-        if config.gate_residual:
+        if config.residual:
             self.residual_H = nn.Parameter(torch.empty(H))
         self.selector: BinSelector | None = None
-        if config.bin_selection:
+        if config.selection:
             self.selector = BinSelector(H, config.selection_parts)
-        self.heads: HeadGroup = ALL_HEADS
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -84,50 +83,56 @@ class SpectralGate(nn.Module):
             self.selector.reset_parameters()
 
     def forward(
-        self, spectrum_RHNM: Tensor, batch: int = 1, span: Span | None = WHOLE
+        self,
+        spectrum_RHNM: Tensor,
+        batch: int = 1,
+        layout: Layout = SINGLE_DEVICE,
+        *,
+        noise: bool = True,
     ) -> tuple[Tensor, GateLosses]:
-        """The gate of a spectrum, and what it costs.
+        """The gate of a spectrum, and its auxiliary losses.
 
         Args:
             spectrum_RHNM: Complex.
-            batch: How many sequences the rows are of.
-            span: Where random numbers come from and losses are summed; without one there is no
-                noise.
+            batch: Number of sequences that the rows belong to.
+            layout: Where other heads, random numbers and sums over the sequence come from.
+            noise: Whether training draws random numbers here.
 
         Returns:
             (gate_RHM, complex; auxiliary losses).
 
         Cost: O(R H (N M + M (H + M))).
         """
-        energy_RHM = self.heads.gather(spectral_energy(spectrum_RHNM))
+        energy_RHM = layout.heads.gather(spectral_energy(spectrum_RHNM))
         magnitude_RHM = (energy_RHM + EPSILON).sqrt()
         # scale-free features: slow modes gather far more energy than fast ones
         feature_RHM = F.layer_norm(magnitude_RHM.log(), magnitude_RHM.shape[-1:])
-        noise = span if self.training else None
-        gain_RHM = self._gain(magnitude_RHM, feature_RHM, batch, noise)
+        source = layout.span if noise and self.training else None
+        gain_RHM = self._gain(magnitude_RHM, feature_RHM, batch, source)
         keep_RHM = torch.ones_like(magnitude_RHM)
         if self.selector is not None:
-            keep_RHM = self.selector(feature_RHM, batch, noise)
-        if self.frequency_dropout > 0.0 and noise is not None:
+            keep_RHM = self.selector(feature_RHM, batch, source)
+        if self.frequency_dropout > 0.0 and source is not None:
             # whole bins, real and imaginary part together
-            kept_RHM = noise.uniform(gain_RHM, batch) >= self.frequency_dropout
+            kept_RHM = source.uniform(gain_RHM, batch) >= self.frequency_dropout
             keep_RHM = keep_RHM * kept_RHM / (1.0 - self.frequency_dropout)
         phase_RHM, limit_RH = self._phase(feature_RHM), self._limit(magnitude_RHM)
         rest_H = magnitude_RHM.new_zeros(magnitude_RHM.shape[1])
-        if "gate_residual" in self.config_names:
+        if "residual" in self.config_names:
             # 0.5 at first: half of the spectrum passes whatever the gate says
             rest_H = self.residual_H.sigmoid()
         gate_RHM = gate_values(
             GateParts(magnitude_RHM, gain_RHM, phase_RHM, limit_RH, rest_H, keep_RHM)
         )
-        losses = gate_losses(energy_RHM, gate_RHM, span or WHOLE)
-        return self.heads.own(gate_RHM), GateLosses(*(self.heads.loss(loss) for loss in losses))
+        losses = gate_losses(energy_RHM, gate_RHM, layout.span)
+        local_losses = GateLosses(*(layout.heads.loss(loss) for loss in losses))
+        return layout.heads.local(gate_RHM), local_losses
 
     def _gain(
         self, magnitude_RHM: Tensor, feature_RHM: Tensor, batch: int, noise: Span | None
     ) -> Tensor:
         gain_RHM = torch.ones_like(feature_RHM)
-        if "band_gates" in self.config_names:
+        if "bands" in self.config_names:
             logits_RHK = self._bands(self.band_magnitude, feature_RHM)
             gain_RHM = gain_RHM * (2.0 * logits_RHK.sigmoid())[..., self._band(feature_RHM)]
         if "cross_head" in self.config_names:
@@ -153,7 +158,7 @@ class SpectralGate(nn.Module):
 
     def _phase(self, feature_RHM: Tensor) -> Tensor:
         phase_RHM = torch.zeros_like(feature_RHM)
-        if "band_gates" in self.config_names:
+        if "bands" in self.config_names:
             logits_RHK = self._bands(self.band_phase, feature_RHM)
             phase_RHM = phase_RHM + (math.pi * logits_RHK.tanh())[..., self._band(feature_RHM)]
         if "phase_functions" in self.config_names:
@@ -175,6 +180,6 @@ class SpectralGate(nn.Module):
         return linear(band_RHK.flatten(-2)).view(band_RHK.shape)
 
 
-def uses_gates(config: ModelConfig) -> bool:
+def uses_gates(config: GatesConfig) -> bool:
     """Whether any part of the gates is switched on."""
     return any(getattr(config, name) for name in GATE_PARTS)

@@ -1,8 +1,9 @@
-"""What mixers by convolution share: projections, short convolution, norm and gate around them.
+"""The base of all sequence mixers: projections, short convolution, norm and gate.
 
-Shape letters: B batch, T time (tokens), D channels, W taps.
+Shape letters: B batch, T time (tokens), D channels, W taps, H heads, Z = 3 D.
 """
 
+import itertools
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple, cast
 
@@ -13,17 +14,15 @@ from kernels.norm_gate.op import norm_gate
 from spectral.config import ModelConfig
 from spectral.gates.losses import GateLosses
 from spectral.mixers.context import SequenceContext
-from spectral.mixers.heads import full_precision
 from spectral.modules.short_conv import ShortConv
-from spectral.sequence.span import WHOLE, Span
 
 
-class SequenceState(NamedTuple):
-    """What such a mixer remembers of the past.
+class MixerState(NamedTuple):
+    """Everything that a mixer remembers of the past: constant in size.
 
     Attributes:
         short_BWD: Last W - 1 inputs of the short convolution, 3 D channels.
-        inner: What its convolution remembers.
+        inner: State of what mixes along the sequence, of the mixer's own type.
     """
 
     short_BWD: Tensor
@@ -31,41 +30,68 @@ class SequenceState(NamedTuple):
 
 
 class SequenceMixer(nn.Module, ABC):
-    """y = out(norm(q * convolve(k * v)) * silu(gate)), with q, k, v through a short convolution.
+    """y = out_proj(norm(mix(q, k, v)) * silu(gate)), with q, k, v through a short convolution.
 
-    Subclasses say how to convolve: all heads apart, so that a rank may hold some of them.
+    Subclasses define how q, k and v are mixed along the sequence: `mix_qkv` for sequences and
+    `mix_qkv_step` for one token. Heads must not exchange anything but through `context.layout`, so
+    that tensor ranks can hold some heads each.
+
+    Attributes:
+        head_groups: Number of heads of each kind on this device, in the order of their channels.
+        per_head_projections: Names of linear maps from the input to one number per head, and the
+            group of those heads.
     """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         D = config.dim
-        self.num_heads, self.head_dim = config.num_heads, D // config.num_heads
-        self.causal, self.norm_eps = config.causal, config.norm_eps
+        self.head_dim, self.norm_eps = D // config.num_heads, config.norm_eps
+        self.head_groups: tuple[int, ...] = (config.num_heads,)
+        self.per_head_projections: dict[str, int] = {}
         self.in_proj = nn.Linear(D, 4 * D, bias=False)
         self.short_conv = ShortConv(3 * D, config.short_conv)
         self.head_norm = nn.Parameter(torch.ones(D))
         self.out_proj = nn.Linear(D, D, bias=False)
-        self.span: Span = WHOLE
 
     @abstractmethod
-    def convolve(
-        self, u_BTD: Tensor, context: SequenceContext, past: Any
+    def mix_qkv(
+        self, qkv_BT3D: Tensor, x_BTD: Tensor, context: SequenceContext, past: Any
     ) -> tuple[Tensor, Any, GateLosses | None]:
-        """Mix a sequence: (y_BTD, what is remembered of it, auxiliary losses)."""
+        """Mix a sequence.
 
-    def convolve_step(
-        self, u_BD: Tensor, context: SequenceContext, past: Any
+        Args:
+            qkv_BT3D: Queries, keys and values, in float32 at least.
+            x_BTD: Input of the mixer, for what else depends on it.
+            context: Positions, documents and layout.
+            past: State of the tokens before this sequence (none if None).
+
+        Returns:
+            (y_BTD before norm and gate, state after the last token, auxiliary losses of gates).
+        """
+
+    @abstractmethod
+    def mix_qkv_step(
+        self, qkv_B3D: Tensor, x_BD: Tensor, context: SequenceContext, past: Any
     ) -> tuple[Tensor, Any]:
-        """Mix one token more: (y_BD, what is remembered).
+        """Mix one token in constant time; equal to `mix_qkv` on the whole sequence.
 
         Raises:
             ValueError: The mixer is bidirectional.
         """
-        del u_BD, context, past
-        raise ValueError(f"{type(self).__name__}: a bidirectional mixer has no recurrent form")
+
+    @property
+    def num_heads(self) -> int:
+        """Heads on this device."""
+        return sum(self.head_groups)
+
+    @property
+    def channel_groups(self) -> tuple[tuple[int, int], ...]:
+        """(first, end) channel of each head group on this device."""
+        ends = list(itertools.accumulate(n * self.head_dim for n in self.head_groups))
+        return tuple(zip([0, *ends[:-1]], ends, strict=True))
 
     def reset_parameters(self, std: float, out_std: float) -> None:
-        """Initialise; standard deviations are those of the first and the last map.
+        """Initialise: normal with these deviations in the first and the last linear map.
 
         All other parts initialise themselves.
         """
@@ -78,44 +104,103 @@ class SequenceMixer(nn.Module, ABC):
                     cast(Any, module).reset_parameters()
 
     def forward(
-        self, x_BTD: Tensor, context: SequenceContext, state: SequenceState | None = None
-    ) -> tuple[Tensor, SequenceState, GateLosses | None]:
-        """Mix the tokens of a sequence; as `HeadsMixer.forward`."""
-        D = self.num_heads * self.head_dim
-        z_BTZ, gate_BTD = self.in_proj(x_BTD).split([3 * D, D], dim=-1)
+        self, x_BTD: Tensor, context: SequenceContext, state: MixerState | None = None
+    ) -> tuple[Tensor, MixerState, GateLosses | None]:
+        """Mix the tokens of a sequence.
+
+        Args:
+            x_BTD: Input, already normalised.
+            context: Positions, documents and layout.
+            state: State of the tokens before this sequence (none if None).
+
+        Returns:
+            (y_BTD, state after the last token, auxiliary losses of gates; None without gates).
+        """
+        z_BTZ, gate_BTD = self._project(x_BTD)
         with torch.autocast(x_BTD.device.type, enabled=False):
-            y_BTD, state, losses = self.mix(full_precision(z_BTZ), context, state)
+            z_BTZ = full_precision(z_BTZ)
+            y_BTD, state, losses = self.mix(z_BTZ, x_BTD.to(z_BTZ.dtype), context, state)
         return self.out_proj(self.normalise(y_BTD, gate_BTD)), state, losses
 
     def mix(
-        self, z_BTZ: Tensor, context: SequenceContext, state: SequenceState | None = None
-    ) -> tuple[Tensor, SequenceState, GateLosses | None]:
-        """All that mixes along the sequence, from projections of q, k and v (Z = 3 D).
-
-        What it returns is still to be normalised.
-        """
+        self,
+        z_BTZ: Tensor,
+        x_BTD: Tensor,
+        context: SequenceContext,
+        state: MixerState | None = None,
+    ) -> tuple[Tensor, MixerState, GateLosses | None]:
+        """Short convolution and `mix_qkv`: all that mixes along the sequence."""
         if state is None:
-            past = self.span.before(z_BTZ, self.short_conv.width - 1)
+            past_BWD = context.layout.span.before(z_BTZ, self.short_conv.width - 1)
         else:
-            past = state.short_BWD
-        z_BTZ, short = self.short_conv(z_BTZ, context.segment_ids_BT, past, context.before_BW)
-        q_BTD, k_BTD, v_BTD = z_BTZ.chunk(3, dim=-1)
+            past_BWD = state.short_BWD
+        z_BTZ, short_BWD = self.short_conv(
+            z_BTZ, context.segment_ids_BT, past_BWD, context.before_BW
+        )
         inner = None if state is None else state.inner
-        y_BTD, inner, losses = self.convolve(k_BTD * v_BTD, context, inner)
-        return q_BTD * y_BTD, SequenceState(short, inner), losses
+        y_BTD, inner, losses = self.mix_qkv(z_BTZ.unflatten(-1, (3, -1)), x_BTD, context, inner)
+        return y_BTD, MixerState(short_BWD, inner), losses
 
     def step(
-        self, x_BD: Tensor, context: SequenceContext, state: SequenceState
-    ) -> tuple[Tensor, SequenceState]:
-        """Mix one token; equal to `forward` on the whole sequence."""
-        D = self.num_heads * self.head_dim
-        z_BZ, gate_BD = self.in_proj(x_BD).split([3 * D, D], dim=-1)
+        self, x_BD: Tensor, context: SequenceContext, state: MixerState
+    ) -> tuple[Tensor, MixerState]:
+        """Mix one token in constant time; equal to `forward` on the whole sequence."""
+        z_BZ, gate_BD = self._project(x_BD)
         with torch.autocast(x_BD.device.type, enabled=False):
-            z_BZ, short = self.short_conv.step(full_precision(z_BZ), state.short_BWD)
-            q_BD, k_BD, v_BD = z_BZ.chunk(3, dim=-1)
-            y_BD, inner = self.convolve_step(k_BD * v_BD, context, state.inner)
-        return self.out_proj(self.normalise(q_BD * y_BD, gate_BD)), SequenceState(short, inner)
+            z_BZ, short_BWD = self.short_conv.step(full_precision(z_BZ), state.short_BWD)
+            qkv_B3D = z_BZ.unflatten(-1, (3, -1))
+            y_BD, inner = self.mix_qkv_step(qkv_B3D, x_BD.to(z_BZ.dtype), context, state.inner)
+        return self.out_proj(self.normalise(y_BD, gate_BD)), MixerState(short_BWD, inner)
 
     def normalise(self, y_D: Tensor, gate_D: Tensor) -> Tensor:
-        """What was mixed, normalised by head and gated by silu."""
+        """Mixed signals, normalised per head and gated by silu."""
         return norm_gate(y_D, gate_D, self.head_norm, self.num_heads, self.norm_eps)
+
+    def _project(self, x_D: Tensor) -> tuple[Tensor, Tensor]:
+        width = self.head_dim * self.num_heads
+        z_Z, gate_D = self.in_proj(x_D).split([3 * width, width], dim=-1)
+        return z_Z, gate_D
+
+
+class ConvolutionMixer(SequenceMixer):
+    """A mixer whose heads all convolve: mix(q, k, v) = q * convolve(k * v)."""
+
+    @abstractmethod
+    def convolve(
+        self, u_BTD: Tensor, context: SequenceContext, past: Any
+    ) -> tuple[Tensor, Any, GateLosses | None]:
+        """(y_BTD, state after the last token, auxiliary losses) of a sequence."""
+
+    def convolve_step(
+        self, u_BD: Tensor, context: SequenceContext, past: Any
+    ) -> tuple[Tensor, Any]:
+        """(y_BD, state after it) of one token.
+
+        Raises:
+            ValueError: The mixer is bidirectional.
+        """
+        del u_BD, context, past
+        raise ValueError(f"{type(self).__name__}: a bidirectional mixer has no recurrent form")
+
+    def mix_qkv(
+        self, qkv_BT3D: Tensor, x_BTD: Tensor, context: SequenceContext, past: Any
+    ) -> tuple[Tensor, Any, GateLosses | None]:
+        """Convolve k * v, and multiply with q."""
+        del x_BTD
+        q_BTD, k_BTD, v_BTD = qkv_BT3D.unbind(-2)
+        y_BTD, state, losses = self.convolve(k_BTD * v_BTD, context, past)
+        return q_BTD * y_BTD, state, losses
+
+    def mix_qkv_step(
+        self, qkv_B3D: Tensor, x_BD: Tensor, context: SequenceContext, past: Any
+    ) -> tuple[Tensor, Any]:
+        """Convolve k * v of one token, and multiply with q."""
+        del x_BD
+        q_BD, k_BD, v_BD = qkv_B3D.unbind(-2)
+        y_BD, state = self.convolve_step(k_BD * v_BD, context, past)
+        return q_BD * y_BD, state
+
+
+def full_precision(z: Tensor) -> Tensor:
+    """In float32 at least: states, phases and spectra need it, whatever autocast made of z."""
+    return z.float() if z.dtype in (torch.bfloat16, torch.float16) else z

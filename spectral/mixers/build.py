@@ -1,6 +1,4 @@
-"""Which mixer a layer has, by its name in the configuration."""
-
-from typing import Any
+"""The mixer of each layer, by its name in the configuration."""
 
 from spectral.config import ModelConfig
 from spectral.mixers.base import SequenceMixer
@@ -11,17 +9,15 @@ from spectral.mixers.heads_bidirectional import BidirectionalMixer
 from spectral.mixers.wavelet import WaveletMixer
 from spectral.mixers.wavelet_bidirectional import WaveletEncoderMixer
 
-# what a mixer remembers is known to itself only: MixerState or SequenceState
-State = Any
+# name in `mixers` -> causal and bidirectional form
+MIXERS = {
+    "heads": (HeadsMixer, BidirectionalMixer),
+    "fft": (FFTMixer, FFTEncoderMixer),
+    "wavelet": (WaveletMixer, WaveletEncoderMixer),
+}
 
 
-def build_mixer(config: ModelConfig, layer: int) -> HeadsMixer | SequenceMixer:
+def build_mixer(config: ModelConfig, layer: int) -> SequenceMixer:
     """The mixer of a layer; `config.mixers` repeats over the layers."""
-    kind = config.mixers[layer % len(config.mixers)]
-    if kind == "fft":
-        return FFTMixer(config) if config.causal else FFTEncoderMixer(config)
-    if kind == "wavelet":
-        return WaveletMixer(config) if config.causal else WaveletEncoderMixer(config)
-    if config.causal:
-        return HeadsMixer(config, layer)
-    return BidirectionalMixer(config, layer)
+    causal, bidirectional = MIXERS[config.mixers[layer % len(config.mixers)]]
+    return (causal if config.causal else bidirectional)(config, layer)

@@ -8,9 +8,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from spectral.config import ModelConfig
+from spectral.layout import SINGLE_DEVICE, Layout
 from spectral.modules.rotary import rotary_phases
 from spectral.sequence.documents import ChunkDocuments, check_segment_ids, chunk_documents
-from spectral.sequence.span import Span
 
 
 class SequenceContext(NamedTuple):
@@ -21,6 +21,7 @@ class SequenceContext(NamedTuple):
         cos_TF, sin_TF: Rotary phases of the tokens' positions.
         segment_ids_BT: Document numbers, or None for one document per row.
         documents: Borders by chunk length; empty if segment_ids_BT is None.
+        layout: How layers reach other devices.
         before_BW: Document numbers of the tokens before; None if they are of the first one.
     """
 
@@ -29,12 +30,13 @@ class SequenceContext(NamedTuple):
     sin_TF: Tensor
     segment_ids_BT: Tensor | None
     documents: dict[int, ChunkDocuments]
+    layout: Layout = SINGLE_DEVICE
     before_BW: Tensor | None = None
 
 
 def sequence_context(
     config: ModelConfig,
-    span: Span,
+    layout: Layout,
     like: Tensor,
     position: int,
     num_tokens: int,
@@ -44,7 +46,7 @@ def sequence_context(
 
     Args:
         config: Of the model.
-        span: Which part of the sequence this is.
+        layout: Of the model; says which part of the sequence this is.
         like: A tensor [B, ...] of the wanted dtype and device.
         position: Tokens before it.
         num_tokens: T.
@@ -56,9 +58,9 @@ def sequence_context(
     T, head_dim = num_tokens, config.dim // config.num_heads
     phases = rotary_phases(position, T, head_dim, config.rotary_base, like=like)
     if segment_ids_BT is None:
-        return SequenceContext(position, *phases, None, {})
+        return SequenceContext(position, *phases, None, {}, layout)
     check_segment_ids(segment_ids_BT, like.shape[0], T)
-    before_BW = span.before(segment_ids_BT, max(config.short_conv - 1, 1))
+    before_BW = layout.span.before(segment_ids_BT, max(config.short_conv - 1, 1))
     chunks = {min(config.conv_chunk, T), min(config.recall_chunk, T)}
     documents = {C: chunk_documents(segment_ids_BT, C, before_BW) for C in chunks}
-    return SequenceContext(position, *phases, segment_ids_BT, documents, before_BW)
+    return SequenceContext(position, *phases, segment_ids_BT, documents, layout, before_BW)

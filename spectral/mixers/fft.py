@@ -20,13 +20,14 @@ from spectral.config import ModelConfig
 from spectral.filters.modal import ModalFilter
 from spectral.gates.bin_groups import build_gate
 from spectral.gates.losses import GateLosses
-from spectral.mixers.base import SequenceMixer
+from spectral.layout import Layout
+from spectral.mixers.base import ConvolutionMixer
 from spectral.mixers.context import SequenceContext
 from spectral.modules.chunk_fusion import ChunkFusion, turns
 from spectral.modules.framing import Frames, add_head
 from spectral.modules.transpose import channels_first, time_first
 from spectral.sequence.documents import ChunkBorders, chunk_borders
-from spectral.sequence.span import WHOLE
+from spectral.sequence.span import WHOLE, Span
 
 
 class FFTState(NamedTuple):
@@ -49,26 +50,24 @@ class FFTState(NamedTuple):
     far_BDC: Tensor
 
 
-class FFTMixer(SequenceMixer):
+class FFTMixer(ConvolutionMixer):
     """y = near modes + cross-faded, gated and fused spectra of earlier chunks.
 
     Cost: O(T D (log C + M + R)) time, O(T D R) memory; a decoded token O(D (M + log C)) in the mean
     over a chunk, and O(R D C) once per chunk.
     """
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, layer: int):
         super().__init__(config)
-        self.chunk, self.num_features = config.fft_chunk, config.fusion_dim
-        self.frames = Frames(config.fft_overlap)
+        del layer
+        fft = config.fft
+        self.chunk, self.num_features = fft.chunk, fft.fusion_dim
+        self.frames = Frames(fft.overlap)
         self.shared = self.frames.shared(self.chunk)
-        self.near = ModalFilter(
-            config.dim, config.num_modes, config.conv_chunk, config.max_time_constant
-        )
+        self.near = ModalFilter.from_config(config, config.dim)
         self.near_chunk = config.conv_chunk
-        self.fusion = ChunkFusion(
-            config.num_heads, self.head_dim, config.fusion_dim, config.fft_bands
-        )
-        self.gate = build_gate(config)
+        self.fusion = ChunkFusion(config.num_heads, self.head_dim, fft.fusion_dim, fft.bands)
+        self.gate = build_gate(config.gates, config.num_heads, config.num_modes)
 
     def convolve(
         self, u_BTD: Tensor, context: SequenceContext, past: FFTState | None
@@ -76,12 +75,12 @@ class FFTMixer(SequenceMixer):
         """Chunked form; the sequence may begin anywhere in a chunk if a state says so."""
         T, u_BDT = u_BTD.shape[1], channels_first(u_BTD)
         near_past = None if past is None else past.near_BDM
-        near_BDT, end = self.near(
-            u_BDT, context.documents.get(min(self.near_chunk, T)), near_past, self.span
+        near_BDT, near_BDM, _ = self.near(
+            u_BDT, context.documents.get(min(self.near_chunk, T)), near_past, context.layout
         )
         far_BDT, state, losses = self._far(u_BDT, context, past)
         y_BTD = time_first(near_BDT + far_BDT)
-        return y_BTD, state._replace(near_BDM=end.total()), losses
+        return y_BTD, state._replace(near_BDM=near_BDM), losses
 
     def convolve_step(
         self, u_BD: Tensor, context: SequenceContext, past: FFTState
@@ -121,23 +120,24 @@ class FFTMixer(SequenceMixer):
         since = u_BDS.shape[-1] - T
         J = -(-(since + T) // C)
         borders = self._borders(context, since)
-        if since + T < C and self.span is WHOLE and not torch.is_grad_enabled():
+        if since + T < C and context.layout.span is WHOLE and not torch.is_grad_enabled():
             return self._inside_chunk(u_BDS, recent_BDP[..., :V], borders, begin, T)
         new_BJDC = F.pad(u_BDS, (0, J * C - since - T)).view(B, D, J, C).transpose(1, 2)
         keep_BJ = u_BDT.new_ones(B, J)
         if borders is not None:
             new_BJDC = new_BJDC * borders.after_last_BJC[:, :, None]
             keep_BJ = borders.keep_BJ.to(u_BDT.dtype)
-        shared_BJDV = self._from_before(new_BJDC[..., C - V :], recent_BDP[..., :V])
+        span = context.layout.span
+        shared_BJDV = _from_before(new_BJDC[..., C - V :], recent_BDP[..., :V], span)
         shared_BJDV = shared_BJDV * keep_BJ[..., None, None]
 
         frames_BJDF = torch.cat([shared_BJDV, new_BJDC], dim=-1)
         phase_JK = turns((context.position - since) // C, J + 1, C, C + V, like=u_BDT)
         far_BJDF, fused_BJHS, query_BJHGR, losses = self._fuse(
-            frames_BJDF, keep_BJ, phase_JK, begin
+            frames_BJDF, keep_BJ, phase_JK, begin, context.layout
         )
         tail_BJDV = far_BJDF[..., C:] * keep_BJ[..., None, None]
-        tail_BJDV = self._from_before(tail_BJDV, begin.tail_BDV)
+        tail_BJDV = _from_before(tail_BJDV, begin.tail_BDV, span)
         far_BJDC = add_head(far_BJDF[..., :C], tail_BJDV)
 
         last_keep = keep_BJ[:, -1, None, None]
@@ -179,34 +179,30 @@ class FFTMixer(SequenceMixer):
         return far_BDS[..., S - num_tokens :], begin._replace(recent=(shared_BDV, u_BDS)), None
 
     def _fuse(
-        self, frames_BJDF: Tensor, keep_BJ: Tensor, phase_JK: Tensor, begin: FFTState
+        self,
+        frames_BJDF: Tensor,
+        keep_BJ: Tensor,
+        phase_JK: Tensor,
+        begin: FFTState,
+        layout: Layout,
     ) -> tuple[Tensor, Tensor, Tensor, GateLosses | None]:
-        """Frames -> (what each chunk hears of those before it, fused states, queries, losses)."""
+        """Frames -> (what each chunk reads of those before it, fused states, queries, losses)."""
         spectra_BJHNK = self.frames.spectra(frames_BJDF).unflatten(2, (self.num_heads, -1))
         query_BJHGR, key_BJHGR = self.fusion.features(spectra_BJHNK)
-        # a frame that begins F tokens later turns by whole turns: it is heard one chunk later
+        # a frame that begins F tokens later turns by whole turns: it is read one chunk later
         update_BJHS = self.fusion.write(spectra_BJHNK, key_BJHGR, phase_JK[1:])
         decay_BJH = (keep_BJ[..., None] * self.fusion.decay()).to(update_BJHS.dtype)
-        fused_BJHS, _ = self.span.carry(decay_BJH, update_BJHS, begin.fused_BHS)()
-        query_BJHGR = self._from_before(query_BJHGR, begin.query_BHGR)
-        heard_BJHNK = self.fusion.read(fused_BJHS, query_BJHGR, phase_JK[:-1])
-        heard_BJHNK = heard_BJHNK * self.fusion.scales(heard_BJHNK.shape[-1])[:, None]
+        carry = layout.span.start_carry(decay_BJH, update_BJHS, begin.fused_BHS)
+        fused_BJHS, _ = carry.wait()
+        query_BJHGR = _from_before(query_BJHGR, begin.query_BHGR, layout.span)
+        read_BJHNK = self.fusion.read(fused_BJHS, query_BJHGR, phase_JK[:-1])
+        read_BJHNK = read_BJHNK * self.fusion.scales(read_BJHNK.shape[-1])[:, None]
         losses = None
         if self.gate is not None:
-            heard_BJHNK, losses = self.gate(heard_BJHNK, self.span)
-        far_BJDF = torch.fft.irfft(heard_BJHNK.flatten(2, 3), n=self.chunk + self.shared)
+            read_BJHNK, losses = self.gate(read_BJHNK, layout)
+        far_BJDF = torch.fft.irfft(read_BJHNK.flatten(2, 3), n=self.chunk + self.shared)
         far_BJDF = far_BJDF * self.frames.weights(self.chunk)[0]
         return far_BJDF, fused_BJHS, query_BJHGR, losses
-
-    def _from_before(self, values_BJ: Tensor, initial_B: Tensor) -> Tensor:
-        """Each chunk's values of the chunk before it, through the same carry as states."""
-        B, J = values_BJ.shape[:2]
-        incoming, _ = self.span.carry(
-            values_BJ.new_zeros(B, J, 1),
-            values_BJ.reshape(B, J, 1, -1),
-            initial_B.reshape(B, 1, -1),
-        )()
-        return incoming.view(values_BJ.shape)
 
     def _borders(self, context: SequenceContext, since: int) -> ChunkBorders | None:
         segments_BT = context.segment_ids_BT
@@ -215,6 +211,15 @@ class FFTMixer(SequenceMixer):
         earlier_BP = segments_BT[:, :1].expand(-1, since)
         segments_BS = torch.cat([earlier_BP, segments_BT], dim=1)
         return chunk_borders(segments_BS, self.chunk, context.before_BW)
+
+
+def _from_before(values_BJ: Tensor, initial_B: Tensor, span: Span) -> Tensor:
+    """The values of the chunk before each chunk, through the same carry as states."""
+    B, J = values_BJ.shape[:2]
+    carry = span.start_carry(
+        values_BJ.new_zeros(B, J, 1), values_BJ.reshape(B, J, 1, -1), initial_B.reshape(B, 1, -1)
+    )
+    return carry.wait()[0].view(values_BJ.shape)
 
 
 def _append(pieces: tuple[Tensor, ...], new: Tensor) -> list[Tensor]:

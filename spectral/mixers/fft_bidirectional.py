@@ -11,7 +11,8 @@ from spectral.config import ModelConfig
 from spectral.filters.two_sided import TwoSidedFilter
 from spectral.gates.bin_groups import build_gate
 from spectral.gates.losses import GateLosses, mean_losses
-from spectral.mixers.base import SequenceMixer
+from spectral.layout import SINGLE_DEVICE
+from spectral.mixers.base import ConvolutionMixer
 from spectral.mixers.context import SequenceContext
 from spectral.mixers.per_document import per_document
 from spectral.modules.chunk_fusion import ChunkFusion, turns
@@ -20,22 +21,22 @@ from spectral.modules.transpose import channels_first, time_first
 from spectral.sequence.span import WHOLE
 
 
-class FFTEncoderMixer(SequenceMixer):
+class FFTEncoderMixer(ConvolutionMixer):
     """y = two-sided modes + synthesis of (own spectrum + fused spectra of all other chunks).
 
-    One frame takes a sequence of up to `fft_direct` tokens; longer ones go in chunks of
-    `fft_chunk`. Cost: O(T D (log C + M + R)).
+    One frame takes a sequence of up to `fft.direct` tokens; longer ones go in chunks of
+    `fft.chunk`. Cost: O(T D (log C + M + R)).
     """
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, layer: int):
         super().__init__(config)
-        self.chunk, self.direct = config.fft_chunk, config.fft_direct
+        del layer
+        fft = config.fft
+        self.chunk, self.direct = fft.chunk, fft.direct
         self.near = TwoSidedFilter(config, config.num_heads, config.dim)
-        self.frames = Frames(config.fft_overlap)
-        self.fusion = ChunkFusion(
-            config.num_heads, self.head_dim, config.fusion_dim, config.fft_bands
-        )
-        self.gate = build_gate(config)
+        self.frames = Frames(fft.overlap)
+        self.fusion = ChunkFusion(config.num_heads, self.head_dim, fft.fusion_dim, fft.bands)
+        self.gate = build_gate(config.gates, config.num_heads, config.num_modes)
 
     def convolve(
         self, u_BTD: Tensor, context: SequenceContext, past: None
@@ -50,11 +51,11 @@ class FFTEncoderMixer(SequenceMixer):
         T = u_BDT.shape[-1]
         C = T if self.direct >= T else min(self.chunk, T)
         spectra_BJHNK = self.frames.analysis(u_BDT, C).unflatten(2, (self.num_heads, -1))
-        heard_BJHNK = self._fuse(spectra_BJHNK, C, like=u_BDT)
+        read_BJHNK = self._fuse(spectra_BJHNK, C, like=u_BDT)
         losses = None
         if self.gate is not None:
-            heard_BJHNK, losses = self.gate(heard_BJHNK, WHOLE)
-        far_BDT = self.frames.synthesis(heard_BJHNK.flatten(2, 3), C, T)
+            read_BJHNK, losses = self.gate(read_BJHNK, SINGLE_DEVICE)
+        far_BDT = self.frames.synthesis(read_BJHNK.flatten(2, 3), C, T)
         return near_BDT + far_BDT, mean_losses([(near_losses, 1.0), (losses, 1.0)])
 
     def _fuse(self, spectra_BJHNK: Tensor, chunk: int, like: Tensor) -> Tensor:
@@ -64,8 +65,8 @@ class FFTEncoderMixer(SequenceMixer):
         update_BJHS = self.fusion.write(spectra_BJHNK, key_BJHGR, phase_JK)
         decay_BJH = self.fusion.decay().to(update_BJHS.dtype).expand(B, J, -1)
         start_BHS = torch.zeros_like(update_BJHS[:, 0])
-        before_BJHS, _ = WHOLE.carry(decay_BJH, update_BJHS, start_BHS)()
-        after_BJHS, _ = WHOLE.carry(decay_BJH, update_BJHS.flip(1), start_BHS)()
+        before_BJHS, _ = WHOLE.start_carry(decay_BJH, update_BJHS, start_BHS).wait()
+        after_BJHS, _ = WHOLE.start_carry(decay_BJH, update_BJHS.flip(1), start_BHS).wait()
         others_BJHS = before_BJHS + after_BJHS.flip(1)
-        heard_BJHNK = spectra_BJHNK + self.fusion.read(others_BJHS, query_BJHGR, phase_JK)
-        return heard_BJHNK * self.fusion.scales(heard_BJHNK.shape[-1])[:, None]
+        read_BJHNK = spectra_BJHNK + self.fusion.read(others_BJHS, query_BJHGR, phase_JK)
+        return read_BJHNK * self.fusion.scales(read_BJHNK.shape[-1])[:, None]

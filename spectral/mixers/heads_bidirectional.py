@@ -1,6 +1,6 @@
-"""Convolution and recall heads that see both sides: two mixers' cores between one pair of maps.
+"""Bidirectional mixer of heads: two sets of heads, one for each direction, share the projections.
 
-Shape letters: B batch, T time (tokens), D channels, H recall heads, Z = 3 D.
+Shape letters: B batch, T time (tokens), D channels, Z = 3 D.
 
 Source: the two directions and shared projections of Caduceus (Schiff et al. 2024, arXiv
 2403.03234).
@@ -10,47 +10,49 @@ from torch import Tensor
 
 from spectral.config import ModelConfig
 from spectral.gates.losses import GateLosses, mean_losses
+from spectral.mixers.base import MixerState
 from spectral.mixers.context import SequenceContext
-from spectral.mixers.heads import HeadsMixer, MixerState
+from spectral.mixers.heads import HeadsMixer
 from spectral.sequence.documents import chunk_documents
 
 
 class BidirectionalMixer(HeadsMixer):
-    """y = (heads over the past) + (heads with filters of their own over the future)."""
+    """y = (heads over the past) + (heads with separate filters over the future)."""
 
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__(config, layer)
         self.reverse = _ReverseMixer(config, layer)
 
-    def reset_parameters(self, std: float, out_std: float) -> None:
-        """Initialise both directions."""
-        super().reset_parameters(std, out_std)
-        self.reverse.reset_parameters(std, out_std)
-
     def mix(
         self,
         z_BTZ: Tensor,
-        log_decay_BTH: Tensor | None,
+        x_BTD: Tensor,
         context: SequenceContext,
         state: MixerState | None = None,
     ) -> tuple[Tensor, MixerState, GateLosses | None]:
-        """Mix both ways; what is returned as memory is the past direction's."""
-        y_BTD, state, losses = super().mix(z_BTZ, log_decay_BTH, context, state)
-        decay = None if log_decay_BTH is None else log_decay_BTH.flip(1)
-        reverse_BTD, _, reverse_losses = self.reverse.mix(z_BTZ.flip(1), decay, _reversed(context))
+        """Mix in both directions; the state is that of the forward direction."""
+        y_BTD, state, losses = super().mix(z_BTZ, x_BTD, context, state)
+        # the reverse direction shares projections, but not the short convolution
+        backward = _reversed(context)
+        reverse_BTZ, _ = self.reverse.short_conv(
+            z_BTZ.flip(1), backward.segment_ids_BT, None, backward.before_BW
+        )
+        log_decay_BTH = self.log_decay(x_BTD.flip(1))
+        reverse_BTD, _, reverse_losses = self.reverse.mix_heads(
+            reverse_BTZ.unflatten(-1, (3, -1)), log_decay_BTH, backward, None
+        )
         both = mean_losses([(losses, 0.5), (reverse_losses, 0.5)])
         return y_BTD + reverse_BTD.flip(1), state, both
 
 
 class _ReverseMixer(HeadsMixer):
-    """What mixes along the sequence only: the projections are the forward direction's."""
+    """Short convolution, filter and recall of the reverse direction."""
 
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__(config, layer)
         del self.in_proj, self.out_proj, self.decay_proj, self.head_norm
 
-    def reset_parameters(self, std: float, out_std: float) -> None:
-        del std, out_std
+    def reset_parameters(self, *_: float) -> None:
         self.short_conv.reset_parameters()
         if self.filter is not None:
             self.filter.reset_parameters()

@@ -1,7 +1,6 @@
-"""Wavelet mixers: modal filters on every level of a wavelet analysis.
+"""Causal wavelet mixer: modal filters on every level of a wavelet analysis.
 
-Causal: one-sided and undecimated, so that every level has the tokens' times. Bidirectional:
-decimated, each level mixed both ways and all put together again.
+The analysis is one-sided and undecimated, so that every level has the tokens' times.
 
 Shape letters: B batch, T time (tokens), D channels, G levels (details and the approximation), W
 tokens that the deepest level reaches back over.
@@ -13,17 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from spectral.config import ModelConfig
-from spectral.filters.build import CausalFilter, FilterState
+from spectral.filters.build import CausalFilter, FilterState, build_filter
 from spectral.gates.losses import GateLosses, mean_losses
-from spectral.mixers.base import SequenceMixer
+from spectral.mixers.base import ConvolutionMixer
 from spectral.mixers.context import SequenceContext
 from spectral.modules.transpose import channels_first, time_first
-from spectral.modules.wavelet_transform import (
-    FilterBank,
-    causal_filters,
-    causal_levels,
-    reach,
-)
+from spectral.modules.wavelet_transform import FilterBank, causal_filters, causal_levels, reach
+from spectral.sequence.span import Span
 
 
 class WaveletState(NamedTuple):
@@ -38,22 +33,21 @@ class WaveletState(NamedTuple):
     filters: tuple[FilterState, ...]
 
 
-class WaveletMixer(SequenceMixer):
+class WaveletMixer(ConvolutionMixer):
     """y = sum over the levels of (level's filter) * (level of the undecimated analysis).
 
     Cost: O(T D G (L + log C + M)) for filters of L taps; a decoded token O(D G (W + M)).
     """
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, layer: int):
         super().__init__(config)
-        self.bank, self.num_levels = (
-            FilterBank.from_flat(config.wavelet_bank),
-            config.wavelet_levels,
-        )
+        del layer
+        wavelet = config.wavelet
+        self.bank, self.num_levels = FilterBank.from_flat(wavelet.bank), wavelet.levels
         self.width, self.chunk = reach(self.bank, self.num_levels), config.conv_chunk
         self.taps = causal_filters(self.bank, self.num_levels)
         self.levels = nn.ModuleList(
-            CausalFilter(config, config.num_heads, config.dim) for _ in range(self.num_levels + 1)
+            build_filter(config, config.num_heads, config.dim) for _ in range(self.num_levels + 1)
         )
 
     def convolve(
@@ -62,7 +56,7 @@ class WaveletMixer(SequenceMixer):
         """Chunked form."""
         B, T, D = u_BTD.shape
         if past is None:
-            recent_BWD = self.span.before(u_BTD, self.width - 1)
+            recent_BWD = context.layout.span.before(u_BTD, self.width - 1)
             if recent_BWD is None:
                 recent_BWD = u_BTD.new_zeros(B, self.width - 1, D)
         else:
@@ -70,7 +64,7 @@ class WaveletMixer(SequenceMixer):
         u_BSD = torch.cat([recent_BWD, u_BTD], dim=1)
         last_BWD, age_BS = u_BSD[:, T:], None
         if context.segment_ids_BT is not None:
-            segment_BS = self._segments(context.segment_ids_BT)
+            segment_BS = self._segments(context.segment_ids_BT, context.layout.span)
             age_BS = _ages(segment_BS)
             last_BWD = last_BWD * (segment_BS[:, T:] == segment_BS[:, -1:])[..., None]
         signals = causal_levels(channels_first(u_BSD), self.bank, self.num_levels, age_BS)
@@ -79,10 +73,10 @@ class WaveletMixer(SequenceMixer):
         for index, (level, signal_BDS) in enumerate(zip(self.levels, signals, strict=True)):
             begin = None if past is None else past.filters[index]
             signal_BDT = signal_BDS[..., self.width - 1 :]
-            part_BDT, state, found = level(signal_BDT, documents, begin, self.span)
+            part_BDT, state, level_losses = level(signal_BDT, documents, begin, context.layout)
             y_BDT = y_BDT + part_BDT
             states.append(state)
-            losses.append((found, 1.0))
+            losses.append((level_losses, 1.0))
         return time_first(y_BDT), WaveletState(last_BWD, tuple(states)), mean_losses(losses)
 
     def convolve_step(
@@ -94,13 +88,15 @@ class WaveletMixer(SequenceMixer):
         signals = torch.einsum("gw,bwd->gbd", taps_GW, window_BWD)
         y_BD, states = torch.zeros_like(u_BD), []
         for level, signal_BD, state in zip(self.levels, signals, past.filters, strict=True):
-            part_BD, after = cast(CausalFilter, level).step(signal_BD, state, context.position)
+            part_BD, after = cast(CausalFilter, level).step(
+                signal_BD, state, context.position, context.layout
+            )
             y_BD = y_BD + part_BD
             states.append(after)
         return y_BD, WaveletState(window_BWD[:, 1:], tuple(states))
 
-    def _segments(self, segment_ids_BT: Tensor) -> Tensor:
-        before_BW = self.span.before(segment_ids_BT, self.width - 1)
+    def _segments(self, segment_ids_BT: Tensor, span: Span) -> Tensor:
+        before_BW = span.before(segment_ids_BT, self.width - 1)
         if before_BW is None:
             before_BW = segment_ids_BT[:, :1].expand(-1, self.width - 1)
         return torch.cat([before_BW, segment_ids_BT], dim=1)

@@ -8,22 +8,21 @@ from torch import Tensor, nn
 from spectral.config import ModelConfig
 from spectral.filters.two_sided import TwoSidedFilter
 from spectral.gates.losses import GateLosses, mean_losses
-from spectral.mixers.base import SequenceMixer
+from spectral.mixers.base import ConvolutionMixer
 from spectral.mixers.context import SequenceContext
 from spectral.mixers.per_document import per_document
 from spectral.modules.transpose import channels_first, time_first
 from spectral.modules.wavelet_transform import FilterBank, decompose, reconstruct
 
 
-class WaveletEncoderMixer(SequenceMixer):
+class WaveletEncoderMixer(ConvolutionMixer):
     """Decimated analysis, a two-sided filter on every level, and synthesis; bidirectional."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, layer: int):
         super().__init__(config)
-        self.bank, self.num_levels = (
-            FilterBank.from_flat(config.wavelet_bank),
-            config.wavelet_levels,
-        )
+        del layer
+        wavelet = config.wavelet
+        self.bank, self.num_levels = FilterBank.from_flat(wavelet.bank), wavelet.levels
         self.levels = nn.ModuleList(
             TwoSidedFilter(config, config.num_heads, config.dim) for _ in range(self.num_levels + 1)
         )

@@ -65,10 +65,10 @@ def recall(
     update = recall_state(k_NHCK, v_NHCV, write_NHC)
     if state_BHKV is None:
         state_BHKV = update.new_zeros(B, H, K, V)
-    carried = span.carry(decay_BJH, update.view(B, J, H, K * V), state_BHKV.flatten(-2))
+    carry = span.start_carry(decay_BJH, update.view(B, J, H, K * V), state_BHKV.flatten(-2))
 
     y = recall_local(q_NHCK, k_NHCK, v_NHCV, total, segment_NC)
-    incoming, final = carried()
+    incoming, final = carry.wait()
     y = recall_read(q_NHCK, read_NHC, incoming.view(N, H, K, V), y)
     y_BTHV = y.transpose(1, 2).reshape(B, J * C, H, V)[:, :T]
     return y_BTHV, final.unflatten(-1, (K, V))

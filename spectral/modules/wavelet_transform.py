@@ -34,7 +34,7 @@ class FilterBank(NamedTuple):
         """
         if not taps or len(taps) % 8:
             raise ValueError(
-                "wavelet_bank: expected four filters of one even length, got "
+                "wavelet.bank: expected four filters of one even length, got "
                 f"{len(taps)} numbers in all"
             )
         length = len(taps) // 4

@@ -1,21 +1,29 @@
 """The span of a sequence that a model is given, and how its layers reach what lies outside of it.
 
-On one device the span is the whole sequence. Sequence parallelism gives each rank a span of its own
-and another subclass's object, and no layer knows the difference.
+On a single device the span is the whole sequence. Sequence parallelism gives each rank its own span
+and an object of another subclass.
 
 Shape letters: B batch, T time (tokens), J chunk, C time inside a chunk, N independent decays, F
 features that share a decay, D channels, W tokens before the span, R rows (batch times chunks).
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from kernels.state_scan.op import state_scan
 
-# gives (incoming_BJNF, final_BNF) when it is called
-Carried = Callable[[], tuple[Tensor, Tensor]]
+
+class Carry(NamedTuple):
+    """An exchange of states that is under way, like torch's `Work`.
+
+    Attributes:
+        wait: Gives (incoming_BJNF, the state before each chunk; final_BNF, the one after the span).
+    """
+
+    wait: Callable[[], tuple[Tensor, Tensor]]
 
 
 class Span:
@@ -25,18 +33,15 @@ class Span:
         """Tokens of the sequence before this span of `length` tokens."""
         return 0
 
-    def carry(self, decay_BJN: Tensor, update_BJNF: Tensor, initial_BNF: Tensor) -> Carried:
-        """Begin to carry states from chunk to chunk; what can be done meanwhile may be.
+    def start_carry(self, decay_BJN: Tensor, update_BJNF: Tensor, initial_BNF: Tensor) -> Carry:
+        """Start to carry states from chunk to chunk; compute what else there is before `wait`.
 
         Args:
             decay_BJN: Total decay of each chunk, zero where a document begins.
-            update_BJNF: End state of each chunk that begins from zero.
+            update_BJNF: Final state of each chunk, computed from a zero state.
             initial_BNF: State before the sequence.
-
-        Returns:
-            A function that gives the state before each chunk and the one after the span.
         """
-        return lambda: state_scan(decay_BJN, update_BJNF, initial_BNF)
+        return Carry(lambda: state_scan(decay_BJN, update_BJNF, initial_BNF))
 
     def before(self, x_BTD: Tensor, width: int) -> Tensor | None:  # noqa: ARG002
         """The `width` tokens' values before the span [B, W, D]; None at the sequence's beginning.

@@ -2,17 +2,19 @@
 
 from spectral.config import ModelConfig
 
-GATES: dict[str, object] = {
-    "band_gates": True,
-    "soft_threshold": True,
-    "phase_functions": True,
-    "cross_head": True,
-    "magnitude_mixing": True,
-    "gate_residual": True,
-    "bin_selection": True,
-    "frequency_dropout": 0.1,
-    "entropy_weight": 0.1,
-    "consistency_weight": 0.1,
+GATES: dict[str, dict[str, object]] = {
+    "gates": {
+        "bands": True,
+        "soft_threshold": True,
+        "phase_functions": True,
+        "cross_head": True,
+        "magnitude_mixing": True,
+        "residual": True,
+        "selection": True,
+        "frequency_dropout": 0.1,
+        "entropy_weight": 0.1,
+        "consistency_weight": 0.1,
+    }
 }
 EVERYTHING = GATES | {"embedding": "harmonic", "feed_forward": "frequency"}
 
@@ -29,8 +31,8 @@ def config(**changes: object) -> ModelConfig:
         "conv_chunk": 8,
         "recall_chunk": 4,
         "ffn_dim": 24,
-        "fft_chunk": 16,
-        "wavelet_levels": 2,
+        "fft": {"chunk": 16},
+        "wavelet": {"levels": 2},
         "max_time_constant": 1e6,
     }
     return ModelConfig.model_validate(values | changes)

@@ -18,12 +18,10 @@ from tests.conftest import SmallCorpus
 from tests.distributed.features import GATES, config
 from tests.distributed.ranks import run_ranks
 
+TABLE = {"count": 8, "per_token": 2, "balance_weight": 0.1, "router_z_weight": 0.1}
 EXPERTS: dict[str, object] = {
     "feed_forward": "experts",
-    "num_experts": 8,
-    "experts_per_token": 2,
-    "balance_weight": 0.1,
-    "router_z_weight": 0.1,
+    "experts": TABLE,
 }
 # rows and tokens of the batch whose gradients are compared
 B, T = 4, 32
@@ -85,6 +83,7 @@ def _gradients(
     from pretrain.loss import batch_loss, count_labels, objective
     from pretrain.parallel.build_model import build_model
     from pretrain.parallel.placement import placements
+    from pretrain.parallel.rng import seed_micro_batch
     from pretrain.parallel.sequence_parallel import own_span
 
     model = build_model(run, mesh).double()
@@ -99,7 +98,7 @@ def _gradients(
         if number // micro_batches != mesh.data.rank:
             continue
         batch = own_span(Batch(tokens, labels, segments, ()), mesh.sequence)
-        model.noise.seed = number
+        seed_micro_batch(model, number)
         loss = objective(batch_loss(model, batch), count_labels(batch))
         loss.backward()
         total += loss.detach()
@@ -119,9 +118,9 @@ def _gradients(
 
 CASES: dict[str, dict[str, object]] = {
     "two of eight": {},
-    "one of eight": {"experts_per_token": 1},
-    "all of four": {"num_experts": 4, "experts_per_token": 4},
-    "gates": GATES | {"frequency_dropout": 0.0},
+    "one of eight": {"experts": TABLE | {"per_token": 1}},
+    "all of four": {"experts": TABLE | {"count": 4, "per_token": 4}},
+    "gates": {"gates": GATES["gates"] | {"frequency_dropout": 0.0}},
 }
 
 
@@ -274,7 +273,7 @@ def test_four_ranks_train_what_one_does_and_go_on_from_each_other(
     ("ranks", "model", "parallel", "message"),
     [
         (2, {"feed_forward": "gated"}, {"expert": 2}, "feed_forward 'gated', which has no experts"),
-        (6, {}, {"expert": 3}, r"num_experts 8 and the 6 data .* one of \[1, 2\]"),
+        (6, {}, {"expert": 3}, r"experts\.count 8 and the 6 data .* one of \[1, 2\]"),
         (2, {}, {"expert": 4}, r"the 2 data and sequence ranks: one of \[1, 2\]"),
         (4, {}, {"expert": 2, "tensor": 2}, "parallel.tensor 2; expected one of them 1"),
         (4, {}, {"expert": 2, "pipeline": 2}, "parallel.pipeline 2; expected one of them 1"),

@@ -137,7 +137,7 @@ def _run(corpus: SmallCorpus, folder: Path, layout: Layout, model: dict[str, obj
     values["model"] |= {"vocab_size": 513, "num_modes": 8, "conv_chunk": 16} | model
     values["data"] |= {"num_workers": 0, "sequence_length": 128}
     # Gates choose modes: steps that leave rounding errors behind soon make another choice of a few.
-    values["optim"] |= {"learning_rate": 1e-5 if "bin_selection" in model else 1e-3}
+    values["optim"] |= {"learning_rate": 1e-5 if "gates" in model else 1e-3}
     values["train"] |= {
         "output": folder / layout.name,
         "steps": STEPS,

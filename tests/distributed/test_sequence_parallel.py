@@ -87,6 +87,7 @@ def _wire(rank: int, folder: Path) -> None:
     """Bytes of one forward and backward pass of every mixer, and of the form that moves data."""
     from pretrain.parallel.sequence_parallel import RankSpan
     from pretrain.planning.traffic import TrafficCounter
+    from spectral.layout import Layout
     from spectral.lm import SpectralLM
     from tests.distributed.all_to_all_convolution import long_convolution
     from tests.distributed.features import EVERYTHING, config
@@ -96,16 +97,14 @@ def _wire(rank: int, folder: Path) -> None:
     cases = {
         "heads": config(conv_chunk=64),
         "gated": config(conv_chunk=64, **EVERYTHING),
-        "fft": config(mixers=("fft",), fft_chunk=2048, conv_chunk=64),
+        "fft": config(mixers=("fft",), fft={"chunk": 2048}, conv_chunk=64),
         "wavelet": config(mixers=("wavelet",), conv_chunk=64),
     }
     for T in (8_192, 204_800):
         for name, model_config in cases.items():
             torch.manual_seed(0)
             model = SpectralLM(model_config)
-            model.span = RankSpan(axis)
-            for block in model.blocks:
-                block.mixer.span = model.span
+            model.layout = Layout(span=RankSpan(axis))
             tokens = torch.zeros(1, T // axis.size, dtype=torch.long)
             with TrafficCounter() as wire:
                 loss = model(tokens, None, tokens)

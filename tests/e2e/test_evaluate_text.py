@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from pretrain.evaluation.text import carried_nll, sliding_nll
 from pretrain.huggingface.load import load_pretrained
 from spectral.config import ModelConfig
+from spectral.gates.config import GatesConfig
 from spectral.lm import SpectralLM
 from tests.conftest import SmallCorpus
 from tests.e2e.commands import resonance
@@ -51,7 +52,7 @@ def test_a_carried_state_sees_everything_and_windows_see_themselves(gates: bool)
         conv_chunk=16,
         recall_chunk=8,
         ffn_dim=48,
-        band_gates=gates,
+        gates=GatesConfig(bands=gates),
     )
     model = SpectralLM(config).eval()
     tokens = torch.randint(64, (101,))

@@ -13,27 +13,35 @@ from tests.conftest import SmallCorpus
 from tests.e2e.commands import resonance
 
 EVERYTHING = """
-band_gates = true
+embedding = "harmonic"
+feed_forward = "frequency"
+
+[model.gates]
+bands = true
 soft_threshold = true
 phase_functions = true
 cross_head = true
 magnitude_mixing = true
-gate_residual = true
-bin_selection = true
+residual = true
+selection = true
 frequency_dropout = 0.1
 entropy_weight = 0.01
 consistency_weight = 0.1
-embedding = "harmonic"
-feed_forward = "frequency"
 """
 
 
 MIXERS = """
 mixers = ["fft", "wavelet", "heads"]
-fft_chunk = 16
-band_gates = true
 feed_forward = "experts"
-num_experts = 4
+
+[model.fft]
+chunk = 16
+
+[model.gates]
+bands = true
+
+[model.experts]
+count = 4
 """
 MODELS = {"plain": "", "everything": EVERYTHING, "mixers": MIXERS}
 
@@ -114,7 +122,7 @@ def test_left_padding_is_not_seen(loaded: PreTrainedModel) -> None:
     )
     torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
     # gates see where chunks begin, which padding moves: docs/architecture.md
-    if not loaded.config.band_gates:
+    if not loaded.config.gates.bands:
         torch.testing.assert_close(one, loaded(tokens).logits, atol=1e-4, rtol=0)
 
 

@@ -80,7 +80,7 @@ def test_bad_input_stops_or_is_counted(tmp_path: Path, case: str) -> None:
     report = build_with(tmp_path, "skip")
     assert report.cleaning["bad_input"] == {reason: 1}
     assert str(tmp_path / name) in report.cleaning["examples"][reason][0]
-    assert f"skipped as bad input: {reason}: 1" in report.render()
+    assert f"skipped as bad input: {reason}: 1" in str(report)
     assert report.splits["train"].documents >= 1
 
 

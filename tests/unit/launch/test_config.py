@@ -25,7 +25,7 @@ def test_time_limit(text: str, seconds: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "0", "0:00", "-5", "1h", "1:2:3:4", "1;reboot", "½"])
 def test_time_limit_that_is_none(text: str) -> None:
-    with pytest.raises(ValueError, match="time limit after now"):
+    with pytest.raises(ValueError, match="time limit above zero"):
         time_limit_seconds(text)
 
 
@@ -52,7 +52,7 @@ def test_time_limit_that_is_none(text: str) -> None:
         ({"environment": {"HF_TOKEN": "x"}}, "looks like a secret"),
         ({"environment": {"secret": "x"}}, "looks like a secret"),
         ({"environment": {"AWS_SECRET_ACCESS_KEY": "x"}}, "looks like a secret"),
-        ({"slurm": {"gpu_type": "h100"}}, "asks for no GPU"),
+        ({"slurm": {"gpu_type": "h100"}}, "requests no GPU"),
         ({"slurm": {"memory": "G"}}, "memory"),
         ({"slurm": {"memory": "64GB"}}, "memory"),
         ({"network_interface": "eth0;id"}, "network_interface"),

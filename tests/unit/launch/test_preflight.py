@@ -161,11 +161,11 @@ def test_sign_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     liveness.touch()
     monkeypatch.setenv(liveness.HEARTBEAT, str(file))
     monkeypatch.setattr("sys.argv", ["alive", str(file), "60"])
-    with pytest.raises(SystemExit, match="no sign of life yet"):
+    with pytest.raises(SystemExit, match="no heartbeat yet"):
         liveness.main()
     liveness.touch()
     liveness.main()
     old = time.time() - 100
     os.utime(file, (old, old))
-    with pytest.raises(SystemExit, match="last sign of life 100 s ago"):
+    with pytest.raises(SystemExit, match="last heartbeat 100 s ago"):
         liveness.main()

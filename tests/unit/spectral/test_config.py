@@ -29,5 +29,5 @@ def test_kinds_of_layers_repeat(changes: dict[str, Any], kinds: list[int | None]
     assert layer_period(config) == len(kinds)
     with torch.device("meta"):
         mixers = [block.mixer for block in SpectralLM(config).blocks]
-    found = [mixer.num_conv if isinstance(mixer, HeadsMixer) else None for mixer in mixers]
+    found = [mixer.head_groups[0] if isinstance(mixer, HeadsMixer) else None for mixer in mixers]
     assert found == 2 * kinds

@@ -58,10 +58,11 @@ def test_impossible_states_and_numbers_of_logits(mixer: str) -> None:
 
 
 def test_filters_of_another_family() -> None:
-    haar = small_config(mixers=("wavelet",), wavelet="haar").wavelet_bank
+    haar = small_config(mixers=("wavelet",), wavelet={"family": "haar"}).wavelet.bank
     with pytest.raises(ValueError, match="expected the 32 numbers of wavelet 'db4', got 8 others"):
-        small_config(mixers=("wavelet",), wavelet="db4", wavelet_bank=haar)
-    assert small_config(mixers=("wavelet",), wavelet="haar", wavelet_bank=haar).wavelet == "haar"
+        small_config(mixers=("wavelet",), wavelet={"family": "db4", "bank": haar})
+    own = small_config(mixers=("wavelet",), wavelet={"family": "haar", "bank": haar})
+    assert own.wavelet.family == "haar"
 
 
 def test_impossible_tokens_of_a_step() -> None:

@@ -35,10 +35,10 @@ def test_recurrent_form_equals_parallel_form(conv_heads: tuple[int, ...], length
 
 
 @pytest.mark.parametrize("mixer", ["heads", "fft", "wavelet"])
-@pytest.mark.parametrize("gates", ["none", "band_gates", "bin_selection"])
+@pytest.mark.parametrize("gates", ["none", "bands", "selection"])
 def test_decoding_under_autocast(mixer: str, gates: str) -> None:
     """Matrix products round to bfloat16, what mixes along the sequence does not."""
-    config = small_config(mixers=(mixer,), fft_chunk=8, num_modes=8, **SETTINGS.get(gates, {}))
+    config = small_config(mixers=(mixer,), fft={"chunk": 8}, num_modes=8, **SETTINGS.get(gates, {}))
     model, tokens = small_model(config).float(), some_tokens(1, 30)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         whole = model(tokens)

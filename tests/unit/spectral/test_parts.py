@@ -9,10 +9,10 @@ from data_pipeline.tokenizer import load_tokenizer
 from spectral.config import ModelConfig
 from spectral.embedding import HarmonicEmbedding
 from spectral.feed_forward.mlp import FrequencyFeedForward
+from spectral.layout import SINGLE_DEVICE
 from spectral.lm import SpectralLM
 from spectral.mixers.context import sequence_context
 from spectral.modules.transpose import channels_first, time_first
-from spectral.sequence.span import WHOLE
 from tests.unit.spectral.causality.checks import (
     check_causal,
     check_isolated,
@@ -87,9 +87,13 @@ def test_signals_are_transposed_and_their_gradients_back() -> None:
     "changes",
     [
         {},
-        {"num_modes": 8, "band_gates": True, "cross_head": True},
-        {"mixers": ("fft", "wavelet"), "fft_chunk": 8},
-        {"mixers": ("fft", "wavelet", "heads"), "fft_direct": 16, "fft_chunk": 8, "causal": False},
+        {"num_modes": 8, "gates": {"bands": True, "cross_head": True}},
+        {"mixers": ("fft", "wavelet"), "fft": {"chunk": 8}},
+        {
+            "mixers": ("fft", "wavelet", "heads"),
+            "fft": {"direct": 16, "chunk": 8},
+            "causal": False,
+        },
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")
@@ -98,7 +102,7 @@ def test_signals_are_transposed_and_their_gradients_back() -> None:
 @INSTANTIATED
 def test_mixers_compile_without_graph_breaks(changes: dict[str, object]) -> None:
     model = small_model(small_config(**changes)).float()
-    context = sequence_context(model.config, WHOLE, torch.zeros(1, 21, 16), 0, 21, None)
+    context = sequence_context(model.config, SINGLE_DEVICE, torch.zeros(1, 21, 16), 0, 21, None)
     x = torch.randn(1, 21, 16, requires_grad=True)
     for block in model.blocks:
         torch._dynamo.reset()

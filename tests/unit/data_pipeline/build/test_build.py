@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from data_pipeline.build import build as build_module
 from data_pipeline.build import shard_writer
 from data_pipeline.build.build import build
+from data_pipeline.build.planning import Kept, plan_shards
+from data_pipeline.build.train_tokenizer import train_tokenizer
 from data_pipeline.config import (
     BuildConfig,
     CleaningConfig,
@@ -27,11 +29,9 @@ from data_pipeline.config import (
 )
 from data_pipeline.errors import DataError
 from data_pipeline.shards.manifest import load_manifest
-from data_pipeline.shards.tar import samples
-from data_pipeline.build.planning import Kept, plan_shards
 from data_pipeline.shards.reader import ShardReader
+from data_pipeline.shards.tar import samples
 from data_pipeline.tokenizer import load_tokenizer
-from data_pipeline.build.train_tokenizer import train_tokenizer
 
 
 def config_for(corpus: Path, output: Path, **changes: object) -> BuildConfig:
@@ -210,7 +210,7 @@ def test_shards_partition_the_documents(sizes: list[int], data: st.DataObject) -
         chosen = [task for task in tasks if task.split == split]
         rows = [row for task in chosen for row in task.row.tolist()]
         assert rows == np.flatnonzero(kept.is_valid == number).tolist()
-        assert [task.index for task in chosen] == list(range(len(chosen)))
+        assert [task.number for task in chosen] == list(range(len(chosen)))
         firsts = np.cumsum([0, *(len(task.row) for task in chosen)])[:-1]
         assert [task.first for task in chosen] == firsts.tolist()
         for task in chosen:

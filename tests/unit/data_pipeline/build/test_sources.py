@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from data_pipeline.config import ReadConfig, StorageConfig
-from data_pipeline.errors import DataError
 from data_pipeline.build.readers import Document, Reader, _cut_at_lines
 from data_pipeline.build.sources import plan_parts, source_files
+from data_pipeline.config import ReadConfig, StorageConfig
+from data_pipeline.errors import DataError
 from data_pipeline.storage.files import list_files
 
 STORAGE = StorageConfig(attempts=1)

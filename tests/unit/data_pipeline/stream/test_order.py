@@ -42,7 +42,7 @@ def read_spans(
     for length in rows:
         for stretch in row_stretches(int(tokens.sum()), lanes, history, 0, length):
             order = epoch_order(tokens, block, True, 7, stretch.epoch)
-            start, end = stretch.start, stretch.start + stretch.count
+            start, end = stretch.start, stretch.start + stretch.num_tokens
             for number, (first, last) in enumerate(
                 zip(order.starts[:-1].tolist(), order.starts[1:].tolist(), strict=True)
             ):
@@ -74,7 +74,7 @@ def test_every_token_of_an_epoch_comes_exactly_once(
         rows += [lengths[len(rows) % len(lengths)]] * 3
     seen: Counter[tuple[int, int, int, int]] = Counter()
     for span in read_spans(shards, lanes, block, rows):
-        for token in range(span.start, span.start + span.count):
+        for token in range(span.start, span.start + span.num_tokens):
             seen[span.epoch, span.shard, span.row, token] += 1
     expected = {
         (0, shard, row, token)

@@ -24,7 +24,7 @@ step=
 stopped=0
 again=0
 stop() {
-    echo "resonance: asked to stop; the ranks save and leave"
+    echo "resonance: received a request to stop; the ranks save and exit"
     stopped=1
     again=1
     if [[ -n $step ]]; then kill -USR1 "$step" || true; fi
@@ -55,7 +55,7 @@ env \
 step=$!
 status=0
 wait "$step" || status=$?
-# a trap ends wait early: only then is there more to wait for
+# a signal ends `wait` early: wait again after each one
 while ((again)); do
     again=0
     status=0

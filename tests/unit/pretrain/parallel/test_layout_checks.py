@@ -69,14 +69,14 @@ def test_possible_layouts(parallel: dict[str, object]) -> None:
             r"span has 16 tokens, fewer than the 49.*at most 1 sequence ranks",
         ),
         (
-            {"parallel": {"sequence": 8}, "model": {"gate_residual": True}},
+            {"parallel": {"sequence": 8}, "model": {"gates": {"residual": True}}},
             8,
-            r"span has 32 tokens, and gates need .*conv_chunk 64 in it; .* 512",
+            r"span has 32 tokens, and must hold whole chunks of model\.conv_chunk 64; .* 512",
         ),
         (
-            {"parallel": {"sequence": 4}, "model": {"mixers": ("fft",), "fft_chunk": 128}},
+            {"parallel": {"sequence": 4}, "model": {"mixers": ("fft",), "fft": {"chunk": 128}}},
             4,
-            r"span has 64 tokens, and the FFT .*fft_chunk 128 in it; .* 512",
+            r"span has 64 tokens, and must hold whole chunks of model\.fft\.chunk 128; .* 512",
         ),
         ({"parallel": {"pipeline": 8}}, 8, r"pipeline is 8.*num_layers 4; expected at most 4"),
         (

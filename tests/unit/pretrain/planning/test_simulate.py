@@ -74,7 +74,7 @@ def test_sequence_ranks_send_the_same_at_every_length() -> None:
 
 
 def test_experts_that_ranks_share_are_counted_once_and_rows_travel_four_times() -> None:
-    model = config(feed_forward="experts", num_experts=8, experts_per_token=2)
+    model = config(feed_forward="experts", experts={"count": 8, "per_token": 2})
     alone = _simulated(_run(model, length=256), 1)
     found = _simulated(_run(model, batch=4, length=256, expert=4), 4)
     experts = model.num_layers * 8 * 3 * model.dim * model.ffn_dim

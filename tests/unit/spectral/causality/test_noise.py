@@ -48,7 +48,7 @@ def test_no_variant_learns_to_predict_noise(changes: dict[str, object]) -> None:
         "num_modes": 4,
         "conv_chunk": 16,
         "recall_chunk": 16,
-        "fft_chunk": 16,
+        "fft": {"chunk": 16},
         "ffn_dim": 48,
     }
     config = ModelConfig.model_validate(values | changes)

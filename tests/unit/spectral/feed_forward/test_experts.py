@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spectral.config import ModelConfig
+from spectral.feed_forward.config import ExpertsConfig
 from spectral.feed_forward.experts import ExpertsFeedForward, router_losses
 from spectral.lm import LMLoss, SpectralLM
 from tests.unit.spectral.causality.checks import (
@@ -22,12 +22,17 @@ from tests.unit.spectral.causality.checks import (
     some_tokens,
 )
 
-EXPERTS: dict[str, object] = {"feed_forward": "experts", "num_experts": 6, "experts_per_token": 2}
+EXPERTS: dict[str, object] = {
+    "feed_forward": "experts",
+    "experts": {"count": 6, "per_token": 2},
+}
 
 
 def _layer(num_experts: int, experts_per_token: int) -> ExpertsFeedForward:
     torch.manual_seed(0)
-    return ExpertsFeedForward(10, 14, num_experts, experts_per_token).double()
+    return ExpertsFeedForward(
+        10, 14, ExpertsConfig(count=num_experts, per_token=experts_per_token)
+    ).double()
 
 
 def _one_by_one(layer: ExpertsFeedForward, x_ND: Tensor) -> Tensor:
@@ -77,14 +82,14 @@ def test_a_token_does_not_feel_how_busy_its_experts_are() -> None:
 
 @pytest.mark.parametrize("per_token", [1, 2])
 def test_models_with_experts_stay_causal_isolated_and_recurrent(per_token: int) -> None:
-    model = small_model(small_config(**EXPERTS | {"experts_per_token": per_token}))
+    model = small_model(small_config(**EXPERTS | {"experts": {"count": 6, "per_token": per_token}}))
     check_causal(model)
     check_isolated(model)
     check_recurrent(model)
 
 
 def test_a_mixer_without_heads_goes_with_experts() -> None:
-    check_recurrent(small_model(small_config(**EXPERTS, mixers=("fft",), fft_chunk=8)))
+    check_recurrent(small_model(small_config(**EXPERTS, mixers=("fft",), fft={"chunk": 8})))
 
 
 def test_routing_losses_know_even_from_lonely_use() -> None:
@@ -102,7 +107,8 @@ def test_routing_losses_know_even_from_lonely_use() -> None:
 
 def test_routing_losses_are_weighted_summed_over_layers_and_reach_the_router() -> None:
     def auxiliary(**weights: float) -> tuple[Tensor, SpectralLM]:
-        model = small_model(small_config(**EXPERTS, **weights))
+        experts = {"count": 6, "per_token": 2, **weights}
+        model = small_model(small_config(**EXPERTS | {"experts": experts}))
         tokens = some_tokens(2, 16)
         loss = model(tokens, None, tokens)
         assert isinstance(loss, LMLoss)
@@ -169,9 +175,9 @@ def test_weights_decay_as_those_of_linear_layers_do() -> None:
 
 
 def test_more_experts_per_token_than_experts_are_refused() -> None:
-    with pytest.raises(ValueError, match="at most num_experts=4, got 5"):
-        ModelConfig(feed_forward="experts", num_experts=4, experts_per_token=5)
-    with pytest.raises(ValueError, match="num_experts"):
-        ModelConfig(feed_forward="experts", num_experts=0)
-    with pytest.raises(ValueError, match="balance_weight"):
-        ModelConfig(feed_forward="experts", balance_weight=-1.0)
+    with pytest.raises(ValueError, match="at most count=4, got 5"):
+        ExpertsConfig(count=4, per_token=5)
+    with pytest.raises(ValueError, match=r"experts\.count"):
+        small_config(experts={"count": 0})
+    with pytest.raises(ValueError, match=r"experts\.balance_weight"):
+        small_config(experts={"balance_weight": -1.0})

@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from spectral.config import ModelConfig
-from spectral.gate_keys import GATE_PARTS, SELECTION_PARTS
 from spectral.gates.bin_groups import BinGroupGate
 from spectral.gates.bin_selection import BinSelector
+from spectral.gates.config import GatesConfig
+from spectral.gates.keys import GATE_PARTS, SELECTION_PARTS
 from spectral.gates.losses import gate_losses
 from spectral.gates.spectral_gate import NUM_BANDS, SpectralGate, band_of_bin
+from spectral.layout import SINGLE_DEVICE
 from spectral.lm import SpectralLM
 from spectral.sequence.span import WHOLE
 from tests.unit.spectral.causality.checks import (
@@ -23,13 +25,15 @@ from tests.unit.spectral.causality.checks import (
     some_tokens,
 )
 
-SETTINGS = {name: {name: True} for name in GATE_PARTS} | {
-    name: {name: 0.1} for name in ("frequency_dropout", "entropy_weight", "consistency_weight")
+EVERYTHING: dict[str, object] = {
+    name: 0.1 if name.endswith(("_dropout", "_weight")) else True for name in GATE_PARTS
 }
-SETTINGS["everything"] = {k: v for setting in SETTINGS.values() for k, v in setting.items()}
-SETTINGS["selection_by_energy"] = {"bin_selection": True, "selection_parts": ()}
+# changes of a configuration, by what they switch on
+SETTINGS = {name: {"gates": {name: value}} for name, value in EVERYTHING.items()}
+SETTINGS["everything"] = {"gates": EVERYTHING}
+SETTINGS["selection_by_energy"] = {"gates": {"selection": True, "selection_parts": ()}}
 # parts that change what a model computes by themselves, once they have learned something
-ACTIVE = [name for name in GATE_PARTS if not name.endswith(("_weight", "_dropout", "_residual"))]
+ACTIVE = [name for name in GATE_PARTS if not name.endswith(("_weight", "_dropout", "residual"))]
 
 
 def _config(name: str, **changes: object) -> ModelConfig:
@@ -73,9 +77,8 @@ def test_every_part_changes_the_logits(name: str) -> None:
 
 
 def test_a_residual_lets_a_share_of_the_spectrum_pass() -> None:
-    changes = {"soft_threshold": True}
-    plain = SpectralGate(small_config(num_modes=8, **changes), 2, 8).double()
-    both = SpectralGate(small_config(num_modes=8, gate_residual=True, **changes), 2, 8).double()
+    plain = SpectralGate(GatesConfig(soft_threshold=True), 2, 8).double()
+    both = SpectralGate(GatesConfig(soft_threshold=True, residual=True), 2, 8).double()
     expected = 0.5 * plain(_spectrum(M=8))[0] + 0.5
     torch.testing.assert_close(both(_spectrum(M=8))[0], expected)
 
@@ -129,7 +132,11 @@ def test_every_part_of_the_selection_is_switched_by_itself(part: str) -> None:
     features = torch.randn(50, 2, 32, generator=torch.Generator().manual_seed(0))
     kept = []
     for parts in (SELECTION_PARTS, others, (part,), ()):
-        config = _config("bin_selection", conv_heads=(4,), selection_parts=parts)
+        config = small_config(
+            num_modes=8,
+            conv_heads=(4,),
+            gates={"selection": True, "selection_parts": parts},
+        )
         check_gradients(config)
         torch.manual_seed(0)
         selector = BinSelector(2, parts)
@@ -164,27 +171,27 @@ def test_selection_keeps_the_best_scores_and_explores_only_in_training() -> None
 @pytest.mark.parametrize(("share", "num_read"), [(-30.0, 1), (0.0, 2), (30.0, 3)])
 def test_dropped_modes_are_not_computed_when_decoding(share: float, num_read: int) -> None:
     """12% to 45% of 8 modes are read: as many as the head keeps that keeps most."""
-    config = _config("bin_selection", num_layers=1, conv_heads=(4,))
+    config = _config("selection", num_layers=1, conv_heads=(4,))
     model = small_model(config)
     with torch.no_grad():
         model.blocks[0].mixer.filter.gate.selector.share_H.fill_(share)
     _, state = model.prefill(some_tokens(2, 20))
-    assert state.layers[0].modes.read_BDK.shape == (2, config.dim, num_read)
+    assert state.layers[0].inner.modes.read_BDK.shape == (2, config.dim, num_read)
     check_recurrent(model)
 
 
 @pytest.mark.parametrize("num_bins", [1, 2, 3, 6, 10, 14, 28, 100])
 def test_any_number_of_bins_is_selected_from(num_bins: int) -> None:
-    gate = BinGroupGate(small_config(num_modes=16, bin_selection=True)).double().eval()
+    gate = BinGroupGate(GatesConfig(selection=True), num_heads=4, num_groups=16).double().eval()
     torch.manual_seed(0)
     spectrum = torch.randn(2, 3, 4, 4, num_bins, dtype=torch.complex128)
-    kept = (gate(spectrum, WHOLE)[0].abs().amax(3) > 0).double().mean(-1)
+    kept = (gate(spectrum, SINGLE_DEVICE)[0].abs().amax(3) > 0).double().mean(-1)
     least, most = (0.12, 0.45) if num_bins >= 3 else (1 / num_bins, 1 / num_bins)
     assert least <= kept.min() <= kept.max() <= most
 
 
 def test_frequency_dropout_drops_whole_bins_in_training_only() -> None:
-    gate = SpectralGate(_config("frequency_dropout"), num_heads=2, num_bins=16).double()
+    gate = SpectralGate(GatesConfig(frequency_dropout=0.1), num_heads=2, num_bins=16).double()
     torch.manual_seed(0)
     values = gate.train()(_spectrum(R=200))[0]
     assert values.abs().unique().tolist() == pytest.approx([0.0, 1.0 / 0.9])
@@ -194,8 +201,8 @@ def test_frequency_dropout_drops_whole_bins_in_training_only() -> None:
 
 def test_gradients_of_a_gate_are_right() -> None:
     """Wirtinger calculus: phase and magnitude both learn (gradcheck in complex128)."""
-    setting = {k: v for k, v in SETTINGS["everything"].items() if k != "bin_selection"}
-    gate = SpectralGate(small_config(num_modes=8, **setting), 2, 8).double().eval()
+    config = GatesConfig.model_validate(EVERYTHING | {"selection": False})
+    gate = SpectralGate(config, 2, 8).double().eval()
     with torch.no_grad():
         for parameter in gate.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -214,4 +221,4 @@ def test_gradients_of_a_gate_are_right() -> None:
 
 def test_more_bands_than_modes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"num_modes must be at least 4 .* got 3"):
-        small_config(num_modes=3, band_gates=True)
+        small_config(num_modes=3, gates={"bands": True})

@@ -18,12 +18,12 @@ from tests.unit.spectral.causality.checks import (
 from tests.unit.spectral.gates.test_spectral_gate import SETTINGS
 
 MIXERS = {"heads": ("heads",), "fft": ("fft",), "wavelet": ("wavelet",)}
-FFT = {"fft_chunk": 4, "fft_direct": 6, "causal": False}
+FFT = {"fft": {"chunk": 4, "direct": 6}, "causal": False}
 
 
 # every gate on the real spectrum of the FFT; the other mixers' gates are those of causal models
 CASES = [("fft", name) for name in SETTINGS]
-CASES += [(mixer, name) for mixer in MIXERS for name in ("no_gate", "bin_selection", "everything")]
+CASES += [(mixer, name) for mixer in MIXERS for name in ("no_gate", "selection", "everything")]
 
 
 @pytest.mark.parametrize(("mixer", "name"), sorted(set(CASES)))

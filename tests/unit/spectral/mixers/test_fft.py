@@ -23,8 +23,11 @@ from tests.unit.spectral.causality.checks import (
 from tests.unit.spectral.gates.test_spectral_gate import SETTINGS
 
 
-def _config(chunk: int = 8, overlap: float = 0.25, **changes: object) -> ModelConfig:
-    return small_config(mixers=("fft",), fft_chunk=chunk, fft_overlap=overlap, **changes)
+def _config(
+    chunk: int = 8, overlap: float = 0.25, fft: dict[str, object] | None = None, **changes: object
+) -> ModelConfig:
+    table = {"chunk": chunk, "overlap": overlap} | (fft or {})
+    return small_config(mixers=("fft",), fft=table, **changes)
 
 
 def _context(segments_BT: torch.Tensor | None = None, position: int = 0) -> SequenceContext:
@@ -38,7 +41,7 @@ def _far(mixer: FFTMixer, u_BDT: torch.Tensor, segments: torch.Tensor | None) ->
 
 def _integer_mixer(chunk: int, overlap: float) -> FFTMixer:
     """Nothing fades, windows are rectangular, cross-fades are steps: every output is an integer."""
-    mixer = FFTMixer(_config(chunk, overlap, dim=8)).double()
+    mixer = FFTMixer(_config(chunk, overlap, dim=8), layer=0).double()
     with torch.no_grad():
         mixer.frames.window_logits.copy_(torch.tensor([-1e4, -1e4, 1e4]))
         # later by a little than the middle, so that no token is half of each
@@ -112,7 +115,7 @@ def test_a_token_changes_later_chunks_only(gates: dict[str, object]) -> None:
 
 def test_a_chunk_is_heard_200k_tokens_later() -> None:
     torch.manual_seed(0)
-    mixer = FFTMixer(ModelConfig(dim=4, num_heads=2, mixers=("fft",), num_modes=2)).float()
+    mixer = FFTMixer(ModelConfig(dim=4, num_heads=2, mixers=("fft",), num_modes=2), layer=0).float()
     mixer.reset_parameters(0.5, 0.5)
     u = torch.randn(1, 4, 204_800, requires_grad=True)
     far = _far(mixer, u, None)
@@ -150,13 +153,13 @@ def test_any_frames_stay_causal_isolated_and_recurrent(chunk: int, overlap: floa
     check_recurrent(model, 25)
 
 
-@pytest.mark.parametrize("changes", [{"fft_bands": 1}, {"fusion_dim": 1}, {"fft_bands": 9}])
+@pytest.mark.parametrize("changes", [{"bands": 1}, {"fusion_dim": 1}, {"bands": 9}])
 def test_without_bands_or_queries(changes: dict[str, object]) -> None:
-    model = small_model(_config(8, **changes))
+    model = small_model(_config(8, fft=changes))
     check_causal(model)
     check_isolated(model)
     check_recurrent(model, 25)
-    check_gradients(_config(8, **changes))
+    check_gradients(_config(8, fft=changes))
 
 
 def test_without_queries_a_chunk_is_heard_whatever_it_is_like() -> None:
@@ -165,7 +168,7 @@ def test_without_queries_a_chunk_is_heard_whatever_it_is_like() -> None:
     u = torch.randn(1, 16, 40, dtype=torch.float64)
     other = torch.randn(1, 16, 40, dtype=torch.float64)
     for features, linear in ((1, True), (4, False)):
-        mixer = small_model(_config(8, fusion_dim=features)).blocks[0].mixer
+        mixer = small_model(_config(8, fft={"fusion_dim": features})).blocks[0].mixer
         heard, of_other, of_sum = (_far(mixer, x, None) for x in (u, other, u + other))
         assert torch.allclose(of_sum, heard + of_other, rtol=0.0, atol=1e-10) == linear
 
@@ -217,7 +220,7 @@ def test_memory_is_bounded_by_a_chunk() -> None:
 def test_gradients_are_right() -> None:
     """Of the signal and of every parameter of fusion, window and cross-fade, in float64."""
     torch.manual_seed(0)
-    mixer = FFTMixer(_config(4, dim=8, num_modes=4)).double()
+    mixer = FFTMixer(_config(4, dim=8, num_modes=4), layer=0).double()
     mixer.near = ModalFilter(8, 1, 4, 4.0).double()
     parameters = [*mixer.fusion.parameters(), *mixer.frames.parameters()]
     for parameter in parameters:
@@ -237,7 +240,7 @@ def test_every_feature_together_stays_causal_isolated_and_recurrent() -> None:
         small_config(
             mixers=("fft", "wavelet", "heads"),
             num_layers=3,
-            fft_chunk=4,
+            fft={"chunk": 4},
             num_modes=8,
             embedding="harmonic",
             feed_forward="frequency",

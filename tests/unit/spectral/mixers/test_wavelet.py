@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from spectral.config import ModelConfig
 from spectral.mixers.wavelet import WaveletMixer, _ages
+from spectral.modules.wavelet_config import filter_bank
 from spectral.modules.wavelet_transform import (
     FilterBank,
     causal_filters,
@@ -20,7 +21,6 @@ from spectral.modules.wavelet_transform import (
     reach,
     reconstruct,
 )
-from spectral.wavelet_bank import filter_bank
 from tests.unit.spectral.causality.checks import (
     check_causal,
     check_gradients,
@@ -105,7 +105,7 @@ def test_integer_oracle_with_documents(T: int, levels: int, data: st.DataObject)
             torch.testing.assert_close(plain, masked)
 
 
-@pytest.mark.parametrize("name", ["entropy_weight", "bin_selection", "everything"])
+@pytest.mark.parametrize("name", ["entropy_weight", "selection", "everything"])
 def test_gated_models_stay_causal_isolated_and_recurrent(name: str) -> None:
     model = small_model(small_config(mixers=("wavelet",), num_modes=8, **SETTINGS[name]))
     check_causal(model)
@@ -115,7 +115,9 @@ def test_gated_models_stay_causal_isolated_and_recurrent(name: str) -> None:
 
 @pytest.mark.parametrize(("family", "levels"), [("db4", 3), ("haar", 2), ("bior2.2", 1)])
 def test_any_family_stays_causal_isolated_and_recurrent(family: str, levels: int) -> None:
-    model = small_model(small_config(mixers=("wavelet",), wavelet=family, wavelet_levels=levels))
+    model = small_model(
+        small_config(mixers=("wavelet",), wavelet={"family": family, "levels": levels})
+    )
     check_causal(model)
     check_isolated(model)
     check_recurrent(model, 25)
@@ -148,27 +150,28 @@ def test_gradients_reach_every_parameter() -> None:
 
 def test_a_configuration_holds_its_filters(monkeypatch: pytest.MonkeyPatch) -> None:
     config = ModelConfig(mixers=("wavelet",), dim=8, num_heads=2)
-    assert config.wavelet_bank == filter_bank("db4")
+    assert config.wavelet.bank == filter_bank("db4")
     # an exported model has the table and no PyWavelets
     monkeypatch.setitem(__import__("sys").modules, "pywt", None)
     again = ModelConfig.model_validate(config.model_dump())
-    assert WaveletMixer(again).bank == FilterBank.from_flat(config.wavelet_bank)
-    assert ModelConfig(dim=8, num_heads=2).wavelet_bank == ()
+    assert WaveletMixer(again, layer=0).bank == FilterBank.from_flat(config.wavelet.bank)
+    assert ModelConfig(dim=8, num_heads=2).wavelet.bank == ()
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"wavelet": "db99"}, "a discrete family of PyWavelets .* got 'db99'"),
-        ({"wavelet": "morl"}, "a discrete family of PyWavelets .* got 'morl'"),
-        ({"wavelet_levels": 0}, "greater than or equal to 1"),
-        ({"wavelet_bank": (1.0, 2.0, 3.0)}, "the 32 numbers of wavelet 'db4', got 3 others"),
+        ({"wavelet": {"family": "db99"}}, "a discrete wavelet of PyWavelets .* got 'db99'"),
+        ({"wavelet": {"family": "morl"}}, "a discrete wavelet of PyWavelets .* got 'morl'"),
+        ({"wavelet": {"levels": 0}}, "greater than or equal to 1"),
+        ({"wavelet": {"bank": (1.0, 2.0, 3.0)}}, "four filters of one even length, got 3"),
+        ({"wavelet": {"bank": (1.0,) * 8}}, "the 32 numbers of wavelet 'db4', got 8 others"),
         ({"mixers": ("attention",)}, "'heads', 'fft' or 'wavelet'"),
         ({"mixers": ()}, "at least 1 item"),
-        ({"fft_chunk": 0}, "greater than or equal to 1"),
-        ({"fft_overlap": 0.6}, "less than or equal to 0.5"),
-        ({"fft_overlap": 0.0}, "greater than 0"),
-        ({"fusion_dim": 0}, "greater than or equal to 1"),
+        ({"fft": {"chunk": 0}}, "greater than or equal to 1"),
+        ({"fft": {"overlap": 0.6}}, "less than or equal to 0.5"),
+        ({"fft": {"overlap": 0.0}}, "greater than 0"),
+        ({"fft": {"fusion_dim": 0}}, "greater than or equal to 1"),
     ],
 )
 def test_impossible_settings_are_refused(changes: dict[str, object], message: str) -> None:

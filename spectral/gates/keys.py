@@ -1,15 +1,15 @@
-"""Which keys of `ModelConfig` switch on parts of the spectral gates (imports no torch)."""
+"""Keys of the `[model.gates]` table that switch on parts of the gates (imports no torch)."""
 
 from typing import Literal, get_args
 
 GATE_PARTS = (
-    "band_gates",
+    "bands",
     "soft_threshold",
     "phase_functions",
     "cross_head",
     "magnitude_mixing",
-    "gate_residual",
-    "bin_selection",
+    "residual",
+    "selection",
     "frequency_dropout",
     "entropy_weight",
     "consistency_weight",

@@ -1,0 +1,1 @@
+"""Sources to shards: reading, cleaning, deduplication, tokenization."""

@@ -1,0 +1,85 @@
+"""What a model's layers use of other devices: one object, handed to the model once.
+
+On a single device nothing is used, and the defaults say so. Parallelism hands in an object of other
+subclasses (`model.layout = ...`); it reaches the layers through their `SequenceContext`, and no
+layer can tell the difference.
+
+Shape letters: R rows (batch times chunks, or tokens for experts), H heads, M modes, E experts,
+D channels.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from kernels.linear_cross_entropy.op import linear_cross_entropy
+from spectral.sequence.span import WHOLE, Span
+
+# (rows sorted by expert, number of rows of each expert) -> the experts' outputs
+Compute = Callable[[Tensor, list[int]], Tensor]
+
+
+class HeadGroup:
+    """The heads of a layer that are on this device: all of them.
+
+    Gates read the spectra of all heads, whose energies are a few numbers each.
+    """
+
+    def gather(self, energy_RHM: Tensor) -> Tensor:
+        """Energies of all heads, from those on this device."""
+        return energy_RHM
+
+    def local(self, gate_RHM: Tensor) -> Tensor:
+        """This device's heads of a gate that was computed for all heads."""
+        return gate_RHM
+
+    def loss(self, value: Tensor) -> Tensor:
+        """A loss that every device computes from all heads, scaled so that it counts once."""
+        return value
+
+
+class ExpertDispatch:
+    """The way of rows to their experts and back (the field's token dispatcher): all are local."""
+
+    def run(self, compute: Compute, x_RD: Tensor, counts_E: Tensor) -> Tensor:
+        """Outputs of the experts, in the order of the rows.
+
+        Args:
+            compute: What this device's experts compute.
+            x_RD: Rows sorted by expert.
+            counts_E: Number of rows of each expert.
+        """
+        return compute(x_RD, self.numbers(counts_E, len(x_RD)))
+
+    def numbers(self, counts: Tensor, rows: int) -> Any:  # noqa: ARG002
+        """Counts as nested lists on the host. `rows` is their sum, all that a simulation knows."""
+        return counts.tolist()
+
+
+class LayerRng:
+    """Random numbers of layers in training: the global random state as it is."""
+
+    def start_layer(self, layer: int) -> None:
+        """Prepare the random state for a block of this model, counted from 0."""
+
+
+class Layout(NamedTuple):
+    """The parts of a model's parallelism; the defaults are those of a single device.
+
+    Attributes:
+        span: Which part of each sequence is local, and how states reach the next part.
+        heads: Which heads of each layer are local.
+        experts: How rows reach their experts.
+        cross_entropy: (x_ND, table_VD, labels_N) -> summed loss in nats.
+        rng: Random numbers of each layer.
+    """
+
+    span: Span = WHOLE
+    heads: HeadGroup = HeadGroup()
+    experts: ExpertDispatch = ExpertDispatch()
+    cross_entropy: Callable[[Tensor, Tensor, Tensor], Tensor] = linear_cross_entropy
+    rng: LayerRng = LayerRng()
+
+
+SINGLE_DEVICE = Layout()

@@ -1,0 +1,55 @@
+"""Names that version 0.1 gave to keys and parameters of models, and those of today (no torch)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+# keys that were in [model] itself, and where they are now
+MOVED = {
+    "band_gates": "gates.bands",
+    "soft_threshold": "gates.soft_threshold",
+    "phase_functions": "gates.phase_functions",
+    "cross_head": "gates.cross_head",
+    "magnitude_mixing": "gates.magnitude_mixing",
+    "gate_residual": "gates.residual",
+    "bin_selection": "gates.selection",
+    "selection_parts": "gates.selection_parts",
+    "frequency_dropout": "gates.frequency_dropout",
+    "entropy_weight": "gates.entropy_weight",
+    "consistency_weight": "gates.consistency_weight",
+    "fft_chunk": "fft.chunk",
+    "fft_direct": "fft.direct",
+    "fft_overlap": "fft.overlap",
+    "fusion_dim": "fft.fusion_dim",
+    "fft_bands": "fft.bands",
+    "wavelet": "wavelet.family",
+    "wavelet_levels": "wavelet.levels",
+    "wavelet_bank": "wavelet.bank",
+    "num_experts": "experts.count",
+    "experts_per_token": "experts.per_token",
+    "balance_weight": "experts.balance_weight",
+    "router_z_weight": "experts.router_z_weight",
+}
+
+
+def parameter_name(saved: str) -> str:
+    """The name of a parameter today, from the one that it was saved under."""
+    # filters of wavelet mixers and of encoders were inside of another module
+    return saved.replace(".inner.", ".")
+
+
+def nested_keys(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A `[model]` table as this version writes it, from one that was saved by version 0.1."""
+    nested: dict[str, Any] = {}
+    for key, value in table.items():
+        if not has_moved(key, table):
+            nested[key] = value
+            continue
+        name, inner = MOVED[key].split(".")
+        nested[name] = nested.get(name, {}) | {inner: value}
+    return nested
+
+
+def has_moved(key: str, table: Mapping[str, Any]) -> bool:
+    """Whether a key of a `[model]` table is one of version 0.1 that has another place now."""
+    # `wavelet` was the family's name, and is a table
+    return key in MOVED and not (key == "wavelet" and not isinstance(table[key], str))
