@@ -69,17 +69,17 @@ def layer_mixing(T: int, layer: int) -> Callable[[], None]:
     """A default layer's mixing, forward and backward."""
     mixer = HeadsMixer(CONFIG, layer)
     mixer.reset_parameters(D**-0.5, D**-0.5)
-    z = torch.randn(1, T, 3 * D, requires_grad=True)
+    qkv = torch.randn(1, T, 3, D, requires_grad=True)
     decay = None
     _, num_recall = mixer.head_groups
     if num_recall:
         decay = F.logsigmoid(torch.randn(1, T, num_recall) + 4.0).requires_grad_()
-    context = SequenceContext(0, *rotary_phases(0, T, HEAD_DIM, 1e4, like=z), None, {})
+    context = SequenceContext(0, *rotary_phases(0, T, HEAD_DIM, 1e4, like=qkv), None, {})
     gate = torch.randn(1, T, D, requires_grad=True)
     grad = torch.randn(1, T, D)
 
     def run() -> None:
-        mixer.normalise(mixer.mix_heads(z, decay, context, None)[0], gate).backward(grad)
+        mixer.normalise(mixer.mix_heads(qkv, decay, context, None)[0], gate).backward(grad)
 
     return run
 
