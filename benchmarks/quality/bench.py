@@ -1,6 +1,5 @@
 """Stages of the quality benchmark: runs without a result are trained, results are read."""
 
-import json
 import sys
 from concurrent.futures import Executor, Future, as_completed
 from pathlib import Path
@@ -21,6 +20,7 @@ from benchmarks.quality.stored import (
     cost_key,
     disagreement,
     read_costs,
+    read_result,
 )
 from benchmarks.quality.training import step_ms
 
@@ -61,7 +61,7 @@ class Bench:
                 continue
             path = self.output / f"{run.name}.json"
             if path.exists():
-                stored = json.loads(path.read_text(encoding="utf-8"))
+                stored = read_result(path)
                 problem = disagreement(run, stored)
                 if problem:
                     sys.exit(f"{path}: {problem}; remove the file to run it again")

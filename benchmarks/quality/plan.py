@@ -75,9 +75,7 @@ PLAIN = "plain"
 LARGE_RATES = {"spectral": (1 / 2,), "transformer": (1 / 2, 1 / 4)}
 RECALL_SETTINGS = ((64, 4), (128, 8))
 
-
-def _fft(**keys: int) -> dict[str, Any]:
-    return {"mixers": ("heads", "fft"), "fft": {"chunk": 128, **keys}}
+_FFT: dict[str, Any] = {"mixers": ("heads", "fft"), "fft": {"chunk": 128}}
 
 
 def _selection_without(part: str) -> dict[str, Any]:
@@ -108,9 +106,9 @@ ABLATIONS: dict[str, dict[str, Any] | None] = {
     "C without C4 patterns and context": _selection_without("context"),
     "C without C5 adaptive share": _selection_without("adaptive_share"),
     "C without C6 head ranges": _selection_without("head_ranges"),
-    "A1-A4 FFT in every other layer": _fft(),
-    "A without A3 bands": _fft(bands=1),
-    "A without A4 queries and keys": _fft(fusion_dim=1),
+    "A1-A4 FFT in every other layer": _FFT,
+    "A without A3 bands": _FFT | {"fft": {"chunk": 128, "bands": 1}},
+    "A without A4 queries and keys": _FFT | {"fft": {"chunk": 128, "fusion_dim": 1}},
     "A5 wavelets in every other layer": {"mixers": ("heads", "wavelet")},
     "D2 no rotary phases": None,
     "D3 frequency feed-forward": {"feed_forward": "frequency"},

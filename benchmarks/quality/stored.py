@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.harness import results
 from benchmarks.quality.plan import KINDS, Budget, Run
+from spectral.upgrade import nested_keys
 
 RESULTS = results.RESULTS / "quality" / "full"
 COSTS = "costs.json"
@@ -17,12 +18,18 @@ Result = dict[str, Any]
 def read_results(folder: Path) -> dict[str, Result]:
     """The results of all runs by name, with the time of a step where it was measured."""
     paths = sorted(path for path in folder.glob("*.json") if path.name != COSTS)
-    stored = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    stored = {path.stem: read_result(path) for path in paths}
     costs = read_costs(folder)
     for result in stored.values():
         if cost_key(result) in costs:
             result["step_ms"] = costs[cost_key(result)]
     return stored
+
+
+def read_result(path: Path) -> Result:
+    """The result of a run; changes under old names of configuration keys get today's."""
+    result: Result = json.loads(path.read_text(encoding="utf-8"))
+    return result | {"changes": nested_keys(result["changes"])}
 
 
 def read_costs(folder: Path) -> dict[str, float]:

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_every_stage_runs_once_and_is_kept(tmp_path: Path) -> None:
     kept_in, work = tmp_path / "results", tmp_path / "work"
     command = [sys.executable, "-m", "benchmarks.quality", "--quick", "--workers", "2"]
