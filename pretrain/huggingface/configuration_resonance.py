@@ -35,6 +35,9 @@ class ResonanceConfig(PretrainedConfig):
 
     def __init__(self, **kwargs: Any):
         kwargs.setdefault("tie_word_embeddings", True)
-        for name in ("gates", "fft", "wavelet", "experts"):
-            kwargs[name] = Table(kwargs.get(name, {}))
-        super().__init__(**kwargs)
+        super().__init__(
+            **{
+                key: Table(value) if isinstance(value, dict) else value
+                for key, value in kwargs.items()
+            }
+        )

@@ -101,8 +101,8 @@ def _sequence(run: RunConfig) -> Iterator[str]:
     if span < back:
         yield (
             f"parallel.sequence is {size}: a span has {span} tokens, fewer than the {back} that "
-            f"the next one reads of it (model.short_conv {model.short_conv}, wavelets); expected "
-            f"at most {max(1, length // back)} sequence ranks"
+            "the next one reads of it (short convolution and model.mixers); expected at most "
+            f"{max(1, length // back)} sequence ranks"
         )
     for key, chunk in model.chunk_units():
         if span % chunk:

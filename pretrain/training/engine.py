@@ -49,6 +49,8 @@ def deepspeed_config(run: RunConfig, mesh: Mesh) -> dict[str, Any]:
         # activations between stages are not matrices that tensor ranks could split evenly
         "pipeline": {"pipe_partitioned": False, "grad_partitioned": False},
         "steps_per_print": 2**31,
+        # ZeRO refuses optimizers that it does not know by name
+        "zero_allow_untested_optimizer": True,
         # torch's AdamW also works on states that are offloaded to the CPU
         "zero_force_ds_cpu_optimizer": False,
     }

@@ -19,10 +19,7 @@ from tests.distributed.features import GATES, config
 from tests.distributed.ranks import run_ranks
 
 TABLE = {"count": 8, "per_token": 2, "balance_weight": 0.1, "router_z_weight": 0.1}
-EXPERTS: dict[str, object] = {
-    "feed_forward": "experts",
-    "experts": TABLE,
-}
+EXPERTS: dict[str, object] = {"feed_forward": "experts", "experts": TABLE}
 # rows and tokens of the batch whose gradients are compared
 B, T = 4, 32
 # of training, and when a checkpoint is written

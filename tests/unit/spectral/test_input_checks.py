@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from spectral.mixers.build import MIXERS
 from spectral.modules.wavelet_transform import FilterBank
 from tests.unit.spectral.causality.checks import small_config, small_model, some_tokens
 
@@ -44,7 +45,7 @@ def test_impossible_labels(labels: torch.Tensor, message: str) -> None:
         small_model(small_config())(SOME, labels_BT=labels)
 
 
-@pytest.mark.parametrize("mixer", ["heads", "fft", "wavelet"])
+@pytest.mark.parametrize("mixer", MIXERS)
 def test_impossible_states_and_numbers_of_logits(mixer: str) -> None:
     model = small_model(small_config(mixers=(mixer,)))
     _, state = model.prefill(SOME)
@@ -89,7 +90,7 @@ def test_embeddings_that_are_not_finite(value: float) -> None:
         ([[0, 0, 1, 1]], r"expected shape \(1, 5\), got \(1, 4\)"),
     ],
 )
-@pytest.mark.parametrize("mixer", ["heads", "fft", "wavelet"])
+@pytest.mark.parametrize("mixer", MIXERS)
 @pytest.mark.parametrize("causal", [True, False])
 def test_impossible_documents(
     segments: list[list[float]], message: str, mixer: str, causal: bool

@@ -5,6 +5,7 @@ import torch
 from pydantic import ValidationError
 
 from spectral.lm import SpectralLM
+from spectral.mixers.build import MIXERS
 from tests.unit.spectral.causality.checks import (
     check_causal,
     check_isolated,
@@ -34,7 +35,7 @@ def test_recurrent_form_equals_parallel_form(conv_heads: tuple[int, ...], length
     check_recurrent(small_model(small_config(conv_heads=conv_heads)), length)
 
 
-@pytest.mark.parametrize("mixer", ["heads", "fft", "wavelet"])
+@pytest.mark.parametrize("mixer", MIXERS)
 @pytest.mark.parametrize("gates", ["none", "bands", "selection"])
 def test_decoding_under_autocast(mixer: str, gates: str) -> None:
     """Matrix products round to bfloat16, what mixes along the sequence does not."""
@@ -120,7 +121,7 @@ def test_impossible_sequences_are_refused() -> None:
         model(some_tokens(1, 3), torch.tensor([[0, 1]]))
 
 
-@pytest.mark.parametrize("mixers", [("heads",), ("fft",), ("wavelet",)])
+@pytest.mark.parametrize("mixers", [(mixer,) for mixer in MIXERS])
 def test_every_parameter_is_initialised_whatever_its_memory_held(mixers: tuple[str, ...]) -> None:
     gates = SETTINGS["everything"]
     changes = {"mixers": mixers, "embedding": "harmonic", "feed_forward": "frequency"}

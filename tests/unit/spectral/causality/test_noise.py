@@ -7,6 +7,7 @@ import torch
 
 from spectral.config import ModelConfig
 from spectral.lm import SpectralLM
+from spectral.mixers.build import MIXERS
 from tests.unit.spectral.gates.test_spectral_gate import SETTINGS
 
 VOCAB, BATCH, LENGTH, STEPS, LAST = 32, 8, 64, 500, 100
@@ -20,11 +21,14 @@ HEADS: dict[str, dict[str, object]] = {
     "by turns": {},
 }
 ALONE: dict[str, dict[str, object]] = {
-    "fft": {"mixers": ("fft",)},
-    "wavelet": {"mixers": ("wavelet",)},
+    **{name: {"mixers": (name,)} for name in MIXERS if name != "heads"},
     "gates": {**GATES},
 }
-TOGETHER = {"mixers": ("fft", "wavelet"), "feed_forward": "frequency", **GATES}
+TOGETHER = {
+    "mixers": tuple(name for name in MIXERS if name != "heads"),
+    "feed_forward": "frequency",
+    **GATES,
+}
 
 
 @pytest.mark.parametrize(

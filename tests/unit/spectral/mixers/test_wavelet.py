@@ -166,7 +166,7 @@ def test_a_configuration_holds_its_filters(monkeypatch: pytest.MonkeyPatch) -> N
         ({"wavelet": {"levels": 0}}, "greater than or equal to 1"),
         ({"wavelet": {"bank": (1.0, 2.0, 3.0)}}, "four filters of one even length, got 3"),
         ({"wavelet": {"bank": (1.0,) * 8}}, "the 32 numbers of wavelet 'db4', got 8 others"),
-        ({"mixers": ("attention",)}, "'heads', 'fft' or 'wavelet'"),
+        ({"mixers": ("attention",)}, "'heads', .*'wavelet'"),
         ({"mixers": ()}, "at least 1 item"),
         ({"fft": {"chunk": 0}}, "greater than or equal to 1"),
         ({"fft": {"overlap": 0.6}}, "less than or equal to 0.5"),
