@@ -51,4 +51,4 @@ clean:
 # hours in all (docs/results.md has each one's time); BENCHMARKS="mixer data" runs only these
 .PHONY: benchmarks
 benchmarks: setup
-	$(BIN)/python -m benchmarks.harness.run_all $(BENCHMARKS)
+	$(BIN)/python -m benchmarks.reporting.run_all $(BENCHMARKS)

@@ -11,15 +11,17 @@ Shape letters: D channels, R rows, H heads, M modes.
 
 from typing import Any
 
+import torch.nn.functional as F
 from megatron.core.model_parallel_config import ModelParallelConfig
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.tensor_parallel.mappings import copy_to_tensor_model_parallel_region
 from torch import Tensor, nn
 
-from pretrain.parallel.activation_sharding import all_tokens
+from pretrain.parallel.activation_sharding import all_tokens, summed_tokens
 from pretrain.parallel.collectives import all_reduce, gathered_along
 from pretrain.parallel.mesh import Axis
 from pretrain.parallel.placement import Placement, cut
-from pretrain.parallel.tensor_parallel_linear import Column, Row
+from pretrain.runtime.precision import current_autocast
 from spectral.block import Block
 from spectral.feed_forward.experts import ExpertsFeedForward
 from spectral.feed_forward.mlp import FrequencyFeedForward, GatedFeedForward
@@ -32,6 +34,49 @@ from spectral.modules.chunk_fusion import ChunkFusion
 from spectral.modules.framing import Frames
 
 Ranges = tuple[tuple[int, int], ...]
+
+
+class _CastBefore:
+    """Cast of operands before Megatron's product, whose backward supports only CUDA's autocast."""
+
+    def _forward_impl(self, input: Tensor, weight: Tensor, **others: Any) -> Tensor:
+        dtype = current_autocast() or weight.dtype
+        bias = others.pop("bias")
+        if bias is not None:
+            bias = bias.to(dtype)
+        output: Tensor = super()._forward_impl(  # type: ignore[misc]
+            input.to(dtype), weight.to(dtype), bias=bias, **others
+        )
+        return output
+
+
+class Column(_CastBefore, ColumnParallelLinear):
+    """A linear layer with this rank's share of the outputs."""
+
+    weight_decays = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., this rank's outputs]."""
+        output: Tensor = super().forward(x)[0]
+        return output
+
+
+class Row(_CastBefore, RowParallelLinear):
+    """A linear layer with this rank's share of the inputs.
+
+    Attributes:
+        shard: Axis over which the sum's tokens are scattered; None: every rank gets all of them.
+    """
+
+    weight_decays = True
+    shard: Axis | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., this rank's inputs] -> [..., D], this rank's tokens or the same on every rank."""
+        if self.shard is not None:
+            return summed_tokens(F.linear(x, self.weight), self.shard)
+        output: Tensor = super().forward(x)[0]
+        return output
 
 
 def split_block(block: Block, name: str, axis: Axis, *, shard: bool) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.harness.catalogue import benchmark_names
+from benchmarks.reporting.catalogue import benchmark_names
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.harness import report, results, run_all
-from benchmarks.harness.catalogue import benchmark_names
+from benchmarks.harness import results
 from benchmarks.harness.results import DIRTY, result_path, result_record, start
 from benchmarks.harness.thresholds import Figure, Outcome, print_bars
 from benchmarks.quality import plan
 from benchmarks.quality.stored import RESULTS, disagreement, read_results
+from benchmarks.reporting import report, run_all
+from benchmarks.reporting.catalogue import benchmark_names
 
-AGAIN = "run `python -m benchmarks.harness.report`"
+AGAIN = "run `python -m benchmarks.reporting.report`"
 
 
 def test_results_page_is_the_generated_one() -> None:

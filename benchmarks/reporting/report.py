@@ -1,6 +1,6 @@
 """docs/results.md and the README's table of results, from the committed result files.
 
-    python -m benchmarks.harness.report
+    python -m benchmarks.reporting.report
 
 Writes both; a test compares the committed files with what this would write. A figure without a
 result file does not appear.
@@ -10,20 +10,20 @@ import json
 import sys
 from typing import Any
 
-from benchmarks.harness.catalogue import benchmark_names, command_of
 from benchmarks.harness.results import ROOT, result_path
 from benchmarks.harness.thresholds import Figure
 from benchmarks.quality.plan import BUDGETS, CORPORA
 from benchmarks.quality.report import Report, loss_name, make_report, sources
 from benchmarks.quality.stored import RESULTS as QUALITY_RESULTS
 from benchmarks.quality.stored import best_rates, read_results
+from benchmarks.reporting.catalogue import benchmark_names, command_of
 
 DOCS, README = ROOT / "docs" / "results.md", ROOT / "README.md"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 INTRODUCTION = """# Results
 
-Written by `python -m benchmarks.harness.report` from the files in `benchmarks/results`: edits by
+Written by `python -m benchmarks.reporting.report` from the files in `benchmarks/results`: edits by
 hand are lost. `make benchmarks` measures again what is outdated, then writes this page and the
 table in the README. Ratios are of two measurements within one run. A bar is a figure that a
 benchmark must reach. Load is the load average of the machine just before the run: from about 1 on,

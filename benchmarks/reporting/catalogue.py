@@ -1,8 +1,8 @@
-"""Names of all benchmarks: every module and package of `benchmarks` but this folder."""
+"""Names of all benchmarks: every module and package of `benchmarks` but its own machinery."""
 
 from benchmarks.harness.results import ROOT
 
-NOT_BENCHMARKS = {"__init__", "__pycache__", "harness", "results"}
+NOT_BENCHMARKS = {"__init__", "__pycache__", "harness", "reporting", "results"}
 
 
 def benchmark_names() -> list[str]:

@@ -14,9 +14,9 @@ import subprocess
 import sys
 import time
 
-from benchmarks.harness import report
-from benchmarks.harness.catalogue import benchmark_names, command_of
 from benchmarks.harness.results import ROOT, is_current, result_path
+from benchmarks.reporting import report
+from benchmarks.reporting.catalogue import benchmark_names, command_of
 
 
 def run_one(name: str) -> str:

@@ -1,0 +1,1 @@
+"""The page of results and the command that runs all benchmarks."""
