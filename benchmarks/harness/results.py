@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 # sources of every benchmark
 SOURCES = (
-    "benchmarks/harness", ":!benchmarks/reporting/report.py", "constraints.txt", "data_pipeline",
+    "benchmarks/harness", "constraints.txt", "data_pipeline",
     "kernels", "launch", "pretrain", "spectral",
 )  # fmt: skip
 DIRTY = "-dirty"
