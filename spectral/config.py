@@ -104,7 +104,9 @@ class ModelConfig(Table):
 
     def _problems(self) -> Iterator[str]:
         if self.dim % self.num_heads:
-            yield f"dim must be a multiple of num_heads={self.num_heads}, got {self.dim}"
+            yield (
+                f"dim must be a multiple of num_heads, got dim={self.dim}, num_heads={self.num_heads}"
+            )
         head_dim = self.dim // self.num_heads
         if max(head_mixture(self)) > self.num_heads:
             yield f"conv_heads must be at most num_heads={self.num_heads}, got {self.conv_heads}"
