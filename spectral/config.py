@@ -105,7 +105,8 @@ class ModelConfig(Table):
     def _problems(self) -> Iterator[str]:
         if self.dim % self.num_heads:
             yield (
-                f"dim must be a multiple of num_heads, got dim={self.dim}, num_heads={self.num_heads}"
+                f"dim must be a multiple of num_heads, got dim={self.dim}, "
+                f"num_heads={self.num_heads}"
             )
         head_dim = self.dim // self.num_heads
         if max(head_mixture(self)) > self.num_heads:
