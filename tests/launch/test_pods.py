@@ -14,7 +14,7 @@ from tests.conftest import SmallCorpus
 from tests.launch.pods import IMAGE, Pods
 from tests.launch.slurm_cluster import wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.system]
+pytestmark = pytest.mark.system
 
 
 def test_two_pods_train_and_finish(pods: Pods, small_corpus: SmallCorpus, tmp_path: Path) -> None:
