@@ -132,7 +132,7 @@ def test_moving_the_sequence_gives_the_direct_product_and_its_gradient(tmp_path:
 def test_bytes_on_the_wire_do_not_depend_on_the_length(tmp_path: Path) -> None:
     run_ranks(_wire, 2, tmp_path, tmp_path)
     found: dict[tuple[str, int], int] = torch.load(tmp_path / "bytes.pt")
-    for name in ("heads", "gated", "fft", "wavelet"):
+    for name in {name for name, _ in found} - {"moved"}:
         assert 0 < found[name, 8_192] == found[name, 204_800]
     assert found["moved", 204_800] == 25 * found["moved", 8_192]
     for name in ("heads", "gated", "wavelet"):

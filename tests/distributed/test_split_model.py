@@ -22,7 +22,7 @@ CASES: dict[str, dict[str, object]] = {
     "fft": {"mixers": ("fft",)},
     "gated fft": GATES | {"mixers": ("fft",)},
     "wavelet": {"mixers": ("wavelet",)},
-    **{name: {name: value} for name, value in GATES.items()},
+    **{name: {"gates": {name: value}} for name, value in GATES["gates"].items()},
 }
 
 
