@@ -84,7 +84,9 @@ class ModelConfig(Table):
     @model_validator(mode="before")
     @classmethod
     def _look_up_wavelet(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or "wavelet" not in values.get("mixers", ()):
+        mixers = values.get("mixers") if isinstance(values, dict) else None
+        # what is no list is reported when the field is validated
+        if not isinstance(mixers, list | tuple) or "wavelet" not in mixers:
             return values
         try:
             table = WaveletConfig.model_validate(values.get("wavelet", {}))

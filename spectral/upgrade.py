@@ -45,7 +45,9 @@ def nested_keys(table: Mapping[str, Any]) -> dict[str, Any]:
             nested[key] = value
             continue
         name, inner = MOVED[key].split(".")
-        nested[name] = nested.get(name, {}) | {inner: value}
+        inside = nested.get(name, {})
+        # a table that is none is reported when it is validated
+        nested[name] = inside | {inner: value} if isinstance(inside, dict) else inside
     return nested
 
 

@@ -47,6 +47,11 @@ def test_a_saved_table_is_read() -> None:
     assert nested_keys(config.model_dump()) == config.model_dump()
 
 
+def test_a_table_that_is_none_is_reported() -> None:
+    with pytest.raises(ValidationError, match="gates"):
+        ModelConfig.model_validate(nested_keys({"gates": 3, "band_gates": True}))
+
+
 @pytest.mark.parametrize("causal", [True, False])
 def test_names_of_saved_parameters_are_those_of_today(causal: bool) -> None:
     with torch.device("meta"):

@@ -168,6 +168,7 @@ def test_a_configuration_holds_its_filters(monkeypatch: pytest.MonkeyPatch) -> N
         ({"wavelet": {"bank": (1.0,) * 8}}, "the 32 numbers of wavelet 'db4', got 8 others"),
         ({"mixers": ("attention",)}, "'heads', .*'wavelet'"),
         ({"mixers": ()}, "at least 1 item"),
+        ({"mixers": 5}, "valid tuple"),
         ({"fft": {"chunk": 0}}, "greater than or equal to 1"),
         ({"fft": {"overlap": 0.6}}, "less than or equal to 0.5"),
         ({"fft": {"overlap": 0.0}}, "greater than 0"),
