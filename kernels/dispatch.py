@@ -11,7 +11,7 @@ import os
 import warnings
 from collections.abc import Callable
 from types import ModuleType
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -33,6 +33,8 @@ class NotServedError(Exception):
 def run(reference: Callable[P, R], *arguments: P.args, **keywords: P.kwargs) -> R:
     """The result of an op's kernel, or of its reference, by the device of the arguments.
 
+    Every tensor of it is contiguous, as torch.compile is promised by the operators' fake versions.
+
     Args:
         reference: Function of the op's `reference.py`; the kernel has the same name.
         arguments: Its arguments; the first tensor decides.
@@ -44,13 +46,20 @@ def run(reference: Callable[P, R], *arguments: P.args, **keywords: P.kwargs) -> 
     device = next(a.device for a in arguments if isinstance(a, Tensor))
     kernels = _kernels(reference.__module__) if _wants_kernel(device) else None
     if kernels is None:
-        return reference(*arguments, **keywords)
+        return _contiguous(reference(*arguments, **keywords))
     name = reference.__name__
     try:
-        return getattr(kernels, name)(*arguments, **keywords)
+        result = getattr(kernels, name)(*arguments, **keywords)
     except NotServedError as error:
         _warn_once(f"{name}: {error}; the reference in PyTorch computes it instead")
-        return reference(*arguments, **keywords)
+        result = reference(*arguments, **keywords)
+    return _contiguous(result)
+
+
+def _contiguous(result: Any) -> Any:
+    if isinstance(result, Tensor):
+        return result.contiguous()
+    return tuple(part.contiguous() for part in result)
 
 
 def _wants_kernel(device: torch.device) -> bool:
