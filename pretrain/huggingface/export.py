@@ -19,11 +19,13 @@ from pretrain.huggingface.load import import_model
 from pretrain.huggingface.source_bundle import bundled_sources
 from pretrain.huggingface.tokenizer import huggingface_tokenizer
 from pretrain.huggingface.wrap import wrap
+from spectral.config import ModelConfig
 from spectral.decoding import greedy_tokens
 from spectral.lm import SpectralLM
 
 # float32 sums in another order, for logits of the order of 10
 MAX_LOGIT_ERROR = 1e-4
+# new tokens of the greedy comparison
 PROBE_TOKENS = 64
 PROBE_TEXT = 'def main(argv):\n    """Return 0.  Naïve π ≈ 3.14. </s>"""\n\treturn 0\n'
 
@@ -33,11 +35,13 @@ class Proof(NamedTuple):
 
     Attributes:
         max_logit_error: Largest difference of logits.
+        probe_tokens: Length of the two rows whose logits are compared.
         greedy_tokens: Number of greedily generated tokens, all of which are equal.
         same_ids: Whether the tokenizers give the same ids.
     """
 
     max_logit_error: float
+    probe_tokens: int
     greedy_tokens: int
     same_ids: bool
 
@@ -58,7 +62,8 @@ class ExportReport(NamedTuple):
     def __str__(self) -> str:
         return (
             f"{self.output}: {self.num_parameters:,} parameters; loaded back through transformers: "
-            f"logits differ by at most {self.proof.max_logit_error:.1e}, "
+            f"logits of 2 x {self.proof.probe_tokens} tokens differ by at most "
+            f"{self.proof.max_logit_error:.1e}, "
             f"{self.proof.greedy_tokens} greedy tokens equal, same token ids"
         )
 
@@ -96,6 +101,15 @@ def export(command: ExportCommand) -> ExportReport:
     return ExportReport(output, sum(p.numel() for p in model.parameters()), proof)
 
 
+def probe_length(config: ModelConfig) -> int:
+    """Tokens of the compared rows: an odd number, and more than two chunks of every mixer.
+
+    Only then do carried states reach another chunk, and is the last chunk cut.
+    """
+    chunks = [config.conv_chunk, config.recall_chunk, *dict(config.chunk_units()).values()]
+    return 2 * max(chunks) + PROBE_TOKENS // 2 + 1
+
+
 def prove(model: SpectralLM, tokenizer: Tokenizer, folder: Path) -> Proof:
     """Compare an exported folder with the model that it came from.
 
@@ -104,7 +118,8 @@ def prove(model: SpectralLM, tokenizer: Tokenizer, folder: Path) -> Proof:
     """
     loaded = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
     generator = torch.Generator().manual_seed(0)
-    probe = torch.randint(model.config.vocab_size, (2, PROBE_TOKENS), generator=generator)
+    length = probe_length(model.config)
+    probe = torch.randint(model.config.vocab_size, (2, length), generator=generator)
     with torch.no_grad():
         logits = model(probe)
         error = float((loaded(probe).logits - logits).abs().max())
@@ -129,7 +144,7 @@ def prove(model: SpectralLM, tokenizer: Tokenizer, folder: Path) -> Proof:
     expected = [int(token) for _, token in zip(continued, stream, strict=False)]
     if continued != expected:
         raise RunError(f"{folder}: greedy generation differs: {continued[:8]} and {expected[:8]}")
-    return Proof(error, len(continued), True)
+    return Proof(error, length, len(continued), True)
 
 
 def _write(folder: Path, model: SpectralLM, tokenizer: Tokenizer, length: int) -> None:
@@ -163,8 +178,8 @@ tokenizer = AutoTokenizer.from_pretrained(FOLDER, trust_remote_code=True)
 
 ## Proof
 
-Compared with the training model when it was exported, in float32: logits of 2 x {PROBE_TOKENS}
-random tokens differ by at most {proof.max_logit_error:.1e}; {proof.greedy_tokens} greedily
+Compared with the training model when it was exported, in float32: logits of 2 x {proof.probe_tokens}
+random tokens, several chunks of every mixer, differ by at most {proof.max_logit_error:.1e}; {proof.greedy_tokens} greedily
 generated tokens are equal; the tokenizer gives the same ids.
 
 ## Architecture
