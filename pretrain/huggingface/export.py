@@ -178,9 +178,10 @@ tokenizer = AutoTokenizer.from_pretrained(FOLDER, trust_remote_code=True)
 
 ## Proof
 
-Compared with the training model when it was exported, in float32: logits of 2 x {proof.probe_tokens}
-random tokens, several chunks of every mixer, differ by at most {proof.max_logit_error:.1e}; {proof.greedy_tokens} greedily
-generated tokens are equal; the tokenizer gives the same ids.
+Compared with the training model when it was exported, in float32: logits of 2 x
+{proof.probe_tokens} random tokens, several chunks of every mixer, differ by at most
+{proof.max_logit_error:.1e}; {proof.greedy_tokens} greedily generated tokens are equal; the
+tokenizer gives the same ids.
 
 ## Architecture
 
