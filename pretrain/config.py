@@ -58,7 +58,11 @@ class TrainConfig(_Table):
     output: Path = Field(Path("runs/run"), description="Run directory.")
     steps: Positive = Field(1000, description="Number of optimizer steps.")
     global_batch_size: Positive = Field(8, description="Windows per step, over all ranks.")
-    micro_batch_size: Positive = Field(4, description="Windows per forward pass of a rank.")
+    micro_batch_size: Positive = Field(
+        4,
+        description="Windows per forward pass of a rank. Affects speed and memory only, except "
+        "with gates and experts, whose auxiliary losses and random numbers are per micro-batch.",
+    )
     seed: int = Field(
         0, ge=0, description="Random seed of the initial parameters, dropout and selection noise."
     )

@@ -1,4 +1,8 @@
-"""Every layout gives the same training: losses, gradients and parameters as on one rank."""
+"""Every layout gives the same training: losses, gradients and parameters as on one rank.
+
+Models with gates train in float64: selection makes another choice of a few modes after a rounding
+error, so two float32 runs of one layout drift apart as well, once one of them is disturbed by it.
+"""
 
 import itertools
 import math
@@ -16,7 +20,8 @@ from tests.conftest import SmallCorpus
 from tests.distributed.features import EVERYTHING
 from tests.distributed.ranks import run_ranks
 
-STEPS = 10
+# ZeRO 2 and 3 reduce gradients in float32 at most, so gated models would choose other modes later
+STEPS, GATED_STEPS = 10, 5
 # both kinds of heads in every layer. By turns, a few of the embedding's 8,224 numbers end up to a
 # fifth of a step apart on tensor ranks, where AdamW makes a step of a gradient's rounding error;
 # gradients of that model are compared in float64 (test_split_model.py).
@@ -85,6 +90,7 @@ def _train(rank: int, runs: dict[str, RunConfig], folder: Path) -> None:
     from pretrain.runtime.ranks import init_ranks
     from pretrain.training.trainer import Trainer
     from spectral.block import Block
+    from spectral.gates.spectral_gate import uses_gates
 
     configure = pretrain.training.engine.deepspeed_config
 
@@ -106,6 +112,7 @@ def _train(rank: int, runs: dict[str, RunConfig], folder: Path) -> None:
 
     Block.reset_parameters = shaken  # type: ignore[method-assign]
     for name, run in runs.items():
+        _set_dtype(torch.float64 if uses_gates(run.model.gates) else torch.float32)
         trainer = Trainer(run, init_ranks())
         records = []
         for batches in trainer.loader:
@@ -115,6 +122,19 @@ def _train(rank: int, runs: dict[str, RunConfig], folder: Path) -> None:
         valid = trainer.validate()["valid_loss"]
         torch.save((records, valid, _pieces(trainer.engine)), folder / f"{name}-{rank}.pt")
         trainer.engine.destroy()
+
+
+def _set_dtype(dtype: torch.dtype) -> None:
+    """Train in a dtype, also where DeepSpeed and Megatron-core know of none above float32."""
+    from deepspeed.runtime.engine import DeepSpeedEngine
+    from megatron.core.tensor_parallel.cross_entropy import VocabParallelCrossEntropy
+
+    def logits_max(logits: Tensor) -> tuple[Tensor, Tensor]:
+        return logits, logits.max(dim=-1)[0]
+
+    torch.set_default_dtype(dtype)
+    DeepSpeedEngine.get_data_types = lambda _: (dtype, dtype)  # type: ignore[method-assign]
+    VocabParallelCrossEntropy.calculate_logits_max = staticmethod(logits_max)
 
 
 def _pieces(engine: Any) -> dict[str, tuple[Placement, Tensor]]:
@@ -137,11 +157,10 @@ def _run(corpus: SmallCorpus, folder: Path, case: "Case") -> RunConfig:
     values = load_run(corpus.run_file(folder / "run.toml")).model_dump()
     values["model"] |= {"vocab_size": 513, "num_modes": 8, "conv_chunk": 16} | model
     values["data"] |= {"num_workers": 0, "sequence_length": 128}
-    # Gates choose modes: steps that leave rounding errors behind soon make another choice of a few.
-    values["optim"] |= {"learning_rate": 1e-5 if "gates" in model else 1e-3}
+    values["optim"]["learning_rate"] = 1e-3
     values["train"] |= {
         "output": folder / case.name,
-        "steps": STEPS,
+        "steps": GATED_STEPS if "gates" in model else STEPS,
         "global_batch_size": case.batch,
         "micro_batch_size": layout.micro,
         "activation_checkpointing": layout.recompute,
@@ -210,7 +229,7 @@ def _differences(found: Any, expected: Any) -> list[str]:
         whole = wholes[name][1]
         error = float((piece - Placement(*placement).part_of(whole)).norm() / whole.norm())
         if not error < 1e-4:
-            problems.append(f"{name} after {STEPS} steps is off by {error:.1e}")
+            problems.append(f"{name} at the end is off by {error:.1e}")
     return problems
 
 
@@ -249,4 +268,8 @@ def test_states_on_disk_equal_one_rank(small_corpus: SmallCorpus, tmp_path: Path
 def test_every_layout_equals_one_rank(
     model: str, small_corpus: SmallCorpus, tmp_path: Path
 ) -> None:
-    _check([Case(model, x) for x in _whole_matrix()], small_corpus, tmp_path, fresh=True)
+    layouts = _whole_matrix()
+    if model == "everything":
+        # DeepSpeed reduces no float64 without ZeRO
+        layouts = [layout for layout in layouts if layout.zero > 0]
+    _check([Case(model, x) for x in layouts], small_corpus, tmp_path, fresh=True)
