@@ -23,7 +23,6 @@ from data_pipeline.stream.batch import Batch
 from pretrain.checkpoint.retention import Retention
 from pretrain.checkpoint.save import Saver
 from pretrain.config import RunConfig
-from pretrain.parallel.build_model import build_model
 from pretrain.parallel.mesh import build_mesh
 from pretrain.resilience.heartbeat import Heartbeat
 from pretrain.runtime.ranks import init_ranks
@@ -114,7 +113,7 @@ def measure(quick: bool) -> Outcome:
         run = run_config(sizes, folder)
         ranks = init_ranks()
         mesh = build_mesh(run.parallel, ranks)
-        engine = build_engine(run, build_model(run, mesh), ranks, mesh)
+        engine = build_engine(run, ranks, mesh)
         saver = Saver(run, None, ranks, Retention(run, print))
         context = StepContext(engine, ranks, mesh, Heartbeat(folder, 0))
         tokens = torch.randint(sizes.vocab_size, (1, sizes.tokens + 1))

@@ -64,7 +64,6 @@ def _rank(
         "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=ranks
     )
     # not at the top: Linux counts the memory of the starting process into the peak of its ranks
-    from pretrain.parallel.build_model import build_model
     from pretrain.parallel.mesh import build_mesh
     from pretrain.parallel.sequence_parallel import own_span
     from pretrain.resilience.heartbeat import Heartbeat
@@ -74,7 +73,7 @@ def _rank(
 
     ranks_here = init_ranks()
     mesh = build_mesh(run.parallel, ranks_here)
-    engine = build_engine(run, build_model(run, mesh), ranks_here, mesh)
+    engine = build_engine(run, ranks_here, mesh)
     context = StepContext(engine, ranks_here, mesh, Heartbeat(Path(folder), rank))
     length, batch = run.data.sequence_length, run.train.global_batch_size
     before = resident_bytes()

@@ -26,7 +26,13 @@ from pretrain.config import RunConfig
 from pretrain.loss import objective
 from pretrain.parallel.mesh import Mesh
 from pretrain.parallel.rng import seed_micro_batch
-from pretrain.parallel.split_model import empty_model, finish_model, initialised_parts, split_part
+from pretrain.parallel.split_model import (
+    Settle,
+    empty_model,
+    finish_model,
+    initialised_parts,
+    split_part,
+)
 from pretrain.parallel.stage_balance import stage_bounds
 from pretrain.runtime.deepspeed_setup import start_deepspeed
 from pretrain.runtime.precision import Precision
@@ -36,7 +42,7 @@ from spectral.lm import LMLoss, SpectralLM
 class Stage(nn.Module):
     """This rank's blocks, with the embedding on the first and the last stage."""
 
-    def __init__(self, run: RunConfig, mesh: Mesh, bounds: list[int]):
+    def __init__(self, run: RunConfig, mesh: Mesh, settle: Settle, bounds: list[int]):
         super().__init__()
         index, last = mesh.pipeline.rank, mesh.pipeline.size - 1
         self.is_first, self.is_last = index == 0, index == last
@@ -55,6 +61,7 @@ class Stage(nn.Module):
             local_part = split_part(part, name, run.parallel, mesh)
             if local_part is not part:
                 setattr(model, name, local_part)
+            settle(local_part)
         blocks = [model.blocks[layer] for layer in layers]
         if not (self.is_first or self.is_last):
             del model.embedding
@@ -95,7 +102,7 @@ class PipelinedLM(PipelineModule):
         losses: Losses of the micro-batches since it was emptied, on the last stage.
     """
 
-    def __init__(self, run: RunConfig, mesh: Mesh):
+    def __init__(self, run: RunConfig, mesh: Mesh, settle: Settle):
         bounds = stage_bounds(run, mesh)
         topology = PipeModelDataParallelTopology(
             num_pp=mesh.pipeline.size, num_mp=mesh.tensor.size, num_dp=mesh.zero.size
@@ -104,7 +111,7 @@ class PipelinedLM(PipelineModule):
         # the constructor prints its settings
         with contextlib.redirect_stdout(io.StringIO()):
             super().__init__(
-                [LayerSpec(Stage, run, mesh, bounds)] * mesh.pipeline.size,
+                [LayerSpec(Stage, run, mesh, settle, bounds)] * mesh.pipeline.size,
                 topology=topology,
                 loss_fn=self._loss,
                 partition_method="uniform",

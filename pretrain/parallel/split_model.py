@@ -2,11 +2,11 @@
 
 One ordered procedure: every part of the whole model is made and initialised in turn, from one
 random state, as on one device; expert or tensor parallelism cuts it, or it is left to another
-stage; then the model receives its layout. At no time is there more than one whole part besides what
-this rank keeps.
+stage; it is settled on its device, where ZeRO 3 shards it; then the model receives its layout. At
+no time is there more than one whole part besides what this rank keeps.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -20,6 +20,13 @@ from spectral.block import Block
 from spectral.config import ModelConfig
 from spectral.layout import Layout
 from spectral.lm import SpectralLM
+
+# what happens to a part as soon as this rank has its piece, before the next part is made
+Settle = Callable[[nn.Module], None]
+
+
+def stay(_part: nn.Module) -> None:
+    """Leave a part on the CPU, whole."""
 
 
 def empty_model(config: ModelConfig) -> SpectralLM:

@@ -7,33 +7,75 @@ import torch
 from torch import nn
 
 from pretrain.config import ParallelConfig, RunConfig
+from pretrain.parallel.build_model import build_model
 from pretrain.parallel.layout_checks import check_layout
 from pretrain.parallel.mesh import Mesh, ModelParallelUnit
 from pretrain.parallel.placement import is_split
+from pretrain.parallel.split_model import Settle
 from pretrain.runtime.deepspeed_setup import start_deepspeed
 from pretrain.runtime.ranks import Ranks
 from pretrain.training.optimizer import build_optimizer
 from pretrain.training.schedule import build_schedule
 
 
-def build_engine(run: RunConfig, model: nn.Module, ranks: Ranks, mesh: Mesh) -> Any:
-    """The engine of a rank's part of a model: forward, `engine.backward(loss)`, `step()`.
+def build_engine(run: RunConfig, ranks: Ranks, mesh: Mesh) -> Any:
+    """The engine of a rank's part of a run's model: forward, `engine.backward(loss)`, `step()`.
+
+    A rank never holds more than its share and one whole part of the model (a block, the embedding),
+    neither on the CPU nor on its device; a collective.
 
     Raises:
         RunError: The layout is impossible.
     """
     check_layout(run, ranks.world_size)
+    model = build_model(run, mesh, _settler(run, ranks, mesh))
     optimizer = build_optimizer(model, run.optim, shares_experts=mesh.expert.size > 1)
     engine, *_ = start_deepspeed().initialize(
         model=model,
         optimizer=optimizer,
         lr_scheduler=build_schedule(optimizer, run),
-        # a pipeline brings its own grid of ranks
-        mpu=ModelParallelUnit(mesh) if mesh.tensor.size > 1 == mesh.pipeline.size else None,
+        mpu=_model_parallel_unit(mesh),
         dist_init_required=False,
         config=deepspeed_config(run, mesh),
     )
     return engine
+
+
+def _settler(run: RunConfig, ranks: Ranks, mesh: Mesh) -> Settle:
+    """The function that moves a part to this rank's device and, with ZeRO 3, shards it there."""
+
+    def move(part: nn.Module) -> None:
+        part.to(ranks.device)
+
+    if run.parallel.zero_stage < 3:
+        return move
+    start_deepspeed()
+    from deepspeed.runtime.zero import Init
+
+    first: list[Any] = []
+
+    def shard(part: nn.Module) -> None:
+        move(part)
+        parameters = list(part.parameters())
+        if first:
+            first[0].convert_to_zero_parameters(param_list=parameters)
+            return
+        Init(
+            part,
+            data_parallel_group=mesh.zero.group,
+            mpu=_model_parallel_unit(mesh),
+            remote_device=run.parallel.offload_parameters.replace("none", ranks.device.type),
+            config_dict_or_path=deepspeed_config(run, mesh),
+            dtype=torch.float32,
+        )
+        first.append(parameters[0])
+
+    return shard
+
+
+def _model_parallel_unit(mesh: Mesh) -> ModelParallelUnit | None:
+    # a pipeline brings its own grid of ranks
+    return ModelParallelUnit(mesh) if mesh.tensor.size > 1 == mesh.pipeline.size else None
 
 
 def deepspeed_config(run: RunConfig, mesh: Mesh) -> dict[str, Any]:

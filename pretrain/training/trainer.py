@@ -21,7 +21,6 @@ from pretrain.errors import CheckpointError
 from pretrain.loss import count_labels
 from pretrain.monitoring.journal import Journal
 from pretrain.monitoring.metrics import Record
-from pretrain.parallel.build_model import build_model
 from pretrain.parallel.layout_checks import check_layout
 from pretrain.parallel.mesh import build_mesh
 from pretrain.parallel.sequence_parallel import own_span
@@ -77,9 +76,7 @@ class Trainer:
         self.tokenizer = check_tokenizer(run, self.loader.tokenizer_fingerprint)
         num_parameters = sum(p.numel() for p in empty_model(run.model).parameters())
         self.heartbeat.beat("building the engine")
-        self.engine = build_engine(
-            run, build_model(run, self.mesh).to(ranks.device), ranks, self.mesh
-        )
+        self.engine = build_engine(run, ranks, self.mesh)
         self.loss_scale = LossScale(run.train, self.engine.module.parameters())
         self.context = StepContext(self.engine, ranks, self.mesh, self.heartbeat, self.loss_scale)
         self.progress = Progress(run, self.engine, self.loader, self.guard, self.loss_scale)

@@ -21,7 +21,6 @@ from pretrain.checkpoint.load import load_model
 from pretrain.checkpoint.retention import Retention
 from pretrain.checkpoint.save import Saver
 from pretrain.config import RunConfig
-from pretrain.parallel.build_model import build_model
 from pretrain.parallel.mesh import build_mesh
 from pretrain.run_file import load_run
 from pretrain.runtime.ranks import init_ranks
@@ -37,7 +36,7 @@ def save_forever(run: RunConfig, ready: int) -> None:
     """Begin after the newest checkpoint; tell the parent when the first one is being written."""
     ranks = init_ranks()
     mesh = build_mesh(run.parallel, ranks)
-    engine = build_engine(run, build_model(run, mesh), ranks, mesh)
+    engine = build_engine(run, ranks, mesh)
     saver = Saver(run, None, ranks, Retention(run, print))
     newest = find_newest(run.train.output)
     step = step_of(newest) if newest else 0
