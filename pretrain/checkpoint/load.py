@@ -7,12 +7,14 @@ from typing import Any
 from pretrain.checkpoint.boxes import Box, Piece
 from pretrain.checkpoint.catalog import find_checkpoint
 from pretrain.checkpoint.certificate import check_certificate
+from pretrain.checkpoint.deepspeed_state import finish_puts
 from pretrain.checkpoint.ownership import load_shards
 from pretrain.checkpoint.save import TENSORS
-from pretrain.checkpoint.tensor_reader import read_pieces, stored_pieces
+from pretrain.checkpoint.tensor_reader import read_index, read_pieces, stored_pieces
 from pretrain.checkpoint.tensor_writer import Shard
 from pretrain.config import RunConfig
 from pretrain.errors import CheckpointError
+from pretrain.parallel.split_model import empty_model
 from pretrain.run_file import load_saved_run
 from pretrain.runtime.ranks import agreed, gathered_objects
 from spectral.lm import SpectralLM
@@ -30,19 +32,19 @@ def load_engine(engine: Any, checkpoint: Path, run: RunConfig) -> dict[str, Any]
         CheckpointError: It cannot be read, does not fit the model, or this layout's output differs
             from its certificate; on all ranks together.
     """
-    problems = [""]
-
-    def read(wanted: dict[str, Shard]) -> None:
-        problem = ""
-        try:
-            read_pieces(checkpoint / TENSORS, wanted)
-        except CheckpointError as error:
-            problem = str(error)
-        problems[:] = [text for text in gathered_objects(problem) if text]
-        if problems:
-            raise agreed(CheckpointError(problems[0]))
-
-    load_shards(engine, run.optim.state_tensors, read)
+    problem = ""
+    try:
+        index = read_index(checkpoint / TENSORS)
+        load_shards(
+            engine,
+            run.optim.state_tensors,
+            lambda wanted: read_pieces(checkpoint / TENSORS, wanted, index),
+        )
+    except CheckpointError as error:
+        problem = str(error)
+    if problems := [text for text in gathered_objects(problem) if text]:
+        raise agreed(CheckpointError(problems[0]))
+    finish_puts(engine)
     check_certificate(engine, checkpoint, run)
     state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
     return state
@@ -56,7 +58,7 @@ def load_model(path: Path) -> tuple[SpectralLM, RunConfig, Path]:
     """
     checkpoint = find_checkpoint(path)
     run = load_saved_run(checkpoint)
-    model = SpectralLM(run.model)
+    model = empty_model(run.model).to_empty(device="cpu")
     parameters = {f"value/{name}": value.detach() for name, value in model.state_dict().items()}
     stored = {name for name in stored_pieces(checkpoint / TENSORS) if name.startswith("value/")}
     if extra := sorted(stored - set(parameters)):
@@ -65,5 +67,5 @@ def load_model(path: Path) -> tuple[SpectralLM, RunConfig, Path]:
         name: Shard(tuple(value.shape), [Piece(Box((0,) * value.ndim, tuple(value.shape)), value)])
         for name, value in parameters.items()
     }
-    read_pieces(checkpoint / TENSORS, wanted)
+    read_pieces(checkpoint / TENSORS, wanted, read_index(checkpoint / TENSORS))
     return model.eval(), run, checkpoint

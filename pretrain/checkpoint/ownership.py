@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 from pretrain.checkpoint.boxes import Box, Piece, pieces
-from pretrain.checkpoint.deepspeed_state import VALUE, Fragment, finish_puts, fragments
+from pretrain.checkpoint.deepspeed_state import VALUE, Fragment, fragments
 from pretrain.checkpoint.tensor_writer import Shard
 from pretrain.runtime.ranks import gathered_objects
 
 # a part of a parameter: its name, and the ranges of a tensor-parallel split
 Part = tuple[str, tuple[tuple[int, int], ...]]
+
+# numbers that are read at a time, 64 MiB
+BATCH_ELEMENTS = 1 << 24
 
 
 def owned_shards(engine: Any, state_tensors: Sequence[str]) -> dict[str, Shard]:
@@ -65,18 +68,33 @@ def choose_writers(replicas: Iterable[dict[Part, int]]) -> dict[Part, int]:
 def load_shards(
     engine: Any, state_tensors: Sequence[str], read: Callable[[dict[str, Shard]], None]
 ) -> None:
-    """Fill this rank's parameters and optimizer state; a collective.
+    """Fill this rank's parameters and optimizer state; `finish_puts` completes it.
+
+    Besides the engine's own memory it needs about `BATCH_ELEMENTS` float32 numbers, or those of the
+    largest parameter's fragment.
 
     Args:
         engine: The DeepSpeed engine.
         state_tensors: Names of the tensors that its optimizer keeps per parameter.
-        read: Function that fills shards, in host memory.
+        read: Function that fills shards, in host memory; called once per batch.
     """
     kinds = (VALUE, *state_tensors)
-    held = [fragment for fragment in fragments(engine, state_tensors) if fragment.numel]
+    batch: list[Fragment] = []
+    for fragment in fragments(engine, state_tensors):
+        if batch and sum(f.numel for f in [*batch, fragment]) * len(kinds) > BATCH_ELEMENTS:
+            _load_batch(batch, kinds, read)
+            batch = []
+        if fragment.numel:
+            batch.append(fragment)
+    _load_batch(batch, kinds, read)
+
+
+def _load_batch(
+    batch: Sequence[Fragment], kinds: Sequence[str], read: Callable[[dict[str, Shard]], None]
+) -> None:
     wanted: dict[str, Shard] = {}
     buffers: list[dict[str, Tensor]] = []
-    for fragment in held:
+    for fragment in batch:
         # padding stays zero
         buffer = {kind: torch.zeros(fragment.numel) for kind in kinds}
         for kind, values in buffer.items():
@@ -87,11 +105,10 @@ def load_shards(
         )
         buffers.append(buffer | {"step": step.pieces[0].values})
     read(wanted)
-    for fragment, buffer in zip(held, buffers, strict=True):
+    for fragment, buffer in zip(batch, buffers, strict=True):
         for kind in kinds:
             fragment.put(kind, buffer[kind])
         fragment.state["step"].fill_(float(buffer["step"]))
-    finish_puts(engine)
 
 
 def _add(shards: dict[str, Shard], kind: str, fragment: Fragment, values: Tensor) -> None:

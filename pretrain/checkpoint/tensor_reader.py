@@ -77,7 +77,16 @@ class _PieceLoadPlanner(DefaultLoadPlanner):
         return values
 
 
-def read_pieces(folder: Path, wanted: Mapping[str, Shard]) -> None:
+def read_index(folder: Path) -> Metadata:
+    """The index of a folder of tensors.
+
+    Raises:
+        CheckpointError: The index is missing or malformed.
+    """
+    return JsonIndexReader(folder).read_metadata()
+
+
+def read_pieces(folder: Path, wanted: Mapping[str, Shard], metadata: Metadata) -> None:
     """Fill the pieces of this process from a folder, however they were cut when written.
 
     Not a collective. Reads the overlapping pieces of the files, one at a time.
@@ -85,12 +94,12 @@ def read_pieces(folder: Path, wanted: Mapping[str, Shard]) -> None:
     Args:
         folder: Folder of tensors with its index.
         wanted: Shards to fill, by name.
+        metadata: The folder's index.
 
     Raises:
         CheckpointError: A tensor is missing, has another shape, or is incomplete.
     """
     reader = JsonIndexReader(folder)
-    metadata = reader.read_metadata()
     items: list[ReadItem] = []
     for name, shard in wanted.items():
         stored = metadata.state_dict_metadata.get(name)
@@ -124,7 +133,7 @@ def stored_pieces(folder: Path) -> dict[str, tuple[tuple[int, ...], int]]:
     Raises:
         CheckpointError: The index is missing or malformed.
     """
-    metadata = JsonIndexReader(folder).read_metadata()
+    metadata = read_index(folder)
     return {
         name: (tuple(tensor.size), len(tensor.chunks))
         for name, tensor in metadata.state_dict_metadata.items()
@@ -138,7 +147,7 @@ def missing_elements(folder: Path) -> Iterator[str]:
     Raises:
         CheckpointError: The index is missing or malformed.
     """
-    metadata = JsonIndexReader(folder).read_metadata()
+    metadata = read_index(folder)
     for name, tensor in metadata.state_dict_metadata.items():
         assert isinstance(tensor, TensorStorageMetadata)
         expected = math.prod(tensor.size)

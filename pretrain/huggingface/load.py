@@ -16,6 +16,7 @@ from pretrain.checkpoint.load import load_model
 from pretrain.config import RunConfig
 from pretrain.errors import CheckpointError
 from pretrain.huggingface.configuration_resonance import ResonanceConfig
+from pretrain.parallel.split_model import empty_model
 from spectral.config import ModelConfig
 from spectral.lm import SpectralLM
 from spectral.upgrade import MOVED, nested_keys, parameter_name
@@ -84,13 +85,13 @@ def import_model(folder: Path) -> SpectralLM:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{file}: expected a configuration of Resonance: {error}") from error
-    model = SpectralLM(config)
+    model = empty_model(config)
     state: dict[str, Tensor] = {}
     try:
         for shard in sorted(folder.glob("*.safetensors")):
             for name, value in load_file(shard).items():
                 state[parameter_name(name.removeprefix(PREFIX))] = value
-        model.load_state_dict(state)
+        model.load_state_dict(state, assign=True)
     except (SafetensorError, OSError, RuntimeError) as error:
         raise CheckpointError(f"{folder}: does not fit its config.json: {error}") from error
     return model.eval()
