@@ -1,5 +1,6 @@
 """A foreign manifest is parsed before any of it becomes a path, a size or a position."""
 
+import contextlib
 import hashlib
 import json
 import re
@@ -26,6 +27,7 @@ NOT_NAMES = ["../victim.tar", "/etc/passwd", "a/b.tar", "a\\b.tar", ".", "..", "
              "a\n.tar", ".hidden.tar", "-rf", "a?b", "a#b", "a*b", "%2e%2e%2fx", "a b", 1, None,
              "x" * 256]  # fmt: skip
 NOT_COUNTS = [-1, True, False, "3", 3.0, 1.5, None, 2**63, [1]]
+NEAR = -7
 WRONG = (
     [("sha256", value) for value in NOT_HASHES]
     + [("name", value) for value in NOT_NAMES]
@@ -107,9 +109,11 @@ def test_plain_names() -> None:
     assert all(map(is_plain_name, ["a", "...", ".hidden", "__0_0.distcp", "a b", "é", "é" * 127]))
 
 
-# Offset, tokens and bytes of the first document, whose sums stay as the manifest says.
+# Offset and tokens of the first document; the sums stay as the manifest says. NEAR is just before
+# the end of the shard.
 @pytest.mark.parametrize(
-    "row", [(-1, 4), (2**62, 4), (2**63 - 1, 4), (1500, 1 << 40), (0, -3), (0, 0), (0, 1)]
+    "row",
+    [(-1, 4), (2**62, 4), (2**63 - 1, 4), (NEAR, 4), (1500, 1 << 40), (0, -3), (0, 0), (0, 1)],
 )
 def test_an_index_that_points_elsewhere_is_named(
     dataset: Path, tmp_path: Path, row: tuple[int, int]
@@ -117,7 +121,7 @@ def test_an_index_that_points_elsewhere_is_named(
     table = json.loads((dataset / "train" / "manifest.json").read_text())
     shard = next(shard for shard in table["shards"] if shard["samples"] > 1)
     rows = np.zeros((2, 3), dtype="<i8")
-    rows[0] = *row, 1
+    rows[0] = shard["size"] - 2 if row[0] == NEAR else row[0], row[1], 1
     rows[1] = 0, shard["tokens"] - row[1], 1
     shard = {**shard, "samples": 2, "text_bytes": 2, "index_crc32": zlib.crc32(rows.tobytes())}
     index = bytes(INDEX_HEADER_BYTES) + rows.tobytes()
@@ -158,6 +162,26 @@ def test_the_cache_keeps_only_what_the_manifest_promises(tmp_path: Path) -> None
             cache.fetch(url, right.model_copy(update=change))
         assert not list((tmp_path / "cache").glob("*.tar"))
         assert not list((tmp_path / "cache").glob(".*"))
+
+
+def test_the_cache_reads_no_more_than_promised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Endless:
+        """A server that sends without end, for a while."""
+
+        left = 3
+
+        def read(self, size: int) -> bytes:
+            assert self.left, "reads more than the manifest promises"
+            self.left -= 1
+            return b"x" * size
+
+    stream = contextlib.nullcontext(Endless())
+    monkeypatch.setattr("data_pipeline.shards.cache.open_raw", lambda *_: stream)
+    shard = ShardEntry(**entry(size=2**20 + 1))
+    with pytest.raises(CorruptShardError, match="more than 1048577 bytes; expected 1048577"):
+        ShardCache(tmp_path / "cache", 1, FAST).fetch("https://host/a.tar", shard)
 
 
 def test_the_cache_touches_no_other_files(tmp_path: Path) -> None:
