@@ -57,7 +57,7 @@ def test_a_fifo_is_written_into(tmp_path: Path) -> None:
     path = tmp_path / "fifo"
     os.mkfifo(path)
     received: list[str] = []
-    reader = threading.Thread(target=lambda: received.append(path.read_text()))
+    reader = threading.Thread(target=lambda: received.append(path.read_text()), daemon=True)
     reader.start()
     write_text_atomically(path, "text")
     reader.join(timeout=10)
