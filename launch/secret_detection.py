@@ -107,5 +107,5 @@ def _detectors() -> list[Any]:
     # half a second, and only runs with variables need it
     from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
 
-    kinds = get_mapping_from_secret_type_to_class().values()
+    kinds: Any = get_mapping_from_secret_type_to_class().values()
     return [kind() for kind in kinds if kind.__name__ not in _UNUSED]
