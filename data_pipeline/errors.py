@@ -1,11 +1,17 @@
 """Exceptions of the data pipeline; users only need `DataError`."""
 
+from data_pipeline.redaction import redact
+
 
 class DataError(ValueError):
     """Input, output or configuration that the pipeline cannot use.
 
-    The message names the file, key or argument, the value found and the value expected.
+    The message names the file, key or argument, the value found and the value expected; URLs in it
+    have no credentials.
     """
+
+    def __init__(self, message: str):
+        super().__init__(redact(message))
 
 
 class MissingFileError(DataError):

@@ -37,7 +37,9 @@ class LaunchConfig(Table):
         "the job number under Slurm, 29500 under Kubernetes.",
     )
     network_interface: str = Field(
-        "", pattern=r"^[A-Za-z0-9_.:^,-]*$", description="Network interface between ranks."
+        "",
+        pattern=r"^[A-Za-z0-9_.:^,-]*$",
+        description="Network interface between ranks of several machines.",
     )
     environment: Environment = Field(
         {}, description="Additional environment variables of the ranks, without secrets."

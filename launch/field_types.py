@@ -10,6 +10,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from launch.secret_detection import has_credentials, secret_reason
+
 # DNS label, short enough that Kubernetes can append an index within 63 characters
 JOB_NAME = r"^[a-z]([a-z0-9-]{0,50}[a-z0-9])?$"
 DNS_SUBDOMAIN = r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?)?$"
@@ -18,19 +20,9 @@ LABEL_KEY = (
     r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$"
 )
 QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
+# why a secret is refused
+SHOWN = "which others could read in batch scripts and manifests"
 VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
-# names of variables that have one of these words, between underscores, are rejected
-SECRET_WORDS = {
-    "APIKEY",
-    "CREDENTIAL",
-    "CREDENTIALS",
-    "KEY",
-    "PASSPHRASE",
-    "PASSWD",
-    "PASSWORD",
-    "SECRET",
-    "TOKEN",
-}
 
 
 class Table(BaseModel):
@@ -43,6 +35,8 @@ def _no_control(value: str) -> str:
     control = re.search(r"[\x00-\x1f\x7f]", value)
     if control:
         raise ValueError(f"expected no control characters, found {control[0]!r} in {value!r}")
+    if has_credentials(value):
+        raise ValueError(f"found a URL with credentials, {SHOWN}; expected one without")
     return value
 
 
@@ -50,11 +44,11 @@ def _environment(table: dict[str, str]) -> dict[str, str]:
     for name, value in table.items():
         if not re.fullmatch(VARIABLE, name):
             raise ValueError(f"expected names of letters, digits and underscores, found {name!r}")
-        if not SECRET_WORDS.isdisjoint(name.upper().split("_")):
+        reason = secret_reason(name, value)
+        if reason:
             raise ValueError(
-                f"{name} looks like a secret, which must not be in batch scripts and manifests: "
-                "set it in the environment of the submission (Slurm forwards it), or name a "
-                "Secret in launch.kubernetes.secret"
+                f"{name} looks like a secret ({reason}), {SHOWN}: set it in the environment of the "
+                "submission (Slurm forwards it), or name a Secret in launch.kubernetes.secret"
             )
         if "\0" in value:
             raise ValueError(f"{name}: expected no NUL characters, found {value!r}")

@@ -1,8 +1,9 @@
 """Command that starts the ranks of one machine, the same for every launcher."""
 
 import os
+import secrets
 from collections.abc import Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 # exit status of ranks that saved after a request to stop: requeue the run, and start it again with
 # --auto-resume
@@ -13,6 +14,11 @@ GIVE_UP_STATUS = os.EX_CONFIG
 LOST_CONTACT_STATUS = os.EX_UNAVAILABLE
 # variable with the file in which `pretrain.runtime.torchrun_agent` records machines of failed ranks
 FAILURE_LOG = "RESONANCE_FAILURE_LOG"
+# otherwise torchrun announces the address of its store in the first round only, and a machine that
+# replaces another one later waits for it until it fails
+OWN_STORES = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+# variable with the path of the file whose secret signs the rendezvous of several machines
+SECRET_FILE = "RESONANCE_RENDEZVOUS_SECRET_FILE"
 
 
 def torchrun_command(
@@ -47,3 +53,16 @@ def torchrun_command(
         str(run_file),
         *arguments,
     ]
+
+
+def make_secret() -> str:
+    """A new secret for the rendezvous of a job."""
+    return secrets.token_hex(32)
+
+
+def write_secret(path: Path) -> None:
+    """Write a new secret into a file that only its owner can read, in place of an earlier one."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(make_secret())

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 import data_pipeline.config as data_config
 from data_pipeline.errors import DataError
+from data_pipeline.redaction import redact
 from launch.errors import LaunchError
 from pretrain import commands
 from pretrain.errors import RunError
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run_command = getattr(importlib.import_module(command.module), command.function)
         result = run_command(parsed)
     except USER_ERRORS as error:
-        print(f"resonance {name}: {error}", file=sys.stderr)
+        print(redact(f"resonance {name}: {error}"), file=sys.stderr)
         sys.exit(error.status if isinstance(error, RunError) else 1)
     except KeyboardInterrupt:
         print(f"resonance {name}: interrupted", file=sys.stderr)
@@ -128,7 +129,8 @@ def _parse(name: str, command: Command, arguments: list[str]) -> Any:
         return arguments_of(command.arguments, default=default)
     except ValidationError as error:
         # checks over several tables run after tyro has read all flags
-        print(f"resonance {name}: {describe(error, command.arguments)}", file=sys.stderr)
+        text = f"resonance {name}: {describe(error, command.arguments)}"
+        print(redact(text), file=sys.stderr)
         sys.exit(2)
 
 

@@ -1,12 +1,14 @@
 """Exceptions that the command line prints without a traceback."""
 
+from data_pipeline.redaction import redact
 from launch.torchrun import LOST_CONTACT_STATUS
 
 
 class RunError(ValueError):
     """A run that cannot be carried out as asked.
 
-    The message names the file, key or argument, what was found and what was expected.
+    The message names the file, key or argument, what was found and what was expected; URLs in it
+    have no credentials.
 
     Attributes:
         agreed: Whether all ranks raise it together; then rank 0 alone prints it.
@@ -15,6 +17,9 @@ class RunError(ValueError):
 
     agreed = False
     status = 1
+
+    def __init__(self, message: str):
+        super().__init__(redact(message))
 
 
 class LostContactError(RunError):

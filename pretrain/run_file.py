@@ -2,13 +2,14 @@
 
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 from pydantic import BaseModel, ValidationError
 
+from data_pipeline.redaction import redact
 from pretrain.config import RunConfig
 from pretrain.errors import RunError
 from spectral.presets import PRESETS
@@ -72,8 +73,40 @@ def _expand_preset(table: dict[str, Any], path: Path) -> None:
 
 
 def dump_run(run: RunConfig) -> str:
-    """The resolved run as TOML, which is a valid run file."""
-    return tomli_w.dumps(run.model_dump(mode="json"))
+    """The resolved run as TOML, which is a valid run file; URLs have no credentials."""
+    return tomli_w.dumps(public_table(run))
+
+
+def public_table(run: RunConfig) -> dict[str, Any]:
+    """The resolved run for everything that is stored or shown: URLs have no credentials."""
+    table: dict[str, Any] = _redacted(run.model_dump(mode="json"))
+    return table
+
+
+def private_keys(run: RunConfig) -> list[str]:
+    """The keys whose URLs have credentials."""
+    return [
+        ".".join(map(str, place))
+        for place, value in _texts(run.model_dump(mode="json"))
+        if redact(value) != value
+    ]
+
+
+def _redacted(value: Any) -> Any:
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, dict):
+        return {key: _redacted(inner) for key, inner in value.items()}
+    return [_redacted(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _texts(value: Any, place: tuple[str | int, ...] = ()) -> Iterator[tuple[Any, str]]:
+    """(place, text) of all texts of nested tables and lists."""
+    if isinstance(value, str):
+        yield place, value
+    elif isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _texts(inner, (*place, key))
 
 
 def describe(error: ValidationError, model: type[BaseModel]) -> str:

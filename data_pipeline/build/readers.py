@@ -14,6 +14,7 @@ import zstandard
 from data_pipeline.build.sources import Slice
 from data_pipeline.config import ReadConfig, StorageConfig
 from data_pipeline.errors import DataError
+from data_pipeline.redaction import redact
 from data_pipeline.storage.files import explain
 from data_pipeline.storage.streams import open_raw, open_stream
 
@@ -57,7 +58,7 @@ class Reader:
                 f'{where}: {found}; expected {expected}. Set read.on_bad_input = "skip" to skip '
                 "and count such input."
             )
-        self._on_bad(reason, f"{where}: {found}")
+        self._on_bad(reason, redact(f"{where}: {found}"))
 
     def documents(self, piece: Slice) -> Iterator[Document]:
         """The documents of a slice, in order.

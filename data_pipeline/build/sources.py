@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 from data_pipeline.build import stdlib_corpus
 from data_pipeline.config import ReadConfig, StorageConfig
 from data_pipeline.errors import DataError
+from data_pipeline.redaction import redact
 from data_pipeline.storage.files import is_pipe, list_files, protocol_of
 from data_pipeline.storage.streams import compression_of
 
@@ -112,7 +113,8 @@ def _relative(url: str, source: str) -> str:
 
 
 def _base(url: str) -> str:
-    return url if is_pipe(url) else url.split("?")[0].rstrip("/").rsplit("/", 1)[-1]
+    # it is kept in the shards
+    return redact(url) if is_pipe(url) else url.split("?")[0].rstrip("/").rsplit("/", 1)[-1]
 
 
 def _can_be_cut(file: SourceFile, read: ReadConfig) -> bool:

@@ -3,14 +3,22 @@
 import io
 import json
 import zlib
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pydantic
 
-from data_pipeline.config import StorageConfig, Table
+from data_pipeline.config import StorageConfig
 from data_pipeline.errors import DataError
+from data_pipeline.foreign import (
+    Count,
+    Crc32,
+    ForeignTable,
+    PlainName,
+    Sha256,
+    first_problem,
+)
 from data_pipeline.storage.files import exists, join, read_bytes
 from data_pipeline.tokenizer import Tokenizer
 
@@ -21,44 +29,65 @@ INDEX_NAME = "documents.npy"
 # row of a document: byte offset of its tokens in the shard, tokens, UTF-8 bytes of its text
 INDEX_COLUMNS = 3
 INDEX_HEADER_BYTES = 128
+SHORTEST_DOCUMENT = 2
 
 Index = npt.NDArray[np.int64]
 
 
-class ShardEntry(Table):
+class ShardEntry(ForeignTable):
     """Entry of a shard: counts, size in bytes, checksums of the shard and of its index rows."""
 
-    name: str
-    samples: int
-    tokens: int
-    text_bytes: int
-    unknown_tokens: int
-    size: int
-    sha256: str
-    index_crc32: int
+    name: PlainName
+    samples: Count
+    tokens: Count
+    text_bytes: Count
+    unknown_tokens: Count
+    size: Count
+    sha256: Sha256
+    index_crc32: Crc32
 
 
-class TokenizerEntry(Table):
+class TokenizerEntry(ForeignTable):
     """Entry of the tokenizer that made the tokens."""
 
-    kind: str
-    fingerprint: str
-    vocab_size: int
-    bos_id: int
-    eos_id: int
-    pad_id: int
+    kind: PlainName
+    fingerprint: Sha256
+    vocab_size: Annotated[int, pydantic.Field(ge=1, le=2**32)]
+    bos_id: Count
+    eos_id: Count
+    pad_id: Count
+
+    @pydantic.model_validator(mode="after")
+    def _ids_fit(self) -> "TokenizerEntry":
+        for name in ("bos_id", "eos_id", "pad_id"):
+            if getattr(self, name) >= self.vocab_size:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; expected less than vocab_size, "
+                    f"{self.vocab_size}"
+                )
+        return self
 
 
-class Manifest(Table):
+class Manifest(ForeignTable):
     """Contents of a split: shards of tokenized documents, each BOS, tokens, EOS."""
 
-    format: Literal[1]
+    # Literal[1] would take true
+    format: Annotated[int, pydantic.Field(ge=1, le=1)]
     dtype: Literal["uint16", "uint32"]
     tokenizer: TokenizerEntry
-    samples: int
-    tokens: int
-    text_bytes: int
+    samples: Count
+    tokens: Count
+    text_bytes: Count
     shards: tuple[ShardEntry, ...]
+
+    @pydantic.model_validator(mode="after")
+    def _ids_fit(self) -> "Manifest":
+        if self.tokenizer.vocab_size - 1 > np.iinfo(self.dtype).max:
+            raise ValueError(
+                f"dtype is {self.dtype}; expected one that holds ids below vocab_size, "
+                f"{self.tokenizer.vocab_size}"
+            )
+        return self
 
 
 def describe_tokenizer(tokenizer: Tokenizer) -> TokenizerEntry:
@@ -97,9 +126,7 @@ def load_manifest(path: str, storage: StorageConfig | None = None) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(data)
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(key) for key in first["loc"])
-        raise DataError(f"{url}: not a manifest of shards: {where}: {first['msg']}") from error
+        raise DataError(f"{url}: not a manifest of shards: {first_problem(error)}") from error
     for key in ("samples", "tokens", "text_bytes"):
         total, expected = getattr(manifest, key), sum(getattr(s, key) for s in manifest.shards)
         if total != expected:
@@ -162,9 +189,16 @@ def _unpack_rows(data: bytes, name: str, entry: ShardEntry, dtype: str) -> Index
             f"{name}: (documents, tokens, bytes of text) are {totals} in {INDEX_NAME}; expected "
             f"{expected} by the manifest"
         )
-    ends = rows[:, 0] + rows[:, 1] * np.dtype(dtype).itemsize
-    if len(rows) and (int(rows[:, 0].min()) < 0 or int(ends.max()) > entry.size):
+    offsets, lengths, _ = rows.T
+    # divided, not multiplied: a product of foreign numbers may overflow
+    room = (entry.size - offsets) // np.dtype(dtype).itemsize
+    if (rows < 0).any() or (offsets > entry.size).any() or (lengths > room).any():
         raise DataError(f"{name}: {INDEX_NAME} points outside its {entry.size} bytes")
+    if (lengths < SHORTEST_DOCUMENT).any():
+        raise DataError(
+            f"{name}: {INDEX_NAME} has a document of {lengths.min()} tokens; expected at least "
+            f"{SHORTEST_DOCUMENT}, BOS and EOS"
+        )
     return rows
 
 

@@ -74,8 +74,8 @@ class ShardReader:
             return
         with ThreadPoolExecutor(self._config.storage.num_readers) as readers:
             for download in [readers.submit(self._fetch, shard) for shard in unopened]:
-                # reading a missing shard reports it
-                with contextlib.suppress(MissingFileError):
+                # reading a missing or damaged shard reports it
+                with contextlib.suppress(CorruptShardError, MissingFileError):
                     download.result()
 
     def _fetch(self, shard: int) -> Path:

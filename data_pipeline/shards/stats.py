@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_pipeline.config import StatsConfig, StorageConfig
+from data_pipeline.redaction import redact
 from data_pipeline.shards.manifest import (
     Manifest,
     first_rows,
@@ -85,7 +86,7 @@ def _split_stats(folder: str, manifest: Manifest, storage: StorageConfig) -> Spl
         histogram += np.bincount(np.log2(lengths).astype(np.int64), minlength=_NUM_BINS)
         shortest, longest = min(shortest, int(lengths.min())), max(longest, int(lengths.max()))
     return SplitStats(
-        path=folder,
+        path=redact(folder),
         documents=manifest.samples,
         tokens=manifest.tokens,
         text_bytes=manifest.text_bytes,

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from data_pipeline.config import StorageConfig, VerifyConfig
 from data_pipeline.errors import DataError
+from data_pipeline.redaction import redact
 from data_pipeline.shards.manifest import (
     Index,
     Manifest,
@@ -83,7 +84,7 @@ def inspect(config: VerifyConfig) -> VerifyReport:
     if len({manifest.tokenizer.fingerprint for manifest in manifests}) > 1:
         problems.append(f"{config.path}: its splits were made with different tokenizers")
     return VerifyReport(
-        path=config.path,
+        path=redact(config.path),
         shards=sum(len(manifest.shards) for manifest in manifests),
         samples=sum(manifest.samples for manifest in manifests),
         tokens=sum(manifest.tokens for manifest in manifests),

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -32,19 +33,41 @@ def disk_errors(path: Path) -> Iterator[None]:
 def write_atomically(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file next to `path`, and rename it to `path` when the block succeeds.
 
+    A link stays, and its target is replaced. What exists and is not a regular file (a device, a
+    FIFO) is written into.
+
     Raises:
         DataError: The disk is full, or the folder is not writable.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
     with disk_errors(path):
         try:
-            with partial.open("wb") as file:
+            mode = path.stat().st_mode
+        except FileNotFoundError:
+            mode = None
+        if mode is None or stat.S_ISREG(mode):
+            with _replacing(Path(os.path.realpath(path)), mode) as file:
                 yield file
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        else:
+            with path.open("wb") as file:
+                yield file
+
+
+@contextlib.contextmanager
+def _replacing(path: Path, mode: int | None) -> Iterator[BinaryIO]:
+    """Open a temporary file that replaces a regular file, or nothing, and keeps its permissions."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
+    try:
+        # one of an ended process of the same number; never a file that a link leads to
+        partial.unlink(missing_ok=True)
+        with partial.open("xb") as file:
+            if mode is not None:
+                os.fchmod(file.fileno(), stat.S_IMODE(mode))
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_text_atomically(path: Path, text: str) -> None:

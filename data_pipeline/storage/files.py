@@ -15,6 +15,7 @@ from fsspec.core import split_protocol
 
 from data_pipeline.config import StorageConfig
 from data_pipeline.errors import DataError, MissingFileError
+from data_pipeline.redaction import is_redacted, redact
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -46,11 +47,19 @@ def join(folder: str, name: str) -> str:
 
 
 def check_url(url: str, config: StorageConfig) -> None:
-    """Reject URLs that run commands, unless they are allowed.
+    """Reject URLs that run commands, unless they are allowed, and those without credentials.
 
     Raises:
-        DataError: The URL is a `pipe:` without `storage.allow_pipe`, or its protocol is unknown.
+        DataError: The URL is a `pipe:` without `storage.allow_pipe`, its protocol is unknown, or it
+            comes from a file that was written without the URL's credentials.
     """
+    for part in (url, config.endpoint_url):
+        if is_redacted(part):
+            raise DataError(
+                f"{part}: was written without its credentials, which no run directory or "
+                "checkpoint keeps; expected the whole URL: from your own run file instead of a "
+                "kept one, or by the option of its key"
+            )
     if is_pipe(url):
         if not config.allow_pipe:
             raise DataError(
@@ -153,7 +162,8 @@ def with_retries(url: str, config: StorageConfig, request: Callable[[], T]) -> T
                 tried = f" after {attempt} attempts" if attempt > 1 else ""
                 raise type(explained)(f"{explained}{tried}") from error
             delay_s = config.first_delay_s * 2 ** (attempt - 1)
-            logger.warning("%s: %s; attempt %d in %.1f s", url, error, attempt + 1, delay_s)
+            shown = redact(f"{url}: {error}")
+            logger.warning("%s; attempt %d in %.1f s", shown, attempt + 1, delay_s)
             time.sleep(delay_s)
     raise AssertionError("config.attempts is at least 1")
 

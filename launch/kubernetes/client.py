@@ -7,9 +7,11 @@ from pathlib import Path
 from launch.cluster_commands import call
 from launch.errors import LaunchError
 from launch.job import Job
-from launch.kubernetes.render import dump
+from launch.kubernetes import pod
+from launch.kubernetes.render import dump, rendezvous_secret
 from launch.kubernetes.validation import Manifest
 from launch.submissions import Submitted, note
+from launch.torchrun import make_secret
 
 # conditions, over all kinds of job, after which no pod is started
 ENDED = ("Complete", "Completed", "Failed", "Succeeded")
@@ -28,6 +30,9 @@ def submit(job: Job, documents: list[Manifest]) -> str:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "manifests.yaml").write_text(dump(documents), encoding="utf-8")
     *prerequisites, job_document = documents
+    if pod.has_secret(job):
+        # read from standard input and kept in no file here
+        prerequisites.append(rendezvous_secret(job, make_secret()))
     applied = call(["kubectl", "apply", "--filename=-"], dump(prerequisites))
     # not applied: for an unchanged job that would succeed and start nothing
     created = call(["kubectl", "create", "--filename=-"], dump([job_document]))

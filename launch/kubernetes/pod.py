@@ -13,16 +13,15 @@ from launch.field_types import digest_of
 from launch.job import Job
 from launch.liveness import HEARTBEAT
 from launch.local import rank_environment
-from launch.torchrun import torchrun_command
+from launch.torchrun import OWN_STORES, SECRET_FILE, torchrun_command
 
 RUN_DIRECTORY = PurePosixPath("/etc/resonance")
 HEARTBEAT_FILE = "/tmp/heartbeat"
 # torchrun waits as long for the other machines, without a heartbeat
 SILENCE_S = 900
 PORT = 29500
-# otherwise torchrun announces the address of its store in the first round only, and a pod that
-# replaces another one later waits for it until it fails
-OWN_STORES = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+SECRET_KEY = "secret"
+SECRET_DIRECTORY = PurePosixPath("/etc/resonance-rendezvous")
 
 
 def labels(job: Job) -> dict[str, str]:
@@ -44,6 +43,16 @@ def annotations(job: Job) -> dict[str, str]:
 def config_map_name(job: Job) -> str:
     """Name of the ConfigMap, one per run file: pods of a job must not read an edited run."""
     return f"{job.name}-run-{digest_of(job.run_files[0])}"
+
+
+def has_secret(job: Job) -> bool:
+    """Whether the pods share a secret, which signs their rendezvous; one pod has none."""
+    return job.config.nodes > 1
+
+
+def secret_name(job: Job) -> str:
+    """Name of the Secret with it."""
+    return f"{job.name}-rendezvous"
 
 
 def ranks_per_pod(config: LaunchConfig) -> int:
@@ -77,6 +86,8 @@ def environment(job: Job) -> list[dict[str, Any]]:
     kubernetes = job.config.kubernetes
     # the root is read-only: caches go where HOME is
     fixed = {HEARTBEAT: HEARTBEAT_FILE, "HOME": "/tmp", OWN_STORES: "1"}
+    if has_secret(job):
+        fixed[SECRET_FILE] = str(SECRET_DIRECTORY / SECRET_KEY)
     plain = {**fixed, **rank_environment(job.config)}
     secret = [
         {
@@ -144,9 +155,11 @@ def container_security() -> dict[str, Any]:
 
 
 def mounts(job: Job) -> list[dict[str, Any]]:
-    """Mounts of the run file, the claim, shared memory and a scratch directory."""
+    """Mounts of the run file, the secret, the claim, shared memory and a scratch directory."""
+    secret = {"name": "rendezvous", "mountPath": str(SECRET_DIRECTORY), "readOnly": True}
     return [
         {"name": "run", "mountPath": str(RUN_DIRECTORY), "readOnly": True},
+        *([secret] if has_secret(job) else ()),
         {"name": "workspace", "mountPath": job.config.kubernetes.mount_path},
         {"name": "shm", "mountPath": "/dev/shm"},
         {"name": "tmp", "mountPath": "/tmp"},
@@ -156,8 +169,11 @@ def mounts(job: Job) -> list[dict[str, Any]]:
 def volumes(job: Job) -> list[dict[str, Any]]:
     """Volumes for `mounts`."""
     memory = {"medium": "Memory", "sizeLimit": job.config.kubernetes.shm}
+    # readable by the group of fsGroup, which the processes belong to
+    secret = {"secretName": secret_name(job), "defaultMode": 0o440}
     return [
         {"name": "run", "configMap": {"name": config_map_name(job)}},
+        *([{"name": "rendezvous", "secret": secret}] if has_secret(job) else ()),
         {"name": "workspace", "persistentVolumeClaim": {"claimName": claim_name(job)}},
         {"name": "shm", "emptyDir": memory},
         {"name": "tmp", "emptyDir": {}},

@@ -1,5 +1,6 @@
 """Manifests of a run: a pure function of the job, so they are tested without a cluster."""
 
+import base64
 import posixpath
 import re
 from pathlib import PurePosixPath
@@ -26,21 +27,36 @@ def manifests(job: Job) -> list[Manifest]:
     """
     kubernetes = job.config.kubernetes
     _require(job)
-    documents = [_config_map(job)]
+    documents = [_config_map(job), _network_policy(job)]
     if kubernetes.claim_size:
         documents.append(_claim(job))
     if pod.has_pod_group(job):
         documents.append(_pod_group(job))
     documents += JOBS[kubernetes.kind](job)
-    for document in documents:
-        metadata = document["metadata"]
-        metadata["labels"] = {**pod.labels(job), **metadata.get("labels", {})}
-        if kubernetes.namespace:
-            metadata["namespace"] = kubernetes.namespace
+    documents = [_labelled(job, document) for document in documents]
     violations = [problem for document in documents for problem in problems(document)]
     if violations:
         raise LaunchError("Kubernetes would reject the manifests:\n  " + "\n  ".join(violations))
     return documents
+
+
+def rendezvous_secret(job: Job, secret: str) -> Manifest:
+    """The Secret that the pods of a job share; apart from `manifests`, which are printed.
+
+    Args:
+        job: Job of several pods.
+        secret: Secret, made for this submission.
+    """
+    return _labelled(
+        job,
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": pod.secret_name(job)},
+            "type": "Opaque",
+            "data": {pod.SECRET_KEY: base64.b64encode(secret.encode()).decode()},
+        },
+    )
 
 
 def dump(documents: list[Manifest]) -> str:
@@ -77,6 +93,30 @@ def _require(job: Job) -> None:
         )
     if len(job.run_files[0].encode()) > MAX_CONFIG_MAP_BYTES:
         raise LaunchError("the run file is larger than a ConfigMap can be (1 MB)")
+
+
+def _labelled(job: Job, document: Manifest) -> Manifest:
+    """A document with the labels of the run and its namespace."""
+    metadata = {**document["metadata"]}
+    metadata["labels"] = {**pod.labels(job), **metadata.get("labels", {})}
+    if job.config.kubernetes.namespace:
+        metadata["namespace"] = job.config.kubernetes.namespace
+    return {**document, "metadata": metadata}
+
+
+def _network_policy(job: Job) -> Manifest:
+    """The policy by which the pods of the run are reached by one another only."""
+    own_pods = {"matchLabels": pod.labels(job)}
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": job.name},
+        "spec": {
+            "podSelector": own_pods,
+            "policyTypes": ["Ingress"],
+            "ingress": [{"from": [{"podSelector": own_pods}]}],
+        },
+    }
 
 
 def _config_map(job: Job) -> Manifest:

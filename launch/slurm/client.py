@@ -8,12 +8,13 @@ from launch.errors import LaunchError
 from launch.job import Job
 from launch.slurm.job_states import JobState, parse_jobs
 from launch.slurm.requeue import attempts_log
-from launch.slurm.script import CHAIN, batch_script, failure_logs, script_path
+from launch.slurm.script import CHAIN, batch_script, failure_logs, script_path, secret_path
 from launch.submissions import Submitted, note
+from launch.torchrun import write_secret
 
 
 def write_files(job: Job) -> Path:
-    """Write the script and the resolved runs to the directory from which the nodes read them.
+    """Write the script, the resolved runs and a new secret to where the nodes read them.
 
     Returns:
         The path of the script.
@@ -25,6 +26,7 @@ def write_files(job: Job) -> Path:
     Path(job.directory).mkdir(parents=True, exist_ok=True)
     for task, run in enumerate(job.run_files):
         Path(job.run_file(task)).write_text(run, encoding="utf-8")
+    write_secret(Path(secret_path(job)))
     script = Path(script_path(job))
     script.write_text(text, encoding="utf-8")
     return script

@@ -15,7 +15,7 @@ from launch.local import rank_environment
 from launch.slurm import container
 from launch.slurm.directives import directives, ranks_per_node
 from launch.submissions import NAME as LEDGER
-from launch.torchrun import FAILURE_LOG, torchrun_command
+from launch.torchrun import FAILURE_LOG, SECRET_FILE, torchrun_command
 
 # seconds that torchrun on other nodes may continue after the first has ended
 LAST_NODES_S = 300
@@ -89,6 +89,11 @@ def script_path(job: Job) -> PurePosixPath:
     return job.directory / "job.sh"
 
 
+def secret_path(job: Job) -> PurePosixPath:
+    """Path of the secret that signs the rendezvous of the nodes."""
+    return job.directory / ".rendezvous-secret"
+
+
 def failure_logs(job: Job) -> list[PurePosixPath]:
     """Paths of the failure logs, one for each task of a sweep."""
     log = _failure_log(job)
@@ -110,6 +115,7 @@ def _body(job: Job) -> Iterator[str]:
         yield f"module load {shlex.quote(module)}"
     task = '-"$SLURM_ARRAY_TASK_ID"' if job.sweep else ""
     yield f"export {FAILURE_LOG}={_word(_failure_log(job))}{task}"
+    yield f"export {SECRET_FILE}={_word(secret_path(job))}"
     yield "mode=${1:-single}"
     yield f"script={_word(script_path(job))}"
     yield f"ledger={_word(job.directory / LEDGER)}"

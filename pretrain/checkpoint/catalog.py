@@ -9,7 +9,8 @@ from pretrain.checkpoint.manifest import MANIFEST, verified
 from pretrain.config import CheckpointConfig
 from pretrain.errors import CheckpointError
 
-_NAME = re.compile(r"step-[0-9]+")
+# a listing of a store may have any names: only what a run writes, and no numbers without end
+_NAME = re.compile(r"step-[0-9]{1,18}", re.ASCII)
 
 
 def is_named(path: Path) -> bool:

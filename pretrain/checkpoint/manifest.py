@@ -10,9 +10,12 @@ import os
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from data_pipeline.foreign import Count, ForeignTable, RelativePath, Sha256, first_problem
 from pretrain.errors import CheckpointError
 
 MANIFEST = "manifest.json"
@@ -31,6 +34,28 @@ class Entry(NamedTuple):
 
     bytes: int
     sha256: str
+
+
+class _Format(BaseModel):
+    """The field that every version has; it was added after the first."""
+
+    model_config = ConfigDict(strict=True)
+
+    format: int = 1
+
+
+class _EntryTable(ForeignTable):
+    """An `Entry` as it is stored."""
+
+    bytes: Count
+    sha256: Sha256
+
+
+class _Table(ForeignTable):
+    """The manifest as it is stored."""
+
+    format: int
+    files: dict[RelativePath, _EntryTable]
 
 
 def seal(folder: Path, hashed: Mapping[str, Entry]) -> None:
@@ -65,21 +90,17 @@ def read_manifest(data: bytes | str, where: object) -> dict[str, Entry]:
         CheckpointError: It is no manifest, has another format, or a name leads out of the folder.
     """
     try:
-        table = json.loads(data)
-        files = {str(name): _entry(entry) for name, entry in table["files"].items()}
-        found = table.get("format", 1)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        found = _Format.model_validate_json(data).format
+        if found != FORMAT:
+            raise CheckpointError(f"{where}: format {found}; expected {FORMAT}")
+        files = _Table.model_validate_json(data).files
+    except ValidationError as error:
         raise CheckpointError(
-            f"{where}: expected sizes and hashes of files, found something else "
-            f"({type(error).__name__}: {error})"
+            f"{where}: expected sizes and hashes of the checkpoint's files: {first_problem(error)}"
         ) from error
-    if found != FORMAT:
-        raise CheckpointError(f"{where}: format {found}; expected {FORMAT}")
-    for name in files:
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or "\\" in name:
-            raise CheckpointError(f"{where}: {name!r} leads out of the checkpoint")
-    return files
+    if MANIFEST in files:
+        raise CheckpointError(f"{where}: expected entries of other files, found its own name")
+    return {name: Entry(entry.bytes, entry.sha256) for name, entry in files.items()}
 
 
 def verified(checkpoint: Path) -> Path:
@@ -155,7 +176,3 @@ def sweep(root: Path) -> None:
     """Delete partial and half-deleted checkpoints of interrupted processes."""
     for stale in root.glob(".step-*"):
         shutil.rmtree(stale)
-
-
-def _entry(entry: Any) -> Entry:
-    return Entry(int(entry["bytes"]), str(entry["sha256"]))

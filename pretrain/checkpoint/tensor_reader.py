@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
+from data_pipeline.foreign import is_plain_name
 from pretrain.checkpoint.boxes import Box
 from pretrain.checkpoint.tensor_writer import INDEX, Shard, chunk_of
 from pretrain.errors import CheckpointError
@@ -160,7 +161,7 @@ def missing_elements(folder: Path) -> Iterator[str]:
 
 
 def _plain(name: object) -> str:
-    """The name of a file, once it is seen to be in the folder itself."""
-    if not isinstance(name, str) or name != Path(name).name:
+    """The name of a file, if it is in the folder itself."""
+    if not isinstance(name, str) or not is_plain_name(name):
         raise ValueError(f"expected a file next to the index, found {name!r}")
     return name

@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from data_pipeline.config import DataConfig
+from data_pipeline.redaction import redact
 from data_pipeline.shards.manifest import Manifest, load_manifest
 from data_pipeline.shards.reader import ShardReader
 from data_pipeline.storage.atomic import write_text_atomically
@@ -94,6 +95,7 @@ def open_split(command: EvaluateCommand) -> Split:
         RunError: No split is named, or another tokenizer made it.
     """
     model, run, checkpoint = load_model(command.checkpoint)
+    run = _without_permissions(run)
     data = command.data or run.data.valid
     if not data:
         raise RunError(f"{checkpoint}/run.toml: data.valid is empty; name a split with --data")
@@ -113,6 +115,16 @@ def open_split(command: EvaluateCommand) -> Split:
     total = -(-windows // command.batch_size)
     progress = tqdm(batches, total=total, desc="evaluate", unit="batch", disable=None)
     return Split(model.to(device), run, checkpoint, data, manifest, progress, device)
+
+
+def _without_permissions(run: RunConfig) -> RunConfig:
+    """A checkpoint's run without its cache folder and permissions: anybody may have written it."""
+    storage = run.data.storage.model_copy(
+        update={"allow_pipe": False, "allow_unsafe_members": False}
+    )
+    return run.model_copy(
+        update={"data": run.data.model_copy(update={"cache": "", "storage": storage})}
+    )
 
 
 def evaluate_split(command: EvaluateCommand) -> Evaluation:
@@ -139,7 +151,7 @@ def evaluate_split(command: EvaluateCommand) -> Evaluation:
         sums = ngram.loss(_documents(split.data, split.run.data))
         losses |= {name: total / count for name, total in zip(BASELINES, sums, strict=True)}
     result = Evaluation(
-        str(split.checkpoint), split.data, int(count), split.manifest.text_bytes, losses
+        str(split.checkpoint), redact(split.data), int(count), split.manifest.text_bytes, losses
     )
     text = json.dumps(result._asdict(), indent=1)
     write_text_atomically(run_of(split.checkpoint) / "evaluation.json", text)

@@ -10,9 +10,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from data_pipeline.redaction import redact
 from pretrain.config import RunConfig
 from pretrain.monitoring.jsonl import JsonLines, read_lines
 from pretrain.monitoring.prometheus import PrometheusEndpoint
+from pretrain.run_file import public_table
 
 Record = dict[str, float]
 
@@ -77,7 +79,7 @@ class Metrics:
 
     def say(self, text: str) -> None:
         """Print a line without breaking the bar."""
-        self._bar.write(text, file=sys.stderr)
+        self._bar.write(redact(text), file=sys.stderr)
 
     def close(self) -> None:
         """Finish the bar, the file, W&B, and draw loss.png."""
@@ -124,6 +126,7 @@ def _start_wandb(run: RunConfig, num_parameters: int) -> Any:
     import wandb
 
     online = bool(os.environ.get("WANDB_API_KEY"))
+    command = " ".join(sys.argv)
     started = wandb.init(
         project="resonance",
         id=wandb_id(run.train.output),
@@ -131,8 +134,11 @@ def _start_wandb(run: RunConfig, num_parameters: int) -> Any:
         name=run.train.output.name,
         dir=run.train.output,
         mode="online" if online else "offline",
-        config={**run.model_dump(mode="json"), "num_parameters": num_parameters},
-        settings=wandb.Settings(silent=True, console="off"),
+        config={**public_table(run), "num_parameters": num_parameters},
+        # its description of the machine has the command line, too
+        settings=wandb.Settings(
+            silent=True, console="off", x_disable_meta=redact(command) != command
+        ),
     )
     # W&B's own step counter rejects steps that are repeated after a crash
     started.define_metric("*", step_metric="step")

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from data_pipeline.errors import DataError
+from data_pipeline.redaction import redact
 from data_pipeline.stream.loader import reader_failure
 from launch.torchrun import GIVE_UP_STATUS
 from pretrain.errors import LostContactError, RunError
@@ -50,11 +51,13 @@ def failure_of_rank(
     text = (str(error).splitlines() or [""])[0]
     if isinstance(error, dist.DistError) or LOST_CONTACT.search(text):
         return LostContactError(f"{where}: lost contact with another rank ({text})")
+    # an error of a library may name a URL with its credentials
+    report = redact("".join(traceback.format_exception(error)))
     file = directory / "errors" / f"rank-{ranks.rank:05d}.txt"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        file.write_text(report, encoding="utf-8")
     except OSError as refused:
-        traceback.print_exception(error)
+        print(report, file=sys.stderr)
         return RunError(f"{where}: {type(error).__name__}: {text} ({refused})")
     return RunError(f"{where}: {type(error).__name__}: {text}; traceback in {file}")

@@ -1,13 +1,15 @@
 """torchrun for runs that can be stopped and continued later; used by every launcher.
 
-It takes torchrun's arguments. Plain torchrun kills ranks 30 seconds after SIGTERM, dies of SIGUSR1
-and restarts ranks that have exited on request. Three things differ:
+It takes torchrun's arguments. Plain torchrun kills ranks 30 seconds after SIGTERM, dies of SIGUSR1,
+restarts ranks that have exited on request, and unpickles what anybody puts into its store. Four
+things differ:
 
 - SIGTERM and SIGUSR1 are forwarded to the ranks, and the agent waits until they exit. The sender
   (Slurm, Kubernetes) sets the time limit.
 - Ranks that then exit, or that exit with REQUEUE_STATUS at any time, are not restarted, and this
   process exits with REQUEUE_STATUS unless they finished.
 - Ranks that exit with GIVE_UP_STATUS are not restarted either, and this process exits with it.
+- Agents meet as `pretrain.runtime.rendezvous` says, whatever backend the arguments name.
 """
 
 import os
@@ -27,6 +29,7 @@ from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import SubprocessContext
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
+from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher import api
 
 from launch import liveness
@@ -36,10 +39,12 @@ from launch.torchrun import (
     LOST_CONTACT_STATUS,
     REQUEUE_STATUS,
 )
+from pretrain.runtime.rendezvous import label_of, prepare
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 # time for the other ranks to exit after all have saved: they flush logs and join processes
 LEAVE_S = 120.0
+PROGRAM = "pretrain.runtime.torchrun_agent"
 
 
 class StoppableAgent(LocalElasticAgent):
@@ -80,7 +85,7 @@ class StoppableAgent(LocalElasticAgent):
                 raise SystemExit(REQUEUE_STATUS)
             if GIVE_UP_STATUS in statuses:
                 raise SystemExit(GIVE_UP_STATUS)
-            _note_failure(statuses, worker_group.spec.rdzv_handler.get_run_id())
+            _note_failure(statuses, label_of(worker_group.spec.rdzv_handler.get_run_id()))
         return result
 
     def _let_ranks_leave(self) -> None:
@@ -114,6 +119,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     api.LocalElasticAgent = StoppableAgent  # type: ignore[attr-defined]
     options = torchrun.parse_args(list(sys.argv[1:] if arguments is None else arguments))
     options.signals_to_handle = "SIGINT,SIGHUP,SIGQUIT"
+    try:
+        prepare(options)
+    except ValueError as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        sys.exit(2)
     # folder of the ranks' tracebacks, which torchrun would not remove
     with tempfile.TemporaryDirectory(prefix="resonance_ranks_") as errors:
         options.log_dir = options.log_dir or errors
@@ -121,6 +131,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             torchrun.run(options)
         except ChildFailedError as error:
             print(error, file=sys.stderr)
+            sys.exit(1)
+        except RendezvousError as error:
+            cause = f": {error.__cause__}" if error.__cause__ else ""
+            print(f"{PROGRAM}: {error}{cause}", file=sys.stderr)
             sys.exit(1)
 
 

@@ -5,6 +5,7 @@ from datetime import datetime
 from pathlib import Path
 
 from data_pipeline.errors import DataError
+from data_pipeline.redaction import redact
 from data_pipeline.shards.manifest import load_manifest
 from data_pipeline.shards.verify import check_sizes
 from launch.job import Job
@@ -49,7 +50,7 @@ def launch_check(command: LaunchCheckCommand) -> str:
     findings = check(run, command.launcher, on_nodes=command.on_nodes)
     if any(finding.level == "bad" for finding in findings):
         raise RunError(f"found problems\n{report(findings)}")
-    return report(findings)
+    return redact(report(findings))
 
 
 def require_good(
@@ -79,7 +80,7 @@ def require_good(
     if bad:
         raise RunError(f"not submitted\n{report(bad)}")
     warnings = [finding for finding in findings if finding.level == "warn"]
-    return [report(warnings)] if warnings else []
+    return [redact(report(warnings))] if warnings else []
 
 
 def check(

@@ -12,7 +12,8 @@ from launch.kubernetes import client as kubernetes
 from launch.slurm import client as slurm
 from pretrain.commands import LaunchCancelCommand, LaunchLogsCommand, LaunchStatusCommand
 from pretrain.config import RunConfig
-from pretrain.run_file import dump_run, load_run
+from pretrain.errors import RunError
+from pretrain.run_file import dump_run, load_run, private_keys
 
 
 def job_of(
@@ -24,7 +25,18 @@ def job_of(
         run: The run, or the base of the sweep.
         sweep: The runs of the sweep's tasks.
         root: Folder on the machines at which relative paths start; None for this directory.
+
+    Raises:
+        RunError: A URL has credentials, which others could read in a job's files.
     """
+    for task in sweep or [run]:
+        if keys := private_keys(task):
+            raise RunError(
+                f"{', '.join(keys)}: found a URL with credentials, which a job's run file would "
+                "show to others; expected one without: credentials come by the environment of the "
+                "submission, a Secret (launch.kubernetes.secret) or files such as ~/.aws "
+                "(docs/security.md)"
+            )
     root = root or PurePosixPath(Path.cwd())
     output = root / run.train.output
     return Job(

@@ -1,5 +1,7 @@
 """`resonance launch kubernetes`: manifests, printed or submitted."""
 
+import sys
+
 from launch.kubernetes import client, pod
 from launch.kubernetes.render import dump, manifests
 from pretrain.commands import LaunchKubernetesCommand
@@ -20,6 +22,14 @@ def launch_kubernetes(command: LaunchKubernetesCommand) -> str:
     documents = manifests(job)
     if not command.submit:
         require_possible(run, pod.ranks_per_pod(run.launch))
+        if pod.has_secret(job):
+            print(
+                f"resonance launch kubernetes: the pods also need a Secret {pod.secret_name(job)}, "
+                "which --submit makes; without it, for example: openssl rand -hex 32 | kubectl "
+                f"create secret generic {pod.secret_name(job)} "
+                f"--from-file={pod.SECRET_KEY}=/dev/stdin",
+                file=sys.stderr,
+            )
         return dump(documents)
     warnings = require_good(run, "kubernetes")
     return "\n".join([*warnings, client.submit(job, documents)])

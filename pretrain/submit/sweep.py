@@ -13,7 +13,7 @@ from data_pipeline.storage.files import join, read_bytes
 from pretrain.checkpoint.catalog import list_checkpoints
 from pretrain.config import RunConfig
 from pretrain.errors import RunError
-from pretrain.run_file import describe, load_run
+from pretrain.run_file import describe, load_run, public_table
 
 OUTPUT = "train.output"
 REMOTE = "checkpoint.remote"
@@ -93,7 +93,8 @@ def sweep_keys(descriptions: Sequence[str]) -> list[str]:
 
 
 def _value(run: RunConfig, key: str) -> Any:
-    value: Any = run.model_dump(mode="json")
+    # a checkpoint keeps no credentials to compare
+    value: Any = public_table(run)
     for part in key.split("."):
         value = value[part]
     return value

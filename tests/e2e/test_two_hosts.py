@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.kubernetes.pod import OWN_STORES
-from launch.torchrun import REQUEUE_STATUS
+from launch.torchrun import OWN_STORES, REQUEUE_STATUS, SECRET_FILE, write_secret
 from tests.conftest import SmallCorpus
 from tests.e2e.commands import ENVIRONMENT
 from tests.e2e.runs import LIMIT_S, ROOT, Run
@@ -55,6 +54,9 @@ def hosts() -> Iterator[list[str]]:
 
 def _start(run: Run, host: str, num_hosts: str) -> subprocess.Popen[bytes]:
     """One rank on a host; hosts meet again after a failure."""
+    secret = run.output.with_name("secret")
+    if not secret.exists():
+        write_secret(secret)
     with run.log.open("ab") as log:
         return subprocess.Popen(
             [
@@ -67,7 +69,8 @@ def _start(run: Run, host: str, num_hosts: str) -> subprocess.Popen[bytes]:
                 *("--module", "pretrain.cli", "pretrain", str(run.file), "--auto-resume"),
                 *("--health.hang-timeout-s", str(HANG_S), "--health.heartbeat-s", "0.1"),
             ],
-            env=ENVIRONMENT | {"GLOO_SOCKET_IFNAME": "eth0", OWN_STORES: "1"},
+            env=ENVIRONMENT
+            | {"GLOO_SOCKET_IFNAME": "eth0", OWN_STORES: "1", SECRET_FILE: str(secret)},
             cwd=ROOT,
             stdout=log,
             stderr=log,

@@ -149,7 +149,7 @@ network_config_dir = "{folder}/networks"
         options = ["type=none", "o=bind", f"device={data}"]
         self.podman("volume", "create", *(f"--opt={option}" for option in options), claim)
         (job,) = (one for one in documents if one["kind"] == "Job")
-        others = [one for one in documents if one["kind"] == "ConfigMap"]
+        others = [one for one in documents if one["kind"] in ("ConfigMap", "Secret")]
         containers = []
         for index in range(job["spec"]["completions"]):
             pod = self.pod(job, index)

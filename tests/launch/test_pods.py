@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from launch.kubernetes.render import manifests
+from launch.kubernetes.render import manifests, rendezvous_secret
+from launch.torchrun import make_secret
 from pretrain.run_file import load_run
 from pretrain.submit.jobs import pods_job_of
 from tests.conftest import SmallCorpus
@@ -47,7 +48,8 @@ shm = "256Mi"
     for folder in (workspace, *workspace.rglob("*")):
         # what fsGroup does to a new claim
         shutil.chown(folder, 1000, 1000)
-    documents = manifests(pods_job_of(load_run(path)))
+    job = pods_job_of(load_run(path))
+    documents = [rendezvous_secret(job, make_secret()), *manifests(job)]
     first, second = pods.play(documents, "workspace", workspace)
     wait_for(lambda: "Heartbeat" in heartbeat(pods, first), 60, "a sign of life")
     statuses = [pods.podman("wait", name).strip() for name in (first, second)]

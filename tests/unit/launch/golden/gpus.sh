@@ -22,6 +22,7 @@ cd -- '/shared/my project'
 module load cuda/12.8
 module load 'it'"'"'s odd'
 export RESONANCE_FAILURE_LOG=/shared/runs/novels/launch/failures
+export RESONANCE_RENDEZVOUS_SECRET_FILE=/shared/runs/novels/launch/.rendezvous-secret
 mode=${1:-single}
 script=/shared/runs/novels/launch/job.sh
 ledger=/shared/runs/novels/launch/jobs.jsonl

@@ -12,6 +12,7 @@
 set -euo pipefail
 cd -- '/shared/my project'
 export RESONANCE_FAILURE_LOG=/shared/runs/novels/launch/failures-"$SLURM_ARRAY_TASK_ID"
+export RESONANCE_RENDEZVOUS_SECRET_FILE=/shared/runs/novels/launch/.rendezvous-secret
 mode=${1:-single}
 script=/shared/runs/novels/launch/job.sh
 ledger=/shared/runs/novels/launch/jobs.jsonl

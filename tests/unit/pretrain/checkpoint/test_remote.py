@@ -10,7 +10,7 @@ import pytest
 
 from data_pipeline.config import StorageConfig
 from data_pipeline.storage.files import filesystem
-from pretrain.checkpoint.manifest import MANIFEST, publish, seal, verified
+from pretrain.checkpoint.manifest import MANIFEST, publish, read_manifest, seal, verified
 from pretrain.checkpoint.remote import (
     fetch,
     newest_remote,
@@ -120,15 +120,37 @@ def test_a_changed_file_is_refused_and_leaves_nothing(
     assert list((tmp_path / "there").iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["../outside", "/etc/outside", "a/../../outside", "..\\outside"])
+@pytest.mark.parametrize(
+    ("name", "sha256", "size"),
+    [
+        *[(name, "0" * 64, 1) for name in ("../outside", "/etc/outside", "a/../../outside",
+                                           "..\\outside", ".", "..", "", "a//b", "a/", "./a",
+                                           "a\0b", "a\nb", "x" * 256, MANIFEST)],
+        *[("run.toml", sha256, 1) for sha256 in ("0", "../" * 21 + "a", "A" * 64, 0, None)],
+        *[("run.toml", "0" * 64, size) for size in (-1, "1", True, 1.0, None, 2**63)],
+    ],
+)  # fmt: skip
+def test_a_foreign_manifest_has_strict_types(name: str, sha256: object, size: object) -> None:
+    manifest = {"format": 2, "files": {name: {"bytes": size, "sha256": sha256}}}
+    with pytest.raises(CheckpointError, match=r"^s3://x: expected"):
+        read_manifest(json.dumps(manifest), "s3://x")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", '{"format": "2"}', '{"format": 2}', "", "{"])
+def test_what_is_no_manifest_is_a_message(text: str) -> None:
+    with pytest.raises(CheckpointError, match=r"^s3://x: expected"):
+        read_manifest(text, "s3://x")
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/outside"])
 def test_a_manifest_that_leads_elsewhere_is_refused(
     name: str, storage: StorageConfig, tmp_path: Path
 ) -> None:
     client = boto3.client("s3", endpoint_url=storage.endpoint_url)
-    manifest = {"format": 2, "files": {name: {"bytes": 1, "sha256": "0"}}}
+    manifest = {"format": 2, "files": {name: {"bytes": 1, "sha256": "0" * 64}}}
     key = f"one/step-0000001/{MANIFEST}"
     client.put_object(Bucket="runs", Key=key, Body=json.dumps(manifest).encode())
-    with pytest.raises(CheckpointError, match="leads out of the checkpoint"):
+    with pytest.raises(CheckpointError, match="expected a relative path inside the folder"):
         fetch(REMOTE, tmp_path / "there", storage)
     assert not (tmp_path / "there").exists()
 

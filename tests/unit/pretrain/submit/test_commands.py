@@ -114,7 +114,8 @@ def test_kubernetes_prints_and_creates(
     on_kubernetes(run_file)
     main(["launch", "kubernetes", str(run_file)])
     documents = list(yaml.safe_load_all(capsys.readouterr().out))
-    assert [document["kind"] for document in documents] == ["ConfigMap", "Service", "Job"]
+    kinds = ["ConfigMap", "NetworkPolicy", "Service", "Job"]
+    assert [document["kind"] for document in documents] == kinds
     assert called(programs) == []
     main(["launch", "kubernetes", str(run_file), "--submit"])
     assert called(programs)[-2:] == [
