@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import tyro
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from data_pipeline.config import StorageConfig
+from data_pipeline.config import LocalPath, StorageConfig
 from pretrain.config import RunConfig
 
 
@@ -118,7 +118,7 @@ class GenerateCommand(GenerationOptions):
     prompts: Path | None = Field(
         None, description="File with one prompt per line, or .jsonl with {'prompt': ...}."
     )
-    output: Path | None = Field(
+    output: LocalPath | None = Field(
         None, description="JSON-lines file for the continuations of --prompts; None prints them."
     )
     batch_size: int = Field(8, ge=1, description="Prompts of --prompts per batch.")
@@ -141,7 +141,7 @@ class ExportCommand(_Command):
     checkpoint: tyro.conf.Positional[Path] = Field(
         description="Run directory or single checkpoint."
     )
-    output: tyro.conf.Positional[Path] = Field(description="Folder to create; must not exist.")
+    output: tyro.conf.Positional[LocalPath] = Field(description="Folder to create; must not exist.")
 
 
 class VerifyCheckpointCommand(_Command):
@@ -167,7 +167,7 @@ class FetchCommand(_Command):
         description="URL of a checkpoint or of a folder of checkpoints (then the newest), for "
         "example s3://bucket/run."
     )
-    output: tyro.conf.Positional[Path] = Field(description="Folder that will hold the checkpoint.")
+    output: tyro.conf.Positional[LocalPath] = Field(description="Folder that will hold the checkpoint.")
     storage: StorageConfig = Field(StorageConfig(), description="Access to the object store.")
 
 
@@ -183,7 +183,7 @@ class PlanCommand(_Command):
 class DoctorCommand(_Command):
     """Check this machine: versions, devices, shadowed packages, free disk, writable paths."""
 
-    output: Path = Field(Path("runs"), description="Folder that runs will be written to.")
+    output: LocalPath = Field(Path("runs"), description="Folder that runs will be written to.")
     kernels: bool = Field(
         False,
         description="Instead, compile every GPU kernel for every supported architecture (without "

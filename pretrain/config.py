@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from data_pipeline.config import DataConfig
+from data_pipeline.config import DataConfig, LocalPath
 from launch.config import LaunchConfig
 from spectral.config import ModelConfig
 
@@ -55,7 +55,7 @@ class OptimConfig(_Table):
 class TrainConfig(_Table):
     """The `[train]` table: length, batch size, precision and output of a run."""
 
-    output: Path = Field(Path("runs/run"), description="Run directory.")
+    output: LocalPath = Field(Path("runs/run"), description="Run directory.")
     steps: Positive = Field(1000, description="Number of optimizer steps.")
     global_batch_size: Positive = Field(8, description="Windows per step, over all ranks.")
     micro_batch_size: Positive = Field(4, description="Windows per forward pass of a rank.")

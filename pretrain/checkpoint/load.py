@@ -1,9 +1,10 @@
 """Loading of checkpoints: into a training engine of any layout, or as a separate model."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.errors import DataError
+from data_pipeline.input_files import read_json
 from pretrain.checkpoint.boxes import Box, Piece
 from pretrain.checkpoint.catalog import find_checkpoint
 from pretrain.checkpoint.certificate import check_certificate
@@ -44,7 +45,22 @@ def load_engine(engine: Any, checkpoint: Path, run: RunConfig) -> dict[str, Any]
 
     load_shards(engine, run.optim.state_tensors, read)
     check_certificate(engine, checkpoint, run)
-    state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    return read_state(checkpoint)
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The contents of state.json.
+
+    Raises:
+        CheckpointError: It is missing, or no object.
+    """
+    file = checkpoint / "state.json"
+    try:
+        state = read_json(file)
+    except (OSError, DataError) as error:
+        raise CheckpointError(str(error)) from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{file}: found a {type(state).__name__}; expected an object")
     return state
 
 

@@ -11,8 +11,18 @@ import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Annotated, NamedTuple
 
+from pydantic import BaseModel, Field, ValidationError
+
+from data_pipeline.errors import DataError
+from data_pipeline.input_files import (
+    MAX_JSON_BYTES,
+    first_problem,
+    open_regular,
+    read_regular,
+    require_regular,
+)
 from pretrain.errors import CheckpointError
 
 MANIFEST = "manifest.json"
@@ -29,8 +39,13 @@ class Entry(NamedTuple):
         sha256: Hash of the file, in hexadecimal.
     """
 
-    bytes: int
-    sha256: str
+    bytes: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class _Manifest(BaseModel):
+    format: int = 1
+    files: dict[str, Entry]
 
 
 def seal(folder: Path, hashed: Mapping[str, Entry]) -> None:
@@ -65,21 +80,19 @@ def read_manifest(data: bytes | str, where: object) -> dict[str, Entry]:
         CheckpointError: It is no manifest, has another format, or a name leads out of the folder.
     """
     try:
-        table = json.loads(data)
-        files = {str(name): _entry(entry) for name, entry in table["files"].items()}
-        found = table.get("format", 1)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        manifest = _Manifest.model_validate_json(data, strict=True)
+    except ValidationError as error:
         raise CheckpointError(
             f"{where}: expected sizes and hashes of files, found something else "
-            f"({type(error).__name__}: {error})"
+            f"({first_problem(error)})"
         ) from error
-    if found != FORMAT:
-        raise CheckpointError(f"{where}: format {found}; expected {FORMAT}")
-    for name in files:
+    if manifest.format != FORMAT:
+        raise CheckpointError(f"{where}: format {manifest.format}; expected {FORMAT}")
+    for name in manifest.files:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\\" in name:
             raise CheckpointError(f"{where}: {name!r} leads out of the checkpoint")
-    return files
+    return manifest.files
 
 
 def verified(checkpoint: Path) -> Path:
@@ -93,8 +106,8 @@ def verified(checkpoint: Path) -> Path:
     """
     manifest = checkpoint / MANIFEST
     try:
-        text = manifest.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
+        text = read_regular(manifest, MAX_JSON_BYTES)
+    except (OSError, DataError) as error:
         raise CheckpointError(f"{manifest}: cannot be read: {error}") from error
     files = read_manifest(text, manifest)
     with ThreadPoolExecutor(HASH_THREADS) as pool:
@@ -106,12 +119,19 @@ def verified(checkpoint: Path) -> Path:
 
 def damage(file: Path, expected: Entry) -> str:
     """Description of a file's damage; empty if there is none."""
-    size = file.stat().st_size if file.is_file() else None
-    if size != expected.bytes:
-        found = "no file" if size is None else f"{size:,} bytes"
-        return f"{file}: found {found}; expected {expected.bytes:,} bytes"
-    if file_sha256(file) != expected.sha256:
-        return f"{file}: its SHA-256 differs from the manifest: damaged"
+    try:
+        status = file.stat()
+        require_regular(file, status.st_mode)
+        if status.st_size != expected.bytes:
+            return f"{file}: found {status.st_size:,} bytes; expected {expected.bytes:,} bytes"
+        if file_sha256(file) != expected.sha256:
+            return f"{file}: its SHA-256 differs from the manifest: damaged"
+    except FileNotFoundError:
+        return f"{file}: found no file; expected {expected.bytes:,} bytes"
+    except DataError as error:
+        return str(error)
+    except (OSError, ValueError) as error:
+        return f"{file}: cannot be read: {error}"
     return ""
 
 
@@ -122,7 +142,7 @@ def entry_of(file: Path) -> Entry:
 
 def file_sha256(file: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
-    with file.open("rb") as stream:
+    with open_regular(file) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -155,7 +175,3 @@ def sweep(root: Path) -> None:
     """Delete partial and half-deleted checkpoints of interrupted processes."""
     for stale in root.glob(".step-*"):
         shutil.rmtree(stale)
-
-
-def _entry(entry: Any) -> Entry:
-    return Entry(int(entry["bytes"]), str(entry["sha256"]))

@@ -1,6 +1,5 @@
 """Loading of Hugging Face folders: parameters and tokenizer, without running their code."""
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from data_pipeline.errors import DataError
+from data_pipeline.input_files import read_json
 from data_pipeline.tokenizer import Tokenizer, load_tokenizer
 from pretrain.checkpoint.catalog import tokenizer_path
 from pretrain.checkpoint.load import load_model
@@ -71,7 +71,7 @@ def import_model(folder: Path) -> SpectralLM:
     """
     file = folder / "config.json"
     try:
-        table = json.loads(file.read_text(encoding="utf-8"))
+        table = read_json(file)
         kind = table.get("model_type")
         if kind != ResonanceConfig.model_type:
             raise CheckpointError(

@@ -125,7 +125,7 @@ def test_a_manifest_that_leads_elsewhere_is_refused(
     name: str, storage: StorageConfig, tmp_path: Path
 ) -> None:
     client = boto3.client("s3", endpoint_url=storage.endpoint_url)
-    manifest = {"format": 2, "files": {name: {"bytes": 1, "sha256": "0"}}}
+    manifest = {"format": 2, "files": {name: {"bytes": 1, "sha256": "0" * 64}}}
     key = f"one/step-0000001/{MANIFEST}"
     client.put_object(Bucket="runs", Key=key, Body=json.dumps(manifest).encode())
     with pytest.raises(CheckpointError, match="leads out of the checkpoint"):
