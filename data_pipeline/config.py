@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 # a longer document of a plain text file (50 MB texts exist) is split
 MAX_DOCUMENT_BYTES = 64 * 2**20
@@ -25,8 +25,13 @@ def _local(path: _PathOrStr) -> _PathOrStr:
     return path
 
 
+def _path(value: object) -> object:
+    return Path(value) if isinstance(value, str) else value
+
+
 # where output goes that cannot be written to object stores
-LocalPath = Annotated[Path, AfterValidator(_local)]
+# of a run file too, whose numbers may not be strings
+LocalPath = Annotated[Path, BeforeValidator(_path), AfterValidator(_local)]
 LocalName = Annotated[str, AfterValidator(_local)]
 
 
@@ -54,6 +59,12 @@ class StorageConfig(Table):
     allow_pipe: bool = Field(
         False, description="Whether pipe:COMMAND may be a URL; it runs COMMAND in a shell."
     )
+    max_member_bytes: int = Field(
+        256 * 2**20,
+        ge=1024,
+        description="Largest sample of an archive of images or sound, as stored and as decoded, in "
+        "bytes.",
+    )
     allow_unsafe_members: bool = Field(
         False, description="Whether tar members may have absolute paths or '..' in their names."
     )
@@ -77,7 +88,8 @@ class ReadConfig(Table):
     max_document_bytes: int = Field(
         MAX_DOCUMENT_BYTES,
         ge=1024,
-        description="Largest document of plain text, in bytes; longer ones are split at line ends.",
+        description="Largest document, in bytes: longer plain text is split, at line ends where "
+        "there are any; longer lines of JSONL and values of Parquet are bad input.",
     )
     on_bad_input: Literal["fail", "skip"] = Field(
         "fail",

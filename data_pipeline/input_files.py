@@ -1,9 +1,10 @@
 """Files from outside: regular ones only, of bounded size; the JSON in them."""
 
+import io
 import os
 import stat
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pydantic
 import pydantic_core
@@ -37,7 +38,7 @@ def require_regular(path: Path, mode: int) -> None:
         raise DataError(f"{path}: found {kind}; expected a regular file")
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> io.BufferedReader:
     """Open a regular file for reading; waits for nothing.
 
     Raises:
@@ -53,7 +54,11 @@ def open_regular(path: Path) -> BinaryIO:
             raise
         raise DataError(f"{str(path)!r}: not the name of a file ({error})") from error
     file = os.fdopen(descriptor, "rb")
-    require_regular(path, os.fstat(descriptor).st_mode)
+    try:
+        require_regular(path, os.fstat(descriptor).st_mode)
+    except DataError:
+        file.close()
+        raise
     return file
 
 

@@ -167,7 +167,9 @@ class FetchCommand(_Command):
         description="URL of a checkpoint or of a folder of checkpoints (then the newest), for "
         "example s3://bucket/run."
     )
-    output: tyro.conf.Positional[LocalPath] = Field(description="Folder that will hold the checkpoint.")
+    output: tyro.conf.Positional[LocalPath] = Field(
+        description="Folder that will hold the checkpoint."
+    )
     storage: StorageConfig = Field(StorageConfig(), description="Access to the object store.")
 
 

@@ -133,7 +133,7 @@ class ParallelConfig(_Table):
     offload_parameters: Literal["none", "cpu", "nvme"] = Field(
         "none", description="Memory to which ZeRO-3 moves parameters that are not in use."
     )
-    nvme_path: Path = Field(
+    nvme_path: LocalPath = Field(
         Path("/local_nvme"), description="Folder for nvme offload, on the disk of each node."
     )
 

@@ -1,7 +1,6 @@
 """Reading and writing of run files: TOML, the same value both ways (imports no torch)."""
 
 import difflib
-import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from spectral.upgrade import nested_keys
 MAX_BYTES = 4 * 2**20
 # deeper than any table of a run
 MAX_DEPTH = 20
+
 
 def load_run(path: Path) -> RunConfig:
     """Read a run file.
@@ -85,8 +85,14 @@ def validate_run(table: dict[str, Any]) -> RunConfig:
     Raises:
         ValidationError: The table is no run.
     """
-    # only in JSON may a strict validation read lists as tuples and strings as paths
-    return RunConfig.model_validate_json(json.dumps(table, default=str), strict=True)
+    return RunConfig.model_validate(_with_tuples(table), strict=True)
+
+
+def _with_tuples(value: Any) -> Any:
+    """A value of TOML with its lists as tuples, which a strict validation tells apart."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(inner) for key, inner in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def _validated(table: dict[str, Any], path: Path) -> RunConfig:

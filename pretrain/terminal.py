@@ -64,14 +64,15 @@ def _open_closed_streams(*, may_lose_output: bool) -> None:
             # the lowest free number
             os.open(os.devnull, mode)
     sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
-    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    if sys.stdout is None:
+        sys.stdout = sys.__stdout__ = os.fdopen(1, "w", closefd=False)  # type: ignore[misc]
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _checked(stream: Any) -> Any:
     """Standard output whose failures can be told from those of files."""
-    if not isinstance(stream, io.TextIOWrapper) or stream.fileno() != 1:
-        # a test has replaced it
+    if stream is not sys.__stdout__:
+        # a caller has replaced it
         return stream
     return io.TextIOWrapper(
         io.BufferedWriter(_Output(1, "w", closefd=False)),

@@ -15,7 +15,6 @@ import torch.distributed as dist
 from pydantic import BaseModel, Field, ValidationError
 
 from data_pipeline.input_files import MAX_JSON_BYTES, first_problem, read_regular
-
 from pretrain.checkpoint.fingerprint import (
     ProbeReading,
     merge_readings,

@@ -26,7 +26,6 @@ from pretrain.checkpoint.tensor_writer import INDEX, Shard, chunk_of
 from pretrain.errors import CheckpointError
 from spectral.upgrade import parameter_name
 
-
 # larger numbers would overflow torch's
 _Natural = Annotated[int, Field(ge=0, lt=2**62)]
 _Sizes = tuple[_Natural, ...]
