@@ -180,14 +180,15 @@ class Reader:
                 found = f"a {type(record).__name__}"
             self.bad("no text", where, found, f"an object with a string {key!r}")
             return None
+        language = record.get(self._read.language_key)
+        named = language if isinstance(language, str) else self._read.language
         try:
             text.encode()
+            named.encode()
         except UnicodeEncodeError as error:
             # JSON can spell half of a surrogate pair
             self.bad("invalid UTF-8", where, f"{error.reason} at {error.start}", "valid Unicode")
             return None
-        language = record.get(self._read.language_key)
-        named = language if isinstance(language, str) else self._read.language
         return Document(text, piece.file.name, named)
 
     def _parquet(self, piece: Slice) -> Iterator[Document]:

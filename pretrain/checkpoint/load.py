@@ -82,4 +82,19 @@ def load_model(path: Path) -> tuple[SpectralLM, RunConfig, Path]:
         for name, value in parameters.items()
     }
     read_pieces(checkpoint / TENSORS, wanted)
+    require_finite(model, checkpoint)
     return model.eval(), run, checkpoint
+
+
+def require_finite(model: SpectralLM, where: Path) -> None:
+    """Reject a model that cannot compute anything.
+
+    Raises:
+        CheckpointError: Names the first parameter with NaN or infinite numbers.
+    """
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise CheckpointError(
+                f"{where}: {name} has numbers that are not finite; expected finite ones: "
+                "use an older checkpoint"
+            )

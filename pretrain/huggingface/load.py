@@ -12,7 +12,7 @@ from data_pipeline.errors import DataError
 from data_pipeline.input_files import read_json
 from data_pipeline.tokenizer import Tokenizer, load_tokenizer
 from pretrain.checkpoint.catalog import tokenizer_path
-from pretrain.checkpoint.load import load_model
+from pretrain.checkpoint.load import load_model, require_finite
 from pretrain.config import RunConfig
 from pretrain.errors import CheckpointError
 from pretrain.huggingface.configuration_resonance import ResonanceConfig
@@ -93,4 +93,5 @@ def import_model(folder: Path) -> SpectralLM:
         model.load_state_dict(state)
     except (SafetensorError, OSError, RuntimeError) as error:
         raise CheckpointError(f"{folder}: does not fit its config.json: {error}") from error
+    require_finite(model, folder)
     return model.eval()

@@ -156,7 +156,7 @@ def read_media(folder: Path) -> None:
 
 
 @st.composite
-def _mutated_toml(draw: st.DrawFn, valid: bytes) -> bytes:
+def mutated_toml(draw: st.DrawFn, valid: bytes) -> bytes:
     tree = draw(mutated_tree(tomllib.loads(valid.decode())))
     try:
         return tomli_w.dumps(tree).encode()
@@ -207,7 +207,7 @@ KINDS = {
         _shards, read_shards, {"data/*/documents.npy": mutated_bytes, "data/*/*.tar": mutated_bytes}
     ),
     "media": Kind(_media, read_media, {"a.*": mutated_bytes}, _pack),
-    "run file": Kind(_write_run, read_run, {"run.toml": _mutated_toml}),
+    "run file": Kind(_write_run, read_run, {"run.toml": mutated_toml}),
     "run file, bytes": Kind(_write_run, read_run, {"run.toml": mutated_bytes}),
     "tokenizer": Kind(_tokenizers, read_tokenizer, {"*.json": mutated_json}),
     "prompts": Kind(_prompts, read_prompt_files, {"a.*": mutated_bytes}),

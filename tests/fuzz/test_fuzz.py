@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from tests.fuzz.child import Child
 from tests.fuzz.kinds import KINDS as DATA_KINDS
 from tests.fuzz.kinds import Kind
+from tests.fuzz.model_kinds import KINDS as MODEL_KINDS
 
-KINDS = DATA_KINDS
+KINDS = DATA_KINDS | MODEL_KINDS
 SHORT, LONG = 30, 3_000
 
 
