@@ -254,7 +254,7 @@ class DataConfig(Table):
         "byte", description="Tokenizer that made the shards; stored in every checkpoint."
     )
     sequence_length: int = Field(512, ge=1, le=204_800, description="Tokens per window.")
-    seed: int = Field(0, ge=0, description="Random seed of the order.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Random seed of the order.")
     shuffle: bool = Field(
         True, description="Whether to shuffle shards, and documents within blocks."
     )

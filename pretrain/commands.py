@@ -76,7 +76,7 @@ class GenerationOptions(_Command):
         description="Sample from the most likely tokens whose total probability reaches this "
         "(nucleus sampling).",
     )
-    beams: int = Field(1, ge=1, description="Beams of a beam search; 1 turns it off.")
+    beams: int = Field(1, ge=1, le=1024, description="Beams of a beam search; 1 turns it off.")
     beam_groups: int = Field(
         1,
         ge=1,
@@ -105,7 +105,7 @@ class GenerationOptions(_Command):
         ge=0.0,
         description="Penalty per log(1 + count) of tokens already generated; 0 turns it off.",
     )
-    seed: int = Field(0, ge=0, description="Random seed for sampling.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Random seed for sampling.")
 
 
 class GenerateCommand(GenerationOptions):

@@ -60,7 +60,10 @@ class TrainConfig(_Table):
     global_batch_size: Positive = Field(8, description="Windows per step, over all ranks.")
     micro_batch_size: Positive = Field(4, description="Windows per forward pass of a rank.")
     seed: int = Field(
-        0, ge=0, description="Random seed of the initial parameters, dropout and selection noise."
+        0,
+        ge=0,
+        lt=2**63,
+        description="Random seed of the initial parameters, dropout and selection noise.",
     )
     precision: Literal["auto", "float32", "bf16", "fp16"] = Field(
         "auto",

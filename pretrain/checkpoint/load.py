@@ -14,8 +14,10 @@ from pretrain.checkpoint.tensor_reader import read_pieces, stored_pieces
 from pretrain.checkpoint.tensor_writer import Shard
 from pretrain.config import RunConfig
 from pretrain.errors import CheckpointError
+from pretrain.parallel.split_model import empty_model
 from pretrain.run_file import load_saved_run
 from pretrain.runtime.ranks import agreed, gathered_objects
+from spectral.config import ModelConfig
 from spectral.lm import SpectralLM
 
 
@@ -72,9 +74,11 @@ def load_model(path: Path) -> tuple[SpectralLM, RunConfig, Path]:
     """
     checkpoint = find_checkpoint(path)
     run = load_saved_run(checkpoint)
+    pieces = stored_pieces(checkpoint / TENSORS)
+    require_room(run.model, len(pieces), checkpoint / TENSORS, checkpoint / "run.toml")
     model = SpectralLM(run.model)
     parameters = {f"value/{name}": value.detach() for name, value in model.state_dict().items()}
-    stored = {name for name in stored_pieces(checkpoint / TENSORS) if name.startswith("value/")}
+    stored = {name for name in pieces if name.startswith("value/")}
     if extra := sorted(stored - set(parameters)):
         raise CheckpointError(f"{checkpoint}: does not fit its run.toml: unexpected {extra[0]}")
     wanted = {
@@ -84,6 +88,31 @@ def load_model(path: Path) -> tuple[SpectralLM, RunConfig, Path]:
     read_pieces(checkpoint / TENSORS, wanted)
     require_finite(model, checkpoint)
     return model.eval(), run, checkpoint
+
+
+def require_room(config: ModelConfig, num_tensors: int, folder: Path, source: Path) -> None:
+    """Reject a model that is larger than the files it is stored in, before it is made.
+
+    Args:
+        config: The model.
+        num_tensors: Number of stored tensors.
+        folder: Folder of the files.
+        source: File that `config` was read from, for the message.
+
+    Raises:
+        CheckpointError: The model has more layers than tensors, or more parameters than bytes.
+    """
+    num_bytes = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+    found = f"{config.num_layers:,} layers"
+    if config.num_layers <= num_tensors:
+        num_parameters = sum(value.numel() for value in empty_model(config).parameters())
+        if num_parameters <= num_bytes:
+            return
+        found = f"{num_parameters:,} parameters"
+    raise CheckpointError(
+        f"{source}: {found}; expected the model that is stored in {num_tensors:,} tensors of "
+        f"{num_bytes:,} bytes in {folder}"
+    )
 
 
 def require_finite(model: SpectralLM, where: Path) -> None:

@@ -10,7 +10,7 @@ from rich.tree import Tree
 from pretrain.checkpoint.catalog import find_checkpoint, is_named, step_of
 from pretrain.checkpoint.certificate import check_certificate
 from pretrain.checkpoint.deepspeed_state import VALUE
-from pretrain.checkpoint.load import load_model, read_state
+from pretrain.checkpoint.load import load_model, read_state, require_room
 from pretrain.checkpoint.manifest import MANIFEST, read_manifest
 from pretrain.checkpoint.save import TENSORS
 from pretrain.checkpoint.tensor_reader import missing_elements, stored_pieces
@@ -51,6 +51,7 @@ def _shapes(checkpoint: Path, run: RunConfig) -> Iterator[str]:
     from pretrain.parallel.split_model import empty_model
 
     stored = stored_pieces(checkpoint / TENSORS)
+    require_room(run.model, len(stored), checkpoint / TENSORS, checkpoint / "run.toml")
     model: SpectralLM = empty_model(run.model)
     expected: dict[str, tuple[int, ...]] = {}
     for name, parameter in model.named_parameters():

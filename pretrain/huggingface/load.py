@@ -12,7 +12,7 @@ from data_pipeline.errors import DataError
 from data_pipeline.input_files import read_json
 from data_pipeline.tokenizer import Tokenizer, load_tokenizer
 from pretrain.checkpoint.catalog import tokenizer_path
-from pretrain.checkpoint.load import load_model, require_finite
+from pretrain.checkpoint.load import load_model, require_finite, require_room
 from pretrain.config import RunConfig
 from pretrain.errors import CheckpointError
 from pretrain.huggingface.configuration_resonance import ResonanceConfig
@@ -84,12 +84,13 @@ def import_model(folder: Path) -> SpectralLM:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{file}: expected a configuration of Resonance: {error}") from error
-    model = SpectralLM(config)
     state: dict[str, Tensor] = {}
     try:
         for shard in sorted(folder.glob("*.safetensors")):
             for name, value in load_file(shard).items():
                 state[parameter_name(name.removeprefix(PREFIX))] = value
+        require_room(config, len(state), folder, file)
+        model = SpectralLM(config)
         model.load_state_dict(state)
     except (SafetensorError, OSError, RuntimeError) as error:
         raise CheckpointError(f"{folder}: does not fit its config.json: {error}") from error
