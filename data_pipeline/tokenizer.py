@@ -181,7 +181,11 @@ class HuggingFaceTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, without BOS and EOS."""
-        return list(self._model.encode(text, add_special_tokens=False).ids)
+        try:
+            return list(self._model.encode(text, add_special_tokens=False).ids)
+        except Exception as error:
+            # such as a vocabulary that lacks its own unknown token
+            raise DataError(f"{self.path}: its tokenizer.json cannot encode ({error})") from error
 
     def decode(self, ids: list[int]) -> str:
         """The text of `ids`, without special tokens."""

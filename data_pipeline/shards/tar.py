@@ -63,6 +63,7 @@ def members(
             while (info := tar.next()) is not None:
                 check_member(url, info.name, config)
                 if info.isdir():
+                    counted.expect(0)
                     continue
                 _check_file(url, info, limit)
                 end = info.offset_data + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE

@@ -66,19 +66,20 @@ def mutated_tree(draw: st.DrawFn, tree: Any) -> Any:
     for _ in range(draw(st.integers(1, 2))):
         places = list(_places(tree))
         if not places:
-            return draw(st.sampled_from(_STRANGE))
-        container, key = draw(st.sampled_from(places))
+            return copy.deepcopy(draw(st.sampled_from(_STRANGE)))
+        container, key = places[draw(st.integers(0, len(places) - 1))]
+        strange = copy.deepcopy(draw(st.sampled_from(_STRANGE)))
         match draw(st.sampled_from(["replace", "replace", "replace", "remove", "add", "root"])):
             case "remove":
                 del container[key]
             case "add" if isinstance(container, dict):
-                container[f"{key}x"] = container[key]
+                container[f"{key}x"] = copy.deepcopy(container[key])
             case "add":
-                container.insert(key, container[key])
+                container.insert(key, copy.deepcopy(container[key]))
             case "root" if draw(st.integers(0, 9)) == 0:
-                tree = draw(st.sampled_from(_STRANGE))
+                tree = strange
             case _:
-                container[key] = draw(st.sampled_from(_STRANGE))
+                container[key] = strange
     return tree
 
 

@@ -52,7 +52,8 @@ def _fuzz(kind: Kind, folder: Path, num_examples: int) -> None:
             file.write_bytes(data.draw(mutation(valid[file])))
             try:
                 kind.finish(folder, file)
-                assert child.problem(folder) == "", file.name
+                problem = child.problem(folder)
+                assert problem == "", f"{file.name}: {problem}"
             finally:
                 for name, content in valid.items():
                     name.write_bytes(content)
