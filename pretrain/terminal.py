@@ -71,7 +71,7 @@ def _open_closed_streams(*, may_lose_output: bool) -> None:
 
 def _checked(stream: Any) -> Any:
     """Standard output whose failures can be told from those of files."""
-    if stream is not sys.__stdout__:
+    if stream is not sys.__stdout__ or stream is None:
         # a caller has replaced it
         return stream
     return io.TextIOWrapper(

@@ -214,8 +214,9 @@ class Reader:
         columns = [name for name in (key, self._read.language_key) if name in names]
         row = 0
         try:
+            groups = list(self._small_groups(file.metadata, url))
             for batch in file.iter_batches(
-                batch_size=_BATCH_ROWS, columns=columns, use_threads=False
+                batch_size=_BATCH_ROWS, row_groups=groups, columns=columns, use_threads=False
             ):
                 for record in batch.to_pylist():
                     where = f"{url}, row {row}"
@@ -229,6 +230,18 @@ class Reader:
                         yield document
         except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
             self.bad("damaged file", f"{url}, row {row}", f"unreadable ({error})", "Parquet rows")
+
+    def _small_groups(self, metadata: Any, url: str) -> Iterator[int]:
+        """The row groups whose texts are small enough on average: reading decides about each."""
+        limit, key = self._read.max_document_bytes, self._read.text_key
+        for number in range(metadata.num_row_groups):
+            group = metadata.row_group(number)
+            columns = (group.column(index) for index in range(group.num_columns))
+            sizes = [c.total_uncompressed_size for c in columns if c.path_in_schema == key]
+            if max(sizes, default=0) > limit * max(1, group.num_rows):
+                self._too_long("a value", f"{url}, row group {number}")
+            else:
+                yield number
 
 
 def _cut_at_lines(stream: BinaryIO, limit: int) -> Iterator[bytes]:

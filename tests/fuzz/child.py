@@ -23,15 +23,17 @@ Read = Callable[[Path], object]
 class Child:
     """A process that calls one function on many folders; another takes its place if it ends."""
 
-    def __init__(self, read: Read):
-        self._read = read
+    def __init__(self, read: Read, memory_bytes: int = MEMORY_BYTES):
+        self._read, self._memory_bytes = read, memory_bytes
         self._process = None
         self._start()
 
     def _start(self) -> None:
         self._pipe, theirs = CONTEXT.Pipe()
         self._process = CONTEXT.Process(
-            target=_serve, args=(self._read, theirs, dict(os.environ)), daemon=True
+            target=_serve,
+            args=(self._read, self._memory_bytes, theirs, dict(os.environ)),
+            daemon=True,
         )
         self._process.start()
         theirs.close()
@@ -58,11 +60,11 @@ class Child:
         self._pipe.close()
 
 
-def _serve(read: Read, pipe: Connection, environment: dict[str, str]) -> None:
+def _serve(read: Read, memory_bytes: int, pipe: Connection, environment: dict[str, str]) -> None:
     enter(environment)
     # what the reading imports and creates once does not count
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + MEMORY_BYTES
+    limit = pages * resource.getpagesize() + memory_bytes
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     pipe.send("ready")
     while True:

@@ -134,7 +134,8 @@ def test_parquet_with_a_broken_footer_is_skipped(tmp_path: Path) -> None:
     file = tmp_path / "a.parquet"
     parquet.write_table(pa.table({"text": ["a"]}), file)
     data = bytearray(file.read_bytes())
-    data[-40:-12] = bytes(28)
+    start = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    data[start : start + 20] = b"\xff" * 20
     file.write_bytes(data)
     assert documents(file, "skip") == ([], ["damaged file"])
 

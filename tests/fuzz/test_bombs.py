@@ -1,8 +1,8 @@
 """Small files that expand to much, and archives of what is no file: each is one message."""
 
+import gzip
 import io
 import json
-import lzma
 import os
 import struct
 import tarfile
@@ -26,33 +26,34 @@ from tests.fuzz.documents import documents
 MIB = 2**20
 
 
+SIZE = 256 * MIB
+
+
 def _read_lines(folder: Path) -> None:
     (file,) = folder.iterdir()
-    texts, reasons = documents(file, "skip", max_document_bytes=MIB)
-    assert reasons == ["too long"] or sum(map(len, texts)) > 1000 * MIB or reasons
+    assert documents(file, "skip", max_document_bytes=MIB) == ([], ["too long"])
 
 
 def _zst(folder: Path) -> None:
-    (folder / "a.jsonl.zst").write_bytes(
-        zstandard.ZstdCompressor().compress(b'{"text": "' + b"a" * (1100 * MIB) + b'"}')
-    )
+    data = zstandard.ZstdCompressor().compress(bytes(SIZE))
+    (folder / "a.jsonl.zst").write_bytes(data)
 
 
-def _xz(folder: Path) -> None:
-    (folder / "a.jsonl.xz").write_bytes(lzma.compress(b"1" * (1100 * MIB), preset=0))
+def _gz(folder: Path) -> None:
+    (folder / "a.jsonl.gz").write_bytes(gzip.compress(bytes(SIZE), 1))
 
 
 def _parquet(folder: Path) -> None:
-    table = pa.table({"text": pa.array(["a" * (300 * MIB)], pa.large_string())})
+    table = pa.table({"text": pa.array(["a" * SIZE], pa.large_string())})
     parquet.write_table(table, folder / "a.parquet", compression="zstd", use_dictionary=False)
 
 
-@pytest.mark.parametrize("write", [_zst, _xz, _parquet])
+@pytest.mark.parametrize("write", [_zst, _gz, _parquet])
 def test_a_small_file_does_not_fill_the_memory(
     write: Callable[[Path], None], tmp_path: Path
 ) -> None:
     write(tmp_path)
-    child = Child(_read_lines)
+    child = Child(_read_lines, memory_bytes=SIZE // 2)
     try:
         assert child.problem(tmp_path) == ""
     finally:
