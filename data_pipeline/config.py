@@ -3,12 +3,36 @@
 Imports neither torch nor anything that reads data: a login node validates run files with it.
 """
 
-from typing import Literal
+import re
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 # a longer document of a plain text file (50 MB texts exist) is split
 MAX_DOCUMENT_BYTES = 64 * 2**20
+
+
+_PathOrStr = TypeVar("_PathOrStr", str, Path)
+
+
+def _local(path: _PathOrStr) -> _PathOrStr:
+    # a path has lost the second slash of a URL
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
+        raise ValueError(f"expected a path on this machine, found the URL {str(path)!r}")
+    if "\0" in str(path):
+        raise ValueError(f"expected a path, found {str(path)!r}")
+    return path
+
+
+def _path(value: object) -> object:
+    return Path(value) if isinstance(value, str) else value
+
+
+# where output goes that cannot be written to object stores
+# of a run file too, whose numbers may not be strings
+LocalPath = Annotated[Path, BeforeValidator(_path), AfterValidator(_local)]
+LocalName = Annotated[str, AfterValidator(_local)]
 
 
 class Table(BaseModel):
@@ -35,6 +59,12 @@ class StorageConfig(Table):
     allow_pipe: bool = Field(
         False, description="Whether pipe:COMMAND may be a URL; it runs COMMAND in a shell."
     )
+    max_member_bytes: int = Field(
+        256 * 2**20,
+        ge=1024,
+        description="Largest sample of an archive of images or sound, as stored and as decoded, in "
+        "bytes.",
+    )
     allow_unsafe_members: bool = Field(
         False, description="Whether tar members may have absolute paths or '..' in their names."
     )
@@ -58,7 +88,8 @@ class ReadConfig(Table):
     max_document_bytes: int = Field(
         MAX_DOCUMENT_BYTES,
         ge=1024,
-        description="Largest document of plain text, in bytes; longer ones are split at line ends.",
+        description="Largest document, in bytes: longer plain text is split, at line ends where "
+        "there are any; longer lines of JSONL and values of Parquet are bad input.",
     )
     on_bad_input: Literal["fail", "skip"] = Field(
         "fail",
@@ -131,7 +162,7 @@ class TokenizerTrainConfig(Table):
     inputs: tuple[str, ...] = Field(
         ("stdlib",), description="Files, folders, globs, URLs, or the embedded corpus 'stdlib'."
     )
-    output: str = Field("tokenizer.model", description="Path of the model file to write.")
+    output: LocalName = Field("tokenizer.model", description="Path of the model file to write.")
     vocab_size: int = Field(
         4096, ge=264, description="Size of the vocabulary, bytes and special tokens included."
     )
@@ -161,7 +192,7 @@ class BuildConfig(Table):
     tokenizer: str = Field(
         "byte", description="SentencePiece model, Hugging Face tokenizer folder, or 'byte'."
     )
-    output: str = Field("data", description="Folder for train/, valid/ and report.json.")
+    output: LocalName = Field("data", description="Folder for train/, valid/ and report.json.")
     valid_fraction: float = Field(
         0.05, ge=0, lt=1, description="Share of documents held out, chosen by their hash."
     )
@@ -193,7 +224,7 @@ class StatsConfig(Table):
     """Print tokens, documents and a histogram of document lengths."""
 
     path: str = Field(description="Folder or URL with manifest.json, or the folder above it.")
-    png: str = Field("", description="PNG file to draw the histogram into; empty for none.")
+    png: LocalName = Field("", description="PNG file to draw the histogram into; empty for none.")
     storage: StorageConfig = Field(StorageConfig(), description="Access to files.")
 
 
@@ -223,7 +254,7 @@ class DataConfig(Table):
         "byte", description="Tokenizer that made the shards; stored in every checkpoint."
     )
     sequence_length: int = Field(512, ge=1, le=204_800, description="Tokens per window.")
-    seed: int = Field(0, ge=0, description="Random seed of the order.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Random seed of the order.")
     shuffle: bool = Field(
         True, description="Whether to shuffle shards, and documents within blocks."
     )
@@ -253,7 +284,7 @@ class DataConfig(Table):
         "fail",
         description="Reaction to a corrupt shard: fail, or skip (mask and count its tokens).",
     )
-    cache: str = Field(
+    cache: LocalName = Field(
         "", description="Folder for shards from HTTP or S3; empty for the user's cache folder."
     )
     cache_bytes: int = Field(

@@ -36,6 +36,7 @@ def first_problem(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     where = ".".join(str(key) for key in first["loc"])
     expected = first["msg"].removeprefix("Value error, ")
+    expected = expected[:1].lower() + expected[1:]
     found = first["input"]
     shown = "" if isinstance(found, dict | list | BaseModel) else f", found {found!r:.100}"
     return f"{where}: {expected}{shown}" if where else f"{expected}{shown}"

@@ -1,13 +1,13 @@
 """Tokenizers behind one interface: SentencePiece, raw bytes and Hugging Face."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any, Protocol
 
 import sentencepiece
 
 from data_pipeline.errors import DataError
+from data_pipeline.input_files import read_json
 
 # SentencePiece writes spaces as this character, and decodes it as a space
 _SPACE_MARK = "\u2581"
@@ -159,13 +159,19 @@ class HuggingFaceTokenizer:
     @staticmethod
     def _special_names(path: Path) -> dict[str, str]:
         config = path / "tokenizer_config.json"
-        table = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-        # older files write a special token as an object
-        return {
-            key: value["content"] if isinstance(value, dict) else value
-            for key, value in table.items()
-            if key in ("bos_token", "eos_token", "pad_token", "unk_token") and value
-        }
+        table = read_json(config) if config.exists() else {}
+        if not isinstance(table, dict):
+            raise DataError(f"{config}: found a {type(table).__name__}; expected an object")
+        names = {}
+        for key in ("bos_token", "eos_token", "pad_token", "unk_token"):
+            value = table.get(key) or None
+            # older files write a special token as an object
+            name = value.get("content") if isinstance(value, dict) else value
+            if name is not None and not isinstance(name, str):
+                raise DataError(f"{config}: {key} is {name!r}; expected a token's text")
+            if name is not None:
+                names[key] = name
+        return names
 
     def _special(self, name: str | None, file: Path, key: str, fallback: int = -1) -> int:
         id_ = None if name is None else self._model.token_to_id(name)
@@ -175,7 +181,11 @@ class HuggingFaceTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, without BOS and EOS."""
-        return list(self._model.encode(text, add_special_tokens=False).ids)
+        try:
+            return list(self._model.encode(text, add_special_tokens=False).ids)
+        except Exception as error:
+            # such as a vocabulary that lacks its own unknown token
+            raise DataError(f"{self.path}: its tokenizer.json cannot encode ({error})") from error
 
     def decode(self, ids: list[int]) -> str:
         """The text of `ids`, without special tokens."""

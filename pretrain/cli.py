@@ -19,6 +19,7 @@ from launch.errors import LaunchError
 from pretrain import commands
 from pretrain.errors import RunError
 from pretrain.run_file import describe, load_run
+from pretrain.terminal import TRACEBACK, OutputError, complain, standard_streams
 
 USER_ERRORS = (DataError, LaunchError, RunError, OSError)
 
@@ -72,24 +73,40 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a sub-command; exit with 2 for a wrong call and 1 for work that could not be done."""
-    name, flags = _find_command(list(sys.argv[1:] if arguments is None else arguments))
-    command = COMMANDS[name]
-    try:
-        parsed = _parse(name, command, flags)
-        run_command = getattr(importlib.import_module(command.module), command.function)
-        result = run_command(parsed)
-    except USER_ERRORS as error:
-        print(redact(f"resonance {name}: {error}"), file=sys.stderr)
-        sys.exit(error.status if isinstance(error, RunError) else 1)
-    except KeyboardInterrupt:
-        print(f"resonance {name}: interrupted", file=sys.stderr)
-        sys.exit(130)
-    if result is not None:
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    # training goes on without a terminal
+    with standard_streams(may_lose_output=words[:1] == ["pretrain"]):
+        name, flags = _find_command(words)
         try:
-            print(result, flush=True)
-        except BrokenPipeError:
-            # the reader, such as `head`, has closed the pipe; nothing may be written at the exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _run(name, flags)
+        except KeyboardInterrupt as error:
+            complain(f"resonance {name}: interrupted", error)
+            sys.exit(130)
+        except OutputError:
+            raise
+        except Exception as error:  # noqa: BLE001 (whatever it is, the user gets one message)
+            complain(redact(f"resonance {name}: {_explain(error, flags)}"), error)
+            sys.exit(error.status if isinstance(error, RunError) else 1)
+
+
+def _run(name: str, flags: list[str]) -> None:
+    command = COMMANDS[name]
+    parsed = _parse(name, command, flags)
+    run_command = getattr(importlib.import_module(command.module), command.function)
+    result = run_command(parsed)
+    if result is not None:
+        print(result)
+
+
+def _explain(error: Exception, flags: list[str]) -> str:
+    """The message of an error; one that no check has foreseen names the files of the command."""
+    if isinstance(error, USER_ERRORS):
+        return str(error)
+    text = (str(error).splitlines() or [""])[0]
+    problem = "out of memory" if isinstance(error, MemoryError) else type(error).__name__
+    files = [flag for flag in flags if os.path.exists(flag)]  # noqa: PTH110 (any text)
+    where = f"{', '.join(files)}: " if files else ""
+    return f"{where}{problem}{text and ': '}{text}; {TRACEBACK}=1 shows where"
 
 
 def _find_command(arguments: list[str]) -> tuple[str, list[str]]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import tyro
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from data_pipeline.config import StorageConfig
+from data_pipeline.config import LocalPath, StorageConfig
 from pretrain.config import RunConfig
 
 
@@ -76,7 +76,7 @@ class GenerationOptions(_Command):
         description="Sample from the most likely tokens whose total probability reaches this "
         "(nucleus sampling).",
     )
-    beams: int = Field(1, ge=1, description="Beams of a beam search; 1 turns it off.")
+    beams: int = Field(1, ge=1, le=1024, description="Beams of a beam search; 1 turns it off.")
     beam_groups: int = Field(
         1,
         ge=1,
@@ -105,7 +105,7 @@ class GenerationOptions(_Command):
         ge=0.0,
         description="Penalty per log(1 + count) of tokens already generated; 0 turns it off.",
     )
-    seed: int = Field(0, ge=0, description="Random seed for sampling.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Random seed for sampling.")
 
 
 class GenerateCommand(GenerationOptions):
@@ -118,7 +118,7 @@ class GenerateCommand(GenerationOptions):
     prompts: Path | None = Field(
         None, description="File with one prompt per line, or .jsonl with {'prompt': ...}."
     )
-    output: Path | None = Field(
+    output: LocalPath | None = Field(
         None, description="JSON-lines file for the continuations of --prompts; None prints them."
     )
     batch_size: int = Field(8, ge=1, description="Prompts of --prompts per batch.")
@@ -141,7 +141,7 @@ class ExportCommand(_Command):
     checkpoint: tyro.conf.Positional[Path] = Field(
         description="Run directory or single checkpoint."
     )
-    output: tyro.conf.Positional[Path] = Field(description="Folder to create; must not exist.")
+    output: tyro.conf.Positional[LocalPath] = Field(description="Folder to create; must not exist.")
 
 
 class VerifyCheckpointCommand(_Command):
@@ -167,7 +167,9 @@ class FetchCommand(_Command):
         description="URL of a checkpoint or of a folder of checkpoints (then the newest), for "
         "example s3://bucket/run."
     )
-    output: tyro.conf.Positional[Path] = Field(description="Folder that will hold the checkpoint.")
+    output: tyro.conf.Positional[LocalPath] = Field(
+        description="Folder that will hold the checkpoint."
+    )
     storage: StorageConfig = Field(StorageConfig(), description="Access to the object store.")
 
 
@@ -183,7 +185,7 @@ class PlanCommand(_Command):
 class DoctorCommand(_Command):
     """Check this machine: versions, devices, shadowed packages, free disk, writable paths."""
 
-    output: Path = Field(Path("runs"), description="Folder that runs will be written to.")
+    output: LocalPath = Field(Path("runs"), description="Folder that runs will be written to.")
     kernels: bool = Field(
         False,
         description="Instead, compile every GPU kernel for every supported architecture (without "

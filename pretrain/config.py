@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from data_pipeline.config import DataConfig
+from data_pipeline.config import DataConfig, LocalPath
 from launch.config import LaunchConfig
 from spectral.config import ModelConfig
 
@@ -55,7 +55,7 @@ class OptimConfig(_Table):
 class TrainConfig(_Table):
     """The `[train]` table: length, batch size, precision and output of a run."""
 
-    output: Path = Field(Path("runs/run"), description="Run directory.")
+    output: LocalPath = Field(Path("runs/run"), description="Run directory.")
     steps: Positive = Field(1000, description="Number of optimizer steps.")
     global_batch_size: Positive = Field(8, description="Windows per step, over all ranks.")
     micro_batch_size: Positive = Field(
@@ -64,7 +64,10 @@ class TrainConfig(_Table):
         "with gates and experts, whose auxiliary losses and random numbers are per micro-batch.",
     )
     seed: int = Field(
-        0, ge=0, description="Random seed of the initial parameters, dropout and selection noise."
+        0,
+        ge=0,
+        lt=2**63,
+        description="Random seed of the initial parameters, dropout and selection noise.",
     )
     precision: Literal["auto", "float32", "bf16", "fp16"] = Field(
         "auto",
@@ -137,7 +140,7 @@ class ParallelConfig(_Table):
     offload_parameters: Literal["none", "cpu", "nvme"] = Field(
         "none", description="Memory to which ZeRO-3 moves parameters that are not in use."
     )
-    nvme_path: Path = Field(
+    nvme_path: LocalPath = Field(
         Path("/local_nvme"), description="Folder for nvme offload, on the disk of each node."
     )
 

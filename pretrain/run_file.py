@@ -9,11 +9,17 @@ from typing import Any
 import tomli_w
 from pydantic import BaseModel, ValidationError
 
+from data_pipeline.errors import DataError
+from data_pipeline.input_files import read_regular, shown
 from data_pipeline.redaction import redact
 from pretrain.config import RunConfig
 from pretrain.errors import RunError
 from spectral.presets import PRESETS
 from spectral.upgrade import nested_keys
+
+MAX_BYTES = 4 * 2**20
+# deeper than any table of a run
+MAX_DEPTH = 20
 
 
 def load_run(path: Path) -> RunConfig:
@@ -42,16 +48,57 @@ def load_saved_run(checkpoint: Path) -> RunConfig:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_toml(read_regular(path, MAX_BYTES).decode())
     except FileNotFoundError:
         raise RunError(f"{path}: no such run file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except DataError as error:
+        raise RunError(str(error)) from error
+    except ValueError as error:
         raise RunError(f"{path}: not a TOML file: {error}") from error
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """The tables of a TOML text.
+
+    Raises:
+        ValueError: It is no TOML, nested too deep, or has an integer of more than 64 bits.
+    """
+    too_deep = ValueError(f"tables and lists nested deeper than {MAX_DEPTH} levels")
+    try:
+        table = tomllib.loads(text)
+    except RecursionError:
+        raise too_deep from None
+    inner: list[Any] = [table]
+    for _ in range(MAX_DEPTH):
+        if any(isinstance(value, int) and abs(value) >= 2**63 for value in inner):
+            raise ValueError("an integer of more than 64 bits")
+        lists = [value for value in inner if isinstance(value, list)]
+        inner = [v for value in inner if isinstance(value, dict) for v in value.values()]
+        inner += [item for values in lists for item in values]
+    if inner:
+        raise too_deep
+    return table
+
+
+def validate_run(table: dict[str, Any]) -> RunConfig:
+    """The run of a table: a number is no string and no truth value, an integer has no point.
+
+    Raises:
+        ValidationError: The table is no run.
+    """
+    return RunConfig.model_validate(_with_tuples(table), strict=True)
+
+
+def _with_tuples(value: Any) -> Any:
+    """A value of TOML with its lists as tuples, which a strict validation tells apart."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(inner) for key, inner in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def _validated(table: dict[str, Any], path: Path) -> RunConfig:
     try:
-        return RunConfig.model_validate(table)
+        return validate_run(table)
     except ValidationError as error:
         raise RunError(f"{path}: {describe(error, RunConfig)}") from None
 
@@ -121,7 +168,7 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
             lines.append(f"{key}: {text}" if key else text)
         else:
             expected = finding["msg"][:1].lower() + finding["msg"][1:]
-            lines.append(f"{key}: {expected}, found {finding['input']!r}")
+            lines.append(f"{key}: {expected}, found {shown(finding['input'])}")
     return "\n  ".join(lines)
 
 

@@ -88,15 +88,19 @@ class ModelConfig(Table):
         # what is no list is reported when the field is validated
         if not isinstance(mixers, list | tuple) or "wavelet" not in mixers:
             return values
+        given = values.get("wavelet", {})
         try:
-            table = WaveletConfig.model_validate(values.get("wavelet", {}))
+            table = WaveletConfig.model_validate(given)
         except ValidationError:
             # reported with its keys when the field is validated
             return values
         try:
-            return values | {"wavelet": table.with_bank()}
+            filled = table.with_bank()
         except ValueError as error:
             raise ValueError(f"wavelet.{error}") from error
+        # the other keys are validated as they were given
+        inner = {**given, "bank": filled.bank} if isinstance(given, dict) else filled
+        return values | {"wavelet": inner}
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> "ModelConfig":

@@ -14,6 +14,8 @@ from data_pipeline.build.duplicates import document_hash, signature
 from data_pipeline.build.readers import Document, Reader
 from data_pipeline.build.sources import Part
 from data_pipeline.config import BuildConfig
+from data_pipeline.errors import DataError
+from data_pipeline.input_files import read_json
 from data_pipeline.storage.atomic import write_atomically, write_text_atomically
 
 # size of a row group: a stage holds one in memory, and a small shard reads few
@@ -53,9 +55,19 @@ def is_finished(work: Path, number: int) -> bool:
 
 
 def load_record(work: Path, number: int) -> PartRecord:
-    """The record of a finished part."""
-    table = json.loads(_record_file(work, number).read_text(encoding="utf-8"))
-    return PartRecord(table["documents_read"], table["bytes_read"], Counts(**table["counts"]))
+    """The record of a finished part.
+
+    Raises:
+        DataError: It was changed.
+    """
+    file = _record_file(work, number)
+    table = read_json(file)
+    try:
+        return PartRecord(table["documents_read"], table["bytes_read"], Counts(**table["counts"]))
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"{file}: not a record of this build ({error!r}); remove {work} to begin again"
+        ) from error
 
 
 def extract_part(config: BuildConfig, part: Part, work: Path) -> None:

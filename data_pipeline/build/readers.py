@@ -21,6 +21,8 @@ from data_pipeline.storage.streams import open_raw, open_stream
 # exceptions of decoders for input that is damaged or cut short
 _DAMAGED = (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError)
 _CHUNK_BYTES = 1 << 20
+# rows of Parquet in memory at a time: dictionaries make many large values of one
+_BATCH_ROWS = 8
 
 
 class Document(NamedTuple):
@@ -73,7 +75,16 @@ class Reader:
             expected = "a whole, undamaged file"
             self.bad("damaged file", piece.file.url, f"cannot be decompressed ({error})", expected)
         except OSError as error:
-            raise explain(piece.file.url, error) from error
+            if error.errno is not None:
+                raise explain(piece.file.url, error) from error
+            # bz2 has no exception of its own
+            expected = "a whole, undamaged file"
+            self.bad("damaged file", piece.file.url, f"cannot be decompressed ({error})", expected)
+
+    def _too_long(self, found: str, where: str) -> None:
+        limit = self._read.max_document_bytes
+        expected = f"at most {limit:,} (read.max_document_bytes)"
+        self.bad("too long", where, f"{found} of more than {limit:,} bytes", expected)
 
     def _decode(self, data: bytes, where: str) -> str | None:
         try:
@@ -97,41 +108,57 @@ class Reader:
             with open_stream(piece.file.url, self._storage) as stream:
                 yield from _cut_at_lines(stream, limit)
             return
-        paragraph: list[bytes] = []
-        for line in self._lines(piece):
+        paragraph = bytearray()
+        for line, _ in self._lines(piece):
             if self._read.document == "line":
                 yield line
-            elif line.strip():
-                paragraph.append(line)
-            elif paragraph:
-                yield b"".join(paragraph)
-                paragraph = []
+                continue
+            if paragraph and (not line.strip() or len(paragraph) + len(line) > limit):
+                yield bytes(paragraph)
+                paragraph.clear()
+            if line.strip():
+                paragraph += line
         if paragraph:
-            yield b"".join(paragraph)
+            yield bytes(paragraph)
 
-    def _lines(self, piece: Slice) -> Iterator[bytes]:
-        """The lines that start inside the slice."""
-        if piece.start == 0 and piece.end is None:
-            with open_stream(piece.file.url, self._storage) as stream:
-                yield from stream
-            return
-        with open_raw(piece.file.url, self._storage) as stream:
+    def _lines(self, piece: Slice) -> Iterator[tuple[bytes, bool]]:
+        """The lines that start inside the slice: (bytes, whether the line ends with them).
+
+        A line that is longer than a document may be comes in several pieces.
+        """
+        limit = self._read.max_document_bytes
+        is_whole_file = piece.start == 0 and piece.end is None
+        opened = open_stream if is_whole_file else open_raw
+        with opened(piece.file.url, self._storage) as stream:
             if piece.start > 0:
                 # one byte earlier, so that a line that starts exactly here is not skipped
                 stream.seek(piece.start - 1)
-                stream.readline()
+                while (line := stream.readline(limit)) and not line.endswith(b"\n"):
+                    pass
             while piece.end is None or stream.tell() < piece.end:
-                line = stream.readline()
+                pending, is_end = b"", False
+                while not is_end:
+                    line = pending + stream.readline(limit - len(pending))
+                    is_end = len(line) < limit or line.endswith(b"\n")
+                    cut = len(line) if is_end else _character_start(line)
+                    pending = line[cut:]
+                    if line:
+                        yield line[:cut], is_end
                 if not line:
                     return
-                yield line
 
     def _jsonl(self, piece: Slice) -> Iterator[Document]:
-        for number, line in enumerate(self._lines(piece), 1):
-            if not line.strip():
+        number, is_start = 0, True
+        for line, is_end in self._lines(piece):
+            number, is_whole, is_continued = number + is_start, is_start and is_end, not is_start
+            is_start = is_end
+            if is_continued or not line.strip():
                 continue
             base = f", from byte {piece.start}" if piece.start else ""
             where = f"{piece.file.url}, line {number}{base}"
+            if not is_whole:
+                self._too_long("a line", where)
+                continue
             text = self._decode(line, where)
             if text is None:
                 continue
@@ -154,14 +181,15 @@ class Reader:
                 found = f"a {type(record).__name__}"
             self.bad("no text", where, found, f"an object with a string {key!r}")
             return None
+        language = record.get(self._read.language_key)
+        named = language if isinstance(language, str) else self._read.language
         try:
             text.encode()
+            named.encode()
         except UnicodeEncodeError as error:
             # JSON can spell half of a surrogate pair
             self.bad("invalid UTF-8", where, f"{error.reason} at {error.start}", "valid Unicode")
             return None
-        language = record.get(self._read.language_key)
-        named = language if isinstance(language, str) else self._read.language
         return Document(text, piece.file.name, named)
 
     def _parquet(self, piece: Slice) -> Iterator[Document]:
@@ -175,7 +203,8 @@ class Reader:
         url, key = piece.file.url, self._read.text_key
         try:
             file = parquet.ParquetFile(stream)
-        except pyarrow.ArrowException as error:
+        # not even its documented exceptions cover broken footers
+        except (pyarrow.ArrowException, OSError, ValueError) as error:
             self.bad("damaged file", url, f"not a Parquet file ({error})", "a Parquet file")
             return
         names = file.schema_arrow.names
@@ -186,14 +215,34 @@ class Reader:
         columns = [name for name in (key, self._read.language_key) if name in names]
         row = 0
         try:
-            for batch in file.iter_batches(batch_size=64, columns=columns, use_threads=False):
+            groups = list(self._small_groups(file.metadata, url))
+            for batch in file.iter_batches(
+                batch_size=_BATCH_ROWS, row_groups=groups, columns=columns, use_threads=False
+            ):
                 for record in batch.to_pylist():
-                    document = self._from_record(record, f"{url}, row {row}", piece)
+                    where = f"{url}, row {row}"
                     row += 1
+                    text = record[key]
+                    if isinstance(text, str) and len(text) > self._read.max_document_bytes:
+                        self._too_long("a value", where)
+                        continue
+                    document = self._from_record(record, where, piece)
                     if document is not None:
                         yield document
         except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
             self.bad("damaged file", f"{url}, row {row}", f"unreadable ({error})", "Parquet rows")
+
+    def _small_groups(self, metadata: Any, url: str) -> Iterator[int]:
+        """The row groups whose texts are small enough on average: reading decides about each."""
+        limit, key = self._read.max_document_bytes, self._read.text_key
+        for number in range(metadata.num_row_groups):
+            group = metadata.row_group(number)
+            columns = (group.column(index) for index in range(group.num_columns))
+            sizes = [c.total_uncompressed_size for c in columns if c.path_in_schema == key]
+            if max(sizes, default=0) > limit * max(1, group.num_rows):
+                self._too_long("a value", f"{url}, row group {number}")
+            else:
+                yield number
 
 
 def _cut_at_lines(stream: BinaryIO, limit: int) -> Iterator[bytes]:

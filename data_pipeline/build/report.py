@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_pipeline.errors import DataError
+from data_pipeline.input_files import read_json
 from data_pipeline.shards.manifest import Manifest
 from data_pipeline.storage.atomic import write_text_atomically
 
@@ -81,10 +82,10 @@ def load_report(folder: Path) -> BuildReport | None:
     if not path.is_file():
         return None
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        table = read_json(path)
         table["splits"] = {name: SplitReport(**split) for name, split in table["splits"].items()}
         return BuildReport(**table)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(
             f"{path}: not a report of this version ({error}); expected one, or an empty folder"
         ) from error

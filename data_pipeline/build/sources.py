@@ -100,7 +100,8 @@ def _files_of(source: str, read: ReadConfig, storage: StorageConfig) -> Iterator
     for file in files:
         if file.size == 0 and not listed and read.on_bad_input == "fail":
             raise DataError(f"{file.url}: the file is empty; expected text")
-        name = _relative(file.url, source)
+        # names of files need not be UTF-8, metadata must
+        name = _relative(file.url, source).encode(errors="backslashreplace").decode()
         kind = format_of(file.url, read)
         yield SourceFile(file.url, name, file.size, file.version, kind, listed)
 

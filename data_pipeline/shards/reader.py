@@ -2,6 +2,8 @@
 
 import contextlib
 import hashlib
+import os
+import resource
 from collections import OrderedDict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,15 +14,41 @@ import numpy.typing as npt
 
 from data_pipeline.config import DataConfig
 from data_pipeline.errors import CorruptShardError, MissingFileError
+from data_pipeline.input_files import open_regular
 from data_pipeline.shards.cache import ShardCache, default_folder
 from data_pipeline.shards.manifest import Index, Manifest, ShardEntry, first_rows, read_rows
 from data_pipeline.storage.files import is_remote, join, local_path, naming
+
+_MAX_OPEN = 512
+
+
+def _max_open(num_datasets: int) -> int:
+    """Shards that a dataset keeps open: together half of the files that a process may open."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return _MAX_OPEN
+    return min(_MAX_OPEN, max(1, files // 2 // max(1, num_datasets)))
+
+
+class _OpenShard:
+    """A file that is closed when nothing refers to it any more."""
+
+    def __init__(self, descriptor: int):
+        self._descriptor = descriptor
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+    def read(self, size: int, offset: int) -> bytes:
+        """At most `size` bytes at `offset`; fewer if the file ends there."""
+        # not from a memory map: a file that is cut short under one ends the process
+        return os.pread(self._descriptor, size, offset)
 
 
 class ShardReader:
     """Reader of documents' tokens by (shard, row).
 
-    State: open shards (memory maps) and their index rows; the least recently used are closed.
+    State: open shards and their index rows; the least recently used are closed.
     """
 
     def __init__(self, path: str, manifest: Manifest, config: DataConfig):
@@ -28,12 +56,13 @@ class ShardReader:
         self._is_remote = is_remote(path)
         self._first_row = first_rows(manifest)
         self._rows: OrderedDict[int, Index] = OrderedDict()
-        self._open: OrderedDict[int, npt.NDArray[np.uint8]] = OrderedDict()
+        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
         self._verified: set[int] = set()
         self._corrupt: dict[int, str] = {}
         folder = Path(config.cache) if config.cache else default_folder()
         self._cache = ShardCache(folder, config.cache_bytes, config.storage)
         self._dtype = np.dtype(manifest.dtype)
+        self._max_open = _max_open(len(config.datasets))
 
     def url(self, shard: int) -> str:
         """Path or URL of a shard."""
@@ -81,29 +110,46 @@ class ShardReader:
     def _fetch(self, shard: int) -> Path:
         return self._cache.fetch(self.url(shard), self._manifest.shards[shard])
 
-    def tokens(self, shard: int, row: int) -> npt.NDArray[np.unsignedinteger] | str:
-        """The tokens of a document, or the reason why its shard is unreadable and skipped.
+    def tokens(
+        self, shard: int, row: int, start: int = 0, stop: int | None = None
+    ) -> npt.NDArray[np.unsignedinteger] | str:
+        """Tokens [start, stop) of a document, or the reason why its shard is skipped.
 
         Raises:
             DataError: The shard is missing, cut short or changed, and `on_corrupt_shard` is fail.
         """
         if shard in self._corrupt:
             return self._corrupt[shard]
-        if shard not in self._open:
-            try:
-                self._open[shard] = self._map(shard)
-            except (CorruptShardError, MissingFileError) as error:
-                if self._config.on_corrupt_shard == "fail":
-                    raise
-                self._corrupt[shard] = str(error)
-                return self._corrupt[shard]
-            if len(self._open) > 512:
-                self._open.popitem(last=False)
-        self._open.move_to_end(shard)
-        offset, count, _ = self.index(shard)[row]
-        return np.frombuffer(self._open[shard], self._dtype, count=int(count), offset=int(offset))
+        try:
+            if shard not in self._open:
+                self._open[shard] = self._opened(shard)
+                if len(self._open) > self._max_open:
+                    self._open.popitem(last=False)
+            self._open.move_to_end(shard)
+            return self._read(shard, row, start, stop)
+        except (CorruptShardError, MissingFileError) as error:
+            if self._config.on_corrupt_shard == "fail":
+                raise
+            self._corrupt[shard] = str(error)
+            return self._corrupt[shard]
 
-    def _map(self, shard: int) -> npt.NDArray[np.uint8]:
+    def _read(
+        self, shard: int, row: int, start: int, stop: int | None
+    ) -> npt.NDArray[np.unsignedinteger]:
+        offset, count, _ = map(int, self.index(shard)[row])
+        stop = count if stop is None else min(stop, count)
+        size = (stop - start) * self._dtype.itemsize
+        offset += start * self._dtype.itemsize
+        with naming(self.url(shard)):
+            data = self._open[shard].read(size, offset)
+        if len(data) != size:
+            raise CorruptShardError(
+                f"{self.url(shard)}: {len(data)} bytes at {offset}; expected {size}: it was cut "
+                "short while it was being read"
+            )
+        return np.frombuffer(data, self._dtype)
+
+    def _opened(self, shard: int) -> "_OpenShard":
         entry, url = self._manifest.shards[shard], self.url(shard)
         if not self._is_remote:
             return self._checked(shard, entry, local_path(url))
@@ -114,20 +160,21 @@ class ShardReader:
             self._cache.discard(entry)
             return self._checked(shard, entry, self._fetch(shard))
 
-    def _checked(self, shard: int, entry: ShardEntry, path: Path) -> npt.NDArray[np.uint8]:
+    def _checked(self, shard: int, entry: ShardEntry, path: Path) -> "_OpenShard":
         url = self.url(shard)
         with naming(url):
-            mapped = np.memmap(path, dtype=np.uint8, mode="r")
-        if len(mapped) != entry.size:
-            raise CorruptShardError(
-                f"{url}: {len(mapped)} bytes; expected {entry.size} by the manifest"
-            )
-        if self._config.verify_shards and shard not in self._verified:
-            with path.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            if sha256 != entry.sha256:
+            file = open_regular(path)
+        with file:
+            size = os.fstat(file.fileno()).st_size
+            if size != entry.size:
                 raise CorruptShardError(
-                    f"{url}: SHA-256 is {sha256}; expected {entry.sha256} by the manifest"
+                    f"{url}: {size} bytes; expected {entry.size} by the manifest"
                 )
-            self._verified.add(shard)
-        return mapped
+            if self._config.verify_shards and shard not in self._verified:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+                if sha256 != entry.sha256:
+                    raise CorruptShardError(
+                        f"{url}: SHA-256 is {sha256}; expected {entry.sha256} by the manifest"
+                    )
+                self._verified.add(shard)
+            return _OpenShard(os.dup(file.fileno()))

@@ -19,6 +19,7 @@ from data_pipeline.shards.manifest import (
     read_rows,
     split_folders,
 )
+from data_pipeline.shards.npy import load_npy
 from data_pipeline.shards.tar import members
 from data_pipeline.storage.files import is_remote, join, list_files, local_path, protocol_of
 from data_pipeline.storage.streams import open_raw
@@ -190,8 +191,8 @@ def _check_content(
         if not name.endswith(_TOKENS_SUFFIX):
             continue
         try:
-            tokens = np.load(io.BytesIO(data), allow_pickle=False)
-        except (ValueError, EOFError) as error:
+            tokens = load_npy(data)
+        except ValueError as error:
             yield f"{url}: {name} is not an array ({error})"
             continue
         if tokens.dtype != np.dtype(manifest.dtype) or tokens.ndim != 1 or len(tokens) < 2:

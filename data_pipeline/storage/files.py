@@ -15,11 +15,14 @@ from fsspec.core import split_protocol
 
 from data_pipeline.config import StorageConfig
 from data_pipeline.errors import DataError, MissingFileError
+from data_pipeline.input_files import open_regular
 from data_pipeline.redaction import is_redacted, redact
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
+# fsspec has more, which need other packages and arguments
+_PROTOCOLS = {"file", "local", "http", "https", "s3", "s3a", "memory"}
 _CREDENTIALS = (
     "expected AWS credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile), or "
     "storage.anonymous = true for a public bucket"
@@ -66,7 +69,7 @@ def check_url(url: str, config: StorageConfig) -> None:
                 f"{url}: a pipe: URL runs a command and is refused; expected a path or a URL. "
                 "Set storage.allow_pipe = true if the command is trusted."
             )
-    elif protocol_of(url) not in fsspec.available_protocols():
+    elif protocol_of(url) not in _PROTOCOLS:
         raise DataError(
             f"{url}: unknown protocol {protocol_of(url)!r}; expected a local path, http://, "
             "https:// or s3://"
@@ -176,8 +179,13 @@ def read_bytes(
     Raises:
         DataError: The file cannot be read, or is shorter than `end`.
     """
-    system = filesystem(url, config)
-    data = bytes(with_retries(url, config, lambda: system.cat_file(url, start=start, end=end)))
+    if is_remote(url):
+        system = filesystem(url, config)
+        data = bytes(with_retries(url, config, lambda: system.cat_file(url, start=start, end=end)))
+    else:
+        with naming(url), open_regular(local_path(url)) as file:
+            file.seek(start or 0)
+            data = file.read() if end is None else file.read(end - (start or 0))
     if start is not None and end is not None and len(data) > end - start:
         # an HTTP server without range requests sends the whole file
         data = data[start:end]

@@ -14,6 +14,7 @@ from fsspec.utils import infer_compression
 
 from data_pipeline.config import StorageConfig
 from data_pipeline.errors import DataError
+from data_pipeline.input_files import open_regular
 from data_pipeline.storage.files import (
     check_url,
     filesystem,
@@ -25,6 +26,8 @@ from data_pipeline.storage.files import (
 )
 
 _BUFFER_BYTES = 1 << 20
+# expanded at a time: at most 32 MiB come out of it
+_ZSTD_BYTES = 1 << 10
 
 
 class _RetryingReader(io.RawIOBase):
@@ -80,7 +83,7 @@ class _ZstdReader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         while not self._text:
-            self._compressed = self._compressed or self._source.read(1 << 14)
+            self._compressed = self._compressed or self._source.read(_ZSTD_BYTES)
             if not self._compressed:
                 if self._frame is not None:
                     raise EOFError("the zstd stream ends inside a frame")
@@ -124,7 +127,7 @@ def open_raw(url: str, config: StorageConfig) -> Iterator[BinaryIO]:
             yield cast(BinaryIO, buffered)
     else:
         with naming(url):
-            file = local_path(url).open("rb")
+            file = open_regular(local_path(url))
         with file:
             yield file
 

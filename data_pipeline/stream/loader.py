@@ -53,8 +53,7 @@ def reader_failure(error: RuntimeError) -> DataError:
     """The error that explains torch's error about a reader process."""
     return DataError(
         f"a reader process of the data loader failed: {error}; expected it to answer. It may have "
-        "been killed for lack of memory: see data.num_workers, data.prefetch. If it was a bus "
-        "error, a shard was cut short while it was being read."
+        "been killed for lack of memory: see data.num_workers, data.prefetch."
     )
 
 

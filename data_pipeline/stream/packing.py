@@ -112,13 +112,14 @@ class PackedDataset:
         position = 0
         for span in spans:
             end = position + span.num_tokens
-            tokens = self.reader.tokens(span.shard, span.row)
+            # and the token after them, the label of the last
+            stop = span.start + span.num_tokens
+            tokens = self.reader.tokens(span.shard, span.row, span.start, stop + 1)
             if isinstance(tokens, str):
                 windows.corrupt[tokens] = windows.corrupt.get(tokens, 0) + span.num_tokens
             else:
-                stop = span.start + span.num_tokens
-                windows.tokens[row, position:end] = tokens[span.start : stop]
-                following = tokens[span.start + 1 : stop + 1]
+                windows.tokens[row, position:end] = tokens[: span.num_tokens]
+                following = tokens[1:]
                 windows.labels[row, position : position + len(following)] = following
             windows.segment_ids[row, position:end] = len(documents)
             documents.append((self.number, self.reader.document(span.shard, span.row)))

@@ -5,14 +5,17 @@ any error. So every checkpoint stores the loss, some logits and a fingerprint of
 output on random tokens. Loading computes them again and rejects a layout that gives other results.
 """
 
-import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.distributed as dist
+from pydantic import BaseModel, Field, ValidationError
 
+from data_pipeline.foreign import first_problem
+from data_pipeline.input_files import MAX_JSON_BYTES, read_regular
 from pretrain.checkpoint.fingerprint import (
     ProbeReading,
     merge_readings,
@@ -28,7 +31,15 @@ from pretrain.runtime.ranks import agreed, gathered_objects
 # the last place per layer, and the probe always runs in float32
 TOLERANCE = 1_000 * torch.finfo(torch.float32).eps
 
+# more than any run's probe has
+MAX_TOKENS = 1 << 20
+
 Measurements = dict[str, list[float]]
+
+
+class _Certificate(BaseModel):
+    tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)]
+    measured: dict[str, Annotated[list[float], Field(min_length=1)]]
 
 
 def certify(model: Any, run: RunConfig) -> dict[str, Any]:
@@ -102,8 +113,14 @@ def read_certificate(checkpoint: Path) -> tuple[int, Measurements]:
     """
     file = checkpoint / "certificate.json"
     try:
-        table = json.loads(file.read_text(encoding="utf-8"))
-        measured = {str(k): [float(n) for n in v] for k, v in table["measured"].items()}
-        return int(table["tokens"]), measured
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{file}: expected measurements of a probe ({error})") from error
+        table = _Certificate.model_validate_json(read_regular(file, MAX_JSON_BYTES), strict=True)
+    except (OSError, ValueError) as error:
+        problem = first_problem(error) if isinstance(error, ValidationError) else error
+        raise CheckpointError(f"{file}: expected measurements of a probe ({problem})") from error
+    for name, numbers in table.measured.items():
+        if not all(map(math.isfinite, numbers)):
+            raise CheckpointError(
+                f"{file}: the model's output was not finite when it was saved, first in {name}; "
+                "expected finite numbers: use an older checkpoint"
+            )
+    return table.tokens, table.measured

@@ -1,9 +1,10 @@
 """Loading of checkpoints: into a training engine of any layout, or as a separate model."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.errors import DataError
+from data_pipeline.input_files import read_json
 from pretrain.checkpoint.boxes import Box, Piece
 from pretrain.checkpoint.catalog import find_checkpoint
 from pretrain.checkpoint.certificate import check_certificate
@@ -17,6 +18,7 @@ from pretrain.errors import CheckpointError
 from pretrain.parallel.split_model import empty_model
 from pretrain.run_file import load_saved_run
 from pretrain.runtime.ranks import agreed, gathered_objects
+from spectral.config import ModelConfig
 from spectral.lm import SpectralLM
 
 
@@ -46,7 +48,22 @@ def load_engine(engine: Any, checkpoint: Path, run: RunConfig) -> dict[str, Any]
         raise agreed(CheckpointError(problems[0]))
     finish_puts(engine)
     check_certificate(engine, checkpoint, run)
-    state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    return read_state(checkpoint)
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The contents of state.json.
+
+    Raises:
+        CheckpointError: It is missing, or no object.
+    """
+    file = checkpoint / "state.json"
+    try:
+        state = read_json(file)
+    except (OSError, DataError) as error:
+        raise CheckpointError(str(error)) from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{file}: found a {type(state).__name__}; expected an object")
     return state
 
 
@@ -58,9 +75,11 @@ def load_model(path: Path) -> tuple[SpectralLM, RunConfig, Path]:
     """
     checkpoint = find_checkpoint(path)
     run = load_saved_run(checkpoint)
+    pieces = stored_pieces(checkpoint / TENSORS)
+    require_room(run.model, len(pieces), checkpoint / TENSORS, checkpoint / "run.toml")
     model = empty_model(run.model).to_empty(device="cpu")
     parameters = {f"value/{name}": value.detach() for name, value in model.state_dict().items()}
-    stored = {name for name in stored_pieces(checkpoint / TENSORS) if name.startswith("value/")}
+    stored = {name for name in pieces if name.startswith("value/")}
     if extra := sorted(stored - set(parameters)):
         raise CheckpointError(f"{checkpoint}: does not fit its run.toml: unexpected {extra[0]}")
     wanted = {
@@ -68,4 +87,44 @@ def load_model(path: Path) -> tuple[SpectralLM, RunConfig, Path]:
         for name, value in parameters.items()
     }
     read_pieces(checkpoint / TENSORS, wanted, read_index(checkpoint / TENSORS))
+    require_finite(model, checkpoint)
     return model.eval(), run, checkpoint
+
+
+def require_room(config: ModelConfig, num_tensors: int, folder: Path, source: Path) -> None:
+    """Reject a model that is larger than the files it is stored in, before it is made.
+
+    Args:
+        config: The model.
+        num_tensors: Number of stored tensors.
+        folder: Folder of the files.
+        source: File that `config` was read from, for the message.
+
+    Raises:
+        CheckpointError: The model has more layers than tensors, or more parameters than bytes.
+    """
+    num_bytes = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+    found = f"{config.num_layers:,} layers"
+    if config.num_layers <= num_tensors:
+        num_parameters = sum(value.numel() for value in empty_model(config).parameters())
+        if num_parameters <= num_bytes:
+            return
+        found = f"{num_parameters:,} parameters"
+    raise CheckpointError(
+        f"{source}: {found}; expected the model that is stored in {num_tensors:,} tensors of "
+        f"{num_bytes:,} bytes in {folder}"
+    )
+
+
+def require_finite(model: SpectralLM, where: Path) -> None:
+    """Reject a model that cannot compute anything.
+
+    Raises:
+        CheckpointError: Names the first parameter with NaN or infinite numbers.
+    """
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise CheckpointError(
+                f"{where}: {name} has numbers that are not finite; expected finite ones: "
+                "use an older checkpoint"
+            )

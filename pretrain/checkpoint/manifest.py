@@ -15,7 +15,14 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from data_pipeline.errors import DataError
 from data_pipeline.foreign import Count, ForeignTable, RelativePath, Sha256, first_problem
+from data_pipeline.input_files import (
+    MAX_JSON_BYTES,
+    open_regular,
+    read_regular,
+    require_regular,
+)
 from pretrain.errors import CheckpointError
 
 MANIFEST = "manifest.json"
@@ -114,8 +121,8 @@ def verified(checkpoint: Path) -> Path:
     """
     manifest = checkpoint / MANIFEST
     try:
-        text = manifest.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
+        text = read_regular(manifest, MAX_JSON_BYTES)
+    except (OSError, DataError) as error:
         raise CheckpointError(f"{manifest}: cannot be read: {error}") from error
     files = read_manifest(text, manifest)
     with ThreadPoolExecutor(HASH_THREADS) as pool:
@@ -127,12 +134,19 @@ def verified(checkpoint: Path) -> Path:
 
 def damage(file: Path, expected: Entry) -> str:
     """Description of a file's damage; empty if there is none."""
-    size = file.stat().st_size if file.is_file() else None
-    if size != expected.bytes:
-        found = "no file" if size is None else f"{size:,} bytes"
-        return f"{file}: found {found}; expected {expected.bytes:,} bytes"
-    if file_sha256(file) != expected.sha256:
-        return f"{file}: its SHA-256 differs from the manifest: damaged"
+    try:
+        status = file.stat()
+        require_regular(file, status.st_mode)
+        if status.st_size != expected.bytes:
+            return f"{file}: found {status.st_size:,} bytes; expected {expected.bytes:,} bytes"
+        if file_sha256(file) != expected.sha256:
+            return f"{file}: its SHA-256 differs from the manifest: damaged"
+    except FileNotFoundError:
+        return f"{file}: found no file; expected {expected.bytes:,} bytes"
+    except DataError as error:
+        return str(error)
+    except (OSError, ValueError) as error:
+        return f"{file}: cannot be read: {error}"
     return ""
 
 
@@ -143,7 +157,7 @@ def entry_of(file: Path) -> Entry:
 
 def file_sha256(file: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
-    with file.open("rb") as stream:
+    with open_regular(file) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

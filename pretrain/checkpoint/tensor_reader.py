@@ -1,13 +1,12 @@
 """Reader of the pieces that `tensor_writer` wrote; no pickle: tensors with `weights_only`."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader, _StorageInfo
@@ -20,11 +19,27 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
-from data_pipeline.foreign import is_plain_name
+from data_pipeline.config import Table
+from data_pipeline.foreign import first_problem, is_plain_name
+from data_pipeline.input_files import MAX_JSON_BYTES, read_regular
 from pretrain.checkpoint.boxes import Box
 from pretrain.checkpoint.tensor_writer import INDEX, Shard, chunk_of
 from pretrain.errors import CheckpointError
 from spectral.upgrade import parameter_name
+
+# larger numbers would overflow torch's
+_Natural = Annotated[int, Field(ge=0, lt=2**62)]
+_Sizes = tuple[_Natural, ...]
+
+
+class _IndexEntry(Table):
+    """Entry of a tensor: its shape, and offsets, sizes, file, place and bytes of its pieces."""
+
+    shape: _Sizes
+    pieces: tuple[tuple[_Sizes, _Sizes, str, _Natural, _Natural], ...]
+
+
+_INDEX = TypeAdapter(dict[str, _IndexEntry])
 
 
 class JsonIndexReader(FileSystemReader):
@@ -40,19 +55,21 @@ class JsonIndexReader(FileSystemReader):
         tensors: dict[str, Any] = {}
         storage: dict[MetadataIndex, _StorageInfo] = {}
         try:
-            for saved, entry in json.loads(path.read_text(encoding="utf-8")).items():
+            index = _INDEX.validate_json(read_regular(path, MAX_JSON_BYTES), strict=True)
+            for saved, entry in index.items():
                 name = parameter_name(saved)
                 chunks = []
-                for offsets, sizes, file, offset, length in entry["pieces"]:
-                    chunks.append(chunk_of(Box(tuple(offsets), tuple(sizes))))
-                    key = MetadataIndex(name, offsets)
-                    storage[key] = _StorageInfo(_plain(file), int(offset), int(length))
-                size = torch.Size(entry["shape"])
+                for offsets, sizes, file, offset, length in entry.pieces:
+                    box = Box(offsets, sizes)
+                    _require_inside(box, entry.shape, name)
+                    chunks.append(chunk_of(box))
+                    info = _StorageInfo(_plain(file), offset, length)
+                    storage[MetadataIndex(name, offsets)] = info
+                size = torch.Size(entry.shape)
                 tensors[name] = TensorStorageMetadata(TensorProperties(torch.float32), size, chunks)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise CheckpointError(
-                f"{path}: expected an index of tensors ({type(error).__name__}: {error})"
-            ) from error
+        except (OSError, ValueError) as error:
+            problem = first_problem(error) if isinstance(error, ValidationError) else error
+            raise CheckpointError(f"{path}: expected an index of tensors ({problem})") from error
         return Metadata(tensors, storage_data=storage)
 
 
@@ -123,9 +140,11 @@ def read_pieces(folder: Path, wanted: Mapping[str, Shard], metadata: Metadata) -
     reader.set_up_storage_reader(metadata, is_coordinator=True)
     try:
         reader.read_data(LoadPlan(items), _PieceLoadPlanner(wanted)).wait()
-    except (OSError, RuntimeError, EOFError, AssertionError, UnpicklingError) as error:
+    except Exception as error:
+        # damaged archives and pickles fail in many ways
         first = str(error).partition("\n")[0]
-        raise CheckpointError(f"{folder}: cannot be read: {first}") from error
+        problem = f"{type(error).__name__}: {first}"
+        raise CheckpointError(f"{folder}: cannot be read: {problem}") from error
 
 
 def stored_pieces(folder: Path) -> dict[str, tuple[tuple[int, ...], int]]:
@@ -160,8 +179,16 @@ def missing_elements(folder: Path) -> Iterator[str]:
             yield f"{folder / file}: no such shard"
 
 
-def _plain(name: object) -> str:
+def _require_inside(box: Box, shape: tuple[int, ...], name: str) -> None:
+    if len(box.offsets) != len(shape) or len(box.sizes) != len(shape):
+        raise ValueError(f"{name}: a piece at {box.offsets} of {box.sizes}, in shape {shape}")
+    ends = [offset + size for offset, size in zip(box.offsets, box.sizes, strict=True)]
+    if any(end > size for end, size in zip(ends, shape, strict=True)):
+        raise ValueError(f"{name}: a piece ends at {ends}, outside shape {shape}")
+
+
+def _plain(name: str) -> str:
     """The name of a file, if it is in the folder itself."""
-    if not isinstance(name, str) or not is_plain_name(name):
+    if not is_plain_name(name):
         raise ValueError(f"expected a file next to the index, found {name!r}")
     return name

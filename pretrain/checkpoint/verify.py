@@ -4,14 +4,13 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from rich.tree import Tree
 
 from pretrain.checkpoint.catalog import find_checkpoint, is_named, step_of
 from pretrain.checkpoint.certificate import check_certificate
 from pretrain.checkpoint.deepspeed_state import VALUE
-from pretrain.checkpoint.load import load_model
+from pretrain.checkpoint.load import load_model, read_state, require_room
 from pretrain.checkpoint.manifest import MANIFEST, read_manifest
 from pretrain.checkpoint.save import TENSORS
 from pretrain.checkpoint.tensor_reader import missing_elements, stored_pieces
@@ -52,6 +51,7 @@ def _shapes(checkpoint: Path, run: RunConfig) -> Iterator[str]:
     from pretrain.parallel.split_model import empty_model
 
     stored = stored_pieces(checkpoint / TENSORS)
+    require_room(run.model, len(stored), checkpoint / TENSORS, checkpoint / "run.toml")
     model: SpectralLM = empty_model(run.model)
     expected: dict[str, tuple[int, ...]] = {}
     for name, parameter in model.named_parameters():
@@ -66,11 +66,11 @@ def _shapes(checkpoint: Path, run: RunConfig) -> Iterator[str]:
 
 def _state(checkpoint: Path, run: RunConfig) -> Iterator[str]:
     """Contradictions between step, schedule, seed and position in the data."""
-    state = _read_state(checkpoint)
+    state = read_state(checkpoint)
     try:
         step, steps = int(state["step"]), int(state["schedule"]["steps"])
         read, seed = int(state["data"]["step"]), int(state["random"]["seed"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         yield f"state.json: expected step, schedule, data and random ({error!r})"
         return
     if is_named(checkpoint) and step_of(checkpoint) != step:
@@ -81,14 +81,6 @@ def _state(checkpoint: Path, run: RunConfig) -> Iterator[str]:
         yield f"state.json: {read} steps of data were read; expected at least {step}"
     if seed != run.train.seed:
         yield f"state.json: random.seed is {seed}; expected run.toml's {run.train.seed}"
-
-
-def _read_state(checkpoint: Path) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{checkpoint / 'state.json'}: {error}") from error
-    return state
 
 
 def inspect(command: InspectCommand) -> None:
@@ -110,7 +102,7 @@ def tree(checkpoint: Path) -> Tree:
     for name, entry in read_manifest(manifest.read_bytes(), manifest).items():
         files.add(f"{name}  {entry.bytes:,} bytes  {entry.sha256[:12]}")
     state = root.add("state")
-    for key, value in _read_state(checkpoint).items():
+    for key, value in read_state(checkpoint).items():
         text = json.dumps(value)
         state.add(f"{key}  {text if len(text) <= 100 else text[:97] + '...'}")
     stored = stored_pieces(checkpoint / TENSORS)

@@ -3,6 +3,7 @@
 The history costs nothing: the model's state has constant size and is kept between turns.
 """
 
+import io
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -87,14 +88,20 @@ def chat(command: ChatCommand) -> None:
             f"--beams is {command.beams}; expected 1: beams cannot be shown before they end"
         )
     conversation = Conversation(Writer(load_pretrained(command.checkpoint), command), command)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        # a line that is no UTF-8 is refused alone, and does not end the conversation
+        sys.stdin.reconfigure(errors="surrogateescape")
     if sys.stdin.isatty():
         print(HELP)
     for text in _turns():
         if text == "/reset":
             conversation.reset()
-        else:
+            continue
+        try:
             conversation.say(text, _show)
-            print(flush=True)
+        except RunError as error:
+            print(error, file=sys.stderr)
+        print(flush=True)
 
 
 def _turns() -> Iterator[str]:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from data_pipeline.input_files import parse_json
 from data_pipeline.storage.atomic import write_text_atomically
 from pretrain.commands import GenerateCommand
 from pretrain.errors import RunError
@@ -62,7 +63,7 @@ def read_prompts(file: Path) -> list[str]:
     prompts = []
     for number, line in enumerate(lines, start=1):
         try:
-            prompts.append(str(json.loads(line)["prompt"]))
+            prompts.append(str(parse_json(line, f"{file}:{number}")["prompt"]))
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f'{file}:{number}: expected {{"prompt": "..."}} ({error!r})') from error
     return prompts

@@ -1,6 +1,5 @@
 """Loading of Hugging Face folders: parameters and tokenizer, without running their code."""
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,9 +9,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from data_pipeline.errors import DataError
+from data_pipeline.input_files import read_json
 from data_pipeline.tokenizer import Tokenizer, load_tokenizer
 from pretrain.checkpoint.catalog import tokenizer_path
-from pretrain.checkpoint.load import load_model
+from pretrain.checkpoint.load import load_model, require_finite, require_room
 from pretrain.config import RunConfig
 from pretrain.errors import CheckpointError
 from pretrain.huggingface.configuration_resonance import ResonanceConfig
@@ -72,7 +72,7 @@ def import_model(folder: Path) -> SpectralLM:
     """
     file = folder / "config.json"
     try:
-        table = json.loads(file.read_text(encoding="utf-8"))
+        table = read_json(file)
         kind = table.get("model_type")
         if kind != ResonanceConfig.model_type:
             raise CheckpointError(
@@ -85,13 +85,15 @@ def import_model(folder: Path) -> SpectralLM:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{file}: expected a configuration of Resonance: {error}") from error
-    model = empty_model(config)
     state: dict[str, Tensor] = {}
     try:
         for shard in sorted(folder.glob("*.safetensors")):
             for name, value in load_file(shard).items():
                 state[parameter_name(name.removeprefix(PREFIX))] = value
+        require_room(config, len(state), folder, file)
+        model = empty_model(config)
         model.load_state_dict(state, assign=True)
     except (SafetensorError, OSError, RuntimeError) as error:
         raise CheckpointError(f"{folder}: does not fit its config.json: {error}") from error
+    require_finite(model, folder)
     return model.eval()

@@ -1,9 +1,10 @@
 """The remaining work of a run: its steps, their time, the bytes of its checkpoints."""
 
-import json
 import math
 from collections.abc import Sequence
 
+from data_pipeline.errors import DataError
+from data_pipeline.input_files import parse_json
 from launch.preflight import Plan
 from pretrain.checkpoint.catalog import list_checkpoints, step_of
 from pretrain.config import RunConfig
@@ -68,8 +69,8 @@ def _seconds_per_step(run: RunConfig) -> float | None:
     seconds = []
     for line in file.read_text(encoding="utf-8").splitlines():
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
+            record = parse_json(line, file)
+        except DataError:
             # a crash cut this line short
             continue
         if record.get("tokens_per_s"):

@@ -2,7 +2,6 @@
 
 import itertools
 import tempfile
-import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from data_pipeline.storage.files import join, read_bytes
 from pretrain.checkpoint.catalog import list_checkpoints
 from pretrain.config import RunConfig
 from pretrain.errors import RunError
-from pretrain.run_file import describe, load_run, public_table
+from pretrain.run_file import describe, load_run, parse_toml, public_table, validate_run
 
 OUTPUT = "train.output"
 REMOTE = "checkpoint.remote"
@@ -109,8 +108,8 @@ def _parse(description: str) -> tuple[str, list[Any]]:
             f"--sweep: {key} cannot be swept: it is chosen for each task, or the same for all"
         )
     try:
-        values: list[Any] = tomllib.loads(f"values = [{text}]")["values"]
-    except tomllib.TOMLDecodeError:
+        values: list[Any] = parse_toml(f"values = [{text}]")["values"]
+    except ValueError:
         # not TOML: words without quotes
         values = text.split(",")
     repeated = [value for index, value in enumerate(values) if value in values[:index]]
@@ -130,7 +129,7 @@ def _changed(run: RunConfig, changes: dict[str, Any]) -> RunConfig:
             raise RunError(f"--sweep: the run has no key {key}")
         inner[last] = value
     try:
-        return RunConfig.model_validate(table)
+        return validate_run(table)
     except ValidationError as error:
         shown = ", ".join(f"{key}={value!r}" for key, value in changes.items())
         raise RunError(f"--sweep: {shown}: {describe(error, RunConfig)}") from None

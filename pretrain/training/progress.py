@@ -1,11 +1,14 @@
 """The progress of a run: everything in its checkpoints besides the engine."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.stream.loader import TrainLoader
 from pretrain.checkpoint.load import load_engine
 from pretrain.config import RunConfig
+from pretrain.errors import CheckpointError
 from pretrain.resilience.guard import Guard
 from pretrain.runtime.precision import LossScale
 from pretrain.training.schedule import enter_schedule
@@ -43,8 +46,9 @@ class Progress:
             CheckpointError: As `load_engine`.
         """
         state = self._load(checkpoint)
-        self._loader.load_state_dict(state["data"])
-        self._guard.load_state_dict(state["guard"])
+        with _state_errors(checkpoint):
+            self._loader.load_state_dict(state["data"])
+            self._guard.load_state_dict(state["guard"])
         self.pass_data()
 
     def rewind(self, checkpoint: Path) -> None:
@@ -53,7 +57,9 @@ class Progress:
         Raises:
             CheckpointError: As `load_engine`.
         """
-        self._guard.rewind(self._load(checkpoint)["guard"])
+        state = self._load(checkpoint)
+        with _state_errors(checkpoint):
+            self._guard.rewind(state["guard"])
 
     def pass_data(self) -> None:
         """Mark all data read so far as consumed, even if its gradient was discarded."""
@@ -71,8 +77,20 @@ class Progress:
 
     def _load(self, checkpoint: Path) -> dict[str, Any]:
         state = load_engine(self._engine, checkpoint, self._run)
-        enter_schedule(self._engine, self._run, int(state["schedule"]["steps"]))
-        self.step, self.tokens = state["step"], state["tokens"]
+        with _state_errors(checkpoint):
+            enter_schedule(self._engine, self._run, int(state["schedule"]["steps"]))
+            self.step, self.tokens = int(state["step"]), int(state["tokens"])
+            self._loss_scale.load_state_dict(state.get("loss_scale", {}))
         self.saved_step = self.step
-        self._loss_scale.load_state_dict(state.get("loss_scale", {}))
         return state
+
+
+@contextlib.contextmanager
+def _state_errors(checkpoint: Path) -> Iterator[None]:
+    """Turn what a changed state.json leads to into a `CheckpointError`."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
+        raise CheckpointError(
+            f"{checkpoint / 'state.json'}: not the state of a run ({error!r})"
+        ) from error

@@ -36,12 +36,12 @@ def test_a_shard_that_is_cut_short_is_named_and_a_repaired_one_read_on(
 ) -> None:
     run = Run(_reading(small_corpus, shard), tmp_path)
     whole = shard.read_bytes()
-    # the reader that has it mapped dies, the one that opens it anew names it
+    # the reader that has it open names it, and so does the one that opens it anew
     run.start(restarts=1)
     run.wait_until(lambda: run.step() >= 4)
     os.truncate(shard, len(whole) // 2)
     assert run.end() == 1, run.printed()
-    assert "a shard was cut short while it was being read" in run.printed()
+    assert "it was cut short while it was being read" in run.printed()
     damage = f"{shard}: {len(whole) // 2} bytes; expected {len(whole)} by the manifest"
     assert damage in run.printed()
     shard.write_bytes(whole)

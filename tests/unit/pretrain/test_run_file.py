@@ -42,6 +42,19 @@ def test_a_resolved_run_is_a_run_file(recipe: Path, tmp_path: Path) -> None:
         ("[optim]\nbeta1 = -0.1", r"optim\.beta1: .*greater than or equal to 0, found -0\.1"),
         ("[data.storage]\ntimeout_s = nan", r"data\.storage\.timeout_s: .*finite.*found nan"),
         ("[model\n", "not a TOML file: "),
+        ("[train]\nsteps = true", r"train\.steps: .*valid integer, found True"),
+        ("[train]\nsteps = '300'", r"train\.steps: .*valid integer, found '300'"),
+        ("[train]\nsteps = 300.0", r"train\.steps: .*valid integer, found 300\.0"),
+        ("[optim]\nlearning_rate = true", r"optim\.learning_rate: .*valid number, found True"),
+        ("[data]\nshuffle = 1", r"data\.shuffle: .*valid boolean, found 1"),
+        ("[model]\nmixers = ['wavelet']\n[model.wavelet]\nlevels = '3'", r"wavelet\.levels: .*'3'"),
+        ("[train]\nsteps = " + "9" * 5000, "not a TOML file: "),
+        ("[train]\nsteps = 9223372036854775808", "an integer of more than 64 bits"),
+        ("a = " + "[" * 5000, "nested deeper than 20 levels"),
+        ("a." * 3000 + "b = 1", "nested deeper than 20 levels"),
+        ("a = " + "[" * 30 + "]" * 30, "nested deeper than 20 levels"),
+        ("[train]\noutput = 's3://bucket/run'", "expected a path on this machine, found the URL"),
+        ('[train]\noutput = "a\\u0000"', "train.output: expected a path, found"),
         ("[model]\npreset = 'huge'", "model.preset is 'huge'; expected one of tiny, small"),
     ],
 )
@@ -56,6 +69,13 @@ def test_a_preset_gives_way_to_the_files_own_keys(tmp_path: Path) -> None:
     run = load_run(_write(tmp_path, "[model]\npreset = 'small'\nnum_layers = 3"))
     assert (run.model.dim, run.model.num_layers) == (PRESETS["small"].model.dim, 3)
     assert load_run(_write(tmp_path, dump_run(run))) == run
+
+
+def test_integers_are_numbers_and_lists_are_lists(tmp_path: Path) -> None:
+    text = "[optim]\nlearning_rate = 1\n[model]\nmixers = ['heads', 'fft']\n[train]\noutput = 'x'"
+    run = load_run(_write(tmp_path, text))
+    assert (run.optim.learning_rate, run.train.output) == (1.0, Path("x"))
+    assert run.model.mixers == ("heads", "fft")
 
 
 def test_a_missing_run_file_is_named(tmp_path: Path) -> None:
