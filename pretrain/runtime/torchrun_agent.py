@@ -103,8 +103,12 @@ def _note_failure(statuses: Sequence[int], attempt: str) -> None:
         # a rank that lost contact with another one is not the cause
         status = min(failures, key=lambda failure: (failure == LOST_CONTACT_STATUS, failure))
         line = f"{time.time():.3f} {socket.gethostname()} {status} {attempt}\n"
-        with Path(path).open("a", encoding="utf-8") as log:
-            log.write(line)
+        try:
+            with Path(path).open("a", encoding="utf-8") as log:
+                log.write(line)
+        except OSError as error:
+            # the restart is worth more than the note
+            print(f"{path}: {error}; this failure is not recorded", file=sys.stderr)
 
 
 @record

@@ -20,7 +20,7 @@ from pretrain.config import RunConfig
 from pretrain.errors import CheckpointError
 from pretrain.loss import count_labels
 from pretrain.monitoring.journal import Journal
-from pretrain.monitoring.metrics import Record
+from pretrain.monitoring.jsonl import Record
 from pretrain.parallel.build_model import build_model
 from pretrain.parallel.layout_checks import check_layout
 from pretrain.parallel.mesh import build_mesh

@@ -10,8 +10,8 @@ from unittest import mock
 
 import pytest
 
+from launch.json_lines import read_lines
 from pretrain.config import RunConfig
-from pretrain.monitoring.jsonl import read_lines
 from pretrain.run_file import load_run
 from tests.conftest import SmallCorpus
 from tests.distributed.ranks import run_ranks
