@@ -109,8 +109,9 @@ def _start(arguments: dict[str, Any], settings: dict[str, Any]) -> Any:
 
     try:
         return init()
-    except Exception as error:  # noqa: BLE001
-        # of a foreign library that talks to a foreign server: any error means the same
-        text = " ".join(str(error).split())
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001
+        # a foreign library that talks to a foreign server: any error means the same; it raises
+        # KeyboardInterrupt itself when nobody answers its question for a key
+        text = " ".join(str(error).split()) or type(error).__name__
         print(f"Weights & Biases: {text}; it continues offline", file=sys.stderr)
         return init(mode="offline")
