@@ -4,6 +4,7 @@ Kubernetes' probes run it. `pretrain.runtime.torchrun_agent` touches the file wh
 ranks.
 """
 
+import functools
 import os
 import sys
 import time
@@ -16,7 +17,17 @@ def touch() -> None:
     """Touch the heartbeat file, if the environment names one."""
     path = os.environ.get(HEARTBEAT)
     if path:
-        Path(path).touch()
+        try:
+            Path(path).touch()
+        except OSError as error:
+            # the probe that reads the file decides, not the process that works
+            _warn(f"{path}: no heartbeat: {error}")
+
+
+@functools.cache
+def _warn(text: str) -> None:
+    """Print a line, once for each text."""
+    print(text, file=sys.stderr)
 
 
 def silence_s(file: Path) -> float:

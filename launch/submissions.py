@@ -1,10 +1,12 @@
 """`jobs.jsonl` in a launch directory: the submissions of a run."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from launch.errors import LaunchError
+from launch.json_lines import Record, mend_lines, read_lines
 
 NAME = "jobs.jsonl"
 
@@ -25,20 +27,38 @@ class Submitted(NamedTuple):
 
 def note(directory: Path, submitted: Submitted) -> None:
     """Append a submission."""
-    with (directory / NAME).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(submitted._asdict()) + "\n")
+    file = directory / NAME
+    # a line that a crash has cut short would swallow the new one
+    _mend(file)
+    with file.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(submitted._asdict()) + "\n")
 
 
 def read(directory: Path) -> list[Submitted]:
-    """All submissions, oldest first.
+    """All submissions, oldest first; lines that cannot be read are put aside with a warning."""
+    file = directory / NAME
+    _mend(file)
+    return [Submitted(**record) for record in read_lines(file, _is_submission)]
+
+
+def read_some(directory: Path) -> list[Submitted]:
+    """All submissions, oldest first; at least one.
 
     Raises:
-        LaunchError: Nothing has been submitted, or the file is damaged.
+        LaunchError: Nothing has been submitted.
     """
-    file = directory / NAME
-    if not file.exists():
-        raise LaunchError(f"{file}: no such file: nothing has been submitted for this run")
-    try:
-        return [Submitted(**json.loads(line)) for line in file.read_text("utf-8").splitlines()]
-    except (json.JSONDecodeError, TypeError) as error:
-        raise LaunchError(f"{file}: damaged: {error}; remove it to forget these jobs") from error
+    jobs = read(directory)
+    if not jobs:
+        raise LaunchError(f"{directory / NAME}: nothing has been submitted for this run")
+    return jobs
+
+
+def _mend(file: Path) -> None:
+    if problem := mend_lines(file, _is_submission):
+        print(f"{problem}; jobs in such lines are not known any more", file=sys.stderr)
+
+
+def _is_submission(record: Record) -> bool:
+    known = {"launcher", "job"} <= set(record) <= set(Submitted._fields)
+    texts = all(isinstance(value, str) for value in record.values())
+    return known and texts and record["launcher"] in ("slurm", "kubernetes")

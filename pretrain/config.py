@@ -91,7 +91,15 @@ class TrainConfig(_Table):
     activation_offload: bool = Field(
         False, description="Keep the inputs of recomputed layers in CPU memory."
     )
-    validate_every: int = Field(100, ge=0, description="Steps between validations; 0 for never.")
+    validate_every: int = Field(
+        100, ge=0, description="Steps between validations, also after the last step; 0 for never."
+    )
+    validate_batches: int = Field(
+        0,
+        ge=0,
+        description="Batches of global_batch_size windows that a validation reads, from the start "
+        "of the held-out split; 0 for the whole split.",
+    )
     wandb: Literal["auto", "disabled"] = Field(
         "auto", description="Weights & Biases; auto logs offline when WANDB_API_KEY is not set."
     )

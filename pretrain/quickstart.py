@@ -8,12 +8,14 @@ import argparse
 import json
 import math
 import shlex
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
 
+from launch.torchrun import REQUEUE_STATUS
 from pretrain.checkpoint.catalog import list_checkpoints
 from pretrain.config import RunConfig
 from pretrain.errors import RunError
@@ -91,11 +93,24 @@ def main() -> None:
             continue
         print(f"    resonance {shlex.join(stage.arguments)}", flush=True)
         begin = time.monotonic()
-        status = subprocess.call([sys.executable, "-m", "pretrain.cli", *stage.arguments])
+        status = _run(stage)
+        if status == REQUEUE_STATUS:
+            sys.exit(f"main job: stage {number} ({stage.title}) was stopped; make pretrain resumes")
         if status != 0:
             sys.exit(f"main job: stage {number} ({stage.title}) failed with status {status}")
         seconds.append((stage.title, time.monotonic() - begin))
     print(_summary(run.train.output, seconds))
+
+
+def _run(stage: Stage) -> int:
+    """Run a stage to its end and return its status; Ctrl-C is for the stage to answer."""
+    process = subprocess.Popen([sys.executable, "-m", "pretrain.cli", *stage.arguments])
+    # a handler, since a process that ignores the signal would pass that on to what it starts
+    before = signal.signal(signal.SIGINT, lambda _number, _frame: None)
+    try:
+        return process.wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _summary(output: Path, seconds: list[tuple[str, float]]) -> str:

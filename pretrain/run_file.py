@@ -14,6 +14,7 @@ from data_pipeline.input_files import read_regular, shown
 from data_pipeline.redaction import redact
 from pretrain.config import RunConfig
 from pretrain.errors import RunError
+from spectral.modules.frame_length import automatic_chunk
 from spectral.presets import PRESETS
 from spectral.upgrade import nested_keys
 
@@ -154,6 +155,28 @@ def _texts(value: Any, place: tuple[str | int, ...] = ()) -> Iterator[tuple[Any,
     elif isinstance(value, dict | list):
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _texts(inner, (*place, key))
+
+
+def with_chunk(run: RunConfig, checkpoint: Path | None) -> RunConfig:
+    """The run with the FFT chunk that its model has, if it leaves the choice to us.
+
+    Args:
+        run: The run; a chunk that it names stays.
+        checkpoint: The checkpoint that it resumes from, whose chunk is taken; None chooses one for
+            the run's sequences.
+    """
+    model, chunk = run.model, run.model.fft.chunk
+    if chunk == 0 and checkpoint is not None:
+        chunk = load_saved_run(checkpoint).model.fft.chunk
+    elif chunk == 0 and "fft" in model.mixers:
+        chunk = automatic_chunk(run.data.sequence_length)
+    fft = model.fft.model_copy(update={"chunk": chunk})
+    return run.model_copy(update={"model": model.model_copy(update={"fft": fft})})
+
+
+def stored_form(run: RunConfig) -> RunConfig:
+    """The run as a checkpoint of it would be read back."""
+    return RunConfig.model_validate(tomllib.loads(dump_run(run)))
 
 
 def describe(error: ValidationError, model: type[BaseModel]) -> str:

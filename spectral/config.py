@@ -11,6 +11,7 @@ from spectral.gates.config import GatesConfig
 from spectral.gates.keys import GATE_PARTS
 from spectral.layer_pattern import head_mixture
 from spectral.modules.fft_config import FFTConfig
+from spectral.modules.frame_length import chunk_tokens
 from spectral.modules.wavelet_config import WaveletConfig
 from spectral.upgrade import MOVED, has_moved
 
@@ -147,4 +148,4 @@ class ModelConfig(Table):
         if any(getattr(self.gates, part) for part in GATE_PARTS):
             yield "conv_chunk", self.conv_chunk
         if "fft" in self.mixers:
-            yield "fft.chunk", self.fft.chunk
+            yield "fft.chunk", chunk_tokens(self.fft.chunk)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from pretrain.monitoring.jsonl import read_lines
+from launch.json_lines import read_lines
 
 STEPS = 24
 

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from data_pipeline.build.cleaning import Counts
 from data_pipeline.build.extract import extract_part, is_finished, load_record
+from data_pipeline.build.needs import NEEDS
 from data_pipeline.build.planning import SPLITS, ShardTask, choose_documents, plan_shards
 from data_pipeline.build.report import BuildReport, SplitReport, describe_split, load_report
 from data_pipeline.build.shard_writer import load_finished, write_shard
@@ -24,6 +26,7 @@ from data_pipeline.build.sources import Part, SourceFile, plan_parts, source_fil
 from data_pipeline.build.workers import run_tasks
 from data_pipeline.config import BuildConfig
 from data_pipeline.errors import DataError
+from data_pipeline.idle_keys import idle_keys
 from data_pipeline.shards.manifest import (
     INDEX_NAME,
     ShardEntry,
@@ -61,12 +64,15 @@ def build(config: BuildConfig) -> BuildReport:
     started_s = time.monotonic()
     output = Path(config.output)
     _check_output(config)
+    for line in idle_keys(config, BuildConfig(), NEEDS):
+        print(line, file=sys.stderr)
     tokenizer = load_tokenizer(config.tokenizer)
     files = source_files(config.sources, config.read, config.storage)
     digest = _digest(config, files, tokenizer)
     finished = load_report(output)
     if finished is not None:
         if finished.digest == digest:
+            _warn_of_empty_splits(finished, config)
             return finished
         raise _other_build(output)
     work = output / _WORK
@@ -80,7 +86,21 @@ def build(config: BuildConfig) -> BuildReport:
         report = report._replace(digest=digest, seconds=time.monotonic() - started_s)
         report.save(output)
     shutil.rmtree(work)
+    _warn_of_empty_splits(report, config)
     return report
+
+
+def _warn_of_empty_splits(report: BuildReport, config: BuildConfig) -> None:
+    """Name a split that got no document, unless none was asked for: training would refuse it."""
+    for name, split in report.splits.items():
+        if not split.documents and (name != "valid" or config.valid_fraction):
+            print(
+                f"{config.output}/{name}: empty: valid_fraction is {config.valid_fraction} of "
+                f"{sum(each.documents for each in report.splits.values())} documents, chosen by "
+                "their hash; a run cannot read it. Build from more documents or with another "
+                "valid_fraction",
+                file=sys.stderr,
+            )
 
 
 def _check_output(config: BuildConfig) -> None:

@@ -16,6 +16,7 @@ def iterate_valid(
     data_rank: int = 0,
     data_ranks: int = 1,
     config: DataConfig | None = None,
+    max_windows: int | None = None,
 ) -> Iterator[Batch]:
     """Batches of a whole split in order: every token exactly once over all ranks.
 
@@ -29,6 +30,8 @@ def iterate_valid(
         data_rank: Data-parallel rank that reads.
         data_ranks: Number of data-parallel ranks.
         config: Storage, cache and checks; its order is not used.
+        max_windows: Number of windows after which to stop, over all ranks; None for the whole
+            split.
 
     Raises:
         DataError: The split is missing or unreadable.
@@ -38,6 +41,8 @@ def iterate_valid(
     dataset = PackedDataset(path, 0, base.model_copy(update={"shuffle": False}))
     pad_id = dataset.manifest.tokenizer.pad_id
     num_windows = -(-dataset.tokens // sequence_length)
+    if max_windows is not None:
+        num_windows = min(num_windows, max_windows)
     per_round = micro_batch_size * data_ranks
     corrupt: dict[str, int] = {}
     for start in range(0, num_windows, per_round):

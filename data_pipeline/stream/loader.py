@@ -1,6 +1,7 @@
 """Batches for training as tensors, the same for every number of ranks and workers."""
 
 import atexit
+import itertools
 import os
 import signal
 import threading
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from data_pipeline.config import DataConfig
 from data_pipeline.errors import DataError
 from data_pipeline.stream.batch import Batch, Step, check_rank, report_corrupt, to_step
-from data_pipeline.stream.mixture import Mixture, StreamState
+from data_pipeline.stream.mixture import Mixture, StreamState, check_weights
 
 
 class _Steps(Dataset[Step | DataError]):
@@ -36,17 +37,32 @@ class _Steps(Dataset[Step | DataError]):
 
 
 class _States:
-    """Sampler of a DataLoader that yields the states of all coming steps."""
+    """Sampler of a DataLoader that yields the states of the coming steps.
 
-    def __init__(self, mixture: Mixture, state: StreamState, global_batch_size: int):
+    Args:
+        mixture: The datasets.
+        state: State before the first step.
+        global_batch_size: Rows of a step, over all ranks.
+        num_steps: Number of steps; None for no end.
+    """
+
+    def __init__(
+        self, mixture: Mixture, state: StreamState, global_batch_size: int, num_steps: int | None
+    ):
         self._mixture, self._state = mixture, state
-        self._global_batch_size = global_batch_size
+        self._global_batch_size, self._num_steps = global_batch_size, num_steps
 
     def __iter__(self) -> Iterator[StreamState]:
         state = self._state
-        while True:
+        numbers = itertools.count() if self._num_steps is None else range(self._num_steps)
+        for number in numbers:
+            if number:
+                try:
+                    state = self._mixture.advance(state, self._global_batch_size)
+                except DataError:
+                    # the reader of the state before has the same error, for the step it belongs to
+                    return
             yield state
-            state = self._mixture.advance(state, self._global_batch_size)
 
 
 def reader_failure(error: RuntimeError) -> DataError:
@@ -61,13 +77,14 @@ def reader_failure(error: RuntimeError) -> DataError:
 def _signals_blocked() -> Iterator[None]:
     """Block the signals that stop ranks, also in processes started here: they would kill workers.
 
-    A cluster signals all processes, in any order. A worker that dies is an error of its rank.
+    A cluster, and a terminal, signal all processes in any order. A worker that dies is an error of
+    its rank.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGHUP})
     try:
-        # otherwise started with the first worker, when it would unblock SIGTERM
+        # otherwise started with the first worker, when it would unblock SIGTERM and SIGINT
         resource_tracker.ensure_running()
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -94,6 +111,8 @@ def _explained(loader: DataLoader[Step | DataError]) -> Iterator[Step]:
         while True:
             try:
                 step = next(steps)
+            except StopIteration:
+                return
             except RuntimeError as error:
                 raise reader_failure(error) from error
             if isinstance(step, DataError):
@@ -130,7 +149,23 @@ class TrainLoader:
         return self._mixture.tokenizer.fingerprint
 
     def __iter__(self) -> Iterator[list[Batch]]:
-        """The micro-batches of the next step, then of the step after it, and so on.
+        """The micro-batches of the next step, then of the step after it, without an end."""
+        return self.read()
+
+    def check_weights(self, num_steps: int) -> None:
+        """Check that each of the next steps has a dataset to read from.
+
+        Raises:
+            DataError: All weights are 0 at one of them.
+        """
+        first = self._state.step
+        check_weights(self._config, first, first + num_steps - 1)
+
+    def read(self, num_steps: int | None = None) -> Iterator[list[Batch]]:
+        """The micro-batches of the next steps, one after the other.
+
+        Args:
+            num_steps: Number of steps; later ones are not prepared. None for no end.
 
         Raises:
             DataError: A shard is unreadable and `on_corrupt_shard` is fail, or a worker process
@@ -142,7 +177,7 @@ class TrainLoader:
         loader: DataLoader[Step | DataError] = DataLoader(
             steps,
             batch_size=None,
-            sampler=_States(self._mixture, self._state, self._global_batch_size),
+            sampler=_States(self._mixture, self._state, self._global_batch_size, num_steps),
             num_workers=workers,
             prefetch_factor=config.prefetch if workers else None,
             pin_memory=config.pin_memory and torch.cuda.is_available(),

@@ -63,9 +63,7 @@ class Mixture:
         return lanes or automatic_lanes(dataset.tokens, self._config.sequence_length)
 
     def _choose(self, step: int, rows: int) -> list[int]:
-        weights = [_weight(dataset, step) for dataset in self._config.datasets]
-        if sum(weights) <= 0:
-            raise DataError(f"data.datasets: all weights are 0 at step {step}; expected one above")
+        weights = _weights(self._config, step)
         return choose_datasets(weights, rows, self._config.seed, step).tolist()
 
     def advance(self, state: StreamState, global_rows: int) -> StreamState:
@@ -147,19 +145,42 @@ class Mixture:
                 f"data.datasets: {len(self.datasets)} given; expected the {len(saved)} of the "
                 "checkpoint first (set a weight to 0 to leave one out)"
             )
+        self._check_order(saved)
         first = self.first_state()
         lanes, histories = list(first.lanes), list(first.histories)
-        for number, (dataset, entry) in enumerate(zip(self.datasets, saved, strict=False)):
-            present = dataset.tokens, dataset.content
-            expected = entry["tokens"], entry["content"]
-            if present != expected:
-                raise DataError(
-                    f"{dataset.path}: other shards than in the checkpoint: (tokens, checksum) are "
-                    f"{present}; expected {expected}"
-                )
+        for number, entry in enumerate(saved):
+            self._check_content(number, entry)
             lanes[number] = entry["lanes"]
             histories[number] = tuple((rows, length) for rows, length in entry["history"])
         return StreamState(table["step"], tuple(lanes), tuple(histories))
+
+    def _check_order(self, saved: Sequence[Mapping[str, Any]]) -> None:
+        """Reject the datasets of a checkpoint in another order, which is another order of rows."""
+        contents = [(dataset.tokens, dataset.content) for dataset in self.datasets]
+        expected = [(entry["tokens"], entry["content"]) for entry in saved]
+        if not all(content in contents for content in expected):
+            # not only moved: reported with what is missing
+            return
+        moved = [
+            f"{self.datasets[contents.index(content)].path} is number {contents.index(content)} "
+            f"and was number {number}"
+            for number, content in enumerate(expected)
+            if contents[number] != content
+        ]
+        if moved:
+            raise DataError(
+                f"data.datasets: not in the order of the checkpoint (counted from 0): "
+                f"{'; '.join(moved)}; expected the same order, new datasets after them"
+            )
+
+    def _check_content(self, number: int, entry: Mapping[str, Any]) -> None:
+        dataset = self.datasets[number]
+        present, expected = (dataset.tokens, dataset.content), (entry["tokens"], entry["content"])
+        if present != expected:
+            raise DataError(
+                f"{dataset.path}: other shards than in the checkpoint: (tokens, checksum) are "
+                f"{present}; expected {expected}"
+            )
 
 
 def check_same_tokenizer(first: PackedDataset, other: PackedDataset) -> None:
@@ -175,6 +196,29 @@ def check_same_tokenizer(first: PackedDataset, other: PackedDataset) -> None:
             f"{tokenizer.vocab_size} ids); expected {expected.fingerprint[:12]} ({expected.kind}, "
             f"{expected.vocab_size} ids) as in {first.path}"
         )
+
+
+def check_weights(config: DataConfig, first: int, last: int) -> None:
+    """Check that some dataset has a weight at every step from `first` to `last`.
+
+    Raises:
+        DataError: All weights are 0 at a step, which is named.
+    """
+    corners = {corner.step for dataset in config.datasets for corner in dataset.schedule}
+    # weights are linear between corners, so all are 0 at a corner or at an end if at any step
+    for step in sorted({first, last} | {step for step in corners if first < step < last}):
+        if first <= step <= last:
+            _weights(config, step)
+
+
+def _weights(config: DataConfig, step: int) -> list[float]:
+    """Weights of all datasets at a step, of which at least one is above 0."""
+    weights = [_weight(dataset, step) for dataset in config.datasets]
+    if sum(weights) <= 0:
+        raise DataError(
+            f"data.datasets: all weights are 0 at step {step} (counted from 0); expected one above"
+        )
+    return weights
 
 
 def _weight(dataset: DatasetConfig, step: int) -> float:

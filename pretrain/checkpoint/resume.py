@@ -1,15 +1,12 @@
 """The checkpoint that a run starts from (imports no torch)."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel
-
+from data_pipeline.idle_keys import leaves
 from pretrain.checkpoint.catalog import find_checkpoint, find_newest, list_checkpoints
 from pretrain.config import RunConfig
 from pretrain.errors import CheckpointError, RunError
-from pretrain.run_file import load_saved_run
+from pretrain.run_file import load_saved_run, with_chunk
 
 
 def find_start(run: RunConfig, *, resume: bool, auto_resume: bool = False) -> Path | None:
@@ -31,22 +28,13 @@ def check_same_model(checkpoint: Path, run: RunConfig) -> None:
     Raises:
         CheckpointError: Names the first key that differs.
     """
-    saved = load_saved_run(checkpoint)
+    saved, run = load_saved_run(checkpoint), with_chunk(run, checkpoint)
     if saved.model != run.model:
-        expected, stored = dict(_leaves(run.model)), dict(_leaves(saved.model))
+        expected, stored = dict(leaves(run.model)), dict(leaves(saved.model))
         key = next(key for key in expected if expected[key] != stored[key])
         raise CheckpointError(
             f"{checkpoint}: another model: model.{key} is {stored[key]} there, {expected[key]} here"
         )
-
-
-def _leaves(table: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of all keys, those of nested tables included."""
-    for key, value in table:
-        if isinstance(value, BaseModel):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _find_start(run: RunConfig, *, resume: bool, auto_resume: bool) -> Path | None:

@@ -1,12 +1,15 @@
 """Records and messages of a run: all ranks call the same methods, rank 0 writes."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipeline.stream.batch import Batch
 from pretrain.config import RunConfig
+from pretrain.errors import RunError
 from pretrain.monitoring.audit_log import AuditLog, MicroBatch
-from pretrain.monitoring.metrics import Metrics, Record
+from pretrain.monitoring.jsonl import Record
+from pretrain.monitoring.metrics import Metrics
 from pretrain.monitoring.stragglers import Stragglers
 from pretrain.resilience.guard import Verdict
 from pretrain.run_file import dump_run
@@ -27,12 +30,23 @@ class Journal:
         self._audit: AuditLog | None = None
 
         def open_files() -> None:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            (self._directory / "run.toml").write_text(dump_run(run), encoding="utf-8")
-            self._metrics = Metrics(run, first_step, num_parameters)
-            self._audit = AuditLog(self._directory)
+            try:
+                self._directory.mkdir(parents=True, exist_ok=True)
+                self._write_run()
+                self._metrics = Metrics(run, first_step, num_parameters)
+                self._audit = AuditLog(self._directory)
+            except OSError as error:
+                raise RunError(f"train.output {self._directory}: {error}") from error
 
         decided_by_rank_0(open_files)
+
+    def _write_run(self) -> None:
+        file = self._directory / "run.toml"
+        try:
+            file.write_text(dump_run(self._run), encoding="utf-8")
+        except OSError as error:
+            # a copy for readers: every checkpoint has its own
+            print(f"{file}: {error.strerror}; training continues without it", file=sys.stderr)
 
     def announce(self, checkpoint: Path | None) -> None:
         """Print the size of the run and where it starts."""

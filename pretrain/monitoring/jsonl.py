@@ -1,4 +1,4 @@
-"""Append-only files of JSON lines that survive a full disk."""
+"""Append-only files of JSON lines that survive a full disk (imports no torch)."""
 
 import json
 import os
@@ -6,24 +6,36 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from launch.json_lines import Check, any_record, mend_lines, read_lines
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Records of a file, without an incomplete last line; none if there is no file."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+Record = dict[str, float]
+
+
+def read_metrics(path: Path) -> list[Record]:
+    """Records of a metrics.jsonl; lines that hold none are left out."""
+    return read_lines(path, is_metrics)
+
+
+def is_metrics(record: dict[str, Any]) -> bool:
+    """Whether an object is a record of metrics.jsonl: numbers, a step and tokens among them."""
+    numbers = all(type(value) in (int, float) for value in record.values())
+    return numbers and type(record.get("step")) is int and "tokens" in record
 
 
 class JsonLines:
-    """An append-only file of records.
+    """An append-only file of records; what cannot be read in an earlier one is put aside.
 
     Records that the disk refuses are kept in memory and retried with the next record: a failing log
     must not end a run on one rank alone.
+
+    Raises:
+        OSError: The folder cannot be written.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, is_record: Check = any_record):
         self.path = path
+        if problem := mend_lines(path, is_record):
+            print(problem, file=sys.stderr)
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self._pending = b""
         self._refused = False

@@ -1,26 +1,36 @@
-"""Metrics of a run: metrics.jsonl, a progress bar, Weights & Biases and a loss plot."""
+"""Metrics of a run: metrics.jsonl, a progress bar, reporters and a loss plot."""
 
 import json
-import os
 import sys
-import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from tqdm import tqdm
 
 from data_pipeline.redaction import redact
 from pretrain.config import RunConfig
-from pretrain.monitoring.jsonl import JsonLines, read_lines
+from pretrain.monitoring.jsonl import JsonLines, Record, is_metrics, read_metrics
 from pretrain.monitoring.prometheus import PrometheusEndpoint
-from pretrain.run_file import public_table
+from pretrain.monitoring.wandb_run import WandbRun, wandb_is_wanted
 
-Record = dict[str, float]
+
+class Reporter(Protocol):
+    """An output of records beyond metrics.jsonl."""
+
+    def log(self, record: Record, rank_seconds: Sequence[float], /) -> None:
+        """Show a record, and the working time of each rank."""
+
+    def close(self) -> None:
+        """Show what is left to be shown."""
 
 
 class Metrics:
-    """Outputs of a run's records; only on rank 0."""
+    """Outputs of a run's records; only on rank 0.
+
+    A reporter that fails, at the start or later, is named once and left out.
+    """
 
     def __init__(self, run: RunConfig, first_step: int, num_parameters: int):
         self.directory = run.train.output
@@ -35,10 +45,11 @@ class Metrics:
             # seldom in a log file, often on a terminal
             mininterval=0.5 if sys.stderr.isatty() else 15.0,
         )
-        self._wandb = _start_wandb(run, num_parameters)
-        self._prometheus: PrometheusEndpoint | None = None
+        self._reporters: dict[str, Reporter] = {}
+        if wandb_is_wanted(run):
+            self._start("Weights & Biases", lambda: WandbRun(run, num_parameters))
         if run.monitor.prometheus_port:
-            self._prometheus = PrometheusEndpoint(run.monitor)
+            self._start("Prometheus", lambda: PrometheusEndpoint(run.monitor))
 
     def log(self, record: Record, rank_seconds: Sequence[float] = ()) -> None:
         """Append a record (its key `step` counts from 1) and advance the bar.
@@ -49,21 +60,36 @@ class Metrics:
         """
         self._file.append(record)
         if "loss" in record:
-            self._bar.set_postfix(
-                loss=f"{record['loss']:.3f}",
-                tok_s=f"{record['tokens_per_s']:,.0f}",
-                refresh=False,
-            )
-            self._bar.update(int(record["step"]) - self._bar.n)
-        if self._wandb is not None:
-            self._wandb.log(record)
-        if self._prometheus is not None:
-            self._prometheus.update(record)
-            self._prometheus.update_ranks(rank_seconds)
+            self._attempt("progress bar", lambda: self._advance(record))
+        for name, reporter in list(self._reporters.items()):
+            if not self._attempt(name, partial(reporter.log, record, rank_seconds)):
+                del self._reporters[name]
+
+    def _start(self, name: str, start: Callable[[], Reporter]) -> None:
+        def register() -> None:
+            self._reporters[name] = start()
+
+        self._attempt(name, register)
+
+    def _attempt(self, name: str, act: Callable[[], None]) -> bool:
+        """Whether a function ran without an error; an error is reported under the name."""
+        try:
+            act()
+        except Exception as error:  # noqa: BLE001
+            # a foreign library, or a terminal that is gone: training does not depend on it
+            self.say(f"{name}: {' '.join(str(error).split())}; training continues without it")
+            return False
+        return True
+
+    def _advance(self, record: Record) -> None:
+        self._bar.set_postfix(
+            loss=f"{record['loss']:.3f}", tok_s=f"{record['tokens_per_s']:,.0f}", refresh=False
+        )
+        self._bar.update(int(record["step"]) - self._bar.n)
 
     def has_validation(self, step: int) -> bool:
         """Whether a step was validated."""
-        return any("valid_loss" in r for r in read_lines(self.path) if r["step"] == step)
+        return any("valid_loss" in r for r in read_metrics(self.path) if r["step"] == step)
 
     def rewind(self, step: int) -> None:
         """Delete the records after a step, because training repeats from there."""
@@ -71,29 +97,33 @@ class Metrics:
         self._file = self._open(step)
 
     def _open(self, last_step: int) -> JsonLines:
-        kept = [record for record in read_lines(self.path) if record["step"] <= last_step]
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-        partial.replace(self.path)
-        return JsonLines(self.path)
+        file = JsonLines(self.path, is_metrics)
+        records = read_metrics(self.path)
+        kept = [record for record in records if record["step"] <= last_step]
+        if kept == records:
+            return file
+        file.close()
+        shorter = self.path.with_suffix(".partial")
+        shorter.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        shorter.replace(self.path)
+        return JsonLines(self.path, is_metrics)
 
     def say(self, text: str) -> None:
         """Print a line without breaking the bar."""
-        self._bar.write(redact(text), file=sys.stderr)
+        try:
+            self._bar.write(redact(text), file=sys.stderr)
+        except (OSError, ValueError):
+            # the terminal is gone or standard error closed: there is nowhere to say so
+            self._bar.disable = True
 
     def close(self) -> None:
-        """Finish the bar, the file, W&B, and draw loss.png."""
-        self._bar.close()
+        """Finish the bar, the file and the reporters, and draw loss.png."""
         self._file.close()
-        if self._wandb is not None:
-            self._wandb.finish()
-        if self._prometheus is not None:
-            self._prometheus.close()
-        try:
-            plot_loss(self.path, self.directory / "loss.png")
-        except OSError as error:
-            # a missing plot must not hide how the run ended
-            print(f"{self.directory}/loss.png: {error}", file=sys.stderr)
+        self._attempt("progress bar", self._bar.close)
+        for name, reporter in self._reporters.items():
+            self._attempt(name, reporter.close)
+        plot = self.directory / "loss.png"
+        self._attempt(str(plot), lambda: plot_loss(self.path, plot))
 
 
 def plot_loss(metrics: Path, output: Path) -> None:
@@ -106,7 +136,7 @@ def plot_loss(metrics: Path, output: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    records = read_lines(metrics)
+    records = read_metrics(metrics)
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(xlabel="tokens", ylabel="loss (nats per token)")
@@ -118,36 +148,3 @@ def plot_loss(metrics: Path, output: Path) -> None:
     if records:
         axes.legend()
     figure.savefig(output, dpi=130)
-
-
-def _start_wandb(run: RunConfig, num_parameters: int) -> Any:
-    if run.train.wandb == "disabled":
-        return None
-    import wandb
-
-    online = bool(os.environ.get("WANDB_API_KEY"))
-    command = " ".join(sys.argv)
-    started = wandb.init(
-        project="resonance",
-        id=wandb_id(run.train.output),
-        resume="allow",
-        name=run.train.output.name,
-        dir=run.train.output,
-        mode="online" if online else "offline",
-        config={**public_table(run), "num_parameters": num_parameters},
-        # its description of the machine has the command line, too
-        settings=wandb.Settings(
-            silent=True, console="off", x_disable_meta=redact(command) != command
-        ),
-    )
-    # W&B's own step counter rejects steps that are repeated after a crash
-    started.define_metric("*", step_metric="step")
-    return started
-
-
-def wandb_id(directory: Path) -> str:
-    """The W&B id of a run, kept in its directory so that W&B resumes the same run."""
-    file = directory / "wandb_id"
-    if not file.exists():
-        file.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
-    return file.read_text(encoding="utf-8").strip()

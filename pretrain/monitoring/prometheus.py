@@ -40,17 +40,19 @@ class PrometheusEndpoint:
             ) from error
         self.port = self._server.server_port
 
-    def update(self, record: Mapping[str, float]) -> None:
-        """Replace the figures by those of a step or a validation."""
+    def log(self, record: Mapping[str, float], rank_seconds: Sequence[float]) -> None:
+        """Replace the figures by those of a step or a validation.
+
+        Args:
+            record: Figures by name.
+            rank_seconds: Working time of each rank.
+        """
         for name, value in record.items():
             gauge = self._gauges.get(name) or self._gauge(name, f"{name} in metrics.jsonl.")
             gauge.set(value)
+        for rank, seconds in enumerate(rank_seconds):
+            self._rank_seconds.labels(str(rank)).set(seconds)
         self._updated.set(time.time())
-
-    def update_ranks(self, seconds: Sequence[float]) -> None:
-        """Replace the working time of each rank."""
-        for rank, value in enumerate(seconds):
-            self._rank_seconds.labels(str(rank)).set(value)
 
     def close(self) -> None:
         """Stop serving."""

@@ -11,7 +11,7 @@ from pretrain.commands import PlanCommand
 from pretrain.config import RunConfig
 from pretrain.errors import RunError
 from pretrain.planning.simulate import Simulation, simulate
-from pretrain.run_file import load_run
+from pretrain.run_file import load_run, with_chunk
 from spectral.presets import PRESETS
 
 AXES = ("tensor", "pipeline", "sequence")
@@ -27,7 +27,7 @@ def plan(command: PlanCommand) -> None:
     for title in ("model", "layout", "parameters", "state GiB", "PFLOP", "sent MiB"):
         table.add_column(title, justify="left" if title in ("model", "layout") else "right")
     if command.run_file is not None:
-        run = load_run(command.run_file)
+        run = with_chunk(load_run(command.run_file), None)
         _add(table, command.run_file.stem, run, simulate(run, command.ranks))
     else:
         layouts = list(preset_layouts(command.ranks))

@@ -4,6 +4,8 @@ Every step and every batch of a validation begins with an exchange in which the 
 are summed, so that all ranks stop at the same place.
 """
 
+import multiprocessing
+import os
 import signal
 import time
 from collections.abc import Iterable, Iterator
@@ -11,10 +13,17 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from pretrain.resilience.heartbeat import Heartbeat
+from pretrain.runtime.interrupts import (
+    FIRST,
+    INTERRUPTED_STATUS,
+    SECOND,
+    STOP_SIGNALS,
+    handle,
+    tell,
+)
 from pretrain.runtime.ranks import Ranks, summed
 
 T = TypeVar("T")
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Stopped(Exception):  # noqa: N818  # a decision, not an error
@@ -26,7 +35,7 @@ class _Interrupted(Exception):  # noqa: N818
 
 
 class StopFlag:
-    """A flag that SIGTERM and SIGUSR1 set while its context is entered.
+    """A flag that stop signals set while its context is entered; a second Ctrl-C ends the process.
 
     Attributes:
         requested: Whether a signal arrived.
@@ -34,11 +43,11 @@ class StopFlag:
 
     def __init__(self) -> None:
         self.requested = False
-        self._waiting = False
+        self._waiting = self._interrupted = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopFlag":
-        self._before = {number: signal.signal(number, self._request) for number in STOP_SIGNALS}
+        self._before = handle(STOP_SIGNALS, self._request)
         return self
 
     def __exit__(self, *_exception: object) -> None:
@@ -61,11 +70,25 @@ class StopFlag:
         except _Interrupted:
             return None
 
-    def _request(self, _number: int, _frame: FrameType | None) -> None:
+    def _request(self, number: int, _frame: FrameType | None) -> None:
         self.requested = True
+        if number == signal.SIGINT:
+            self._interrupt()
         if self._waiting:
             self._waiting = False
             raise _Interrupted
+
+    def _interrupt(self) -> None:
+        # every rank may receive it, and one line is enough
+        text = SECOND if self._interrupted else FIRST
+        if os.environ.get("RANK", "0") == "0":
+            tell(text)
+        if not self._interrupted:
+            self._interrupted = True
+            return
+        for reader in multiprocessing.active_children():
+            reader.kill()
+        os._exit(INTERRUPTED_STATUS)
 
 
 class StopPoll:

@@ -129,9 +129,21 @@ class Watchdog(threading.Thread):
 
 
 def read_heartbeats(directory: Path, world_size: int) -> list[dict[str, Any]]:
-    """The last heartbeat of every rank that has written one, in the order of ranks."""
-    files = [heartbeat_file(directory, rank) for rank in range(world_size)]
-    return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
+    """The last heartbeat of every rank that has written one, in the order of ranks.
+
+    A file that cannot be read is named on stderr and left out.
+    """
+    beats = []
+    for file in (heartbeat_file(directory, rank) for rank in range(world_size)):
+        try:
+            beat = json.loads(file.read_text(encoding="utf-8"))
+            named = {key: beat[key] for key in ("rank", "host", "pid", "phase")}
+            beats.append(beat | named | {"beats": int(beat["beats"])})
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            print(f"{file}: no heartbeat ({type(error).__name__}: {error})", file=sys.stderr)
+    return beats
 
 
 def _make_folder(path: Path) -> bool:

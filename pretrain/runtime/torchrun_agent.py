@@ -4,8 +4,8 @@ It takes torchrun's arguments. Plain torchrun kills ranks 30 seconds after SIGTE
 restarts ranks that have exited on request, and unpickles what anybody puts into its store. Four
 things differ:
 
-- SIGTERM and SIGUSR1 are forwarded to the ranks, and the agent waits until they exit. The sender
-  (Slurm, Kubernetes) sets the time limit.
+- SIGTERM, SIGUSR1, SIGINT (Ctrl-C) and SIGHUP are forwarded to the ranks, and the agent waits until
+  they exit. The sender (Slurm, Kubernetes) sets the time limit; a second Ctrl-C ends them at once.
 - Ranks that then exit, or that exit with REQUEUE_STATUS at any time, are not restarted, and this
   process exits with REQUEUE_STATUS unless they finished.
 - Ranks that exit with GIVE_UP_STATUS are not restarted either, and this process exits with it.
@@ -39,9 +39,16 @@ from launch.torchrun import (
     LOST_CONTACT_STATUS,
     REQUEUE_STATUS,
 )
+from pretrain.runtime.interrupts import (
+    FIRST,
+    INTERRUPTED_STATUS,
+    SECOND,
+    STOP_SIGNALS,
+    handle,
+    tell,
+)
 from pretrain.runtime.rendezvous import label_of, prepare
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 # time for the other ranks to exit after all have saved: they flush logs and join processes
 LEAVE_S = 120.0
 PROGRAM = "pretrain.runtime.torchrun_agent"
@@ -50,24 +57,37 @@ PROGRAM = "pretrain.runtime.torchrun_agent"
 class StoppableAgent(LocalElasticAgent):
     """torchrun's supervisor of one machine's ranks.
 
-    State beyond torchrun's: `stopping`, set once by a signal.
+    State beyond torchrun's: `stopping`, set once by a signal, and whether there was a Ctrl-C.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.stopping = False
+        self.stopping = self._interrupted = False
         liveness.touch()
-        for number in STOP_SIGNALS:
-            signal.signal(number, self._forward)
+        handle(STOP_SIGNALS, self._forward)
 
     def _forward(self, number: int, _frame: FrameType | None) -> None:
         self.stopping = True
         ranks = [process for process in self._processes() if process.poll() is None]
+        if number == signal.SIGINT and self._interrupted:
+            self._end(ranks)
         if not ranks:
             # the agent still waits for other machines, and there is nothing to save
             sys.exit(REQUEUE_STATUS)
+        if number == signal.SIGINT:
+            self._interrupted = True
+            tell(FIRST)
         for process in ranks:
-            process.send_signal(number)
+            # not SIGINT, which ranks that the terminal reaches would count twice
+            process.send_signal(signal.SIGUSR1 if number == signal.SIGUSR1 else signal.SIGTERM)
+
+    def _end(self, ranks: Sequence["subprocess.Popen[bytes]"]) -> None:
+        """End ranks and the processes that read data for them, and exit."""
+        for process in ranks:
+            # torchrun makes every rank the leader of its session
+            os.killpg(process.pid, signal.SIGKILL)
+        tell(SECOND)
+        sys.exit(INTERRUPTED_STATUS)
 
     def _processes(self) -> list["subprocess.Popen[bytes]"]:
         """The ranks of this machine; none before the rendezvous."""
@@ -108,8 +128,12 @@ def _note_failure(statuses: Sequence[int], attempt: str) -> None:
         # a rank that lost contact with another one is not the cause
         status = min(failures, key=lambda failure: (failure == LOST_CONTACT_STATUS, failure))
         line = f"{time.time():.3f} {socket.gethostname()} {status} {attempt}\n"
-        with Path(path).open("a", encoding="utf-8") as log:
-            log.write(line)
+        try:
+            with Path(path).open("a", encoding="utf-8") as log:
+                log.write(line)
+        except OSError as error:
+            # the restart is worth more than the note
+            print(f"{path}: {error}; this failure is not recorded", file=sys.stderr)
 
 
 @record
@@ -118,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # launch_agent takes the class from its module, and offers no other way to choose it
     api.LocalElasticAgent = StoppableAgent  # type: ignore[attr-defined]
     options = torchrun.parse_args(list(sys.argv[1:] if arguments is None else arguments))
-    options.signals_to_handle = "SIGINT,SIGHUP,SIGQUIT"
+    options.signals_to_handle = "SIGQUIT"
     try:
         prepare(options)
     except ValueError as error:
@@ -136,6 +160,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             cause = f": {error.__cause__}" if error.__cause__ else ""
             print(f"{PROGRAM}: {error}{cause}", file=sys.stderr)
             sys.exit(1)
+        except KeyboardInterrupt:
+            # before the agent handles it
+            print("interrupted before any rank was started", file=sys.stderr)
+            sys.exit(INTERRUPTED_STATUS)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from launch.slurm import preflight as slurm
 from launch.slurm.directives import ranks_per_node
 from launch.submissions import NAME as LEDGER
 from launch.versions import REMEDY
-from pretrain.checkpoint.catalog import find_newest
+from pretrain.checkpoint.catalog import find_newest, list_checkpoints
 from pretrain.commands import LaunchCheckCommand
 from pretrain.config import RunConfig
 from pretrain.errors import RunError
@@ -150,7 +150,8 @@ def _data(run: RunConfig, launcher: str) -> Finding:
             ranks = [run.launch.processes]
         else:
             ranks = require_possible(run, ranks_per_node(run.launch))
-        check_run(run, ranks[0])
+        checkpoints = list_checkpoints(run.train.output)
+        check_run(run, ranks[0], checkpoints[-1] if checkpoints else None)
         for path in [*(dataset.path for dataset in run.data.datasets), run.data.valid]:
             if path:
                 check_sizes(path, load_manifest(path, run.data.storage), run.data.storage)

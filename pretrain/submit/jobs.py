@@ -66,8 +66,7 @@ def require_ended(run: RunConfig) -> Iterator[str]:
     Raises:
         LaunchError: A job has not ended, or the cluster cannot be queried.
     """
-    directory = launch_directory(run)
-    jobs = submissions.read(directory) if (directory / submissions.NAME).exists() else []
+    jobs = submissions.read(launch_directory(run))
     alive = [f"slurm {state.job} ({state.state})" for state in slurm.living(_slurm_numbers(jobs))]
     alive += [f"kubernetes {job.job}" for job in _kubernetes_jobs(jobs) if kubernetes.lives(job)]
     if alive:
@@ -90,7 +89,7 @@ def launch_status(command: LaunchStatusCommand) -> str:
     Raises:
         LaunchError: Nothing was submitted, or the cluster cannot be queried.
     """
-    jobs = submissions.read(launch_directory(load_run(command.run_file)))
+    jobs = submissions.read_some(launch_directory(load_run(command.run_file)))
     lines = []
     numbers = _slurm_numbers(jobs)
     for state in slurm.status(numbers) if numbers else []:
@@ -109,7 +108,7 @@ def launch_logs(command: LaunchLogsCommand) -> str:
         LaunchError: Nothing was submitted, or there is no log yet.
     """
     directory = launch_directory(load_run(command.run_file))
-    newest = submissions.read(directory)[-1]
+    newest = submissions.read_some(directory)[-1]
     if newest.launcher == "kubernetes":
         return kubernetes.logs(newest, command.lines)
     files = slurm.logs(directory)
@@ -129,7 +128,7 @@ def launch_cancel(command: LaunchCancelCommand) -> str:
         LaunchError: Nothing was submitted, or a cluster refuses; the message also names the jobs
             that were cancelled.
     """
-    jobs = submissions.read(launch_directory(load_run(command.run_file)))
+    jobs = submissions.read_some(launch_directory(load_run(command.run_file)))
     cancellations = [
         functools.partial(_cancel_slurm, _slurm_numbers(jobs)),
         *(functools.partial(kubernetes.delete, job) for job in _kubernetes_jobs(jobs)),

@@ -23,9 +23,9 @@ def launch_local(command: LaunchLocalCommand) -> str:
     """
     run = load_run(command.run_file)
     # an error that would stop every rank is reported once, here
-    find_start(run, resume=command.resume)
+    start = find_start(run, resume=command.resume)
     config = run.launch
-    check_run(run, config.processes)
+    check_run(run, config.processes, start)
     port = check_port(config.port)
     if port.level == "bad":
         raise RunError(f"{port.text}; {port.remedy}")

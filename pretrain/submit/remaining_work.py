@@ -3,11 +3,10 @@
 import math
 from collections.abc import Sequence
 
-from data_pipeline.errors import DataError
-from data_pipeline.input_files import parse_json
 from launch.preflight import Plan
 from pretrain.checkpoint.catalog import list_checkpoints, step_of
 from pretrain.config import RunConfig
+from pretrain.monitoring.jsonl import read_metrics
 
 # number of the newest steps whose median time is used
 TIMED_STEPS = 50
@@ -63,17 +62,10 @@ def _steps_done(run: RunConfig) -> int:
 
 def _seconds_per_step(run: RunConfig) -> float | None:
     """Median of the newest steps recorded in the run's directory; None if there are none."""
-    file = run.train.output / "metrics.jsonl"
-    if not file.exists():
-        return None
-    seconds = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            record = parse_json(line, file)
-        except DataError:
-            # a crash cut this line short
-            continue
-        if record.get("tokens_per_s"):
-            seconds.append(record["step_tokens"] / record["tokens_per_s"])
+    seconds = [
+        record["step_tokens"] / record["tokens_per_s"]
+        for record in read_metrics(run.train.output / "metrics.jsonl")
+        if record.get("tokens_per_s", 0.0) > 0.0 and "step_tokens" in record
+    ]
     last = sorted(seconds[-TIMED_STEPS:])
     return last[len(last) // 2] if last else None

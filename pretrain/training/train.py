@@ -1,5 +1,6 @@
 """`resonance pretrain` on one rank: join the other ranks, train, leave them."""
 
+import sys
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from pretrain.resilience.stop_signals import StopFlag
 from pretrain.resilience.watchdog import Watchdog
 from pretrain.run_checks import check_run
 from pretrain.runtime.ranks import DEFAULT_TIMEOUT_S, decided_by_rank_0, init_ranks
+from pretrain.training.resumption import nothing_left
 from pretrain.training.trainer import Trainer
 
 
@@ -31,6 +33,10 @@ def pretrain(command: PretrainCommand) -> None:
         try:
             require_same_versions()
             start = decided_by_rank_0(lambda: _find_start(command, ranks.world_size))
+            if start and (message := decided_by_rank_0(lambda: nothing_left(run, start))):
+                if ranks.rank == 0:
+                    print(message, file=sys.stderr)
+                return
             require_offload_folder(run.parallel)
             name = decided_by_rank_0(lambda: time.strftime("%Y%m%d-%H%M%S"))
             with Watchdog(run, heartbeat, ranks.world_size, name):
@@ -43,6 +49,7 @@ def pretrain(command: PretrainCommand) -> None:
 
 
 def _find_start(command: PretrainCommand, num_ranks: int) -> Path | None:
-    """Check the run before anything is written, and find the checkpoint to resume from."""
-    check_run(command.run, num_ranks)
-    return find_start(command.run, resume=command.resume, auto_resume=command.auto_resume)
+    """Find the checkpoint to resume from, and check the run before anything is built."""
+    start = find_start(command.run, resume=command.resume, auto_resume=command.auto_resume)
+    check_run(command.run, num_ranks, start)
+    return start

@@ -7,6 +7,7 @@ may this gradient be applied (`Guard`, between gradient and optimizer).
 """
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from data_pipeline.stream.batch import Batch
@@ -18,9 +19,10 @@ from pretrain.checkpoint.retention import Retention
 from pretrain.checkpoint.save import Saver
 from pretrain.config import RunConfig
 from pretrain.errors import CheckpointError
+from pretrain.idle_keys import idle_keys_of
 from pretrain.loss import count_labels
 from pretrain.monitoring.journal import Journal
-from pretrain.monitoring.metrics import Record
+from pretrain.monitoring.jsonl import Record
 from pretrain.parallel.layout_checks import check_layout
 from pretrain.parallel.mesh import build_mesh
 from pretrain.parallel.sequence_parallel import own_span
@@ -30,11 +32,13 @@ from pretrain.resilience.heartbeat import Heartbeat
 from pretrain.resilience.node_health import check_health
 from pretrain.resilience.stop_signals import StopFlag, Stopped, StopPoll
 from pretrain.run_checks import check_tokenizer
+from pretrain.run_file import with_chunk
 from pretrain.runtime.precision import LossScale
 from pretrain.runtime.ranks import Ranks, decided_by_rank_0
 from pretrain.training.engine import build_engine, finish_step
 from pretrain.training.gradient import StepContext, compute_gradient
 from pretrain.training.progress import Progress
+from pretrain.training.resumption import changed_keys
 from pretrain.training.validation import validation_loss
 
 
@@ -60,6 +64,7 @@ class Trainer:
         stop: StopFlag | None = None,
         heartbeat: Heartbeat | None = None,
     ):
+        run = with_chunk(run, checkpoint)
         self.run, self.ranks = run, ranks
         self.heartbeat = heartbeat or Heartbeat(run.train.output, ranks.rank)
         self.poll = StopPoll(stop or StopFlag(), ranks, self.heartbeat)
@@ -83,11 +88,18 @@ class Trainer:
         self.heartbeat.beat("loading a checkpoint")
         if checkpoint is not None:
             self.progress.resume(checkpoint)
+        remaining = run.train.steps - self.progress.step
+        decided_by_rank_0(lambda: self.loader.check_weights(remaining))
         self.heartbeat.beat("opening files")
         self.journal = Journal(run, ranks, self.progress.step, num_parameters)
         self.retention = Retention(run, self.journal.say)
         self.saver = Saver(run, self.tokenizer, ranks, self.retention)
         self.journal.announce(checkpoint)
+        if checkpoint is not None:
+            for line in changed_keys(run, checkpoint, self.progress.step):
+                self.journal.say(line)
+        for line in idle_keys_of(run):
+            self.journal.say(line)
         for finding in check_health(run.health, run.train.output, ranks):
             self.journal.say(f"health: {finding}")
 
@@ -104,7 +116,7 @@ class Trainer:
             step = self.progress.step
             if step and self._validation_is_due() and not self.journal.has_validation(step):
                 self.validate()
-            steps = iter(self.loader)
+            steps = self._steps()
             while self.progress.step < self.run.train.steps:
                 if self.train_step(self.poll.next_step(steps)) is None:
                     continue
@@ -117,11 +129,19 @@ class Trainer:
             self.finish_save()
             if self.progress.step != self.progress.saved_step:
                 self.save(needed=True)
-            self.journal.say(f"asked to stop: step {self.progress.step} is saved")
+            step = self.progress.step
+            saved = f"step {step} is saved; --resume continues" if step else "no step is done yet"
+            self.journal.say(f"asked to stop: {saved}")
             self.retention.finish(self.heartbeat)
             raise SystemExit(REQUEUE_STATUS) from None
         finally:
             self.journal.close()
+
+    def _steps(self) -> Iterator[list[Batch]]:
+        """The data of all remaining steps; no reader prepares more than that."""
+        # again if steps were skipped, which adds as many
+        while (remaining := self.run.train.steps - self.progress.step) > 0:
+            yield from self.loader.read(remaining)
 
     def train_step(self, batches: list[Batch] | None) -> Record | None:
         """Run one optimizer step over this rank's micro-batches.
@@ -243,7 +263,8 @@ class Trainer:
         self.journal.say(f"back to {checkpoint.name}")
 
     def _validation_is_due(self) -> bool:
-        return bool(self.run.data.valid) and self._is_due(self.run.train.validate_every)
+        every = self.run.train.validate_every
+        return bool(self.run.data.valid and every) and self._is_due(every)
 
     def _is_due(self, every: int) -> bool:
         step = self.progress.step

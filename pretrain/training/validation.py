@@ -13,7 +13,7 @@ from pretrain.runtime.ranks import Ranks, summed
 
 
 def validation_loss(run: RunConfig, mesh: Mesh, engine: Any, ranks: Ranks, poll: StopPoll) -> float:
-    """Mean loss of the whole split in nats per token, the same on all ranks.
+    """Mean loss of the split, or of its first part, in nats per token, the same on all ranks.
 
     Raises:
         Stopped: A rank was asked to stop.
@@ -25,6 +25,7 @@ def validation_loss(run: RunConfig, mesh: Mesh, engine: Any, ranks: Ranks, poll:
         data_rank=mesh.data.rank,
         data_ranks=mesh.data.size,
         config=run.data,
+        max_windows=run.train.validate_batches * run.train.global_batch_size or None,
     )
     spans = (own_span(batch, mesh.sequence) for batch in poll.polled(batches))
     loss_sum, num_labels = valid_loss(evaluator(engine), spans, ranks.device)

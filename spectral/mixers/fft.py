@@ -24,6 +24,7 @@ from spectral.layout import Layout
 from spectral.mixers.base import ConvolutionMixer
 from spectral.mixers.context import SequenceContext
 from spectral.modules.chunk_fusion import ChunkFusion, phase_rotation
+from spectral.modules.frame_length import chunk_tokens
 from spectral.modules.framing import Frames, add_head
 from spectral.modules.transpose import channels_first, time_first
 from spectral.sequence.documents import ChunkBorders, chunk_borders
@@ -61,7 +62,7 @@ class FFTMixer(ConvolutionMixer):
         super().__init__(config)
         del layer
         fft = config.fft
-        self.chunk, self.num_features = fft.chunk, fft.fusion_dim
+        self.chunk, self.num_features = chunk_tokens(fft.chunk), fft.fusion_dim
         self.frames = Frames(fft.overlap)
         self.shared = self.frames.shared(self.chunk)
         self.near = ModalFilter.from_config(config, config.dim)

@@ -16,6 +16,7 @@ from spectral.mixers.base import ConvolutionMixer
 from spectral.mixers.context import SequenceContext
 from spectral.mixers.per_document import per_document
 from spectral.modules.chunk_fusion import ChunkFusion, phase_rotation
+from spectral.modules.frame_length import chunk_tokens
 from spectral.modules.framing import Frames
 from spectral.modules.transpose import channels_first, time_first
 from spectral.sequence.span import WHOLE
@@ -32,7 +33,7 @@ class FFTEncoderMixer(ConvolutionMixer):
         super().__init__(config)
         del layer
         fft = config.fft
-        self.chunk, self.direct = fft.chunk, fft.direct
+        self.chunk, self.direct = chunk_tokens(fft.chunk), fft.direct
         self.near = TwoSidedFilter(config, config.num_heads, config.dim)
         self.frames = Frames(fft.overlap)
         self.fusion = ChunkFusion(config.num_heads, self.head_dim, fft.fusion_dim, fft.bands)

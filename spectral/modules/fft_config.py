@@ -8,8 +8,11 @@ from spectral.config_table import Positive, Table
 class FFTConfig(Table):
     """Hierarchical FFT; used by layers whose mixer is "fft"."""
 
-    chunk: Positive = Field(
-        8_192, description="New tokens per frame; another value is another model."
+    chunk: int = Field(
+        0,
+        ge=0,
+        description="New tokens per frame; another value is another model. 0 chooses a quarter of "
+        "the training sequences, as a power of two of at most 8,192; checkpoints keep the choice.",
     )
     direct: Positive = Field(
         16_384, description="Longest sequence that an encoder transforms as one frame."

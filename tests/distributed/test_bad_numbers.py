@@ -10,8 +10,8 @@ from unittest import mock
 
 import pytest
 
+from launch.json_lines import read_lines
 from pretrain.config import RunConfig
-from pretrain.monitoring.jsonl import read_lines
 from pretrain.run_file import load_run
 from tests.conftest import SmallCorpus
 from tests.distributed.ranks import run_ranks
@@ -56,7 +56,7 @@ def _train(rank: int, run: RunConfig, window: int, kind: str) -> None:
         return _spoil(value, kind) if bad else value
 
     loader = mock.MagicMock(wraps=trainer.loader)
-    loader.__iter__.return_value = steps
+    loader.read.side_effect = lambda num_steps: itertools.islice(steps, num_steps)
     trainer.loader = loader
     with mock.patch("pretrain.training.gradient.batch_loss", loss):
         trainer.train()

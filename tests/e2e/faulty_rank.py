@@ -52,15 +52,15 @@ def _slow_items(target: str, number: int) -> None:
 def _slow_data() -> None:
     from data_pipeline.stream.loader import TrainLoader
 
-    read = TrainLoader.__iter__
+    read = TrainLoader.read
 
-    def slow(loader: TrainLoader) -> Iterator[Any]:
-        for count, batches in enumerate(read(loader), start=1):
+    def slow(loader: TrainLoader, num_steps: int | None = None) -> Iterator[Any]:
+        for count, batches in enumerate(read(loader, num_steps), start=1):
             if count == 5:
                 time.sleep(FOREVER_S)
             yield batches
 
-    mock.patch.object(TrainLoader, "__iter__", slow).start()
+    mock.patch.object(TrainLoader, "read", slow).start()
 
 
 def _other_versions() -> None:

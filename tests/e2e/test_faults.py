@@ -12,21 +12,10 @@ import pytest
 
 from launch.torchrun import GIVE_UP_STATUS, REQUEUE_STATUS
 from tests.conftest import SmallCorpus
-from tests.e2e.runs import STARTED, Run
+from tests.e2e.runs import Run
 from tests.losses import STEPS, Step
 
 pytestmark = pytest.mark.system
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_left_over() -> Iterator[None]:
-    """What a failed test has started ends with it."""
-    yield
-    while STARTED:
-        process = STARTED.pop()
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 PHASES = {
@@ -40,6 +29,8 @@ PHASES = {
     [
         ("slow data", signal.SIGTERM),
         ("slow validation", signal.SIGUSR1),
+        pytest.param("slow data", signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param("slow validation", signal.SIGHUP, marks=pytest.mark.slow),
         pytest.param("slow data", signal.SIGUSR1, marks=pytest.mark.slow),
         pytest.param("slow validation", signal.SIGTERM, marks=pytest.mark.slow),
     ],
@@ -98,16 +89,18 @@ def test_a_signal_during_a_save_and_then_a_damaged_checkpoint(
     assert run.losses() == undisturbed
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_all_processes_ends_no_rank_in_the_middle_of_a_step(
-    small_corpus: SmallCorpus, tmp_path: Path, undisturbed: list[Step]
+    number: signal.Signals, small_corpus: SmallCorpus, tmp_path: Path, undisturbed: list[Step]
 ) -> None:
     run = Run(small_corpus, tmp_path)
     run.start("--checkpoint.every", "0")
     run.wait_until(lambda: run.step() >= 4)
     # first to the processes that read data
     for process in reversed(run.processes()):
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
     assert run.end(limit_s=40) == REQUEUE_STATUS, run.printed()
+    assert f"step {run.step()} is saved; --resume continues" in run.printed()
     assert 4 <= run.step() < STEPS
     assert run.checkpoints() == [f"step-{run.step():07d}"]
     run.start("--checkpoint.every", "0")

@@ -138,9 +138,10 @@ def test_programs() -> None:
         call(["sleep", "5"], timeout_s=0.1)
 
 
-def test_ledger(tmp_path: Path) -> None:
+def test_ledger(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert submissions.read(tmp_path) == []
     with pytest.raises(LaunchError, match="nothing has been submitted"):
-        submissions.read(tmp_path)
+        submissions.read_some(tmp_path)
     jobs = [
         submissions.Submitted("slurm", "12"),
         submissions.Submitted("kubernetes", "job/x", "lab"),
@@ -151,12 +152,17 @@ def test_ledger(tmp_path: Path) -> None:
     with (tmp_path / submissions.NAME).open("a") as file:
         file.write('{"launcher": "slurm", "job": "13"}\n')
     assert submissions.read(tmp_path) == [*jobs, submissions.Submitted("slurm", "13")]
-    (tmp_path / submissions.NAME).write_text("{")
-    with pytest.raises(LaunchError, match="damaged"):
-        submissions.read(tmp_path)
+    # a crash has cut a line short
+    with (tmp_path / submissions.NAME).open("a") as file:
+        file.write('{"launcher": "slu')
+    submissions.note(tmp_path, submissions.Submitted("slurm", "14"))
+    assert "1 of 4 lines cannot be read; the file is kept as jobs.jsonl" in capsys.readouterr().err
+    assert [job.job for job in submissions.read_some(tmp_path)] == ["12", "job/x", "13", "14"]
 
 
-def test_sign_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sign_of_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "heartbeat"
     liveness.touch()
     monkeypatch.setenv(liveness.HEARTBEAT, str(file))
@@ -165,6 +171,10 @@ def test_sign_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         liveness.main()
     liveness.touch()
     liveness.main()
+    monkeypatch.setenv(liveness.HEARTBEAT, str(file / "below-a-file"))
+    liveness.touch()
+    liveness.touch()
+    assert capsys.readouterr().err.count("no heartbeat") == 1
     old = time.time() - 100
     os.utime(file, (old, old))
     with pytest.raises(SystemExit, match="last heartbeat 100 s ago"):

@@ -254,3 +254,17 @@ def test_sizes_that_do_not_divide_are_refused(dataset: Path) -> None:
         loader_for(config, rank=2, ranks=2)
     with pytest.raises(DataError, match="expected at least 1"):
         loader_for(config, micro=0)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_steps_that_are_not_asked_for_are_not_read(workers: int, dataset: Path) -> None:
+    """One whose weights are 0 is no error until it is asked for, whatever is prepared ahead."""
+    corners = [{"step": 2, "weight": 1.0}, {"step": 3, "weight": 0.0}]
+    entry = {"path": str(dataset / "train"), "schedule": corners}
+    config = config_for(dataset / "train", datasets=[entry], num_workers=workers, prefetch=4)
+    loader = loader_for(config)
+    assert len(list(loader.read(2))) == 2
+    steps = loader.read()
+    assert len(next(steps)) == 6
+    with pytest.raises(DataError, match="all weights are 0 at step 3"):
+        next(steps)

@@ -13,7 +13,7 @@ from data_pipeline.config import DataConfig, DatasetConfig, WeightAt
 from data_pipeline.errors import DataError
 from data_pipeline.shards.manifest import load_manifest
 from data_pipeline.shards.reader import ShardReader
-from data_pipeline.stream.mixture import Mixture, StreamState
+from data_pipeline.stream.mixture import Mixture, StreamState, check_weights
 from data_pipeline.stream.packing import IGNORED_LABEL, Windows
 
 GRID = settings(
@@ -220,12 +220,43 @@ def test_weights_that_change_by_step(paths: tuple[str, str]) -> None:
     assert counts[10:] == [15, 15]
 
 
+def test_weights_are_checked_at_every_step() -> None:
+    def config(*schedules: dict[int, float]) -> DataConfig:
+        datasets = tuple(
+            DatasetConfig(
+                path="x", schedule=tuple(WeightAt(step=s, weight=w) for s, w in schedule.items())
+            )
+            for schedule in schedules
+        )
+        return DataConfig(datasets=datasets)
+
+    fading, rising = {0: 1.0, 5: 0.0}, {8: 0.0, 9: 1.0}
+    check_weights(config(fading), 0, 4)
+    check_weights(config(fading, rising), 9, 20)
+    check_weights(config(fading, {4: 0.0, 5: 1.0}), 0, 20)
+    check_weights(config({}), 0, 20)
+    # no step at all
+    check_weights(config(fading), 9, 8)
+    for weights, first, last, step in (
+        ((fading,), 0, 5, 5),
+        ((fading, rising), 0, 20, 5),
+        ((fading, rising), 7, 20, 7),
+        (({0: 1.0, 2: 0.0, 4: 1.0},), 0, 9, 2),
+    ):
+        with pytest.raises(DataError, match=f"all weights are 0 at step {step} "):
+            check_weights(config(*weights), first, last)
+
+
 def test_a_state_of_another_order_is_refused(paths: tuple[str, str]) -> None:
     saved = mixture(paths).dump(mixture(paths).first_state())
     with pytest.raises(DataError, match=r"data\.seed: 4; expected 3"):
         mixture(paths, seed=4).load(saved)
-    with pytest.raises(DataError, match="other shards than in the checkpoint"):
+    with pytest.raises(DataError, match=r"not in the order .*is number 1 and was number 0; .*"):
         mixture(paths[::-1]).load(saved)
+    with pytest.raises(DataError, match="other shards than in the checkpoint"):
+        mixture((paths[1], paths[1])).load(saved)
+    # the same dataset once more is an added one
+    assert len(mixture((*paths, paths[0])).load(saved).histories) == 3
     with pytest.raises(DataError, match="1 given; expected the 2"):
         mixture(paths[:1]).load(saved)
     with pytest.raises(DataError, match=r"no \['datasets'\] in the checkpoint"):

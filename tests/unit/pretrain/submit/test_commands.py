@@ -209,7 +209,7 @@ def test_check_counts_what_elastic_runs_need(run_file: Path) -> None:
 def test_time_is_measured_by_an_earlier_part(run_file: Path) -> None:
     output = run_file.parent / "run"
     output.mkdir()
-    record = {"step": 1, "step_tokens": 400, "tokens_per_s": 0.1}
+    record = {"step": 1, "tokens": 400, "step_tokens": 400, "tokens_per_s": 0.1}
     (output / "metrics.jsonl").write_text(json.dumps(record) + '\n{"step"')
     findings = check(load_run(run_file), "slurm")
     (finding,) = (finding for finding in findings if finding.subject == "time")

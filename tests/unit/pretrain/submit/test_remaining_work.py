@@ -63,6 +63,8 @@ def test_time_of_a_sweep_is_that_of_its_longest_task(tmp_path: Path) -> None:
     leave(runs[0], 400)
     for run, speed in zip(runs, (400.0, 100.0), strict=True):
         run.train.output.mkdir(exist_ok=True)
-        line = f'{{"step_tokens": 400, "tokens_per_s": {speed}}}\n'
-        (run.train.output / "metrics.jsonl").write_text(line)
+        numbers = '"step": 1, "tokens": 400, "step_tokens": 400'
+        line = f'{{{numbers}, "tokens_per_s": {speed}}}\n'
+        # a line that a crash has damaged
+        (run.train.output / "metrics.jsonl").write_text("{\n" + line)
     assert longest_plan(runs, 1) == (1000, 4.0, 1)

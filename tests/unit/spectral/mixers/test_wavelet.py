@@ -169,7 +169,7 @@ def test_a_configuration_holds_its_filters(monkeypatch: pytest.MonkeyPatch) -> N
         ({"mixers": ("attention",)}, "'heads', .*'wavelet'"),
         ({"mixers": ()}, "at least 1 item"),
         ({"mixers": 5}, "valid tuple"),
-        ({"fft": {"chunk": 0}}, "greater than or equal to 1"),
+        ({"fft": {"chunk": -1}}, "greater than or equal to 0"),
         ({"fft": {"overlap": 0.6}}, "less than or equal to 0.5"),
         ({"fft": {"overlap": 0.0}}, "greater than 0"),
         ({"fft": {"fusion_dim": 0}}, "greater than or equal to 1"),

@@ -1,0 +1,131 @@
+"""Messages about a run that is resumed: nothing is left to do, or keys have changed."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.errors import DataError
+from data_pipeline.idle_keys import leaves
+from pretrain.checkpoint.catalog import list_checkpoints
+from pretrain.config import RunConfig
+from pretrain.monitoring.jsonl import read_metrics
+from pretrain.run_file import load_saved_run, stored_form
+from pretrain.training.schedule import learning_rate_factor
+
+# keys of the schedule, whose consequence is computed
+SCHEDULE = (
+    "train.steps",
+    "optim.schedule",
+    "optim.learning_rate",
+    "optim.final_ratio",
+    "optim.warmup_steps",
+)
+_SAME = "the results of training do not depend on it"
+# consequence of a changed key, by the longest of its prefixes; other keys cannot change
+CONSEQUENCES = {
+    "data": "the same data is read in another way",
+    "data.datasets": "later steps draw from the new mixture; an added dataset starts at its "
+    "beginning",
+    "data.lanes": "only datasets that are added are read in the new number of lanes",
+    "data.sequence_length": "later windows have the new length",
+    "data.tokenizer": "the same tokenizer is read from there",
+    "data.valid": "validation losses before and after are of different texts",
+    "data.storage": _SAME,
+    "data.cache": _SAME,
+    "data.cache_bytes": _SAME,
+    "optim": "later steps use the new value with the optimizer's stored state",
+    "train.output": "records and checkpoints are written there",
+    "train.global_batch_size": "later steps read the new number of windows, at the learning rate "
+    "of the schedule",
+    "train.micro_batch_size": "rounding differs, and with experts or gates their auxiliary losses",
+    "train.seed": "dropout and selection noise of later steps differ; parameters and the order of "
+    "the data are the checkpoint's",
+    "train.precision": "later steps are computed in the new precision",
+    "train.initial_loss_scale": "the checkpoint's loss scale stays",
+    "train.loss_scale_window": "the loss scale follows it from the next step on",
+    "train.activation": "memory and speed change, results do not",
+    "train.validate": "it applies to the validations from now on",
+    "train.wandb": _SAME,
+    "parallel": "the checkpoint is read into the new layout; losses differ by rounding",
+    "checkpoint": "it applies from the next checkpoint on",
+    "guard": "it applies from the next step on",
+    "health": _SAME,
+    "monitor": _SAME,
+    "launch": _SAME,
+}
+
+
+def nothing_left(run: RunConfig, checkpoint: Path) -> str:
+    """Message that a checkpoint is the end of a run; empty if work is left.
+
+    A validation of the last step and copies to the store are work, too.
+    """
+    step = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["step"]
+    if step < run.train.steps or not _is_validated(run, step) or not _is_stored(run):
+        return ""
+    return (
+        f"nothing left to do: {checkpoint} is of step {step} and train.steps is {run.train.steps}; "
+        "a larger train.steps continues the run"
+    )
+
+
+def _is_validated(run: RunConfig, step: int) -> bool:
+    if not run.data.valid or not run.train.validate_every:
+        return True
+    records = read_metrics(run.train.output / "metrics.jsonl")
+    return any("valid_loss" in record for record in records if record["step"] == step)
+
+
+def _is_stored(run: RunConfig) -> bool:
+    if not run.checkpoint.remote:
+        return True
+    # imported only by the runs that need it
+    from pretrain.checkpoint.remote import is_stored
+
+    checkpoints = list_checkpoints(run.train.output)
+    try:
+        return all(is_stored(c, run.checkpoint.remote, run.data.storage) for c in checkpoints)
+    except DataError:
+        # the attempt to upload reports what is wrong with the store
+        return False
+
+
+def changed_keys(run: RunConfig, checkpoint: Path, step: int) -> Iterator[str]:
+    """A line for each key that differs from the run of a checkpoint, with its consequence.
+
+    Args:
+        run: The run that resumes.
+        checkpoint: The checkpoint that it resumes from.
+        step: Optimizer steps in the checkpoint.
+    """
+    saved = load_saved_run(checkpoint)
+    before = dict(leaves(saved))
+    for key, value in leaves(stored_form(run)):
+        if value != before[key]:
+            of_schedule = key in SCHEDULE
+            effect = _of_schedule(saved, run, step) if of_schedule else consequence_of(key)
+            yield f"{key} {_change(before[key], value)}: {effect}"
+
+
+def consequence_of(key: str) -> str:
+    """Consequence of a changed key that is not one of the schedule."""
+    prefixes = [prefix for prefix in CONSEQUENCES if key.startswith(prefix)]
+    return CONSEQUENCES[max(prefixes, key=len)]
+
+
+def _of_schedule(saved: RunConfig, run: RunConfig, step: int) -> str:
+    before, now = (
+        each.optim.learning_rate * learning_rate_factor(step, each) for each in (saved, run)
+    )
+    if abs(now - before) <= 1e-9 * before:
+        return f"the learning rate stays {now:.4g} in step {step + 1} and then takes another course"
+    return f"the learning rate of step {step + 1} changes from {before:.4g} to {now:.4g}"
+
+
+def _change(before: Any, now: Any) -> str:
+    texts = [str(before), str(now)]
+    # URLs and variables of the environment may hold credentials
+    if any(len(text) > 80 or "://" in text or text.startswith(("(", "{")) for text in texts):
+        return "has changed"
+    return f"was {texts[0]} and is now {texts[1]}"

@@ -1,0 +1,49 @@
+"""Every key of a run that may change has a consequence."""
+
+from pathlib import Path
+
+from data_pipeline.idle_keys import leaves
+from pretrain.config import RunConfig
+from pretrain.run_file import dump_run
+from pretrain.training.resumption import SCHEDULE, changed_keys, consequence_of
+
+
+def test_every_key_that_may_change_has_a_consequence() -> None:
+    for key, _ in leaves(RunConfig()):
+        if not key.startswith("model.") and key not in SCHEDULE:
+            assert consequence_of(key)
+
+
+def test_the_learning_rate_before_and_after(tmp_path: Path) -> None:
+    def run(train: dict[str, object], optim: dict[str, object]) -> RunConfig:
+        return RunConfig.model_validate({"train": {"steps": 20} | train, "optim": optim})
+
+    optim: dict[str, object] = {"learning_rate": 1.0, "warmup_steps": 10, "final_ratio": 0.0}
+    (tmp_path / "run.toml").write_text(dump_run(run(train={}, optim=optim)))
+    assert list(changed_keys(run(train={}, optim=optim), tmp_path, 15)) == []
+    longer = run(train={"steps": 30}, optim=optim)
+    (line,) = changed_keys(longer, tmp_path, 20)
+    assert line == (
+        "train.steps was 20 and is now 30: the learning rate of step 21 changes from 0 to 0.5"
+    )
+    (line,) = changed_keys(longer, tmp_path, 5)
+    assert line.endswith("the learning rate stays 0.6 in step 6 and then takes another course")
+    other = run(train={"output": "x" * 100}, optim=optim | {"final_ratio": 0.5})
+    lines = list(changed_keys(other, tmp_path, 15))
+    assert [line.split(" ")[0] for line in lines] == ["optim.final_ratio", "train.output"]
+    assert "changes from 0.5 to 0.75" in lines[0]
+    assert lines[1] == "train.output has changed: records and checkpoints are written there"
+
+
+def test_values_that_may_hold_a_secret_are_not_printed(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(dump_run(RunConfig()))
+    tables = {
+        "data": {"datasets": [{"path": "a"}], "valid": "https://user:secret@host/x"},
+        "launch": {"environment": {"NCCL_DEBUG": "INFO"}},
+    }
+    lines = list(changed_keys(RunConfig.model_validate(tables), tmp_path, 1))
+    assert sorted(line.split(":")[0] for line in lines) == [
+        "data.datasets has changed",
+        "data.valid has changed",
+        "launch.environment has changed",
+    ]
