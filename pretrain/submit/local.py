@@ -1,5 +1,6 @@
 """`resonance launch local`: all ranks on this machine, under torchrun."""
 
+import contextlib
 import os
 import shlex
 
@@ -8,6 +9,7 @@ from launch.preflight import check_port
 from pretrain.checkpoint.resume import find_start
 from pretrain.commands import LaunchLocalCommand
 from pretrain.errors import RunError
+from pretrain.resilience.run_lock import RunLock
 from pretrain.run_checks import check_run
 from pretrain.run_file import load_run
 
@@ -22,8 +24,9 @@ def launch_local(command: LaunchLocalCommand) -> str:
         RunError: The run file is missing or wrong, or its port is taken.
     """
     run = load_run(command.run_file)
-    # an error that would stop every rank is reported once, here
-    find_start(run, resume=command.resume)
+    # an error that would stop every rank is reported once, here; rank 0 takes the lock again
+    with contextlib.nullcontext() if command.dry_run else RunLock(run.train.output):
+        find_start(run, resume=command.resume)
     config = run.launch
     check_run(run, config.processes)
     port = check_port(config.port)

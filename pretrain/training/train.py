@@ -10,6 +10,7 @@ from pretrain.commands import PretrainCommand
 from pretrain.resilience.failure_messages import failure_of_rank
 from pretrain.resilience.heartbeat import Heartbeat
 from pretrain.resilience.node_health import require_offload_folder, require_same_versions
+from pretrain.resilience.run_lock import LAUNCHER_PATIENCE_S, PATIENCE_S, RunLock
 from pretrain.resilience.stop_signals import StopFlag
 from pretrain.resilience.watchdog import Watchdog
 from pretrain.run_checks import check_run
@@ -28,9 +29,11 @@ def pretrain(command: PretrainCommand) -> None:
     with StopFlag() as stop:
         ranks = init_ranks(max(DEFAULT_TIMEOUT_S, 2 * run.health.hang_timeout_s))
         heartbeat = Heartbeat(run.train.output, ranks.rank)
+        # a launcher may start a run again before the earlier start has ended
+        lock = RunLock(run.train.output, LAUNCHER_PATIENCE_S if command.auto_resume else PATIENCE_S)
         try:
             require_same_versions()
-            start = decided_by_rank_0(lambda: _find_start(command, ranks.world_size))
+            start = decided_by_rank_0(lambda: _find_start(command, ranks.world_size, lock))
             require_offload_folder(run.parallel)
             name = decided_by_rank_0(lambda: time.strftime("%Y%m%d-%H%M%S"))
             with Watchdog(run, heartbeat, ranks.world_size, name):
@@ -40,9 +43,11 @@ def pretrain(command: PretrainCommand) -> None:
         finally:
             if dist.is_initialized():
                 dist.destroy_process_group()
+            lock.release()
 
 
-def _find_start(command: PretrainCommand, num_ranks: int) -> Path | None:
-    """Check the run before anything is written, and find the checkpoint to resume from."""
+def _find_start(command: PretrainCommand, num_ranks: int, lock: RunLock) -> Path | None:
+    """Check the run before anything is written, lock it, and find the checkpoint to resume from."""
     check_run(command.run, num_ranks)
+    lock.acquire()
     return find_start(command.run, resume=command.resume, auto_resume=command.auto_resume)
