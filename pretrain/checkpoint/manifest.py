@@ -7,18 +7,22 @@ folder is renamed to its final name.
 import hashlib
 import json
 import os
+import re
 import shutil
+import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from pretrain.errors import CheckpointError
+from pretrain.errors import CheckpointError, DamagedCheckpointError
 
 MANIFEST = "manifest.json"
 # format of all files of a checkpoint; raised when an older reader would misread them
 FORMAT = 2
 HASH_THREADS = 4
+# leftovers of interrupted processes; other files that start with a dot are a user's
+_LEFTOVER = re.compile(r"\.step-[0-9]+\.(partial|discarded).*")
 
 
 class Entry(NamedTuple):
@@ -62,14 +66,15 @@ def read_manifest(data: bytes | str, where: object) -> dict[str, Entry]:
         where: Its path or URL, for error messages.
 
     Raises:
-        CheckpointError: It is no manifest, has another format, or a name leads out of the folder.
+        DamagedCheckpointError: It is no manifest.
+        CheckpointError: It has another format, or a name leads out of the folder.
     """
     try:
         table = json.loads(data)
         files = {str(name): _entry(entry) for name, entry in table["files"].items()}
         found = table.get("format", 1)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
+        raise DamagedCheckpointError(
             f"{where}: expected sizes and hashes of files, found something else "
             f"({type(error).__name__}: {error})"
         ) from error
@@ -79,7 +84,25 @@ def read_manifest(data: bytes | str, where: object) -> dict[str, Entry]:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\\" in name:
             raise CheckpointError(f"{where}: {name!r} leads out of the checkpoint")
+    if not files:
+        raise DamagedCheckpointError(f"{where}: it lists no files; expected those of a checkpoint")
     return files
+
+
+def read_entries(checkpoint: Path) -> dict[str, Entry]:
+    """Entries of a checkpoint's manifest by file name.
+
+    Raises:
+        DamagedCheckpointError: There is no manifest, or something else.
+        CheckpointError: It cannot be read.
+    """
+    manifest = checkpoint / MANIFEST
+    try:
+        return read_manifest(manifest.read_bytes(), manifest)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DamagedCheckpointError(f"{manifest}: cannot be read: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"{manifest}: cannot be read: {error}") from error
 
 
 def verified(checkpoint: Path) -> Path:
@@ -89,30 +112,55 @@ def verified(checkpoint: Path) -> Path:
         The same path.
 
     Raises:
-        CheckpointError: Names the first file that differs.
+        DamagedCheckpointError: Names the first file that differs.
+        CheckpointError: A file cannot be read.
     """
-    manifest = checkpoint / MANIFEST
+    files = read_entries(checkpoint)
     try:
-        text = manifest.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{manifest}: cannot be read: {error}") from error
-    files = read_manifest(text, manifest)
-    with ThreadPoolExecutor(HASH_THREADS) as pool:
-        for problem in pool.map(lambda item: damage(checkpoint / item[0], item[1]), files.items()):
-            if problem:
-                raise CheckpointError(problem)
+        with ThreadPoolExecutor(HASH_THREADS) as pool:
+            problems = pool.map(lambda item: damage(checkpoint / item[0], item[1]), files.items())
+            for problem in filter(None, problems):
+                raise DamagedCheckpointError(problem)
+    except OSError as error:
+        raise CheckpointError(f"{checkpoint}: cannot be read: {error}") from error
     return checkpoint
+
+
+def require_sizes(checkpoint: Path) -> None:
+    """Compare the sizes of a checkpoint's files with its manifest; cheap enough for every save.
+
+    Raises:
+        DamagedCheckpointError: Names the first file that differs.
+        CheckpointError: A file cannot be read.
+    """
+    for name, entry in read_entries(checkpoint).items():
+        try:
+            problem = wrong_size(checkpoint / name, _size_of(checkpoint / name), entry)
+        except OSError as error:
+            raise CheckpointError(f"{checkpoint}: cannot be read: {error}") from error
+        if problem:
+            raise DamagedCheckpointError(problem)
 
 
 def damage(file: Path, expected: Entry) -> str:
     """Description of a file's damage; empty if there is none."""
-    size = file.stat().st_size if file.is_file() else None
-    if size != expected.bytes:
-        found = "no file" if size is None else f"{size:,} bytes"
-        return f"{file}: found {found}; expected {expected.bytes:,} bytes"
+    if problem := wrong_size(file, _size_of(file), expected):
+        return problem
     if file_sha256(file) != expected.sha256:
         return f"{file}: its SHA-256 differs from the manifest: damaged"
     return ""
+
+
+def wrong_size(file: object, size: int | None, expected: Entry) -> str:
+    """Description of a wrong size; empty if it is right, None means that there is no file."""
+    if size == expected.bytes:
+        return ""
+    found = "no file" if size is None else f"{size:,} bytes"
+    return f"{file}: found {found}; expected {expected.bytes:,} bytes"
+
+
+def _size_of(file: Path) -> int | None:
+    return file.stat().st_size if file.is_file() else None
 
 
 def entry_of(file: Path) -> Entry:
@@ -135,26 +183,67 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def publish(partial: Path, final: Path) -> None:
-    """Rename a sealed folder to its final name, replacing an earlier checkpoint of that name."""
-    if final.exists():
-        discard(final)
+def publish(partial: Path, final: Path) -> str:
+    """Rename a sealed folder to its final name, replacing an earlier checkpoint of that name.
+
+    Returns:
+        The problem with the deletion of an earlier one; empty if there is none.
+    """
+    problem = discard(final) if os.path.lexists(final) else ""
     partial.rename(final)
     fsync(final.parent)
+    return problem
 
 
-def discard(checkpoint: Path) -> None:
-    """Delete a checkpoint; an interrupted deletion leaves nothing named like a checkpoint."""
-    hidden = checkpoint.with_name(f".{checkpoint.name}.discarded")
-    shutil.rmtree(hidden, ignore_errors=True)
+def discard(checkpoint: Path) -> str:
+    """Delete a checkpoint; an interrupted deletion leaves nothing named like a checkpoint.
+
+    Returns:
+        The problem with the deletion; empty if there is none. The name is free in either case.
+
+    Raises:
+        OSError: Its name cannot be freed.
+    """
+    hidden = checkpoint.with_name(f".{checkpoint.name.lstrip('.')}.discarded-{uuid.uuid4().hex}")
     checkpoint.rename(hidden)
-    shutil.rmtree(hidden)
+    return _remove(hidden)
 
 
-def sweep(root: Path) -> None:
-    """Delete partial and half-deleted checkpoints of interrupted processes."""
-    for stale in root.glob(".step-*"):
-        shutil.rmtree(stale)
+def sweep(root: Path) -> list[str]:
+    """Delete partial and half-deleted checkpoints of interrupted processes.
+
+    Returns:
+        A problem for each that cannot be deleted.
+    """
+    stale = [path for path in root.glob(".step-*") if _LEFTOVER.fullmatch(path.name)]
+    return list(filter(None, map(_remove, stale)))
+
+
+def put_aside(checkpoint: Path, label: str) -> Path:
+    """Rename a checkpoint so that it no longer counts, and is not lost.
+
+    Returns:
+        The new path: with the label as its suffix, and a number if there is one already.
+
+    Raises:
+        OSError: It cannot be renamed.
+    """
+    aside, number = checkpoint.with_name(f"{checkpoint.name}.{label}"), 1
+    while os.path.lexists(aside):
+        number += 1
+        aside = checkpoint.with_name(f"{checkpoint.name}.{label}-{number}")
+    return checkpoint.rename(aside)
+
+
+def _remove(path: Path) -> str:
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    except OSError as error:
+        return f"{path}: cannot be removed, and can be deleted by hand: {error}"
+    return ""
 
 
 def _entry(entry: Any) -> Entry:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pretrain.checkpoint.catalog import find_checkpoint, find_newest, list_checkpoints
+from pretrain.checkpoint.catalog import find_checkpoint, go_back, list_checkpoints
 from pretrain.config import RunConfig
 from pretrain.errors import CheckpointError, RunError
 from pretrain.run_file import load_saved_run
@@ -57,14 +57,14 @@ def _find_start(run: RunConfig, *, resume: bool, auto_resume: bool) -> Path | No
         from pretrain.checkpoint.remote import fetch_newest, newest_remote
 
         if resume or auto_resume:
-            fetch_newest(run)
+            fetch_newest(run, or_older=auto_resume)
         elif newest := newest_remote(run.checkpoint.remote, run.data.storage):
             raise RunError(
                 f"checkpoint.remote already holds {newest}; expected no checkpoints there. Give "
                 "--resume to continue that run, or another checkpoint.remote"
             )
     if auto_resume:
-        return find_newest(output)
+        return go_back(output)
     if resume:
         return find_checkpoint(output)
     if existing:
