@@ -14,7 +14,7 @@ from pretrain.resilience.run_lock import LAUNCHER_PATIENCE_S, PATIENCE_S, RunLoc
 from pretrain.resilience.stop_signals import StopFlag
 from pretrain.resilience.watchdog import Watchdog
 from pretrain.run_checks import check_run
-from pretrain.runtime.ranks import DEFAULT_TIMEOUT_S, decided_by_rank_0, init_ranks
+from pretrain.runtime.ranks import DEFAULT_TIMEOUT_S, decided_by_rank_0, end_with_parent, init_ranks
 from pretrain.training.trainer import Trainer
 
 
@@ -26,6 +26,8 @@ def pretrain(command: PretrainCommand) -> None:
         SystemExit: With REQUEUE_STATUS, when it was asked to stop before the end.
     """
     run = command.run
+    if dist.is_torchelastic_launched():
+        end_with_parent()
     with StopFlag() as stop:
         ranks = init_ranks(max(DEFAULT_TIMEOUT_S, 2 * run.health.hang_timeout_s))
         heartbeat = Heartbeat(run.train.output, ranks.rank)
