@@ -14,7 +14,7 @@ from torch import Tensor
 from data_pipeline.config import StorageConfig
 from data_pipeline.errors import DataError
 from data_pipeline.shards.tar import samples
-from data_pipeline.storage.files import list_files
+from data_pipeline.storage.listing import list_files
 
 _IMAGES = ("jpg", "jpeg", "png")
 _SOUNDS = ("wav", "flac")

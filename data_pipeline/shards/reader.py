@@ -1,7 +1,7 @@
 """Random access to the documents of a folder of shards, local or remote."""
 
-import contextlib
 import hashlib
+import time
 from collections import OrderedDict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipeline.config import DataConfig
-from data_pipeline.errors import CorruptShardError, MissingFileError
+from data_pipeline.errors import CorruptShardError, MissingFileError, UnavailableError
 from data_pipeline.shards.cache import ShardCache, default_folder
 from data_pipeline.shards.manifest import Index, Manifest, ShardEntry, first_rows, read_rows
 from data_pipeline.storage.files import is_remote, join, local_path, naming
@@ -31,6 +31,8 @@ class ShardReader:
         self._open: OrderedDict[int, npt.NDArray[np.uint8]] = OrderedDict()
         self._verified: set[int] = set()
         self._corrupt: dict[int, str] = {}
+        # by shard: the time until which its store is not asked again, and why
+        self._unavailable: dict[int, tuple[float, str]] = {}
         folder = Path(config.cache) if config.cache else default_folder()
         self._cache = ShardCache(folder, config.cache_bytes, config.storage)
         self._dtype = np.dtype(manifest.dtype)
@@ -68,15 +70,20 @@ class ShardReader:
         if not self._is_remote:
             return
         unopened = [
-            shard for shard in shards if shard not in self._open and shard not in self._corrupt
+            shard for shard in shards if shard not in self._open and not self._masked(shard)
         ]
         if not unopened:
             return
         with ThreadPoolExecutor(self._config.storage.num_readers) as readers:
-            for download in [readers.submit(self._fetch, shard) for shard in unopened]:
+            downloads = {shard: readers.submit(self._fetch, shard) for shard in unopened}
+        for shard, download in downloads.items():
+            try:
+                download.result()
+            except MissingFileError:
                 # reading a missing shard reports it
-                with contextlib.suppress(MissingFileError):
-                    download.result()
+                continue
+            except UnavailableError as error:
+                self._mask_for_a_while(shard, error)
 
     def _fetch(self, shard: int) -> Path:
         return self._cache.fetch(self.url(shard), self._manifest.shards[shard])
@@ -87,11 +94,13 @@ class ShardReader:
         Raises:
             DataError: The shard is missing, cut short or changed, and `on_corrupt_shard` is fail.
         """
-        if shard in self._corrupt:
-            return self._corrupt[shard]
         if shard not in self._open:
+            if reason := self._masked(shard):
+                return reason
             try:
                 self._open[shard] = self._map(shard)
+            except UnavailableError as error:
+                return self._mask_for_a_while(shard, error)
             except (CorruptShardError, MissingFileError) as error:
                 if self._config.on_corrupt_shard == "fail":
                     raise
@@ -102,6 +111,27 @@ class ShardReader:
         self._open.move_to_end(shard)
         offset, count, _ = self.index(shard)[row]
         return np.frombuffer(self._open[shard], self._dtype, count=int(count), offset=int(offset))
+
+    def _masked(self, shard: int) -> str:
+        """Why a shard is masked now; empty if it is to be read."""
+        until_s, reason = self._unavailable.get(shard, (0.0, ""))
+        return self._corrupt.get(shard, "") or (reason if time.monotonic() < until_s else "")
+
+    def _mask_for_a_while(self, shard: int, error: UnavailableError) -> str:
+        """Mask a shard for as long as the next wait between attempts would be.
+
+        Returns:
+            The reason.
+
+        Raises:
+            UnavailableError: `on_corrupt_shard` is fail.
+        """
+        if self._config.on_corrupt_shard == "fail":
+            raise error
+        storage = self._config.storage
+        wait_s = storage.first_delay_s * 2 ** (storage.attempts - 1)
+        self._unavailable[shard] = time.monotonic() + wait_s, str(error)
+        return str(error)
 
     def _map(self, shard: int) -> npt.NDArray[np.uint8]:
         entry, url = self._manifest.shards[shard], self.url(shard)
