@@ -282,7 +282,8 @@ class DataConfig(Table):
     )
     on_corrupt_shard: Literal["fail", "skip"] = Field(
         "fail",
-        description="Reaction to a corrupt shard: fail, or skip (mask and count its tokens).",
+        description="Reaction to a corrupt shard, or a store that does not answer: fail, "
+        "or skip (mask and count its tokens; a store is asked again later).",
     )
     cache: LocalName = Field(
         "", description="Folder for shards from HTTP or S3; empty for the user's cache folder."

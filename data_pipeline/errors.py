@@ -18,5 +18,13 @@ class MissingFileError(DataError):
     """A file that does not exist; a retry would fail the same way."""
 
 
+class UnavailableError(DataError):
+    """A store that did not answer, in any of the attempts; a later one may succeed."""
+
+
+class WriteError(DataError):
+    """A file that cannot be written, for example because the disk is full."""
+
+
 class CorruptShardError(DataError):
     """A shard that differs from its manifest."""

@@ -26,12 +26,23 @@ class Submitted(NamedTuple):
 
 
 def note(directory: Path, submitted: Submitted) -> None:
-    """Append a submission."""
-    file = directory / NAME
-    # a line that a crash has cut short would swallow the new one
-    _mend(file)
-    with file.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(submitted._asdict()) + "\n")
+    """Append a submission.
+
+    Raises:
+        LaunchError: The file cannot be written; the message names the job, which is submitted.
+    """
+    path = directory / NAME
+    try:
+        # a line that a crash has cut short would swallow the new one
+        _mend(path)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(submitted._asdict()) + "\n")
+    except OSError as error:
+        raise LaunchError(
+            f"{path}: cannot be written ({error.strerror}): {submitted.launcher} has accepted job "
+            f"{submitted.job}, and `resonance launch status|cancel` do not know of it: cancel it "
+            "there"
+        ) from error
 
 
 def read(directory: Path) -> list[Submitted]:

@@ -5,9 +5,9 @@ import functools
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_origin
 
 import tyro
 from pydantic import BaseModel, ValidationError
@@ -17,6 +17,7 @@ from data_pipeline.errors import DataError
 from data_pipeline.redaction import redact
 from launch.errors import LaunchError
 from pretrain import commands
+from pretrain.config import RunConfig
 from pretrain.errors import RunError
 from pretrain.run_file import describe, load_run
 from pretrain.terminal import TRACEBACK, OutputError, complain, standard_streams
@@ -130,6 +131,7 @@ def _find_command(arguments: list[str]) -> tuple[str, list[str]]:
 
 
 def _parse(name: str, command: Command, arguments: list[str]) -> Any:
+    arguments = append_repeated(arguments, set(_list_options(command.arguments)))
     default = None
     if command.arguments is commands.PretrainCommand and not {"-h", "--help"} & set(arguments[:1]):
         if not arguments or arguments[0].startswith("-"):
@@ -149,6 +151,45 @@ def _parse(name: str, command: Command, arguments: list[str]) -> Any:
         text = f"resonance {name}: {describe(error, command.arguments)}"
         print(redact(text), file=sys.stderr)
         sys.exit(2)
+
+
+def append_repeated(arguments: Sequence[str], list_options: Set[str]) -> list[str]:
+    """The arguments with the values of a list option that is given more than once in one place.
+
+    tyro keeps those of the last one, and its own remedy refuses several values after one option.
+
+    Args:
+        arguments: Arguments of a sub-command.
+        list_options: Options that take any number of values.
+    """
+    groups: list[list[str]] = [[]]
+    values = groups[0]
+    first: dict[str, list[str]] = {}
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        option = name.replace("_", "-")
+        if not argument.startswith("--"):
+            values.append(argument)
+        elif option not in list_options:
+            groups.append(values := [argument])
+        else:
+            if option not in first:
+                groups.append(first.setdefault(option, [name]))
+            values = first[option]
+            values += [value] if equals else []
+    return [word for group in groups for word in group]
+
+
+def _list_options(model: type[BaseModel], prefix: str = "--") -> Iterator[str]:
+    """Options of a model that take any number of values, those of nested models included."""
+    for name, field in model.model_fields.items():
+        option = f"{prefix}{name.replace('_', '-')}"
+        kind = field.annotation
+        if get_origin(kind) in (tuple, list, dict):
+            yield option
+        elif isinstance(kind, type) and issubclass(kind, BaseModel):
+            # the run file's tables are options without a name in front
+            yield from _list_options(kind, prefix if kind is RunConfig else f"{option}.")
 
 
 if __name__ == "__main__":

@@ -30,3 +30,7 @@ class LostContactError(RunError):
 
 class CheckpointError(RunError):
     """A checkpoint that is missing, incomplete, damaged, of another model or not writable."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint with a file that is missing, cut short or changed; not one behind an outage."""

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import shutil
 import sys
 import time
@@ -19,13 +20,22 @@ from pathlib import Path
 from data_pipeline.build.cleaning import Counts
 from data_pipeline.build.extract import extract_part, is_finished, load_record
 from data_pipeline.build.needs import NEEDS
+from data_pipeline.build.output_checks import (
+    WORK,
+    check_files_outside,
+    check_foreign,
+    check_output_outside,
+    damage,
+    remove_partial_files,
+)
 from data_pipeline.build.planning import SPLITS, ShardTask, choose_documents, plan_shards
+from data_pipeline.build.report import NAME as REPORT_NAME
 from data_pipeline.build.report import BuildReport, SplitReport, describe_split, load_report
 from data_pipeline.build.shard_writer import load_finished, write_shard
 from data_pipeline.build.sources import Part, SourceFile, plan_parts, source_files
 from data_pipeline.build.workers import run_tasks
 from data_pipeline.config import BuildConfig
-from data_pipeline.errors import DataError
+from data_pipeline.errors import DataError, WriteError
 from data_pipeline.idle_keys import idle_keys
 from data_pipeline.shards.manifest import (
     INDEX_NAME,
@@ -35,16 +45,11 @@ from data_pipeline.shards.manifest import (
     make_manifest,
 )
 from data_pipeline.shards.manifest import NAME as MANIFEST_NAME
-from data_pipeline.storage.atomic import (
-    PARTIAL_SUFFIX,
-    disk_errors,
-    write_atomically,
-    write_text_atomically,
-)
-from data_pipeline.storage.files import is_remote, local_path
+from data_pipeline.storage.atomic import disk_errors, write_atomically, write_text_atomically
 from data_pipeline.tokenizer import Tokenizer, load_tokenizer
 
-_WORK = ".work"
+logger = logging.getLogger(__name__)
+
 _LOCK_PATIENCE_S = 5.0
 
 
@@ -63,25 +68,33 @@ def build(config: BuildConfig) -> BuildReport:
     """
     started_s = time.monotonic()
     output = Path(config.output)
-    _check_output(config)
     for line in idle_keys(config, BuildConfig(), NEEDS):
         print(line, file=sys.stderr)
     tokenizer = load_tokenizer(config.tokenizer)
+    check_output_outside(config.sources, output)
     files = source_files(config.sources, config.read, config.storage)
+    check_files_outside(files, output)
     digest = _digest(config, files, tokenizer)
     finished = load_report(output)
+    if finished is not None and finished.digest != digest:
+        raise _other_build(output)
     if finished is not None:
-        if finished.digest == digest:
+        problem = damage(output, finished)
+        if not problem:
             _warn_of_empty_splits(finished, config)
             return finished
-        raise _other_build(output)
-    work = output / _WORK
+        logger.warning("%s; the build is repeated", problem)
+    else:
+        check_foreign(output)
+    work = output / WORK
     with disk_errors(output):
         for folder in (work, *(output / split for split in SPLITS)):
             folder.mkdir(parents=True, exist_ok=True)
-    with _locked(work):
+    with _locked(work), _resumable():
         _claim(work, digest)
-        _remove_partial_files(output)
+        # of a build that is repeated: until it is finished again, there is none
+        (output / REPORT_NAME).unlink(missing_ok=True)
+        remove_partial_files(output)
         report = _run(config, tokenizer, plan_parts(files, config.read, config.part_bytes), work)
         report = report._replace(digest=digest, seconds=time.monotonic() - started_s)
         report.save(output)
@@ -101,14 +114,6 @@ def _warn_of_empty_splits(report: BuildReport, config: BuildConfig) -> None:
                 "valid_fraction",
                 file=sys.stderr,
             )
-
-
-def _check_output(config: BuildConfig) -> None:
-    """Reject an output folder inside a source: the shards would become sources."""
-    output = Path(config.output).resolve()
-    for source in config.sources:
-        if not is_remote(source) and output.is_relative_to(local_path(source).resolve()):
-            raise DataError(f"output: {output} lies inside the source {source}; expected elsewhere")
 
 
 def _digest(config: BuildConfig, files: list[SourceFile], tokenizer: Tokenizer) -> str:
@@ -146,6 +151,15 @@ def _locked(work: Path) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _resumable() -> Iterator[None]:
+    """Say after a failed write what is true of a build alone."""
+    try:
+        yield
+    except WriteError as error:
+        raise WriteError(f"{error} The same command resumes the work.") from error
+
+
 def _claim(work: Path, digest: str) -> None:
     """Record which build the folder belongs to."""
     path = work / "digest"
@@ -153,12 +167,6 @@ def _claim(work: Path, digest: str) -> None:
         write_text_atomically(path, digest)
     elif path.read_text(encoding="utf-8") != digest:
         raise _other_build(work.parent)
-
-
-def _remove_partial_files(output: Path) -> None:
-    """Remove the unfinished files of a killed build; only this build writes here now."""
-    for path in output.rglob(f".*{PARTIAL_SUFFIX}"):
-        path.unlink()
 
 
 def _run(config: BuildConfig, tokenizer: Tokenizer, parts: list[Part], work: Path) -> BuildReport:

@@ -1,5 +1,6 @@
 """Plan of reading: source files in a fixed order, divided into parts that are read separately."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
@@ -7,7 +8,8 @@ from data_pipeline.build import stdlib_corpus
 from data_pipeline.config import ReadConfig, StorageConfig
 from data_pipeline.errors import DataError
 from data_pipeline.redaction import redact
-from data_pipeline.storage.files import is_pipe, list_files, protocol_of
+from data_pipeline.storage.files import is_pipe, protocol_of
+from data_pipeline.storage.listing import list_files
 from data_pipeline.storage.streams import compression_of
 
 Format = Literal["text", "jsonl", "parquet"]
@@ -110,6 +112,12 @@ def _relative(url: str, source: str) -> str:
     """The name of a file within its source: it does not change when the corpus moves."""
     folder = source.removeprefix("./").rstrip("/") + "/"
     position = url.find(folder)
+    if position < 0:
+        # the folder in front of the first part with the characters of a glob
+        parts = source.removeprefix("./").split("/")
+        fixed = itertools.takewhile(lambda part: not set(part) & set("*?["), parts[:-1])
+        folder = "/".join(fixed) + "/"
+        position = url.find(folder) if folder != "/" else -1
     return url[position + len(folder) :] if position >= 0 else _base(url)
 
 

@@ -15,7 +15,7 @@ from data_pipeline.errors import DataError
 from data_pipeline.input_files import parse_json
 from data_pipeline.shards.npy import load_npy
 from data_pipeline.shards.tar import samples
-from data_pipeline.storage.files import list_files
+from data_pipeline.storage.listing import list_files
 
 _IMAGES = ("jpg", "jpeg", "png")
 _SOUNDS = ("wav", "flac")

@@ -1,9 +1,9 @@
 """Random access to the documents of a folder of shards, local or remote."""
 
-import contextlib
 import hashlib
 import os
 import resource
+import time
 from collections import OrderedDict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipeline.config import DataConfig
-from data_pipeline.errors import CorruptShardError, MissingFileError
+from data_pipeline.errors import CorruptShardError, MissingFileError, UnavailableError
 from data_pipeline.input_files import open_regular
 from data_pipeline.shards.cache import ShardCache, default_folder
 from data_pipeline.shards.manifest import Index, Manifest, ShardEntry, first_rows, read_rows
@@ -59,6 +59,8 @@ class ShardReader:
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
         self._verified: set[int] = set()
         self._corrupt: dict[int, str] = {}
+        # by shard: the time until which its store is not asked again, and why
+        self._unavailable: dict[int, tuple[float, str]] = {}
         folder = Path(config.cache) if config.cache else default_folder()
         self._cache = ShardCache(folder, config.cache_bytes, config.storage)
         self._dtype = np.dtype(manifest.dtype)
@@ -97,15 +99,20 @@ class ShardReader:
         if not self._is_remote:
             return
         unopened = [
-            shard for shard in shards if shard not in self._open and shard not in self._corrupt
+            shard for shard in shards if shard not in self._open and not self._masked(shard)
         ]
         if not unopened:
             return
         with ThreadPoolExecutor(self._config.storage.num_readers) as readers:
-            for download in [readers.submit(self._fetch, shard) for shard in unopened]:
+            downloads = {shard: readers.submit(self._fetch, shard) for shard in unopened}
+        for shard, download in downloads.items():
+            try:
+                download.result()
+            except (CorruptShardError, MissingFileError):
                 # reading a missing or damaged shard reports it
-                with contextlib.suppress(CorruptShardError, MissingFileError):
-                    download.result()
+                continue
+            except UnavailableError as error:
+                self._mask_for_a_while(shard, error)
 
     def _fetch(self, shard: int) -> Path:
         return self._cache.fetch(self.url(shard), self._manifest.shards[shard])
@@ -118,20 +125,43 @@ class ShardReader:
         Raises:
             DataError: The shard is missing, cut short or changed, and `on_corrupt_shard` is fail.
         """
-        if shard in self._corrupt:
-            return self._corrupt[shard]
         try:
             if shard not in self._open:
+                if reason := self._masked(shard):
+                    return reason
                 self._open[shard] = self._opened(shard)
                 if len(self._open) > self._max_open:
                     self._open.popitem(last=False)
             self._open.move_to_end(shard)
             return self._read(shard, row, start, stop)
+        except UnavailableError as error:
+            return self._mask_for_a_while(shard, error)
         except (CorruptShardError, MissingFileError) as error:
             if self._config.on_corrupt_shard == "fail":
                 raise
             self._corrupt[shard] = str(error)
             return self._corrupt[shard]
+
+    def _masked(self, shard: int) -> str:
+        """Why a shard is masked now; empty if it is to be read."""
+        until_s, reason = self._unavailable.get(shard, (0.0, ""))
+        return self._corrupt.get(shard, "") or (reason if time.monotonic() < until_s else "")
+
+    def _mask_for_a_while(self, shard: int, error: UnavailableError) -> str:
+        """Mask a shard for as long as the next wait between attempts would be.
+
+        Returns:
+            The reason.
+
+        Raises:
+            UnavailableError: `on_corrupt_shard` is fail.
+        """
+        if self._config.on_corrupt_shard == "fail":
+            raise error
+        storage = self._config.storage
+        wait_s = storage.first_delay_s * 2 ** (storage.attempts - 1)
+        self._unavailable[shard] = time.monotonic() + wait_s, str(error)
+        return str(error)
 
     def _read(
         self, shard: int, row: int, start: int, stop: int | None

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_pipeline.config import StatsConfig, StorageConfig
+from data_pipeline.errors import WriteError
 from data_pipeline.redaction import redact
 from data_pipeline.shards.manifest import (
     Manifest,
@@ -14,7 +15,7 @@ from data_pipeline.shards.manifest import (
     read_rows,
     split_folders,
 )
-from data_pipeline.storage.atomic import write_atomically
+from data_pipeline.storage.atomic import disk_errors, write_atomically
 
 _BAR_CHARACTERS = 40
 # bin i counts documents of [2**i, 2**(i + 1)) tokens
@@ -74,7 +75,12 @@ def stats(config: StatsConfig) -> StatsReport:
         for folder in folders
     )
     if config.png:
-        _draw(splits, Path(config.png))
+        try:
+            _draw(splits, Path(config.png))
+        except WriteError:
+            # the figures are no worse for it
+            print(StatsReport(splits, ""), flush=True)
+            raise
     return StatsReport(splits, config.png)
 
 
@@ -111,6 +117,7 @@ def _draw(splits: tuple[SplitStats, ...], path: Path) -> None:
     axes.set_yscale("symlog")
     axes.set(xlabel="tokens per document", ylabel="documents", title="Document lengths")
     axes.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     with write_atomically(path) as file:
         figure.savefig(file, format="png", dpi=150)

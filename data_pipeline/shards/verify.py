@@ -21,7 +21,8 @@ from data_pipeline.shards.manifest import (
 )
 from data_pipeline.shards.npy import load_npy
 from data_pipeline.shards.tar import members
-from data_pipeline.storage.files import is_remote, join, list_files, local_path, protocol_of
+from data_pipeline.storage.files import is_remote, join, local_path, protocol_of
+from data_pipeline.storage.listing import list_files
 from data_pipeline.storage.streams import open_raw
 
 _TOKENS_SUFFIX = ".tokens.npy"

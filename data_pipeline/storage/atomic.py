@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from data_pipeline.errors import DataError
+from data_pipeline.errors import WriteError
 
 PARTIAL_SUFFIX = ".partial"
 
@@ -18,14 +18,14 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's errors about writing `path` into a `DataError`."""
+    """Turn the operating system's errors about writing `path` into a `WriteError`."""
     try:
         yield
     except OSError as error:
         problem = "the disk is full" if error.errno in _FULL else "cannot write"
-        raise DataError(
+        raise WriteError(
             f"{path}: {problem} ({error.strerror or error}); expected room and permission to write "
-            "there. Nothing was left half-written; the same command resumes the work."
+            "there. Nothing was left half-written."
         ) from error
 
 
@@ -37,7 +37,7 @@ def write_atomically(path: Path) -> Iterator[BinaryIO]:
     FIFO) is written into.
 
     Raises:
-        DataError: The disk is full, or the folder is not writable.
+        WriteError: The disk is full, or the folder is not writable.
     """
     with disk_errors(path):
         try:

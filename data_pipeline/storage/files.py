@@ -8,13 +8,13 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import fsspec
 from fsspec.core import split_protocol
 
 from data_pipeline.config import StorageConfig
-from data_pipeline.errors import DataError, MissingFileError
+from data_pipeline.errors import DataError, MissingFileError, UnavailableError
 from data_pipeline.input_files import open_regular
 from data_pipeline.redaction import is_redacted, redact
 
@@ -121,6 +121,20 @@ def local_path(url: str) -> Path:
     return Path(split_protocol(url)[1])
 
 
+def _cause(url: str, error: Exception) -> Exception:
+    """The failure behind an error: fsspec says FileNotFoundError for every one at HTTP's info()."""
+    cause = error.__cause__
+    over_http = protocol_of(url) in ("http", "https")
+    if over_http and isinstance(error, FileNotFoundError) and isinstance(cause, Exception):
+        return cause
+    return error
+
+
+def _is_missing(error: Exception) -> bool:
+    """Whether the store said that there is no such file, which a retry does not change."""
+    return isinstance(error, FileNotFoundError) or getattr(error, "status", None) in (404, 410)
+
+
 def _is_transient(error: Exception) -> bool:
     status = getattr(error, "status", None)
     if isinstance(status, int):
@@ -136,22 +150,25 @@ def _is_transient(error: Exception) -> bool:
 
 def explain(url: str, error: Exception) -> DataError:
     """The error that describes in one line a failure at `url`."""
+    error = _cause(url, error)
     name = type(error).__name__
     if name in ("NoCredentialsError", "PartialCredentialsError"):
         return DataError(f"{url}: no S3 credentials found; {_CREDENTIALS}")
-    if isinstance(error, FileNotFoundError):
+    if _is_missing(error):
         return MissingFileError(f"{url}: no such file; expected a readable file")
     if isinstance(error, PermissionError):
         hint = f"; {_CREDENTIALS}" if protocol_of(url) in ("s3", "s3a") else ""
         return DataError(f"{url}: permission denied ({error}){hint}")
-    return DataError(f"{url}: cannot be read ({name}: {error})")
+    kind = UnavailableError if is_remote(url) and _is_transient(error) else DataError
+    return kind(f"{url}: cannot be read ({name}: {error})")
 
 
 def with_retries(url: str, config: StorageConfig, request: Callable[[], T]) -> T:
     """Run `request`, and retry after transient failures of a remote store, with longer waits.
 
     Raises:
-        DataError: The last attempt failed, or the failure is not transient.
+        UnavailableError: The store did not answer in the last attempt.
+        DataError: The failure is not transient.
     """
     attempts = config.attempts if is_remote(url) else 1
     for attempt in range(1, attempts + 1):
@@ -160,7 +177,7 @@ def with_retries(url: str, config: StorageConfig, request: Callable[[], T]) -> T
         except DataError:
             raise
         except Exception as error:
-            if attempt == attempts or not _is_transient(error):
+            if attempt == attempts or not _is_transient(_cause(url, error)):
                 explained = explain(url, error)
                 tried = f" after {attempt} attempts" if attempt > 1 else ""
                 raise type(explained)(f"{explained}{tried}") from error
@@ -195,69 +212,17 @@ def read_bytes(
 
 
 def exists(url: str, config: StorageConfig) -> bool:
-    """Whether there is a file or folder at `url`."""
-    system = filesystem(url, config)
-    return bool(with_retries(url, config, lambda: system.exists(url)))
-
-
-class Listed(NamedTuple):
-    """File of a listing.
-
-    Attributes:
-        url: Path or URL.
-        size: Stored bytes; None if unknown.
-        version: Text that changes when the file changes.
-    """
-
-    url: str
-    size: int | None
-    version: str
-
-
-def list_files(pattern: str, config: StorageConfig) -> list[Listed]:
-    """A file, the files of a folder (recursively) or those of a glob, sorted by URL.
-
-    Hidden files in folders are ignored. HTTP has no folders: the URL is the file.
+    """Whether there is a file or folder at `url`.
 
     Raises:
-        DataError: There are no such files.
+        DataError: The store does not say: fsspec's own exists() would take that for a no.
     """
-    if is_pipe(pattern):
-        check_url(pattern, config)
-        return [Listed(pattern, None, "")]
-    system = filesystem(pattern, config)
-
-    def listing() -> dict[str, dict[str, Any]]:
-        if protocol_of(pattern) in ("http", "https"):
-            return {pattern: system.info(pattern)}
-        if any(character in pattern for character in "*?["):
-            matches: dict[str, dict[str, Any]] = system.glob(pattern, detail=True)
-            return {name: info for name, info in matches.items() if info["type"] == "file"}
-        info = system.info(pattern)
-        if info["type"] == "file":
-            return {info["name"]: info}
-        root = str(system._strip_protocol(pattern)).rstrip("/")
-        inside: dict[str, dict[str, Any]] = system.find(pattern, detail=True)
-        return {name: info for name, info in inside.items() if not _is_hidden(name, root)}
-
-    files = with_retries(pattern, config, listing)
-    if not files:
-        raise DataError(f"{pattern}: no files there; expected a file, a folder or a glob")
-    bare = protocol_of(pattern) in ("file", "local", "http", "https")
-    prefix = "" if bare else f"{protocol_of(pattern)}://"
-    return [
-        Listed(f"{prefix}{name}", info.get("size"), _version(info))
-        for name, info in sorted(files.items())
-    ]
-
-
-def _version(info: dict[str, Any]) -> str:
-    keys = ("ETag", "mtime", "LastModified")
-    return next((str(info[key]) for key in keys if info.get(key)), "")
-
-
-def _is_hidden(name: str, root: str) -> bool:
-    return any(part.startswith(".") for part in name.removeprefix(root).split("/"))
+    system = filesystem(url, config)
+    try:
+        with_retries(url, config, lambda: system.info(url))
+    except MissingFileError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

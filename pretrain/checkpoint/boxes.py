@@ -6,7 +6,7 @@ torch.distributed.checkpoint stores boxes and reads them back under another cut.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from torch import Tensor
@@ -59,6 +59,43 @@ def flat_boxes(shape: tuple[int, ...], start: int, stop: int) -> Iterator[Box]:
 def _in_row(index: int, row_shape: tuple[int, ...], start: int, stop: int) -> Iterator[Box]:
     for box in flat_boxes(row_shape, start, stop):
         yield Box((index, *box.offsets), (1, *box.sizes))
+
+
+def coverage_problem(shape: tuple[int, ...], boxes: Iterable[Box]) -> str:
+    """Why boxes do not hold each element of a tensor exactly once; empty if they do.
+
+    Elements inside, no two boxes overlapping, and the right sum leave no gap.
+
+    Cost: n log n for n boxes, times those that share elements of the first dimension.
+    """
+    total = 0
+    active: list[Box] = []
+    for box in sorted(boxes):
+        spans = zip(box.offsets, box.sizes, shape, strict=False)
+        inside = all(offset >= 0 and 1 <= size <= length - offset for offset, size, length in spans)
+        if len(box.offsets) != len(shape) or len(box.sizes) != len(shape) or not inside:
+            return (
+                f"a piece of {list(box.sizes)} at {list(box.offsets)} is not inside {list(shape)}"
+            )
+        active = [other for other in active if other.offsets[0] + other.sizes[0] > box.offsets[0]]
+        if other := next((other for other in active if _overlap(box, other)), None):
+            return f"the pieces at {list(other.offsets)} and {list(box.offsets)} overlap"
+        if shape:
+            active.append(box)
+        total += math.prod(box.sizes)
+    expected = math.prod(shape)
+    if total != expected:
+        return f"its pieces have {total:,} elements; expected {expected:,}"
+    return ""
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return all(
+        first < second + second_size and second < first + first_size
+        for first, first_size, second, second_size in zip(
+            one.offsets, one.sizes, other.offsets, other.sizes, strict=True
+        )
+    )
 
 
 def held_shape(placement: Placement) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from pretrain.checkpoint.manifest import MANIFEST, verified
+from pretrain.checkpoint.manifest import MANIFEST, put_aside, verified
 from pretrain.config import CheckpointConfig
 from pretrain.errors import CheckpointError
 
@@ -32,7 +32,7 @@ def expired(checkpoints: list[Path], config: CheckpointConfig) -> list[Path]:
     """The checkpoints that are neither among the last `keep_last` nor at multiples of `keep_every`.
 
     Args:
-        checkpoints: Complete checkpoints, oldest first.
+        checkpoints: Sound checkpoints, oldest first; the last is never expired.
         config: The run's `[checkpoint]` table.
     """
     return [
@@ -85,6 +85,24 @@ def find_newest(output: Path) -> Path | None:
     if problems:
         raise CheckpointError("no undamaged checkpoint: " + "; ".join(problems))
     return None
+
+
+def go_back(output: Path) -> Path | None:
+    """The newest undamaged checkpoint of a run that trains on from there; newer ones are put aside.
+
+    They are damaged, and would count as the run's newest otherwise.
+
+    Raises:
+        CheckpointError: There are checkpoints, and all of them are damaged.
+    """
+    newest = find_newest(output)
+    for passed in list_checkpoints(output):
+        if newest is not None and step_of(passed) > step_of(newest):
+            try:
+                print(f"{passed} is renamed to {put_aside(passed, 'damaged')}", file=sys.stderr)
+            except OSError as error:
+                print(f"{passed}: cannot be renamed: {error}", file=sys.stderr)
+    return newest
 
 
 def tokenizer_path(checkpoint: Path) -> str:

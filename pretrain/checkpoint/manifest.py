@@ -7,7 +7,9 @@ folder is renamed to its final name.
 import hashlib
 import json
 import os
+import re
 import shutil
+import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,14 +23,15 @@ from data_pipeline.input_files import (
     MAX_JSON_BYTES,
     open_regular,
     read_regular,
-    require_regular,
 )
-from pretrain.errors import CheckpointError
+from pretrain.errors import CheckpointError, DamagedCheckpointError
 
 MANIFEST = "manifest.json"
 # format of all files of a checkpoint; raised when an older reader would misread them
 FORMAT = 2
 HASH_THREADS = 4
+# leftovers of interrupted processes; other files that start with a dot are a user's
+_LEFTOVER = re.compile(r"\.step-[0-9]+\.(partial|discarded).*")
 
 
 class Entry(NamedTuple):
@@ -94,7 +97,8 @@ def read_manifest(data: bytes | str, where: object) -> dict[str, Entry]:
         where: Its path or URL, for error messages.
 
     Raises:
-        CheckpointError: It is no manifest, has another format, or a name leads out of the folder.
+        DamagedCheckpointError: It is no manifest.
+        CheckpointError: It has another format, or a name leads out of the folder.
     """
     try:
         found = _Format.model_validate_json(data).format
@@ -102,12 +106,30 @@ def read_manifest(data: bytes | str, where: object) -> dict[str, Entry]:
             raise CheckpointError(f"{where}: format {found}; expected {FORMAT}")
         files = _Table.model_validate_json(data).files
     except ValidationError as error:
-        raise CheckpointError(
+        raise DamagedCheckpointError(
             f"{where}: expected sizes and hashes of the checkpoint's files: {first_problem(error)}"
         ) from error
     if MANIFEST in files:
         raise CheckpointError(f"{where}: expected entries of other files, found its own name")
+    if not files:
+        raise DamagedCheckpointError(f"{where}: it lists no files; expected those of a checkpoint")
     return {name: Entry(entry.bytes, entry.sha256) for name, entry in files.items()}
+
+
+def read_entries(checkpoint: Path) -> dict[str, Entry]:
+    """Entries of a checkpoint's manifest by file name.
+
+    Raises:
+        DamagedCheckpointError: There is no manifest, or something else.
+        CheckpointError: It cannot be read.
+    """
+    manifest = checkpoint / MANIFEST
+    try:
+        return read_manifest(read_regular(manifest, MAX_JSON_BYTES), manifest)
+    except (FileNotFoundError, NotADirectoryError, DataError) as error:
+        raise DamagedCheckpointError(f"{manifest}: cannot be read: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"{manifest}: cannot be read: {error}") from error
 
 
 def verified(checkpoint: Path) -> Path:
@@ -117,37 +139,58 @@ def verified(checkpoint: Path) -> Path:
         The same path.
 
     Raises:
-        CheckpointError: Names the first file that differs.
+        DamagedCheckpointError: Names the first file that differs.
+        CheckpointError: A file cannot be read.
     """
-    manifest = checkpoint / MANIFEST
+    files = read_entries(checkpoint)
     try:
-        text = read_regular(manifest, MAX_JSON_BYTES)
-    except (OSError, DataError) as error:
-        raise CheckpointError(f"{manifest}: cannot be read: {error}") from error
-    files = read_manifest(text, manifest)
-    with ThreadPoolExecutor(HASH_THREADS) as pool:
-        for problem in pool.map(lambda item: damage(checkpoint / item[0], item[1]), files.items()):
-            if problem:
-                raise CheckpointError(problem)
+        with ThreadPoolExecutor(HASH_THREADS) as pool:
+            problems = pool.map(lambda item: damage(checkpoint / item[0], item[1]), files.items())
+            for problem in filter(None, problems):
+                raise DamagedCheckpointError(problem)
+    except OSError as error:
+        raise CheckpointError(f"{checkpoint}: cannot be read: {error}") from error
     return checkpoint
+
+
+def require_sizes(checkpoint: Path) -> None:
+    """Compare the sizes of a checkpoint's files with its manifest; cheap enough for every save.
+
+    Raises:
+        DamagedCheckpointError: Names the first file that differs.
+        CheckpointError: A file cannot be read.
+    """
+    for name, entry in read_entries(checkpoint).items():
+        try:
+            problem = wrong_size(checkpoint / name, _size_of(checkpoint / name), entry)
+        except OSError as error:
+            raise CheckpointError(f"{checkpoint}: cannot be read: {error}") from error
+        if problem:
+            raise DamagedCheckpointError(problem)
 
 
 def damage(file: Path, expected: Entry) -> str:
     """Description of a file's damage; empty if there is none."""
+    if problem := wrong_size(file, _size_of(file), expected):
+        return problem
     try:
-        status = file.stat()
-        require_regular(file, status.st_mode)
-        if status.st_size != expected.bytes:
-            return f"{file}: found {status.st_size:,} bytes; expected {expected.bytes:,} bytes"
         if file_sha256(file) != expected.sha256:
             return f"{file}: its SHA-256 differs from the manifest: damaged"
-    except FileNotFoundError:
-        return f"{file}: found no file; expected {expected.bytes:,} bytes"
     except DataError as error:
         return str(error)
-    except (OSError, ValueError) as error:
-        return f"{file}: cannot be read: {error}"
     return ""
+
+
+def wrong_size(file: object, size: int | None, expected: Entry) -> str:
+    """Description of a wrong size; empty if it is right, None means that there is no file."""
+    if size == expected.bytes:
+        return ""
+    found = "no file" if size is None else f"{size:,} bytes"
+    return f"{file}: found {found}; expected {expected.bytes:,} bytes"
+
+
+def _size_of(file: Path) -> int | None:
+    return file.stat().st_size if file.is_file() else None
 
 
 def entry_of(file: Path) -> Entry:
@@ -170,23 +213,64 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def publish(partial: Path, final: Path) -> None:
-    """Rename a sealed folder to its final name, replacing an earlier checkpoint of that name."""
-    if final.exists():
-        discard(final)
+def publish(partial: Path, final: Path) -> str:
+    """Rename a sealed folder to its final name, replacing an earlier checkpoint of that name.
+
+    Returns:
+        The problem with the deletion of an earlier one; empty if there is none.
+    """
+    problem = discard(final) if os.path.lexists(final) else ""
     partial.rename(final)
     fsync(final.parent)
+    return problem
 
 
-def discard(checkpoint: Path) -> None:
-    """Delete a checkpoint; an interrupted deletion leaves nothing named like a checkpoint."""
-    hidden = checkpoint.with_name(f".{checkpoint.name}.discarded")
-    shutil.rmtree(hidden, ignore_errors=True)
+def discard(checkpoint: Path) -> str:
+    """Delete a checkpoint; an interrupted deletion leaves nothing named like a checkpoint.
+
+    Returns:
+        The problem with the deletion; empty if there is none. The name is free in either case.
+
+    Raises:
+        OSError: Its name cannot be freed.
+    """
+    hidden = checkpoint.with_name(f".{checkpoint.name.lstrip('.')}.discarded-{uuid.uuid4().hex}")
     checkpoint.rename(hidden)
-    shutil.rmtree(hidden)
+    return _remove(hidden)
 
 
-def sweep(root: Path) -> None:
-    """Delete partial and half-deleted checkpoints of interrupted processes."""
-    for stale in root.glob(".step-*"):
-        shutil.rmtree(stale)
+def sweep(root: Path) -> list[str]:
+    """Delete partial and half-deleted checkpoints of interrupted processes.
+
+    Returns:
+        A problem for each that cannot be deleted.
+    """
+    stale = [path for path in root.glob(".step-*") if _LEFTOVER.fullmatch(path.name)]
+    return list(filter(None, map(_remove, stale)))
+
+
+def put_aside(checkpoint: Path, label: str) -> Path:
+    """Rename a checkpoint so that it no longer counts, and is not lost.
+
+    Returns:
+        The new path: with the label as its suffix, and a number if there is one already.
+
+    Raises:
+        OSError: It cannot be renamed.
+    """
+    aside, number = checkpoint.with_name(f"{checkpoint.name}.{label}"), 1
+    while os.path.lexists(aside):
+        number += 1
+        aside = checkpoint.with_name(f"{checkpoint.name}.{label}-{number}")
+    return checkpoint.rename(aside)
+
+
+def _remove(path: Path) -> str:
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    except OSError as error:
+        return f"{path}: cannot be removed, and can be deleted by hand: {error}"
+    return ""

@@ -1,5 +1,9 @@
 """Retention of complete checkpoints: old ones are removed, the others copied to the store.
 
+What was written last is never removed. Checkpoints with a higher step are of a course of the run
+that it has left by going back, and those with missing or cut files are damaged: neither counts, and
+both are put aside under another name.
+
 Rank 0 does this, and no other rank waits for it in a collective: an upload may take hours, or a
 store be down for days, without harm to training.
 """
@@ -9,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data_pipeline.errors import DataError
-from pretrain.checkpoint.catalog import expired, list_checkpoints
-from pretrain.checkpoint.manifest import discard, verified
+from pretrain.checkpoint.catalog import expired, list_checkpoints, step_of
+from pretrain.checkpoint.manifest import discard, put_aside, require_sizes, verified
 from pretrain.checkpoint.remote import is_stored, prune_remote, upload
 from pretrain.config import RunConfig
-from pretrain.errors import CheckpointError
+from pretrain.errors import CheckpointError, DamagedCheckpointError
 from pretrain.resilience.heartbeat import Heartbeat
 from pretrain.runtime.ranks import agreed, decided_by_rank_0
 
@@ -44,6 +48,13 @@ class Retention:
         self._idle.set()
         self._requested = False
         self._problem = ""
+        self._warnings: set[str] = set()
+
+    def warn(self, problem: str) -> None:
+        """Report a problem that harms nothing, once; an empty one is none."""
+        if problem and problem not in self._warnings:
+            self._warnings.add(problem)
+            self._say(problem)
 
     def keep(self, written: Path) -> None:
         """Register a complete checkpoint: remove those that expire with it, and start copying."""
@@ -91,14 +102,51 @@ class Retention:
         self._say(text)
 
     def _remove_expired(self) -> None:
-        """Remove expired checkpoints, copied or not; the newest is always kept."""
+        """Remove expired checkpoints, copied or not, once this run has written one."""
+        if self._newest is None:
+            return
+        with self._lock:
+            sound = [path for path in self._of_this_course() if self._is_sound(path)]
+            for old in expired(sound, self._run.checkpoint):
+                if old != self._copying:
+                    try:
+                        self.warn(discard(old))
+                    except OSError as error:
+                        self.warn(f"{old}: an old checkpoint cannot be removed: {error}")
+
+    def _of_this_course(self) -> list[Path]:
+        """Checkpoints up to the newest that this run has written; higher steps are put aside."""
+        checkpoints = list_checkpoints(self._run.train.output)
+        if self._newest is None:
+            return checkpoints
+        last = step_of(self._newest)
+        for abandoned in [path for path in checkpoints if step_of(path) > last]:
+            self._put_aside(abandoned, "abandoned", f"the run went back, and is at step {last} now")
+        return [path for path in checkpoints if step_of(path) <= last]
+
+    def _is_sound(self, checkpoint: Path) -> bool:
+        """Whether all files of a checkpoint have their sizes; if not, it is put aside."""
+        if checkpoint == self._newest:
+            return True
         try:
-            with self._lock:
-                for old in expired(list_checkpoints(self._run.train.output), self._run.checkpoint):
-                    if old != self._copying:
-                        discard(old)
+            require_sizes(checkpoint)
+        except DamagedCheckpointError as error:
+            self._put_aside(checkpoint, "damaged", str(error))
+        except CheckpointError as error:
+            self.warn(str(error))
+        else:
+            return True
+        return False
+
+    def _put_aside(self, checkpoint: Path, label: str, reason: str) -> None:
+        """Rename a checkpoint that does not count; the caller holds the lock."""
+        if checkpoint == self._copying:
+            return
+        try:
+            aside = put_aside(checkpoint, label)
+            self.warn(f"{checkpoint}: {reason}; it is kept as {aside.name} and does not count")
         except OSError as error:
-            self._say(f"an old checkpoint cannot be removed: {error}")
+            self.warn(f"{checkpoint}: {reason}; it does not count, and cannot be renamed: {error}")
 
     def _copy_missing(self) -> None:
         """Start a round of copying, or request another one after the present one."""
@@ -142,17 +190,24 @@ class Retention:
         Returns:
             The problem; empty if there is none.
         """
-        damaged = []
+        unreadable = []
         try:
-            for checkpoint in reversed(list_checkpoints(self._run.train.output)):
+            with self._lock:
+                checkpoints = self._of_this_course()
+            for checkpoint in reversed(checkpoints):
                 try:
                     self._copy(checkpoint)
                 except CheckpointError as error:
-                    damaged.append(str(error))
-            prune_remote(self._run.checkpoint, self._run.data.storage)
+                    unreadable.append(str(error))
         except (DataError, OSError) as error:
             return str(error)
-        return "; ".join(damaged)
+        if self._newest is not None:
+            # a store that takes files, and does not let them be removed, is no failure
+            for problem in prune_remote(
+                self._run.checkpoint, self._run.data.storage, step_of(self._newest)
+            ):
+                self.warn(problem)
+        return "; ".join(unreadable)
 
     def _copy(self, checkpoint: Path) -> None:
         with self._lock:
@@ -160,6 +215,7 @@ class Retention:
                 return
             self._copying = checkpoint
         remote, storage = self._run.checkpoint.remote, self._run.data.storage
+        damaged = ""
         try:
             if not is_stored(checkpoint, remote, storage):
                 if checkpoint != self._newest:
@@ -167,5 +223,10 @@ class Retention:
                     verified(checkpoint)
                 upload(checkpoint, remote, storage)
             self._stored.add(checkpoint)
+        except DamagedCheckpointError as error:
+            damaged = str(error)
         finally:
             self._copying = None
+        if damaged:
+            with self._lock:
+                self._put_aside(checkpoint, "damaged", damaged)

@@ -12,6 +12,7 @@ A checkpoint is written under a name that starts with a dot and renamed when it 
 """
 
 import json
+import os
 import platform
 import shutil
 import threading
@@ -26,7 +27,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from pretrain.checkpoint.certificate import certify
-from pretrain.checkpoint.manifest import Entry, entry_of, publish, seal, sweep
+from pretrain.checkpoint.manifest import Entry, discard, entry_of, publish, seal, sweep
 from pretrain.checkpoint.ownership import owned_shards
 from pretrain.checkpoint.retention import Retention
 from pretrain.checkpoint.tensor_writer import JsonIndexWriter, PieceSavePlanner, Shard
@@ -129,7 +130,7 @@ class Saver:
         """
         final = self.root / f"step-{self._step:07d}"
         partial = self.root / f".{final.name}.partial"
-        problem = self._on_rank_0(lambda: _make_room(self.root, partial))
+        problem = self._on_rank_0(lambda: self._make_room(partial))
         if not problem:
             problem = self._write_tensors(shards, partial / TENSORS)
         files: dict[str, Entry] = {}
@@ -142,6 +143,14 @@ class Saver:
         if self.ranks.rank == 0:
             self._retention.keep(final)
         return ""
+
+    def _make_room(self, partial: Path) -> None:
+        """Delete leftovers, which is no condition of saving, and create the folder; on rank 0."""
+        for problem in sweep(self.root):
+            self._retention.warn(problem)
+        if os.path.lexists(partial):
+            self._retention.warn(discard(partial))
+        partial.mkdir(parents=True)
 
     def _write_tensors(self, shards: dict[str, Shard], folder: Path) -> str:
         try:
@@ -193,7 +202,7 @@ class Saver:
         elif self.tokenizer is not None:
             shutil.copyfile(self.tokenizer, partial / "tokenizer.model")
         seal(partial, hashed)
-        publish(partial, final)
+        self._retention.warn(publish(partial, final))
 
     def _on_rank_0(self, write: Callable[[], None]) -> str:
         """Call a function on rank 0.
@@ -238,8 +247,3 @@ def engine_facts(engine: Any, run: RunConfig, ranks: Ranks) -> dict[str, Any]:
             **{name: version(name) for name in ("torch", "deepspeed", "resonance")},
         },
     }
-
-
-def _make_room(root: Path, partial: Path) -> None:
-    sweep(root)
-    partial.mkdir(parents=True)

@@ -11,7 +11,7 @@ from pretrain.checkpoint.catalog import find_checkpoint, is_named, step_of
 from pretrain.checkpoint.certificate import check_certificate
 from pretrain.checkpoint.deepspeed_state import VALUE
 from pretrain.checkpoint.load import load_model, read_state, require_room
-from pretrain.checkpoint.manifest import MANIFEST, read_manifest
+from pretrain.checkpoint.manifest import MANIFEST, read_entries, read_manifest
 from pretrain.checkpoint.save import TENSORS
 from pretrain.checkpoint.tensor_reader import missing_elements, stored_pieces
 from pretrain.commands import InspectCommand, VerifyCheckpointCommand
@@ -32,18 +32,34 @@ def verify(command: VerifyCheckpointCommand) -> str:
     """
     checkpoint = find_checkpoint(command.checkpoint)
     run = load_saved_run(checkpoint)
-    findings = [*missing_elements(checkpoint / TENSORS), *_shapes(checkpoint, run)]
+    findings = [
+        *_unlisted(checkpoint),
+        *missing_elements(checkpoint / TENSORS),
+        *_shapes(checkpoint, run),
+    ]
     findings += _state(checkpoint, run)
     if findings:
         raise CheckpointError(f"{checkpoint}: " + "; ".join(findings))
     model, _, _ = load_model(checkpoint)
     check_certificate(model, checkpoint, run)
+    num_files = len(read_entries(checkpoint))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return (
-        f"{checkpoint}: sound: every file has its SHA-256, {parameters:,} parameters and their "
-        "optimizer states are whole, the state is consistent, and one process computes what the "
-        "certificate says"
+        f"{checkpoint}: sound: all {num_files} files have their SHA-256, each element of "
+        f"{parameters:,} parameters and of their optimizer states is there once, the state is "
+        "consistent, and one process computes what the certificate says"
     )
+
+
+def _unlisted(checkpoint: Path) -> Iterator[str]:
+    """Files that loading would read, and whose hashes the manifest lacks."""
+    listed = read_entries(checkpoint)
+    names = ("run.toml", "state.json", "certificate.json", "tokenizer.model")
+    files = [checkpoint / name for name in names]
+    files += [*(checkpoint / TENSORS).rglob("*"), *(checkpoint / "tokenizer").rglob("*")]
+    for file in files:
+        if file.is_file() and str(file.relative_to(checkpoint)) not in listed:
+            yield f"{file}: not in {MANIFEST}: its SHA-256 is unknown"
 
 
 def _shapes(checkpoint: Path, run: RunConfig) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from data_pipeline.config import DataConfig
+from data_pipeline.errors import WriteError
 from data_pipeline.redaction import redact
 from data_pipeline.shards.manifest import Manifest, load_manifest
 from data_pipeline.shards.reader import ShardReader
@@ -154,7 +156,11 @@ def evaluate_split(command: EvaluateCommand) -> Evaluation:
         str(split.checkpoint), redact(split.data), int(count), split.manifest.text_bytes, losses
     )
     text = json.dumps(result._asdict(), indent=1)
-    write_text_atomically(run_of(split.checkpoint) / "evaluation.json", text)
+    try:
+        write_text_atomically(run_of(split.checkpoint) / "evaluation.json", text)
+    except WriteError as error:
+        # the result is printed all the same: it may have taken hours
+        print(f"{error} The result is not stored.", file=sys.stderr)
     return result
 
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from data_pipeline.errors import WriteError
 from data_pipeline.input_files import parse_json
 from data_pipeline.storage.atomic import write_text_atomically
 from pretrain.commands import GenerateCommand
@@ -17,6 +18,7 @@ def generate(command: GenerateCommand) -> str:
     Raises:
         CheckpointError: The checkpoint is missing or damaged.
         RunError: A prompt is not UTF-8, or the options contradict one another.
+        WriteError: --output cannot be written; its lines are printed.
     """
     if command.prompts and command.prompt:
         raise RunError("--prompt and --prompts: expected one of them")
@@ -42,7 +44,12 @@ def generate(command: GenerateCommand) -> str:
             lines.append(json.dumps(line, ensure_ascii=False))
     if command.output is None:
         return "\n".join(lines)
-    write_text_atomically(command.output, "\n".join(lines) + "\n")
+    try:
+        write_text_atomically(command.output, "\n".join(lines) + "\n")
+    except WriteError:
+        # not lost with the file: they may have taken hours
+        print("\n".join(lines), flush=True)
+        raise
     return f"{command.output}: {len(lines)} continuations"
 
 

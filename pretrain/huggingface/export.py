@@ -1,7 +1,9 @@
 """Export of a checkpoint to a Hugging Face folder, with a proof that its output is equal."""
 
 import json
+import os
 import shutil
+import uuid
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,13 +82,13 @@ def export(command: ExportCommand) -> ExportReport:
     """
     output = command.output
     transformers.utils.logging.disable_progress_bar()
-    if output.exists():
+    if os.path.lexists(output):
         raise RunError(f"{output}: exists; expected a new folder")
     model, run, checkpoint = load_model(command.checkpoint)
     tokenizer = load_tokenizer(tokenizer_path(checkpoint))
-    # no leading dot, because transformers makes a module name of the folder's name
-    partial = output.with_name(f"{output.name}_partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    # a folder of its own, beside the target; transformers makes a module name of the inner name
+    beside = output.with_name(f".{output.name}.{uuid.uuid4().hex}.partial")
+    partial = beside / f"{output.name}_partial"
     try:
         _write(partial, model, tokenizer, run.data.sequence_length)
         proof = prove(model, tokenizer, partial)
@@ -97,7 +99,7 @@ def export(command: ExportCommand) -> ExportReport:
             f"{partial}: cannot be written: {error}; expected room on the disk"
         ) from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(beside, ignore_errors=True)
     return ExportReport(output, sum(p.numel() for p in model.parameters()), proof)
 
 

@@ -1,6 +1,8 @@
 """The ranks of a run: process group, small collectives, and decisions of all ranks."""
 
 import os
+import signal
+import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -9,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
+import torch.multiprocessing
 from torch import Tensor
 
 # torch exports these names without declaring it
@@ -20,6 +23,7 @@ from torch.distributed import (  # type: ignore[attr-defined]
 )
 
 from data_pipeline.errors import DataError
+from launch.torchrun import LOST_CONTACT_STATUS
 from pretrain.errors import LostContactError, RunError
 from pretrain.runtime.malloc import reuse_freed_memory
 
@@ -77,6 +81,18 @@ def init_ranks(timeout_s: float = DEFAULT_TIMEOUT_S) -> Ranks:
             name = f"rank {os.environ.get('RANK', '0')}"
             raise LostContactError(f"{name}: cannot reach the other ranks: {error}") from error
     return Ranks(dist.get_rank(), dist.get_world_size(), device)
+
+
+def end_with_parent() -> None:
+    """Let this process be killed when its parent ends, as far as the system can do that.
+
+    torchrun starts ranks in sessions of their own: if it is killed, they would train on, next to
+    those of a restarted run.
+    """
+    parent = os.getppid()
+    torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGKILL)  # type: ignore[attr-defined]
+    if os.getppid() != parent:
+        sys.exit(LOST_CONTACT_STATUS)
 
 
 def _rendezvous(timeout: timedelta) -> tuple[Store, int, int]:

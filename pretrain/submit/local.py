@@ -5,10 +5,10 @@ import shlex
 
 from launch.local import local_command, rank_environment
 from launch.preflight import check_port
-from pretrain.checkpoint.resume import find_start
+from pretrain.checkpoint.resume import checked_start
 from pretrain.commands import LaunchLocalCommand
 from pretrain.errors import RunError
-from pretrain.run_checks import check_run
+from pretrain.resilience.run_lock import RunLock
 from pretrain.run_file import load_run
 
 
@@ -22,10 +22,13 @@ def launch_local(command: LaunchLocalCommand) -> str:
         RunError: The run file is missing or wrong, or its port is taken.
     """
     run = load_run(command.run_file)
-    # an error that would stop every rank is reported once, here
-    start = find_start(run, resume=command.resume)
-    config = run.launch
-    check_run(run, config.processes, start)
+    config, lock = run.launch, None if command.dry_run else RunLock(run.train.output)
+    try:
+        # an error that would stop every rank is reported once, here; rank 0 takes the lock again
+        checked_start(run, config.processes, lock, resume=command.resume)
+    finally:
+        if lock is not None:
+            lock.release()
     port = check_port(config.port)
     if port.level == "bad":
         raise RunError(f"{port.text}; {port.remedy}")

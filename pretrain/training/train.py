@@ -2,19 +2,18 @@
 
 import sys
 import time
-from pathlib import Path
 
 import torch.distributed as dist
 
-from pretrain.checkpoint.resume import find_start
+from pretrain.checkpoint.resume import checked_start
 from pretrain.commands import PretrainCommand
 from pretrain.resilience.failure_messages import failure_of_rank
 from pretrain.resilience.heartbeat import Heartbeat
 from pretrain.resilience.node_health import require_offload_folder, require_same_versions
+from pretrain.resilience.run_lock import LAUNCHER_PATIENCE_S, PATIENCE_S, RunLock
 from pretrain.resilience.stop_signals import StopFlag
 from pretrain.resilience.watchdog import Watchdog
-from pretrain.run_checks import check_run
-from pretrain.runtime.ranks import DEFAULT_TIMEOUT_S, decided_by_rank_0, init_ranks
+from pretrain.runtime.ranks import DEFAULT_TIMEOUT_S, decided_by_rank_0, end_with_parent, init_ranks
 from pretrain.training.resumption import nothing_left
 from pretrain.training.trainer import Trainer
 
@@ -27,12 +26,24 @@ def pretrain(command: PretrainCommand) -> None:
         SystemExit: With REQUEUE_STATUS, when it was asked to stop before the end.
     """
     run = command.run
+    if dist.is_torchelastic_launched():
+        end_with_parent()
     with StopFlag() as stop:
         ranks = init_ranks(max(DEFAULT_TIMEOUT_S, 2 * run.health.hang_timeout_s))
         heartbeat = Heartbeat(run.train.output, ranks.rank)
+        # a launcher may start a run again before the earlier start has ended
+        lock = RunLock(run.train.output, LAUNCHER_PATIENCE_S if command.auto_resume else PATIENCE_S)
         try:
             require_same_versions()
-            start = decided_by_rank_0(lambda: _find_start(command, ranks.world_size))
+            start = decided_by_rank_0(
+                lambda: checked_start(
+                    run,
+                    ranks.world_size,
+                    lock,
+                    resume=command.resume,
+                    auto_resume=command.auto_resume,
+                )
+            )
             if start and (message := decided_by_rank_0(lambda: nothing_left(run, start))):
                 if ranks.rank == 0:
                     print(message, file=sys.stderr)
@@ -46,10 +57,4 @@ def pretrain(command: PretrainCommand) -> None:
         finally:
             if dist.is_initialized():
                 dist.destroy_process_group()
-
-
-def _find_start(command: PretrainCommand, num_ranks: int) -> Path | None:
-    """Find the checkpoint to resume from, and check the run before anything is built."""
-    start = find_start(command.run, resume=command.resume, auto_resume=command.auto_resume)
-    check_run(command.run, num_ranks, start)
-    return start
+            lock.release()

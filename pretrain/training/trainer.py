@@ -14,7 +14,7 @@ from data_pipeline.stream.batch import Batch
 from data_pipeline.stream.loader import build_train_loader
 from data_pipeline.stream.order import hash_integers
 from launch.torchrun import REQUEUE_STATUS
-from pretrain.checkpoint.catalog import find_newest
+from pretrain.checkpoint.catalog import go_back
 from pretrain.checkpoint.retention import Retention
 from pretrain.checkpoint.save import Saver
 from pretrain.config import RunConfig
@@ -254,7 +254,7 @@ class Trainer:
         if verdict.action != "rollback":
             return
         self.finish_save()
-        checkpoint = decided_by_rank_0(lambda: find_newest(self.run.train.output))
+        checkpoint = decided_by_rank_0(lambda: go_back(self.run.train.output))
         if checkpoint is None:
             self.journal.say("there is no checkpoint yet to go back to: only the step is skipped")
             return

@@ -37,7 +37,7 @@ def _reseal(checkpoint: Path) -> None:
 
 
 def test_a_sound_checkpoint(checkpoint: Path) -> None:
-    assert "sound: every file has its SHA-256, 37,508 parameters" in resonance(
+    assert "files have their SHA-256, each element of 37,508 parameters" in resonance(
         "checkpoint", "verify", checkpoint, fresh=True
     )
     printed = resonance("checkpoint", "inspect", checkpoint, fresh=True)
@@ -57,6 +57,17 @@ def _lost_piece(checkpoint: Path) -> None:
     index = json.loads((checkpoint / "tensors" / "index.json").read_text())
     del index["value/blocks.0.mixer.in_proj.weight"]["pieces"][0]
     (checkpoint / "tensors" / "index.json").write_text(json.dumps(index))
+
+
+def _half_twice(checkpoint: Path) -> None:
+    """Half of an optimizer state is there twice, and the other half is not: the sum is right."""
+    index_file = checkpoint / "tensors" / "index.json"
+    index = json.loads(index_file.read_text())
+    (piece,) = index["exp_avg/embedding.weight"]["pieces"]
+    assert piece[1] == [512, 32]
+    half = [[0, 0], [256, 32], *piece[2:]]
+    index["exp_avg/embedding.weight"]["pieces"] = [half, half]
+    index_file.write_text(json.dumps(index))
 
 
 def _lost_shard(checkpoint: Path) -> None:
@@ -101,6 +112,7 @@ def _pickled_code(checkpoint: Path) -> None:
     [
         (_other_step, "the schedule is at 2; expected step 3; state.json: 1 steps of data were"),
         (_lost_piece, "value/blocks.0.mixer.in_proj.weight: its pieces have"),
+        (_half_twice, "exp_avg/embedding.weight: the pieces at [0, 0] and [0, 0] overlap"),
         (_lost_shard, "__1_0.distcp: no such shard"),
         (_other_model, "expected (128, 32)"),
         (_other_values, "differs from its certificate: "),
@@ -153,3 +165,46 @@ def test_a_run_goes_on_from_a_bucket_on_another_machine(
     )
     newest = run / "checkpoints" / "step-0000006"
     assert files_below(tmp_path / "got") == {f"step-0000006/{f}" for f in files_below(newest)}
+
+
+@pytest.mark.parametrize(
+    ("listed", "message"),
+    [
+        (lambda _: False, "manifest.json: it lists no files; expected those of a checkpoint"),
+        (lambda name: name != "state.json", "state.json: not in manifest.json: its SHA-256 is"),
+    ],
+)
+def test_a_manifest_without_files_is_no_proof(
+    listed: Callable[[str], bool], message: str, checkpoint: Path
+) -> None:
+    file = checkpoint / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["files"] = {name: e for name, e in manifest["files"].items() if listed(name)}
+    file.write_text(json.dumps(manifest))
+    assert message in resonance("checkpoint", "verify", checkpoint, status=1)
+
+
+def test_results_are_printed_when_they_cannot_be_stored(checkpoint: Path, tmp_path: Path) -> None:
+    (checkpoint / "evaluation.json").mkdir()
+    printed = resonance("evaluate", checkpoint, "--no-baselines")
+    assert "nats/token" in printed
+    assert "evaluation.json: cannot write (Is a directory)" in printed
+    assert "The result is not stored." in printed
+    assert "same command" not in printed
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("import\n")
+    flags = ("--prompts", prompts, "--output", tmp_path / "none" / "out.jsonl", "--max-tokens", 2)
+    printed = resonance("generate", checkpoint, *flags, status=1)
+    assert '"prompt": "import"' in printed
+    assert "out.jsonl: cannot write" in printed
+
+
+def test_an_export_leaves_folders_beside_it_alone(checkpoint: Path, tmp_path: Path) -> None:
+    for name in ("model_partial", ".model.partial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine").touch()
+    before = {path.name for path in tmp_path.iterdir()}
+    resonance("checkpoint", "export", checkpoint, tmp_path / "model")
+    assert {path.name for path in tmp_path.iterdir()} == {*before, "model"}
+    assert (tmp_path / "model_partial" / "mine").exists()
+    assert (tmp_path / "model" / "config.json").is_file()

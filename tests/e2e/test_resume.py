@@ -202,3 +202,21 @@ def test_weights_after_the_last_step_do_not_matter_and_others_are_checked_at_onc
     with_corners("{step = 2, weight = 1}, {step = 3, weight = 0}")
     resonance("pretrain", run_file)
     assert losses(tmp_path / "run")[-1].step == 3
+
+
+def test_after_a_damaged_checkpoint_the_run_keeps_what_it_writes(
+    small_corpus: SmallCorpus, tmp_path: Path
+) -> None:
+    run_file = small_corpus.run_file(tmp_path / "run.toml", workers=0, steps=6, validate_every=0)
+    resonance("pretrain", run_file)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    (checkpoints / "step-0000006" / "state.json").write_text("{}")
+    printed = resonance(
+        *("pretrain", run_file, "--auto-resume"),
+        *("--train.steps", 5, "--checkpoint.every", 1, "--checkpoint.keep-last", 1),
+    )
+    assert "step-0000006/state.json: found 2 bytes" in printed
+    assert f"step-0000006 is renamed to {checkpoints}/step-0000006.damaged" in printed
+    names = {path.name for path in checkpoints.iterdir()}
+    assert names == {"step-0000005", "step-0000006.damaged"}
+    assert "step-0000005: sound" in resonance("checkpoint", "verify", tmp_path / "run")

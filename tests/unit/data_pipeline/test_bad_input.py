@@ -26,7 +26,8 @@ def build_with(folder: Path, policy: str) -> BuildReport:
     """Build all of a folder's files."""
     return build(
         BuildConfig(
-            sources=(f"{folder}/*",),
+            # not the output, which has no dot
+            sources=(f"{folder}/*.*",),
             output=str(folder / "out"),
             valid_fraction=0,
             read=ReadConfig.model_validate({"on_bad_input": policy}),

@@ -244,13 +244,6 @@ def test_language_and_unknown_text_are_recorded(tmp_path: Path) -> None:
         assert [entry["source"] for entry in metadata] == ["a.jsonl"] * 2
 
 
-def test_an_output_inside_its_source_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("text")
-    with pytest.raises(DataError, match="lies inside the source"):
-        build(config_for(tmp_path, tmp_path / "deep" / "out"))
-    assert not (tmp_path / "deep").exists()
-
-
 def test_a_report_of_another_version_is_refused(corpus: Path, tmp_path: Path) -> None:
     config = config_for(corpus, tmp_path / "out")
     build(config)
@@ -258,12 +251,3 @@ def test_a_report_of_another_version_is_refused(corpus: Path, tmp_path: Path) ->
     report.write_text('{"splits": {}}')
     with pytest.raises(DataError, match=r"report\.json: not a report of this version"):
         build(config)
-
-
-def test_what_a_killed_build_was_writing_is_removed(corpus: Path, tmp_path: Path) -> None:
-    output = tmp_path / "out"
-    (output / "train").mkdir(parents=True)
-    partial = output / "train" / ".shard-000000.tar.123.partial"
-    partial.touch()
-    build(config_for(corpus, output))
-    assert not partial.exists()

@@ -19,7 +19,7 @@ from data_pipeline.build.readers import Document, Reader, _cut_at_lines
 from data_pipeline.build.sources import plan_parts, source_files
 from data_pipeline.config import ReadConfig, StorageConfig
 from data_pipeline.errors import DataError
-from data_pipeline.storage.files import list_files
+from data_pipeline.storage.listing import list_files
 
 STORAGE = StorageConfig(attempts=1)
 TEXTS = ["first document\nof two lines\n", "zweites, mit Umlaut: ä", "third\r\n\r\nend"]

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from data_pipeline.config import StatsConfig, StorageConfig, VerifyConfig
-from data_pipeline.errors import DataError
+from data_pipeline.errors import DataError, WriteError
 from data_pipeline.shards.manifest import load_manifest
 from data_pipeline.shards.stats import stats
 from data_pipeline.shards.verify import check_sizes, inspect, verify
@@ -160,6 +160,16 @@ def test_sizes_are_compared_without_reading(copied: Path) -> None:
     shard.unlink()
     with pytest.raises(DataError, match=r"shard-000001\.tar: no such file; expected"):
         check_sizes(folder, manifest, StorageConfig())
+
+
+def test_stats_are_printed_when_their_plot_cannot_be_written(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    for png in (tmp_path / "file" / "lengths.png", tmp_path):
+        with pytest.raises(WriteError, match="cannot write"):
+            stats(StatsConfig(path=str(dataset), png=str(png)))
+        assert "tokens per document" in capsys.readouterr().out
 
 
 def test_stats(dataset: Path, tmp_path: Path) -> None:

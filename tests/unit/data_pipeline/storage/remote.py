@@ -20,6 +20,9 @@ class Handler(SimpleHTTPRequestHandler):
     """Files with byte ranges; the first `failures` requests of each path fail."""
 
     failures = 0
+    status = 503
+    # paths that contain this fail for as long as it is set
+    down = ""
     ranges = True
     delay_s = 0.0
     requests: ClassVar[Counter[str]]
@@ -41,8 +44,8 @@ class Handler(SimpleHTTPRequestHandler):
 
     def send_head(self):  # type: ignore[no-untyped-def]
         self.requests[self.path] += 1
-        if self.requests[self.path] <= self.failures:
-            self.send_error(503)
+        if self.requests[self.path] <= self.failures or (self.down and self.down in self.path):
+            self.send_error(self.status)
             return
         path = Path(self.translate_path(self.path))
         if not path.is_file():

@@ -10,11 +10,15 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.build.build import build
-from data_pipeline.config import BuildConfig, VerifyConfig
-from data_pipeline.errors import DataError
+from data_pipeline.config import BuildConfig, DataConfig, DatasetConfig, VerifyConfig
+from data_pipeline.errors import DataError, MissingFileError, UnavailableError
 from data_pipeline.shards.cache import ShardCache
 from data_pipeline.shards.manifest import load_manifest
 from data_pipeline.shards.verify import check_sizes, inspect
+from data_pipeline.storage.files import exists, read_bytes
+from data_pipeline.storage.listing import list_files
+from data_pipeline.storage.streams import open_raw
+from data_pipeline.stream.loader import build_train_loader
 from tests.unit.data_pipeline.storage.remote import FAST, Handler, assert_same, steps
 
 
@@ -87,6 +91,75 @@ def test_what_is_not_there_is_not_asked_for_again(
     with pytest.raises(DataError, match="runs a command and is refused"):
         steps(f"pipe:touch {tmp_path}/ran", tmp_path)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+def test_an_outage_is_not_a_missing_file(
+    served: tuple[str, type[Handler], Path], status: int
+) -> None:
+    url, handler, _ = served
+    handler.status, handler.down = status, "text.jsonl"
+    for ask in (exists, list_files, read_bytes):
+        handler.requests.clear()
+        with pytest.raises(UnavailableError, match=rf"text\.jsonl: .*{status}.* after 4 attempts"):
+            ask(f"{url}/text.jsonl", FAST)
+        assert handler.requests["/text.jsonl"] >= 4
+    with pytest.raises(UnavailableError), open_raw(f"{url}/text.jsonl", FAST):
+        pass
+    with pytest.raises(UnavailableError, match="Cannot connect"):
+        exists("http://127.0.0.1:9/text.jsonl", FAST)
+    # three requests of a path fail, which an opening makes two of
+    handler.down, handler.failures = "", 3
+    handler.requests.clear()
+    with open_raw(f"{url}/text.jsonl", FAST) as stream:
+        assert stream.read().count(b"\n") == 2
+
+
+@pytest.mark.parametrize("status", [404, 410])
+def test_a_file_that_is_gone_is_missing(
+    served: tuple[str, type[Handler], Path], status: int
+) -> None:
+    url, handler, _ = served
+    handler.status, handler.down = status, "text.jsonl"
+    assert not exists(f"{url}/text.jsonl", FAST)
+    for ask in (list_files, read_bytes):
+        with pytest.raises(MissingFileError, match=r"text\.jsonl: no such file"):
+            ask(f"{url}/text.jsonl", FAST)
+    handler.status = 403
+    with pytest.raises(DataError, match="403") as refused:
+        read_bytes(f"{url}/text.jsonl", FAST)
+    assert not isinstance(refused.value, MissingFileError | UnavailableError)
+
+
+def test_a_shard_that_an_outage_masked_is_asked_for_again(
+    served: tuple[str, type[Handler], Path], dataset: Path, tmp_path: Path
+) -> None:
+    url, handler, _ = served
+    whole = steps(str(dataset / "train"), tmp_path, num_workers=0)
+    storage = FAST.model_copy(update={"attempts": 2})
+    handler.down = ".tar"
+    with pytest.raises(UnavailableError, match=r"shard-\d+\.tar"):
+        steps(f"{url}/train", tmp_path, num_workers=0, storage=storage)
+    config = DataConfig(
+        datasets=(DatasetConfig(path=f"{url}/train"),),
+        sequence_length=64,
+        num_workers=0,
+        cache=str(tmp_path / "cache"),
+        storage=storage,
+        on_corrupt_shard="skip",
+    )
+    loader = build_train_loader(
+        config, global_batch_size=8, micro_batch_size=8, data_rank=0, data_ranks=1
+    )
+    begun = iter(loader)
+    next(begun)
+    masked = dict(loader.corrupt)
+    assert masked
+    assert all("503" in reason for reason in masked)
+    handler.down = ""
+    time.sleep(2 * storage.first_delay_s * 2**storage.attempts)
+    assert_same([next(begun) for _ in range(11)], whole[1:])
+    assert loader.corrupt == masked
 
 
 def test_a_shard_damaged_on_the_server(

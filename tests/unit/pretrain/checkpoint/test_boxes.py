@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pretrain.checkpoint.boxes import flat_boxes, held_shape, pieces
+from pretrain.checkpoint.boxes import Box, coverage_problem, flat_boxes, held_shape, pieces
 from pretrain.checkpoint.ownership import choose_writers
 from pretrain.parallel.placement import Placement
 
@@ -84,3 +84,35 @@ def test_copies_take_turns_and_parts_are_written_once() -> None:
     replicas = [{whole: 0, split: 0}, {whole: 1}, {whole: 0, split: 0}, {whole: 1}]
     assert choose_writers(replicas) == {split: 0, whole: 1}
     assert choose_writers([{("a", ()): 0, ("b", ()): 0}]) == {("a", ()): 0, ("b", ()): 0}
+
+
+@settings(deadline=None)
+@given(shape=SHAPES, data=st.data())
+def test_coverage_is_each_element_once(shape: tuple[int, ...], data: st.DataObject) -> None:
+    numel = math.prod(shape)
+    cuts = sorted({0, numel, *data.draw(st.lists(st.integers(0, numel), max_size=4))})
+    boxes = [
+        box for start, stop in itertools.pairwise(cuts) for box in flat_boxes(shape, start, stop)
+    ]
+    assert coverage_problem(shape, data.draw(st.permutations(boxes))) == ""
+    # any change of one box leaves a gap, an overlap or the tensor
+    number = data.draw(st.integers(0, len(boxes) - 1))
+    dim = data.draw(st.integers(0, len(shape) - 1))
+    offsets, sizes = map(list, boxes[number])
+    change = data.draw(st.sampled_from([(1, 0), (-1, 0), (0, 1), (0, -1)]))
+    offsets[dim] += change[0]
+    sizes[dim] += change[1]
+    changed = [*boxes[:number], Box(tuple(offsets), tuple(sizes)), *boxes[number + 1 :]]
+    assert coverage_problem(shape, changed)
+    assert coverage_problem(shape, [*boxes, boxes[number]])
+    assert coverage_problem(shape, boxes[:number] + boxes[number + 1 :])
+
+
+def test_half_that_is_there_twice_is_no_whole() -> None:
+    half = Box((0, 0), (2, 4))
+    assert coverage_problem((4, 4), [half, half]) == "the pieces at [0, 0] and [0, 0] overlap"
+    assert coverage_problem((4, 4), [half, Box((2, 0), (2, 4))]) == ""
+    assert coverage_problem((4, 4), [half]) == "its pieces have 8 elements; expected 16"
+    assert "is not inside" in coverage_problem((4, 4), [half, Box((3, 0), (2, 4))])
+    assert "is not inside" in coverage_problem((4, 4), [Box((0,), (16,))])
+    assert coverage_problem((), [Box((), ())]) == ""

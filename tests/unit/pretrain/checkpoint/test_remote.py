@@ -13,13 +13,14 @@ from data_pipeline.storage.files import filesystem
 from pretrain.checkpoint.manifest import MANIFEST, publish, read_manifest, seal, verified
 from pretrain.checkpoint.remote import (
     fetch,
+    fetch_newest,
     newest_remote,
     prune_remote,
     require_writable,
     upload,
 )
-from pretrain.config import CheckpointConfig
-from pretrain.errors import CheckpointError
+from pretrain.config import CheckpointConfig, RunConfig
+from pretrain.errors import CheckpointError, DamagedCheckpointError
 from tests.object_store import object_store
 
 REMOTE = "s3://runs/one"
@@ -100,9 +101,68 @@ def test_old_ones_go(storage: StorageConfig, tmp_path: Path) -> None:
     config = CheckpointConfig(remote=REMOTE, keep_last=1, keep_every=4)
     for step in (2, 4, 6, 7):
         upload(_checkpoint(tmp_path, step), REMOTE, storage)
-    prune_remote(config, storage)
+    assert prune_remote(config, storage, 7) == []
     assert {key.split("/")[1] for key in _keys(storage)} == {"step-0000004", "step-0000007"}
     assert newest_remote(REMOTE, storage) == f"{REMOTE}/step-0000007"
+
+
+def test_neither_a_step_that_was_left_nor_a_damaged_one_counts(
+    storage: StorageConfig, tmp_path: Path
+) -> None:
+    config = CheckpointConfig(remote=REMOTE, keep_last=1)
+    for step in (4, 6, 7, 10):
+        upload(_checkpoint(tmp_path, step), REMOTE, storage)
+    client = boto3.client("s3", endpoint_url=storage.endpoint_url)
+    client.put_object(Bucket="runs", Key="one/step-0000006/tensors/__0_0.distcp", Body=b"cut")
+    before = set(_keys(storage))
+    # the run went back to step 4, and has written step 6, whose copy failed
+    notes = prune_remote(config, storage, 6)
+    assert len(notes) == 3
+    assert "found 3 bytes; expected 2,000" in notes[0]
+    assert "step-0000007: the run went back, and is at step 6 now" in notes[1]
+    assert newest_remote(REMOTE, storage) == f"{REMOTE}/step-0000004"
+    renamed = {key.removesuffix(".aside") for key in _keys(storage)}
+    assert renamed == before, "something was deleted"
+    assert prune_remote(config, storage, 6) == []
+
+
+def test_a_store_in_which_nothing_can_be_removed_is_a_note(
+    storage: StorageConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(url: str, **_options: object) -> None:
+        raise PermissionError(f"{url}: AccessDenied")
+
+    for step in (1, 2):
+        upload(_checkpoint(tmp_path, step), REMOTE, storage)
+    monkeypatch.setattr(filesystem(REMOTE, storage), "rm_file", refuse)
+    (note,) = prune_remote(CheckpointConfig(remote=REMOTE, keep_last=1), storage, 2)
+    assert "s3://runs/one: old checkpoints cannot be removed there" in note
+
+
+def test_an_older_one_replaces_a_damaged_one_only_if_that_is_wanted(
+    storage: StorageConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for step in (1, 2):
+        upload(_checkpoint(tmp_path / "here", step), REMOTE, storage)
+    client = boto3.client("s3", endpoint_url=storage.endpoint_url)
+    client.delete_object(Bucket="runs", Key="one/step-0000002/state.json")
+    run = RunConfig().model_copy(update={"checkpoint": CheckpointConfig(remote=REMOTE)})
+    train = run.train.model_copy(update={"output": tmp_path / "run"})
+    data = run.data.model_copy(update={"storage": storage})
+    run = run.model_copy(update={"train": train, "data": data})
+    with pytest.raises(DamagedCheckpointError, match=r"step-0000002: .*state\.json: no such file"):
+        fetch_newest(run, or_older=False)
+    found = fetch_newest(run, or_older=True)
+    assert found == verified(tmp_path / "run" / "checkpoints" / "step-0000001")
+    assert "looking for an older checkpoint" in capsys.readouterr().err
+    # an outage is no damage: going back would lose what the store still has
+    gone = data.model_copy(update={"storage": storage.model_copy(update={"attempts": 1})})
+    client.put_object(Bucket="runs", Key="one/step-0000002/state.json", Body=b"{}")
+    system = filesystem(REMOTE, gone.storage)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(system, "get_file", lambda *_: (_ for _ in ()).throw(OSError("SlowDown")))
+        with pytest.raises(CheckpointError, match=r"step-0000002: cannot be fetched: .*SlowDown"):
+            fetch_newest(run.model_copy(update={"data": gone}), or_older=True)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +14,8 @@ import torch.distributed as dist
 import pretrain.checkpoint.retention as keeping
 from data_pipeline.config import StorageConfig
 from data_pipeline.errors import DataError
-from pretrain.checkpoint.catalog import find_newest, list_checkpoints
-from pretrain.checkpoint.manifest import publish, seal
+from pretrain.checkpoint.catalog import find_newest, go_back, list_checkpoints
+from pretrain.checkpoint.manifest import publish, seal, sweep
 from pretrain.checkpoint.remote import fetch, remote_checkpoints
 from pretrain.checkpoint.retention import Retention
 from pretrain.config import CheckpointConfig, RunConfig
@@ -48,9 +49,15 @@ class Kept:
     """
 
     def __init__(
-        self, folder: Path, storage: StorageConfig, monkeypatch: pytest.MonkeyPatch, **keys: Any
+        self,
+        folder: Path,
+        storage: StorageConfig,
+        monkeypatch: pytest.MonkeyPatch,
+        *,
+        local: bool = False,
+        **keys: Any,
     ):
-        config = CheckpointConfig(remote=REMOTE, **keys)
+        config = CheckpointConfig(remote="" if local else REMOTE, **keys)
         run = RunConfig().model_copy(update={"checkpoint": config})
         self.run = run.model_copy(
             update={
@@ -194,9 +201,92 @@ def test_a_damaged_checkpoint_is_named_and_not_copied(kept: Make) -> None:
     damaged.write_bytes(b"x" * 1_000)
     run.refused = set()
     run.write(2)
-    assert not run.finish()
+    assert run.finish()
     assert f"{damaged}: its SHA-256 differs" in run.said[-1]
-    assert run.there() == ["step-0000002"]
+    assert "it is kept as step-0000001.damaged and does not count" in run.said[-1]
+    assert run.here() == run.there() == ["step-0000002"]
+
+
+@pytest.mark.usefixtures("_one_rank")
+@pytest.mark.parametrize("keep_last", [1, 2])
+def test_after_going_back_what_was_just_written_stays(keep_last: int, kept: Make) -> None:
+    run = kept(keep_last=keep_last)
+    for step in (5, 10):
+        run.write(step)
+    assert run.finish()
+    # the run goes back to 5, and takes another course; nobody has renamed 10
+    run.write(6)
+    assert run.finish()
+    root = run.run.train.output / "checkpoints"
+    assert run.here() == run.there() == ["step-0000005", "step-0000006"][-keep_last:]
+    assert (root / "step-0000010.abandoned" / "manifest.json").is_file()
+    assert "step-0000010: the run went back, and is at step 6 now; it is kept as" in run.said[0]
+    # once more: what is put aside keeps its name
+    run.write(10)
+    run.write(7)
+    assert run.finish()
+    assert (root / "step-0000010.abandoned-2").is_dir()
+
+
+def test_one_that_is_cut_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Kept(tmp_path / "run", StorageConfig(), monkeypatch, keep_last=2, local=True)
+    run.write(1)
+    (run.write(2) / "__0_0.distcp").write_bytes(b"cut")
+    run.write(3)
+    # of three, the last two sound ones
+    assert run.here() == ["step-0000001", "step-0000003"]
+    assert "found 3 bytes; expected 1,000 bytes; it is kept as step-0000002.damaged" in run.said[0]
+
+
+def test_an_old_one_that_cannot_be_removed_is_named_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Kept(tmp_path / "run", StorageConfig(), monkeypatch, keep_last=1, local=True)
+    elsewhere = tmp_path / "elsewhere"
+    run.write(1).rename(elsewhere)
+    root = run.run.train.output / "checkpoints"
+    (root / "step-0000001").symlink_to(elsewhere)
+    remove = shutil.rmtree
+
+    def busy(path: Path, *arguments: Any) -> None:
+        if "step-0000002" in str(path):
+            raise OSError(39, "Directory not empty", ".nfs0001")
+        remove(path, *arguments)
+
+    monkeypatch.setattr(shutil, "rmtree", busy)
+    for step in (2, 3, 4):
+        run.write(step)
+        run.retention.warn("")
+    assert run.here() == ["step-0000004"]
+    # a link is removed, and not what it leads to
+    assert (elsewhere / "manifest.json").is_file()
+    (warned,) = run.said
+    assert "step-0000002.discarded-" in warned
+    assert "cannot be removed, and can be deleted by hand" in warned
+    # leftovers are tried again, and a user's own files are not touched
+    (root / ".step-mine").touch()
+    assert len(sweep(root)) == 1
+    monkeypatch.undo()
+    assert sweep(root) == []
+    assert {path.name for path in root.iterdir()} == {"step-0000004", ".step-mine"}
+
+
+def test_going_back_puts_damaged_ones_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Kept(tmp_path / "run", StorageConfig(), monkeypatch, keep_last=9, local=True)
+    for step in (5, 10, 15):
+        checkpoint = run.write(step)
+        if step > 5:
+            (checkpoint / "state.json").write_text("{}")
+    assert go_back(run.run.train.output) == checkpoint.with_name("step-0000005")
+    assert run.here() == ["step-0000005"]
+    assert checkpoint.with_name("step-0000010.damaged").is_dir()
+    # with nothing sound, nothing is renamed
+    (checkpoint.with_name("step-0000005") / "state.json").unlink()
+    with pytest.raises(CheckpointError, match="no undamaged checkpoint"):
+        go_back(run.run.train.output)
+    assert run.here() == ["step-0000005"]
 
 
 def test_a_copy_that_a_user_made_is_no_checkpoint(tmp_path: Path) -> None:
