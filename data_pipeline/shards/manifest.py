@@ -26,13 +26,17 @@ Index = npt.NDArray[np.int64]
 
 
 class ShardEntry(Table):
-    """Entry of a shard: counts, size in bytes, checksums of the shard and of its index rows."""
+    """Entry of a shard: counts, size in bytes, checksums of the shard and of its index rows.
+
+    Lossy documents are those that decoding their tokens does not give back.
+    """
 
     name: str
     samples: int
     tokens: int
     text_bytes: int
     unknown_tokens: int
+    lossy_documents: int = 0
     size: int
     sha256: str
     index_crc32: int
