@@ -6,12 +6,13 @@ import io
 import json
 import lzma
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import zstandard
 
-from data_pipeline.build.sources import Slice
+from data_pipeline.build.sources import Slice, SourceFile, format_of
 from data_pipeline.config import ReadConfig, StorageConfig
 from data_pipeline.errors import DataError
 from data_pipeline.storage.files import explain
@@ -34,16 +35,30 @@ class Document(NamedTuple):
 OnBad = Callable[[str, str], None]
 
 
+def decode_utf8(data: bytes, offset: int) -> str:
+    """The text of bytes at an offset of a file, unchanged but for the byte order mark of the file.
+
+    Raises:
+        DataError: They are not UTF-8.
+    """
+    try:
+        # a byte order mark describes the encoding and is not part of the text
+        return (data if offset else data.removeprefix(codecs.BOM_UTF8)).decode()
+    except UnicodeDecodeError as error:
+        at = offset + error.start + len(data) - len(error.object)
+        raise DataError(f"byte 0x{data[at - offset]:02X} at offset {at} is not UTF-8") from error
+
+
 class Reader:
     """Reader of slices of source files.
 
     Args:
         read: Layout of documents inside the files.
         storage: Access to the files.
-        on_bad: Called for bad input that is skipped.
+        on_bad: Called for bad input that is skipped; None if none may be.
     """
 
-    def __init__(self, read: ReadConfig, storage: StorageConfig, on_bad: OnBad):
+    def __init__(self, read: ReadConfig, storage: StorageConfig, on_bad: OnBad | None):
         self._read, self._storage, self._on_bad = read, storage, on_bad
 
     def bad(self, reason: str, where: str, found: str, expected: str) -> None:
@@ -52,6 +67,8 @@ class Reader:
         Raises:
             DataError: Bad input is configured to be fatal.
         """
+        if self._on_bad is None:
+            raise DataError(f"{where}: {found}; expected {expected}")
         if self._read.on_bad_input == "fail":
             raise DataError(
                 f'{where}: {found}; expected {expected}. Set read.on_bad_input = "skip" to skip '
@@ -74,45 +91,46 @@ class Reader:
         except OSError as error:
             raise explain(piece.file.url, error) from error
 
-    def _decode(self, data: bytes, where: str) -> str | None:
+    def _decode(self, data: bytes, where: str, offset: int) -> str | None:
         try:
-            # a byte order mark describes the encoding and is not part of the text
-            return data.removeprefix(codecs.BOM_UTF8).decode()
-        except UnicodeDecodeError as error:
-            found = f"byte 0x{data[error.start]:02X} at offset {error.start} is not UTF-8"
-            self.bad("invalid UTF-8", where, found, "UTF-8 text")
+            return decode_utf8(data, offset)
+        except DataError as error:
+            self.bad("invalid UTF-8", where, str(error), "UTF-8 text")
             return None
 
     def _text(self, piece: Slice) -> Iterator[Document]:
         name, language = piece.file.name, self._read.language
-        for data in self._text_pieces(piece):
-            text = self._decode(data, piece.file.url)
+        for offset, data in self._text_pieces(piece):
+            text = self._decode(data, piece.file.url, offset)
             if text is not None:
                 yield Document(text, name, language)
 
-    def _text_pieces(self, piece: Slice) -> Iterator[bytes]:
+    def _text_pieces(self, piece: Slice) -> Iterator[tuple[int, bytes]]:
+        """The documents of a plain text, with their byte offsets."""
         limit = self._read.max_document_bytes
         if self._read.document == "file":
             with open_stream(piece.file.url, self._storage) as stream:
-                yield from _cut_at_lines(stream, limit)
+                yield from _with_offsets(_cut_at_lines(stream, limit))
             return
         paragraph: list[bytes] = []
-        for line in self._lines(piece):
+        start = 0
+        for offset, line in self._lines(piece):
             if self._read.document == "line":
-                yield line
+                yield offset, line
             elif line.strip():
+                start = start if paragraph else offset
                 paragraph.append(line)
             elif paragraph:
-                yield b"".join(paragraph)
+                yield start, b"".join(paragraph)
                 paragraph = []
         if paragraph:
-            yield b"".join(paragraph)
+            yield start, b"".join(paragraph)
 
-    def _lines(self, piece: Slice) -> Iterator[bytes]:
-        """The lines that start inside the slice."""
+    def _lines(self, piece: Slice) -> Iterator[tuple[int, bytes]]:
+        """The lines that start inside the slice, with their byte offsets."""
         if piece.start == 0 and piece.end is None:
             with open_stream(piece.file.url, self._storage) as stream:
-                yield from stream
+                yield from _with_offsets(stream)
             return
         with open_raw(piece.file.url, self._storage) as stream:
             if piece.start > 0:
@@ -120,22 +138,24 @@ class Reader:
                 stream.seek(piece.start - 1)
                 stream.readline()
             while piece.end is None or stream.tell() < piece.end:
+                offset = stream.tell()
                 line = stream.readline()
                 if not line:
                     return
-                yield line
+                yield offset, line
 
     def _jsonl(self, piece: Slice) -> Iterator[Document]:
-        for number, line in enumerate(self._lines(piece), 1):
+        for number, (offset, line) in enumerate(self._lines(piece), 1):
             if not line.strip():
                 continue
             base = f", from byte {piece.start}" if piece.start else ""
             where = f"{piece.file.url}, line {number}{base}"
-            text = self._decode(line, where)
+            text = self._decode(line, where, offset)
             if text is None:
                 continue
             try:
-                record = json.loads(text)
+                # files that were joined have a byte order mark each, which is no part of a record
+                record = json.loads(text.removeprefix("\ufeff"))
             except (ValueError, RecursionError) as error:
                 self.bad("broken JSON", where, f"broken JSON ({error})", "one object per line")
                 continue
@@ -193,6 +213,25 @@ class Reader:
                         yield document
         except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
             self.bad("damaged file", f"{url}, row {row}", f"unreadable ({error})", "Parquet rows")
+
+
+def read_documents(path: Path, read: ReadConfig) -> list[Document]:
+    """All documents of a file, by the rules of `data build`; bad input is fatal.
+
+    Raises:
+        DataError: The file cannot be read, or holds bad input.
+    """
+    url = str(path)
+    file = SourceFile(url, url, None, "", format_of(url, read), listed=False)
+    return list(Reader(read, StorageConfig(), on_bad=None).documents(Slice(file)))
+
+
+def _with_offsets(parts: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Consecutive parts of a stream with their byte offsets."""
+    offset = 0
+    for part in parts:
+        yield offset, part
+        offset += len(part)
 
 
 def _cut_at_lines(stream: BinaryIO, limit: int) -> Iterator[bytes]:

@@ -3,6 +3,7 @@
 The history costs nothing: the model's state has constant size and is kept between turns.
 """
 
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,9 +12,11 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
+from data_pipeline.build.readers import decode_utf8
+from data_pipeline.errors import DataError
 from pretrain.commands import ChatCommand
 from pretrain.errors import RunError
-from pretrain.generation.writer import Streamer, Writer
+from pretrain.generation.writer import Streamer, Writer, continuation
 from pretrain.huggingface.load import load_pretrained
 
 HELP = "/reset forgets the conversation, /quit or the end of input ends it"
@@ -45,7 +48,8 @@ class Conversation:
         turn = f"{self.command.user}{text}{self.command.reply}"
         self.tokens += writer.encode(turn, "input")[1:]
         prompt = torch.tensor([self.tokens], device=writer.device)
-        stop = StopAtText(self.command.stop, tokenizer.decode, len(self.tokens))
+        decode = functools.partial(continuation, tokenizer, self.tokens[-1])
+        stop = StopAtText(self.command.stop, decode, len(self.tokens))
         output = writer.model.generate(
             prompt,
             attention_mask=torch.ones_like(prompt),
@@ -58,7 +62,7 @@ class Conversation:
         self.cache = output.past_key_values
         answer = output.sequences[0, len(self.tokens) :].tolist()
         self.tokens += answer
-        return tokenizer.decode(answer)
+        return decode(answer)
 
 
 class StopAtText(StoppingCriteria):
@@ -80,7 +84,7 @@ def chat(command: ChatCommand) -> None:
 
     Raises:
         CheckpointError: The checkpoint is missing or damaged.
-        RunError: The options do not suit a conversation.
+        RunError: The options do not suit a conversation, or turns were not UTF-8.
     """
     if command.beams > 1:
         raise RunError(
@@ -89,24 +93,45 @@ def chat(command: ChatCommand) -> None:
     conversation = Conversation(Writer(load_pretrained(command.checkpoint), command), command)
     if sys.stdin.isatty():
         print(HELP)
-    for text in _turns():
-        if text == "/reset":
-            conversation.reset()
-        else:
-            conversation.say(text, _show)
-            print(flush=True)
+    num_bad = 0
+    for number, (offset, line) in enumerate(_lines(), 1):
+        try:
+            text = decode_utf8(line, offset).removesuffix("\n").removesuffix("\r")
+        except DataError as error:
+            print(f"input, line {number}: {error}; expected UTF-8 text", file=sys.stderr)
+            num_bad += 1
+            continue
+        match text.strip():
+            case "":
+                continue
+            case "/quit":
+                break
+            case "/reset":
+                conversation.reset()
+            case _:
+                conversation.say(text, _show)
+                print(flush=True)
+    if num_bad:
+        raise RunError(f"{num_bad} lines of the input were not UTF-8 and were left out")
 
 
-def _turns() -> Iterator[str]:
+def _lines() -> Iterator[tuple[int, bytes]]:
+    """The lines of standard input with their byte offsets."""
+    offset = 0
     while True:
         try:
-            text = input("> " if sys.stdin.isatty() else "").strip()
+            line = _typed() if sys.stdin.isatty() else sys.stdin.buffer.readline()
         except EOFError:
             return
-        if text == "/quit":
+        if not line:
             return
-        if text:
-            yield text
+        yield offset, line
+        offset += len(line)
+
+
+def _typed() -> bytes:
+    # `input` lets the line be edited
+    return input("> ").encode(errors="surrogateescape") + b"\n"
 
 
 def _show(text: str) -> None:
