@@ -1,7 +1,7 @@
 """Export of a checkpoint to a Hugging Face folder, with a proof that its output is equal."""
 
-import json
 import shutil
+import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from pretrain.checkpoint.load import load_model
 from pretrain.commands import ExportCommand
 from pretrain.errors import RunError
 from pretrain.huggingface.load import import_model
+from pretrain.huggingface.model_card import Proof, model_card
 from pretrain.huggingface.source_bundle import bundled_sources
 from pretrain.huggingface.tokenizer import huggingface_tokenizer
 from pretrain.huggingface.wrap import wrap
@@ -25,21 +26,20 @@ from spectral.lm import SpectralLM
 # float32 sums in another order, for logits of the order of 10
 MAX_LOGIT_ERROR = 1e-4
 PROBE_TOKENS = 64
-PROBE_TEXT = 'def main(argv):\n    """Return 0.  Naïve π ≈ 3.14. </s>"""\n\treturn 0\n'
-
-
-class Proof(NamedTuple):
-    """Result of the comparison of an exported folder with the training model.
-
-    Attributes:
-        max_logit_error: Largest difference of logits.
-        greedy_tokens: Number of greedily generated tokens, all of which are equal.
-        same_ids: Whether the tokenizers give the same ids.
-    """
-
-    max_logit_error: float
-    greedy_tokens: int
-    same_ids: bool
+# blanks of every kind, controls, and what normalisers change
+PROBE_BLANKS = "".join(
+    chr(code)
+    for code in range(0x110000)
+    if unicodedata.category(chr(code)) in ("Zs", "Zl", "Zp", "Cc", "Cf")
+)
+PROBE_TEXTS = (
+    'def main(argv):\n    """Return 0.  Naïve π ≈ 3.14."""\n\treturn 0\n',
+    f" \u2581\u2581 {PROBE_BLANKS}",
+    " ".join(PROBE_BLANKS),
+    "x".join(PROBE_BLANKS),
+    "\ufeffe\u0301 \u0301\u1100\u1161\u11a8 \ufb01 \uff21\u212b 👩\u200d👩\u200d👧 "
+    "\u202eaaaaaaa aaaa\r\n\r\n   ",
+)
 
 
 class ExportReport(NamedTuple):
@@ -85,7 +85,8 @@ def export(command: ExportCommand) -> ExportReport:
     try:
         _write(partial, model, tokenizer, run.data.sequence_length)
         proof = prove(model, tokenizer, partial)
-        (partial / "README.md").write_text(_card(model, checkpoint, proof), encoding="utf-8")
+        card = model_card(model, tokenizer, checkpoint, proof)
+        (partial / "README.md").write_text(card, encoding="utf-8")
         partial.rename(output)
     except SafetensorError as error:
         raise RunError(
@@ -112,10 +113,7 @@ def prove(model: SpectralLM, tokenizer: Tokenizer, folder: Path) -> Proof:
             raise RunError(f"{folder}: the model that is imported back has other logits")
     if not error <= MAX_LOGIT_ERROR:
         raise RunError(f"{folder}: logits differ by {error:.1e}; expected {MAX_LOGIT_ERROR:.0e}")
-    ids = [tokenizer.bos_id, *tokenizer.encode(PROBE_TEXT)]
-    exported_tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-    if exported_tokenizer.encode(PROBE_TEXT) != ids:
-        raise RunError(f"{folder}: the exported tokenizer gives other ids for {PROBE_TEXT!r}")
+    ids = _prove_tokenizer(tokenizer, folder)
     prompt = torch.tensor([ids])
     loaded.generation_config.eos_token_id = None
     continued = loaded.generate(
@@ -125,11 +123,36 @@ def prove(model: SpectralLM, tokenizer: Tokenizer, folder: Path) -> Proof:
         do_sample=False,
     )
     continued = continued[0, len(ids) :].tolist()
-    stream = greedy_tokens(model, prompt)
+    stream = greedy_tokens(model, prompt, tokenizer.vocab_size)
     expected = [int(token) for _, token in zip(continued, stream, strict=False)]
     if continued != expected:
         raise RunError(f"{folder}: greedy generation differs: {continued[:8]} and {expected[:8]}")
-    return Proof(error, len(continued), True)
+    return Proof(error, PROBE_TOKENS, len(continued))
+
+
+def _prove_tokenizer(tokenizer: Tokenizer, folder: Path) -> list[int]:
+    """Compare the tokenizer of an exported folder with that of training.
+
+    Returns:
+        The ids of the first text.
+
+    Raises:
+        RunError: Ids differ.
+    """
+    exported = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    again = load_tokenizer(str(folder))
+    expected = [[tokenizer.bos_id, *tokenizer.encode(text)] for text in PROBE_TEXTS]
+    for text, ids in zip(PROBE_TEXTS, expected, strict=True):
+        for name, other in (
+            ("exported tokenizer", exported.encode(text)),
+            ("tokenizer that is imported back", [again.bos_id, *again.encode(text)]),
+        ):
+            if other != ids:
+                raise RunError(
+                    f"{folder}: the {name} gives {len(other)} ids for {text[:40]!r}...; expected "
+                    f"the {len(ids)} of training. Its tokenizer has no equal form in transformers."
+                )
+    return expected[0]
 
 
 def _write(folder: Path, model: SpectralLM, tokenizer: Tokenizer, length: int) -> None:
@@ -137,39 +160,6 @@ def _write(folder: Path, model: SpectralLM, tokenizer: Tokenizer, length: int) -
     exported.save_pretrained(folder)
     for name, text in bundled_sources().items():
         (folder / name).write_text(text, encoding="utf-8")
-    fast = huggingface_tokenizer(tokenizer)
-    fast.model_max_length = length
-    fast.save_pretrained(folder)
-
-
-def _card(model: SpectralLM, checkpoint: Path, proof: Proof) -> str:
-    parameters = sum(p.numel() for p in model.parameters())
-    config = json.dumps(model.config.model_dump(), indent=1)
-    return f"""---
-library_name: transformers
-pipeline_tag: text-generation
----
-# A spectral language model
-
-{parameters:,} parameters, no attention and no key-value cache: decoding takes constant time and
-memory per token. Pretrained with Resonance; exported from `{checkpoint.name}`.
-
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained(FOLDER, trust_remote_code=True)
-```
-
-## Proof
-
-Compared with the training model when it was exported, in float32: logits of 2 x {PROBE_TOKENS}
-random tokens differ by at most {proof.max_logit_error:.1e}; {proof.greedy_tokens} greedily
-generated tokens are equal; the tokenizer gives the same ids.
-
-## Architecture
-
-```json
-{config}
-```
-"""
+    exported_tokenizer = huggingface_tokenizer(tokenizer)
+    exported_tokenizer.model_max_length = length
+    exported_tokenizer.save_pretrained(folder)
