@@ -87,3 +87,12 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 def tokenizer_files(folder: Path) -> list[Path]:
     """The files of a folder that its tokenizer is loaded from."""
     return [file for name in (DEFINITION, *NAMES) if (file := folder / name).is_file()]
+
+
+def continuation(tokenizer: Tokenizer, last: int, tokens: list[int]) -> str:
+    """The text of generated tokens, after a prompt that ends with the token `last`.
+
+    Tokenizers that put a blank before a text omit the blank of the first token that they decode.
+    """
+    before, after = tokenizer.decode([last]), tokenizer.decode([last, *tokens])
+    return after[len(before) :] if after.startswith(before) else tokenizer.decode(tokens)

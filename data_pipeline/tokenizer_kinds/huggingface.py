@@ -47,6 +47,13 @@ class HuggingFaceTokenizer:
         added = {token["content"] for token in table.get("added_tokens", []) if token["special"]}
         controls = added.union(names.values()) & vocab.keys()
         self._control_ids = {vocab[name] for name in controls}
+        texts = {id_: name for name, id_ in vocab.items() if name not in controls}
+        for id_ in self._control_ids & texts.keys():
+            # tokenizers numbers added tokens by the size of the vocabulary, not by the file
+            raise DataError(
+                f"{file}: {self._model.id_to_token(id_)!r} is a control token and has the id {id_} "
+                f"of {texts[id_]!r}; expected ids without holes in model.vocab"
+            )
         self._encoder = tokenizers.Tokenizer.from_str(_without_controls(table, controls))
 
     def _special(self, name: str | None, file: Path, key: str, fallback: int = -1) -> int:

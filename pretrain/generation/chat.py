@@ -14,9 +14,10 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from data_pipeline.build.readers import decode_utf8
 from data_pipeline.errors import DataError
+from data_pipeline.tokenizer import continuation
 from pretrain.commands import ChatCommand
 from pretrain.errors import RunError
-from pretrain.generation.writer import Streamer, Writer, continuation
+from pretrain.generation.writer import Streamer, Writer
 from pretrain.huggingface.load import load_pretrained
 
 HELP = "/reset forgets the conversation, /quit or the end of input ends it"

@@ -8,9 +8,10 @@ from data_pipeline.build.readers import read_documents
 from data_pipeline.build.sources import format_of
 from data_pipeline.config import ReadConfig
 from data_pipeline.storage.atomic import write_text_atomically
+from data_pipeline.tokenizer import continuation
 from pretrain.commands import GenerateCommand
 from pretrain.errors import RunError
-from pretrain.generation.writer import Writer, continuation
+from pretrain.generation.writer import Writer
 from pretrain.huggingface.load import load_pretrained
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.tokenizer import Tokenizer, continuation
 from pretrain.commands import GenerationOptions
 from pretrain.errors import RunError
 from pretrain.huggingface.load import Pretrained
@@ -99,15 +99,6 @@ class Writer:
     def _until_end(self, tokens: list[int]) -> list[int]:
         end = self.tokenizer.eos_id
         return tokens[: tokens.index(end)] if end in tokens else tokens
-
-
-def continuation(tokenizer: Tokenizer, last: int, tokens: list[int]) -> str:
-    """The text of generated tokens, after a prompt that ends with the token `last`.
-
-    Tokenizers that put a blank before a text omit the blank of the first token that they decode.
-    """
-    before, after = tokenizer.decode([last]), tokenizer.decode([last, *tokens])
-    return after[len(before) :] if after.startswith(before) else tokenizer.decode(tokens)
 
 
 class Streamer:

@@ -9,13 +9,12 @@ import pytest
 
 from data_pipeline.build.readers import read_documents
 from data_pipeline.errors import DataError
-from data_pipeline.tokenizer import load_tokenizer
+from data_pipeline.tokenizer import continuation, load_tokenizer
 from pretrain.commands import ChatCommand
 from pretrain.errors import RunError
 from pretrain.evaluation.text import WHOLE_FILE
 from pretrain.generation import chat
 from pretrain.generation.generate import read_prompts
-from pretrain.generation.writer import continuation
 from tests.tokenizers_in_use import SENTENCEPIECE, save_model
 
 ODD = "a\u2028b\x85c\x0b\x0cd\re \u3000"
