@@ -43,9 +43,9 @@ class SentencePieceTokenizer:
         self.bos_id = bos_id if bos_id >= 0 else self.eos_id
         pad_id = int(self._model.pad_id())
         self.pad_id = pad_id if pad_id >= 0 else self.eos_id
-        unk_id = int(self._model.unk_id())
+        self._unknown_id = int(self._model.unk_id())
         spells_bytes = self._model.is_byte(self._model.piece_to_id("<0x00>"))
-        self.unk_id = None if spells_bytes else unk_id
+        self.unk_id = None if spells_bytes else self._unknown_id
 
     def _control_id(self, id_: int, names: tuple[str, ...]) -> int:
         """`id_`, or that of the first control piece among `names`; -1 if there is none."""
@@ -55,7 +55,7 @@ class SentencePieceTokenizer:
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, without BOS and EOS."""
         if len(text) <= _PIECE_CHARACTERS or self._cuts is None:
-            return list(self._model.encode(text))
+            return self._model.encode(text)
         ids: list[int] = []
         for piece in self._cuts.pieces(self._model.normalize(text), _PIECE_CHARACTERS):
             ids += self._cuts.model.encode(piece)
@@ -63,8 +63,10 @@ class SentencePieceTokenizer:
 
     def decode(self, ids: list[int]) -> str:
         """The text of `ids`, without special tokens."""
-        # SentencePiece itself would write " ⁇ " for unknown text
-        return str(self._model.decode([id_ for id_ in ids if id_ != self._model.unk_id()]))
+        if self._unknown_id in ids:
+            # SentencePiece itself would write " ⁇ " for unknown text
+            ids = [id_ for id_ in ids if id_ != self._unknown_id]
+        return str(self._model.decode(ids))
 
     @functools.cached_property
     def _cuts(self) -> "BpeCuts | None":
