@@ -6,12 +6,13 @@ import io
 import json
 import lzma
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import zstandard
 
-from data_pipeline.build.sources import Slice
+from data_pipeline.build.sources import Slice, SourceFile, format_of
 from data_pipeline.config import ReadConfig, StorageConfig
 from data_pipeline.errors import DataError
 from data_pipeline.redaction import redact
@@ -37,16 +38,30 @@ class Document(NamedTuple):
 OnBad = Callable[[str, str], None]
 
 
+def decode_utf8(data: bytes, offset: int) -> str:
+    """The text of bytes at an offset of a file, unchanged but for the byte order mark of the file.
+
+    Raises:
+        DataError: They are not UTF-8.
+    """
+    try:
+        # a byte order mark describes the encoding and is not part of the text
+        return (data if offset else data.removeprefix(codecs.BOM_UTF8)).decode()
+    except UnicodeDecodeError as error:
+        at = offset + error.start + len(data) - len(error.object)
+        raise DataError(f"byte 0x{data[at - offset]:02X} at offset {at} is not UTF-8") from error
+
+
 class Reader:
     """Reader of slices of source files.
 
     Args:
         read: Layout of documents inside the files.
         storage: Access to the files.
-        on_bad: Called for bad input that is skipped.
+        on_bad: Called for bad input that is skipped; None if none may be.
     """
 
-    def __init__(self, read: ReadConfig, storage: StorageConfig, on_bad: OnBad):
+    def __init__(self, read: ReadConfig, storage: StorageConfig, on_bad: OnBad | None):
         self._read, self._storage, self._on_bad = read, storage, on_bad
 
     def bad(self, reason: str, where: str, found: str, expected: str) -> None:
@@ -55,6 +70,8 @@ class Reader:
         Raises:
             DataError: Bad input is configured to be fatal.
         """
+        if self._on_bad is None:
+            raise DataError(f"{where}: {found}; expected {expected}")
         if self._read.on_bad_input == "fail":
             raise DataError(
                 f'{where}: {found}; expected {expected}. Set read.on_bad_input = "skip" to skip '
@@ -86,55 +103,56 @@ class Reader:
         expected = f"at most {limit:,} (read.max_document_bytes)"
         self.bad("too long", where, f"{found} of more than {limit:,} bytes", expected)
 
-    def _decode(self, data: bytes, where: str) -> str | None:
+    def _decode(self, data: bytes, where: str, offset: int) -> str | None:
         try:
-            # a byte order mark describes the encoding and is not part of the text
-            return data.removeprefix(codecs.BOM_UTF8).decode()
-        except UnicodeDecodeError as error:
-            found = f"byte 0x{data[error.start]:02X} at offset {error.start} is not UTF-8"
-            self.bad("invalid UTF-8", where, found, "UTF-8 text")
+            return decode_utf8(data, offset)
+        except DataError as error:
+            self.bad("invalid UTF-8", where, str(error), "UTF-8 text")
             return None
 
     def _text(self, piece: Slice) -> Iterator[Document]:
         name, language = piece.file.name, self._read.language
-        for data in self._text_pieces(piece):
-            text = self._decode(data, piece.file.url)
+        for offset, data in self._text_pieces(piece):
+            text = self._decode(data, piece.file.url, offset)
             if text is not None:
                 yield Document(text, name, language)
 
-    def _text_pieces(self, piece: Slice) -> Iterator[bytes]:
+    def _text_pieces(self, piece: Slice) -> Iterator[tuple[int, bytes]]:
+        """The documents of a plain text, with their byte offsets."""
         limit = self._read.max_document_bytes
         if self._read.document == "file":
             with open_stream(piece.file.url, self._storage) as stream:
-                yield from _cut_at_lines(stream, limit)
+                yield from _with_offsets(_cut_at_lines(stream, limit))
             return
-        paragraph = bytearray()
-        for line, _ in self._lines(piece):
+        paragraph, start = bytearray(), 0
+        for offset, line, _ in self._lines(piece):
             if self._read.document == "line":
-                yield line
+                yield offset, line
                 continue
             if paragraph and (not line.strip() or len(paragraph) + len(line) > limit):
-                yield bytes(paragraph)
+                yield start, bytes(paragraph)
                 paragraph.clear()
             if line.strip():
+                start = start if paragraph else offset
                 paragraph += line
         if paragraph:
-            yield bytes(paragraph)
+            yield start, bytes(paragraph)
 
-    def _lines(self, piece: Slice) -> Iterator[tuple[bytes, bool]]:
-        """The lines that start inside the slice: (bytes, whether the line ends with them).
+    def _lines(self, piece: Slice) -> Iterator[tuple[int, bytes, bool]]:
+        """The lines that start inside the slice: (byte offset, bytes, whether the line ends there).
 
         A line that is longer than a document may be comes in several pieces.
         """
-        limit = self._read.max_document_bytes
+        limit, offset = self._read.max_document_bytes, piece.start
         is_whole_file = piece.start == 0 and piece.end is None
         opened = open_stream if is_whole_file else open_raw
         with opened(piece.file.url, self._storage) as stream:
             if piece.start > 0:
                 # one byte earlier, so that a line that starts exactly here is not skipped
-                stream.seek(piece.start - 1)
+                offset = stream.seek(piece.start - 1)
                 while (line := stream.readline(limit)) and not line.endswith(b"\n"):
-                    pass
+                    offset += len(line)
+                offset += len(line)
             while piece.end is None or stream.tell() < piece.end:
                 pending, is_end = b"", False
                 while not is_end:
@@ -143,13 +161,14 @@ class Reader:
                     cut = len(line) if is_end else _character_start(line)
                     pending = line[cut:]
                     if line:
-                        yield line[:cut], is_end
+                        yield offset, line[:cut], is_end
+                        offset += cut
                 if not line:
                     return
 
     def _jsonl(self, piece: Slice) -> Iterator[Document]:
         number, is_start = 0, True
-        for line, is_end in self._lines(piece):
+        for offset, line, is_end in self._lines(piece):
             number, is_whole, is_continued = number + is_start, is_start and is_end, not is_start
             is_start = is_end
             if is_continued or not line.strip():
@@ -159,11 +178,12 @@ class Reader:
             if not is_whole:
                 self._too_long("a line", where)
                 continue
-            text = self._decode(line, where)
+            text = self._decode(line, where, offset)
             if text is None:
                 continue
             try:
-                record = json.loads(text)
+                # files that were joined have a byte order mark each, which is no part of a record
+                record = json.loads(text.removeprefix("\ufeff"))
             except (ValueError, RecursionError) as error:
                 self.bad("broken JSON", where, f"broken JSON ({error})", "one object per line")
                 continue
@@ -243,6 +263,25 @@ class Reader:
                 self._too_long("a value", f"{url}, row group {number}")
             else:
                 yield number
+
+
+def read_documents(path: Path, read: ReadConfig) -> list[Document]:
+    """All documents of a file, by the rules of `data build`; bad input is fatal.
+
+    Raises:
+        DataError: The file cannot be read, or holds bad input.
+    """
+    url = str(path)
+    file = SourceFile(url, url, None, "", format_of(url, read), listed=False)
+    return list(Reader(read, StorageConfig(), on_bad=None).documents(Slice(file)))
+
+
+def _with_offsets(parts: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Consecutive parts of a stream with their byte offsets."""
+    offset = 0
+    for part in parts:
+        yield offset, part
+        offset += len(part)
 
 
 def _cut_at_lines(stream: BinaryIO, limit: int) -> Iterator[bytes]:

@@ -13,13 +13,14 @@ NAME = "report.json"
 
 
 class SplitReport(NamedTuple):
-    """Totals of a split."""
+    """Totals of a split; lossy documents are those that decoding does not give back."""
 
     shards: int
     documents: int
     tokens: int
     text_bytes: int
     unknown_tokens: int
+    lossy_documents: int = 0
 
 
 class BuildReport(NamedTuple):
@@ -56,6 +57,11 @@ class BuildReport(NamedTuple):
             )
             if split.unknown_tokens:
                 lines.append(f"    {split.unknown_tokens:,} tokens stand for unknown text")
+            if split.lossy_documents:
+                lines.append(
+                    f"    {split.lossy_documents:,} documents are lossy: the tokenizer does not "
+                    "give their text back (blanks, line ends or characters are changed)"
+                )
         for kind, title in (
             ("dropped", "dropped"), ("changed", "changed"), ("bad_input", "skipped as bad input")
         ):  # fmt: skip
@@ -99,4 +105,5 @@ def describe_split(manifest: Manifest) -> SplitReport:
         tokens=manifest.tokens,
         text_bytes=manifest.text_bytes,
         unknown_tokens=sum(shard.unknown_tokens for shard in manifest.shards),
+        lossy_documents=sum(shard.lossy_documents for shard in manifest.shards),
     )

@@ -101,6 +101,7 @@ def write_shard(tokenizer_path: str, fingerprint: str, task: ShardTask, work: Pa
         tokens=int(index[:, 1].sum()),
         text_bytes=int(index[:, 2].sum()),
         unknown_tokens=int(written[:, INDEX_COLUMNS].sum()),
+        lossy_documents=int(written[:, INDEX_COLUMNS + 1].sum()),
         size=tar.size,
         sha256=sha256,
         index_crc32=zlib.crc32(rows),
@@ -111,15 +112,17 @@ def write_shard(tokenizer_path: str, fingerprint: str, task: ShardTask, work: Pa
 
 def _write_documents(
     tar: TarWriter, tokenizer: Tokenizer, task: ShardTask, work: Path
-) -> Iterator[tuple[int, int, int, int]]:
+) -> Iterator[tuple[int, int, int, int, bool]]:
     """Write the documents of a shard.
 
     Yields:
-        For each, its row of the index and its number of unknown tokens.
+        For each, its row of the index, its number of unknown tokens, and whether its text is lost.
     """
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
     for number, row in enumerate(_rows(task, work), task.first):
-        ids = [tokenizer.bos_id, *tokenizer.encode(row["text"]), tokenizer.eos_id]
+        text_ids = tokenizer.encode(row["text"])
+        is_lossy = tokenizer.decode(text_ids) != row["text"]
+        ids = [tokenizer.bos_id, *text_ids, tokenizer.eos_id]
         data = _npy(np.array(ids, dtype=dtype))
         metadata = {key: row[key] for key in ("source", "language", "text_bytes")}
         key = f"{number:012d}"
@@ -127,7 +130,7 @@ def _write_documents(
         header = len(data) - len(ids) * dtype.itemsize
         offset = tar.add(f"{key}.tokens.npy", data) + header
         unknown = 0 if tokenizer.unk_id is None else ids.count(tokenizer.unk_id)
-        yield offset, len(ids), row["text_bytes"], unknown
+        yield offset, len(ids), row["text_bytes"], unknown, is_lossy
 
 
 def _npy(tokens: Any) -> bytes:

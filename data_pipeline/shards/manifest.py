@@ -35,13 +35,17 @@ Index = npt.NDArray[np.int64]
 
 
 class ShardEntry(ForeignTable):
-    """Entry of a shard: counts, size in bytes, checksums of the shard and of its index rows."""
+    """Entry of a shard: counts, size in bytes, checksums of the shard and of its index rows.
+
+    Lossy documents are those that decoding their tokens does not give back.
+    """
 
     name: PlainName
     samples: Count
     tokens: Count
     text_bytes: Count
     unknown_tokens: Count
+    lossy_documents: Count = 0
     size: Count
     sha256: Sha256
     index_crc32: Crc32

@@ -26,6 +26,7 @@ import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from data_pipeline.tokenizer import tokenizer_files
 from pretrain.checkpoint.certificate import certify
 from pretrain.checkpoint.manifest import Entry, discard, entry_of, publish, seal, sweep
 from pretrain.checkpoint.ownership import owned_shards
@@ -198,7 +199,10 @@ class Saver:
             (partial / name).write_text(json.dumps(value, indent=1), encoding="utf-8")
         (partial / "run.toml").write_text(dump_run(self.run), encoding="utf-8")
         if self.tokenizer is not None and self.tokenizer.is_dir():
-            shutil.copytree(self.tokenizer, partial / "tokenizer")
+            # a model's folder also holds its weights
+            (partial / "tokenizer").mkdir()
+            for file in tokenizer_files(self.tokenizer):
+                shutil.copyfile(file, partial / "tokenizer" / file.name)
         elif self.tokenizer is not None:
             shutil.copyfile(self.tokenizer, partial / "tokenizer.model")
         seal(partial, hashed)

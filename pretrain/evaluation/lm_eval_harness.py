@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import yaml
 
+from data_pipeline.tokenizer import continuation
 from pretrain.commands import EvaluateCommand
 from pretrain.errors import RunError
 from pretrain.evaluation.text import DEFAULT_WINDOW, carried_nll
@@ -106,7 +107,8 @@ class HarnessModel(TemplateLM):
                 max_new_tokens=int(options.get("max_gen_toks", 256)),
                 do_sample=False,
             )
-            answer = self.loaded.tokenizer.decode(tokens[0, prompt.shape[1] :].tolist())
+            last, new = int(prompt[0, -1]), tokens[0, prompt.shape[1] :].tolist()
+            answer = continuation(self.loaded.tokenizer, last, new)
             for stop in stops:
                 answer = answer.split(stop)[0] if stop else answer
             answers.append(answer)

@@ -4,12 +4,15 @@ Shape letters: T time (tokens), V vocabulary.
 """
 
 import math
+import sys
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data_pipeline.build.readers import read_documents
+from data_pipeline.config import ReadConfig
 from pretrain.commands import EvaluateCommand
 from pretrain.errors import RunError
 from pretrain.huggingface.load import load_pretrained
@@ -17,6 +20,7 @@ from spectral.lm import LMState, SpectralLM
 
 # tokens per forward pass of an exported folder, which does not record the training length
 DEFAULT_WINDOW = 2_048
+WHOLE_FILE = ReadConfig(format="text", document="file", max_document_bytes=sys.maxsize)
 
 
 class TextLoss(NamedTuple):
@@ -48,7 +52,8 @@ def evaluate_text(command: EvaluateCommand) -> str:
 
     Raises:
         CheckpointError: The checkpoint is missing or damaged.
-        RunError: A file is not UTF-8, or the windows are impossible.
+        DataError: A file cannot be read, or is not UTF-8.
+        RunError: The windows are impossible.
     """
     loaded = load_pretrained(command.checkpoint)
     trained = loaded.run.data.sequence_length if loaded.run else DEFAULT_WINDOW
@@ -60,10 +65,8 @@ def evaluate_text(command: EvaluateCommand) -> str:
     model = loaded.model.to(device)
     losses = []
     for file in command.text:
-        try:
-            text = file.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise RunError(f"{file}: expected UTF-8 text ({error})") from error
+        (document,) = read_documents(file, WHOLE_FILE)
+        text = document.text
         ids = [loaded.tokenizer.bos_id, *loaded.tokenizer.encode(text)]
         tokens = torch.tensor(ids, device=device)
         if command.state == "carried":

@@ -3,7 +3,7 @@
 The history costs nothing: the model's state has constant size and is kept between turns.
 """
 
-import io
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
+from data_pipeline.build.readers import decode_utf8
+from data_pipeline.errors import DataError
+from data_pipeline.tokenizer import continuation
 from pretrain.commands import ChatCommand
 from pretrain.errors import RunError
 from pretrain.generation.writer import Streamer, Writer
@@ -46,7 +49,8 @@ class Conversation:
         turn = f"{self.command.user}{text}{self.command.reply}"
         self.tokens += writer.encode(turn, "input")[1:]
         prompt = torch.tensor([self.tokens], device=writer.device)
-        stop = StopAtText(self.command.stop, tokenizer.decode, len(self.tokens))
+        decode = functools.partial(continuation, tokenizer, self.tokens[-1])
+        stop = StopAtText(self.command.stop, decode, len(self.tokens))
         output = writer.model.generate(
             prompt,
             attention_mask=torch.ones_like(prompt),
@@ -59,7 +63,7 @@ class Conversation:
         self.cache = output.past_key_values
         answer = output.sequences[0, len(self.tokens) :].tolist()
         self.tokens += answer
-        return tokenizer.decode(answer)
+        return decode(answer)
 
 
 class StopAtText(StoppingCriteria):
@@ -81,39 +85,54 @@ def chat(command: ChatCommand) -> None:
 
     Raises:
         CheckpointError: The checkpoint is missing or damaged.
-        RunError: The options do not suit a conversation.
+        RunError: The options do not suit a conversation, or turns were not UTF-8.
     """
     if command.beams > 1:
         raise RunError(
             f"--beams is {command.beams}; expected 1: beams cannot be shown before they end"
         )
     conversation = Conversation(Writer(load_pretrained(command.checkpoint), command), command)
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        # a line that is no UTF-8 is refused alone, and does not end the conversation
-        sys.stdin.reconfigure(errors="surrogateescape")
     if sys.stdin.isatty():
         print(HELP)
-    for text in _turns():
-        if text == "/reset":
-            conversation.reset()
-            continue
+    num_bad = 0
+    for number, (offset, line) in enumerate(_lines(), 1):
         try:
-            conversation.say(text, _show)
-        except RunError as error:
-            print(error, file=sys.stderr)
-        print(flush=True)
+            text = decode_utf8(line, offset).removesuffix("\n").removesuffix("\r")
+        except DataError as error:
+            print(f"input, line {number}: {error}; expected UTF-8 text", file=sys.stderr)
+            num_bad += 1
+            continue
+        match text.strip():
+            case "":
+                continue
+            case "/quit":
+                break
+            case "/reset":
+                conversation.reset()
+            case _:
+                conversation.say(text, _show)
+                print(flush=True)
+    if num_bad:
+        raise RunError(f"{num_bad} lines of the input were not UTF-8 and were left out")
 
 
-def _turns() -> Iterator[str]:
+def _lines() -> Iterator[tuple[int, bytes]]:
+    """The lines of standard input with their byte offsets."""
+    offset = 0
     while True:
         try:
-            text = input("> " if sys.stdin.isatty() else "").strip()
+            line = _typed() if sys.stdin.isatty() else sys.stdin.buffer.readline()
         except EOFError:
             return
-        if text == "/quit":
+        if not line:
             return
-        if text:
-            yield text
+        yield offset, line
+        offset += len(line)
+
+
+def _typed() -> bytes:
+    # `input` lets the line be edited
+    return input("> ").encode(errors="surrogateescape") + b"\n"
 
 
 def _show(text: str) -> None:

@@ -1,11 +1,15 @@
 """`resonance generate`: continuations of a prompt, or of a file of prompts."""
 
 import json
+import string
 from pathlib import Path
 
+from data_pipeline.build.readers import read_documents
+from data_pipeline.build.sources import format_of
+from data_pipeline.config import ReadConfig
 from data_pipeline.errors import WriteError
-from data_pipeline.input_files import parse_json
 from data_pipeline.storage.atomic import write_text_atomically
+from data_pipeline.tokenizer import continuation
 from pretrain.commands import GenerateCommand
 from pretrain.errors import RunError
 from pretrain.generation.writer import Writer
@@ -17,6 +21,7 @@ def generate(command: GenerateCommand) -> str:
 
     Raises:
         CheckpointError: The checkpoint is missing or damaged.
+        DataError: The file of prompts cannot be read.
         RunError: A prompt is not UTF-8, or the options contradict one another.
         WriteError: --output cannot be written; its lines are printed.
     """
@@ -34,12 +39,11 @@ def generate(command: GenerateCommand) -> str:
     size = command.batch_size if writer.pads else 1
     lines = []
     for first in range(0, len(texts), size):
-        for text, tokens in zip(
-            texts[first : first + size],
-            writer.continued(prompts[first : first + size]),
-            strict=True,
+        batch = prompts[first : first + size]
+        for text, prompt, tokens in zip(
+            texts[first : first + size], batch, writer.continued(batch), strict=True
         ):
-            completion = writer.tokenizer.decode(tokens)
+            completion = continuation(writer.tokenizer, prompt[-1], tokens)
             line = {"prompt": text, "completion": completion, "tokens": len(tokens)}
             lines.append(json.dumps(line, ensure_ascii=False))
     if command.output is None:
@@ -57,20 +61,15 @@ def read_prompts(file: Path) -> list[str]:
     """The prompts of a file: one per line, or JSON lines with a `prompt`.
 
     Raises:
-        RunError: There are none, or a line is no such JSON.
+        DataError: The file cannot be read, is not UTF-8, or a line is no such JSON.
+        RunError: There are none.
     """
-    try:
-        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise RunError(f"{file}: expected UTF-8 text ({error})") from error
-    if not lines:
+    read = ReadConfig(document="line", text_key="prompt")
+    prompts = [document.text for document in read_documents(file, read)]
+    if format_of(str(file), read) == "text":
+        # the end of its line is no part of a prompt; all other characters are
+        lines = (text.removesuffix("\n").removesuffix("\r") for text in prompts)
+        prompts = [line for line in lines if line.strip(string.whitespace)]
+    if not prompts:
         raise RunError(f"{file}: expected a prompt per line, found none")
-    if file.suffix != ".jsonl":
-        return lines
-    prompts = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            prompts.append(str(parse_json(line, f"{file}:{number}")["prompt"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f'{file}:{number}: expected {{"prompt": "..."}} ({error!r})') from error
     return prompts

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.tokenizer import Tokenizer, continuation
 from pretrain.commands import GenerationOptions
 from pretrain.errors import RunError
 from pretrain.huggingface.load import Pretrained
@@ -108,15 +108,15 @@ class Streamer:
         self._tokenizer, self._write = tokenizer, write
         self._tokens: list[int] = []
         self._shown = ""
-        self._is_prompt = True
+        self._last: int | None = None
 
     def put(self, value: Tensor) -> None:
         """Write the text of a new token; the first call, with the prompt, writes nothing."""
-        if self._is_prompt:
-            self._is_prompt = False
+        if self._last is None:
+            self._last = int(value.flatten()[-1])
             return
         self._tokens += [t for t in value.flatten().tolist() if t != self._tokenizer.eos_id]
-        text = self._tokenizer.decode(self._tokens)
+        text = continuation(self._tokenizer, self._last, self._tokens)
         # part of a character decodes to a replacement character
         if not text.endswith("\ufffd"):
             self._write(text[len(self._shown) :])
@@ -124,4 +124,6 @@ class Streamer:
 
     def end(self) -> None:
         """Write the remaining text."""
-        self._write(self._tokenizer.decode(self._tokens)[len(self._shown) :])
+        if self._last is not None:
+            text = continuation(self._tokenizer, self._last, self._tokens)
+            self._write(text[len(self._shown) :])

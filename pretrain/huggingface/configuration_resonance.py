@@ -23,7 +23,7 @@ class ResonanceConfig(PretrainedConfig):
     """Architecture of a spectral language model.
 
     Every key of Resonance's `[model]` table is an attribute of the same name; config.json holds
-    them all.
+    them all. Ids from `tokenizer_size` to `vocab_size` stand for nothing and are never generated.
     """
 
     model_type = "resonance"
@@ -35,6 +35,8 @@ class ResonanceConfig(PretrainedConfig):
 
     def __init__(self, **kwargs: Any):
         kwargs.setdefault("tie_word_embeddings", True)
+        if "vocab_size" in kwargs:
+            kwargs.setdefault("tokenizer_size", kwargs["vocab_size"])
         super().__init__(
             **{
                 key: Table(value) if isinstance(value, dict) else value

@@ -1,15 +1,17 @@
 """Export of a checkpoint to a Hugging Face folder, with a proof that its output is equal."""
 
-import json
 import os
 import shutil
+import unicodedata
 import uuid
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import transformers
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data_pipeline.tokenizer import Tokenizer, load_tokenizer
@@ -18,34 +20,34 @@ from pretrain.checkpoint.load import load_model
 from pretrain.commands import ExportCommand
 from pretrain.errors import RunError
 from pretrain.huggingface.load import import_model
+from pretrain.huggingface.model_card import Proof, model_card
 from pretrain.huggingface.source_bundle import bundled_sources
 from pretrain.huggingface.tokenizer import huggingface_tokenizer
 from pretrain.huggingface.wrap import wrap
+from pretrain.parallel.split_model import empty_model
 from spectral.config import ModelConfig
 from spectral.decoding import greedy_tokens
 from spectral.lm import SpectralLM
 
 # float32 sums in another order, for logits of the order of 10
 MAX_LOGIT_ERROR = 1e-4
+MAX_SHARD = "5GB"
 # new tokens of the greedy comparison
 PROBE_TOKENS = 64
-PROBE_TEXT = 'def main(argv):\n    """Return 0.  Naïve π ≈ 3.14. </s>"""\n\treturn 0\n'
-
-
-class Proof(NamedTuple):
-    """Result of the comparison of an exported folder with the training model.
-
-    Attributes:
-        max_logit_error: Largest difference of logits.
-        probe_tokens: Length of the two rows whose logits are compared.
-        greedy_tokens: Number of greedily generated tokens, all of which are equal.
-        same_ids: Whether the tokenizers give the same ids.
-    """
-
-    max_logit_error: float
-    probe_tokens: int
-    greedy_tokens: int
-    same_ids: bool
+# blanks of every kind, controls, and what normalisers change
+PROBE_BLANKS = "".join(
+    chr(code)
+    for code in range(0x110000)
+    if unicodedata.category(chr(code)) in ("Zs", "Zl", "Zp", "Cc", "Cf")
+)
+PROBE_TEXTS = (
+    'def main(argv):\n    """Return 0.  Naïve π ≈ 3.14."""\n\treturn 0\n',
+    f" \u2581\u2581 {PROBE_BLANKS}",
+    " ".join(PROBE_BLANKS),
+    "x".join(PROBE_BLANKS),
+    "\ufeffe\u0301 \u0301\u1100\u1161\u11a8 \ufb01 \uff21\u212b 👩\u200d👩\u200d👧 "
+    "\u202eaaaaaaa aaaa\r\n\r\n   ",
+)
 
 
 class ExportReport(NamedTuple):
@@ -91,8 +93,12 @@ def export(command: ExportCommand) -> ExportReport:
     partial = beside / f"{output.name}_partial"
     try:
         _write(partial, model, tokenizer, run.data.sequence_length)
-        proof = prove(model, tokenizer, partial)
-        (partial / "README.md").write_text(_card(model, checkpoint, proof), encoding="utf-8")
+        expected = observe(model, tokenizer)
+        # one model at a time is in memory
+        del model
+        proof = prove(expected, tokenizer, partial)
+        card = model_card(empty_model(run.model), tokenizer, checkpoint, proof)
+        (partial / "README.md").write_text(card, encoding="utf-8")
         partial.rename(output)
     except SafetensorError as error:
         raise RunError(
@@ -100,7 +106,8 @@ def export(command: ExportCommand) -> ExportReport:
         ) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return ExportReport(output, sum(p.numel() for p in model.parameters()), proof)
+    num_parameters = sum(p.numel() for p in empty_model(run.model).parameters())
+    return ExportReport(output, num_parameters, proof)
 
 
 def probe_length(config: ModelConfig) -> int:
@@ -112,28 +119,49 @@ def probe_length(config: ModelConfig) -> int:
     return 2 * max(chunks) + PROBE_TOKENS // 2 + 1
 
 
-def prove(model: SpectralLM, tokenizer: Tokenizer, folder: Path) -> Proof:
-    """Compare an exported folder with the model that it came from.
+class Observed(NamedTuple):
+    """Output of the training model that an exported folder must reproduce.
+
+    Attributes:
+        probe: Random tokens [2, T].
+        logits: Their logits.
+        prompt: Ids of a prompt.
+        continued: The likeliest tokens after it.
+    """
+
+    probe: Tensor
+    logits: Tensor
+    prompt: list[int]
+    continued: list[int]
+
+
+@torch.no_grad()
+def observe(model: SpectralLM, tokenizer: Tokenizer) -> Observed:
+    """Output of a model on the probes."""
+    generator = torch.Generator().manual_seed(0)
+    length = probe_length(model.config)
+    probe = torch.randint(model.config.vocab_size, (2, length), generator=generator)
+    prompt = [tokenizer.bos_id, *tokenizer.encode(PROBE_TEXTS[0])]
+    stream = greedy_tokens(model, torch.tensor([prompt]), tokenizer.vocab_size)
+    continued = [int(token) for token in islice(stream, PROBE_TOKENS)]
+    return Observed(probe, model(probe), prompt, continued)
+
+
+@torch.no_grad()
+def prove(expected: Observed, tokenizer: Tokenizer, folder: Path) -> Proof:
+    """Compare an exported folder with the output of the model that it came from.
 
     Raises:
         RunError: Logits, greedy continuation or token ids differ.
     """
+    if not torch.equal(import_model(folder)(expected.probe), expected.logits):
+        raise RunError(f"{folder}: the model that is imported back has other logits")
     loaded = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
-    generator = torch.Generator().manual_seed(0)
-    length = probe_length(model.config)
-    probe = torch.randint(model.config.vocab_size, (2, length), generator=generator)
-    with torch.no_grad():
-        logits = model(probe)
-        error = float((loaded(probe).logits - logits).abs().max())
-        if not torch.equal(import_model(folder)(probe), logits):
-            raise RunError(f"{folder}: the model that is imported back has other logits")
+    error = float((loaded(expected.probe).logits - expected.logits).abs().max())
     if not error <= MAX_LOGIT_ERROR:
         raise RunError(f"{folder}: logits differ by {error:.1e}; expected {MAX_LOGIT_ERROR:.0e}")
-    ids = [tokenizer.bos_id, *tokenizer.encode(PROBE_TEXT)]
-    exported_tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-    if exported_tokenizer.encode(PROBE_TEXT) != ids:
-        raise RunError(f"{folder}: the exported tokenizer gives other ids for {PROBE_TEXT!r}")
-    prompt = torch.tensor([ids])
+    _prove_tokenizer(tokenizer, folder)
+    prompt = torch.tensor([expected.prompt])
     loaded.generation_config.eos_token_id = None
     continued = loaded.generate(
         prompt,
@@ -141,53 +169,40 @@ def prove(model: SpectralLM, tokenizer: Tokenizer, folder: Path) -> Proof:
         max_new_tokens=PROBE_TOKENS,
         do_sample=False,
     )
-    continued = continued[0, len(ids) :].tolist()
-    stream = greedy_tokens(model, prompt)
-    expected = [int(token) for _, token in zip(continued, stream, strict=False)]
-    if continued != expected:
-        raise RunError(f"{folder}: greedy generation differs: {continued[:8]} and {expected[:8]}")
-    return Proof(error, length, len(continued), True)
+    continued = continued[0, prompt.shape[1] :].tolist()
+    if continued != expected.continued:
+        raise RunError(
+            f"{folder}: greedy generation differs: {continued[:8]} and {expected.continued[:8]}"
+        )
+    return Proof(error, expected.probe.shape[1], len(continued))
+
+
+def _prove_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Compare the tokenizer of an exported folder with that of training.
+
+    Raises:
+        RunError: Ids differ.
+    """
+    exported = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    again = load_tokenizer(str(folder))
+    expected = [[tokenizer.bos_id, *tokenizer.encode(text)] for text in PROBE_TEXTS]
+    for text, ids in zip(PROBE_TEXTS, expected, strict=True):
+        for name, other in (
+            ("exported tokenizer", exported.encode(text)),
+            ("tokenizer that is imported back", [again.bos_id, *again.encode(text)]),
+        ):
+            if other != ids:
+                raise RunError(
+                    f"{folder}: the {name} gives {len(other)} ids for {text[:40]!r}...; expected "
+                    f"the {len(ids)} of training. Its tokenizer has no equal form in transformers."
+                )
 
 
 def _write(folder: Path, model: SpectralLM, tokenizer: Tokenizer, length: int) -> None:
     exported = wrap(model, tokenizer)
-    exported.save_pretrained(folder)
+    exported.save_pretrained(folder, max_shard_size=MAX_SHARD)
     for name, text in bundled_sources().items():
         (folder / name).write_text(text, encoding="utf-8")
-    fast = huggingface_tokenizer(tokenizer)
-    fast.model_max_length = length
-    fast.save_pretrained(folder)
-
-
-def _card(model: SpectralLM, checkpoint: Path, proof: Proof) -> str:
-    parameters = sum(p.numel() for p in model.parameters())
-    config = json.dumps(model.config.model_dump(), indent=1)
-    return f"""---
-library_name: transformers
-pipeline_tag: text-generation
----
-# A spectral language model
-
-{parameters:,} parameters, no attention and no key-value cache: decoding takes constant time and
-memory per token. Pretrained with Resonance; exported from `{checkpoint.name}`.
-
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained(FOLDER, trust_remote_code=True)
-```
-
-## Proof
-
-Compared with the training model when it was exported, in float32: logits of 2 x
-{proof.probe_tokens} random tokens, several chunks of every mixer, differ by at most
-{proof.max_logit_error:.1e}; {proof.greedy_tokens} greedily generated tokens are equal; the
-tokenizer gives the same ids.
-
-## Architecture
-
-```json
-{config}
-```
-"""
+    exported_tokenizer = huggingface_tokenizer(tokenizer)
+    exported_tokenizer.model_max_length = length
+    exported_tokenizer.save_pretrained(folder)

@@ -72,6 +72,15 @@ class ResonanceForCausalLM(PreTrainedModel, GenerationMixin):
         """Replace the embedding, and with it the output layer."""
         self.model.embedding = TableEmbedding.from_pretrained(value.weight, freeze=False)
 
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any
+    ) -> nn.Module:
+        """Change the number of ids, all of which may then be generated."""
+        embedding: nn.Module = super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
+        if new_num_tokens is not None:
+            self.config.tokenizer_size = new_num_tokens
+        return embedding
+
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
         return False
@@ -161,6 +170,12 @@ class ResonanceForCausalLM(PreTrainedModel, GenerationMixin):
             processors = LogitsProcessorList(options.pop("logits_processor", None) or [])
             processors.append(CoveragePenalty(coverage_penalty, tokens))
             options["logits_processor"] = processors
+        padding = list(range(self.config.tokenizer_size, self.config.vocab_size))
+        if padding:
+            # before sampling filters; a processor of ours would come after them
+            config = options.get("generation_config") or self.generation_config
+            given = options.get("suppress_tokens") or config.suppress_tokens or []
+            options["suppress_tokens"] = [*given, *padding]
         return super().generate(inputs, **options)
 
 

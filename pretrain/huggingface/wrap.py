@@ -12,6 +12,7 @@ def config_of(model: SpectralLM, tokenizer: Tokenizer) -> ResonanceConfig:
     """The exported configuration of a model and its tokenizer."""
     return ResonanceConfig(
         **model.config.model_dump(),
+        tokenizer_size=tokenizer.vocab_size,
         bos_token_id=tokenizer.bos_id,
         eos_token_id=tokenizer.eos_id,
         pad_token_id=tokenizer.pad_id,

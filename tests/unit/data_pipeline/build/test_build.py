@@ -32,6 +32,7 @@ from data_pipeline.shards.manifest import load_manifest
 from data_pipeline.shards.reader import ShardReader
 from data_pipeline.shards.tar import samples
 from data_pipeline.tokenizer import load_tokenizer
+from tests.tokenizers_in_use import save_model
 
 
 def config_for(corpus: Path, output: Path, **changes: object) -> BuildConfig:
@@ -242,6 +243,21 @@ def test_language_and_unknown_text_are_recorded(tmp_path: Path) -> None:
         metadata = [json.loads(sample["json"]) for sample in found]
         assert [entry["language"] for entry in metadata] == ["en", "xx"]
         assert [entry["source"] for entry in metadata] == ["a.jsonl"] * 2
+
+
+def test_documents_that_a_tokenizer_cannot_give_back_are_counted(tmp_path: Path) -> None:
+    texts = ["plain words", "two\nlines", "two  blanks", "a\ttab", "more plain words"]
+    source = tmp_path / "a.jsonl"
+    source.write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    exact, lossy = save_model("llama", tmp_path), save_model("t5", tmp_path)
+    for model, count in ((exact, 0), (lossy, 3)):
+        output = tmp_path / model.stem
+        report = build(config_for(source, output, tokenizer=str(model), valid_fraction=0))
+        assert report.splits["train"].lossy_documents == count
+        assert (f"{count} documents are lossy" in str(report)) == bool(count)
+        written = json.loads((output / "report.json").read_text())
+        assert written["splits"]["train"]["lossy_documents"] == count
+        assert sum(s.lossy_documents for s in load_manifest(str(output / "train")).shards) == count
 
 
 def test_a_report_of_another_version_is_refused(corpus: Path, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Implementations of the tokenizers that `data_pipeline.tokenizer` loads."""
