@@ -45,7 +45,12 @@ class Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-def _no_control(value: str) -> str:
+def no_control(value: str) -> str:
+    """The same text.
+
+    Raises:
+        ValueError: It has control characters, such as line breaks.
+    """
     control = re.search(r"[\x00-\x1f\x7f]", value)
     if control:
         raise ValueError(f"expected no control characters, found {control[0]!r} in {value!r}")
@@ -100,7 +105,7 @@ def quantity(text: str) -> Decimal:
 
 
 # one line of free text: quoted by every renderer
-Line = Annotated[str, AfterValidator(_no_control)]
+Line = Annotated[str, AfterValidator(no_control)]
 Variable = Annotated[str, form(VARIABLE, "a variable's name of letters, digits and underscores")]
 Environment = Annotated[dict[str, str], AfterValidator(_environment)]
 JobName = Annotated[

@@ -13,6 +13,9 @@ GIVE_UP_STATUS = os.EX_CONFIG
 LOST_CONTACT_STATUS = os.EX_UNAVAILABLE
 # variable with the file in which `pretrain.runtime.torchrun_agent` records machines of failed ranks
 FAILURE_LOG = "RESONANCE_FAILURE_LOG"
+# option of `pretrain.runtime.torchrun_agent`: name of the variable with this machine's index among
+# those of the run; the machine of index 0 hosts the rendezvous
+NODE_INDEX = "--node-index-variable"
 
 
 def torchrun_command(

@@ -1,15 +1,18 @@
 """torchrun for runs that can be stopped and continued later; used by every launcher.
 
 It takes torchrun's arguments. Plain torchrun kills ranks 30 seconds after SIGTERM, dies of SIGUSR1
-and restarts ranks that have exited on request. Three things differ:
+and restarts ranks that have exited on request. Four things differ:
 
 - SIGTERM and SIGUSR1 are forwarded to the ranks, and the agent waits until they exit. The sender
   (Slurm, Kubernetes) sets the time limit.
 - Ranks that then exit, or that exit with REQUEUE_STATUS at any time, are not restarted, and this
   process exits with REQUEUE_STATUS unless they finished.
 - Ranks that exit with GIVE_UP_STATUS are not restarted either, and this process exits with it.
+- With `--node-index-variable=NAME`, machine 0 hosts the rendezvous. torchrun would compare names,
+  which a first machine may not be able to look up yet, or ever.
 """
 
+import argparse
 import os
 import signal
 import socket
@@ -27,6 +30,7 @@ from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import SubprocessContext
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
+from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 from torch.distributed.launcher import api
 
 from launch import liveness
@@ -34,6 +38,7 @@ from launch.torchrun import (
     FAILURE_LOG,
     GIVE_UP_STATUS,
     LOST_CONTACT_STATUS,
+    NODE_INDEX,
     REQUEUE_STATUS,
 )
 
@@ -107,12 +112,33 @@ def _note_failure(statuses: Sequence[int], attempt: str) -> None:
             log.write(line)
 
 
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Torchrun's options, with the role of this machine in the rendezvous if it is given."""
+    parser = torchrun.get_args_parser()
+    parser.add_argument(NODE_INDEX)
+    options = parser.parse_args(arguments)
+    name = options.node_index_variable
+    if name is None:
+        return options
+    index = os.environ.get(name, "")
+    if not index.isdigit():
+        parser.error(f"{NODE_INDEX}={name}: expected this machine's index there, found {index!r}")
+    is_host = int(index) == 0
+    role = f"is_host={str(is_host).lower()}"
+    options.rdzv_conf = ",".join(part for part in (options.rdzv_conf, role) if part)
+    if is_host:
+        _, port = parse_rendezvous_endpoint(options.rdzv_endpoint, default_port=-1)
+        # the store of the rendezvous is also connected to from here
+        options.rdzv_endpoint = f"127.0.0.1:{port}"
+    return options
+
+
 @record
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the ranks of this machine; exit with REQUEUE_STATUS if the run must be continued."""
     # launch_agent takes the class from its module, and offers no other way to choose it
     api.LocalElasticAgent = StoppableAgent  # type: ignore[attr-defined]
-    options = torchrun.parse_args(list(sys.argv[1:] if arguments is None else arguments))
+    options = _parse(list(sys.argv[1:] if arguments is None else arguments))
     options.signals_to_handle = "SIGINT,SIGHUP,SIGQUIT"
     # folder of the ranks' tracebacks, which torchrun would not remove
     with tempfile.TemporaryDirectory(prefix="resonance_ranks_") as errors:

@@ -280,7 +280,7 @@ def wait_for(condition: Callable[[], bool], timeout_s: float, what: str) -> None
 
 def wait_for_state(job: str, state: str, timeout_s: float = 90) -> JobState:
     """Wait until a job is in a state; returns all that Slurm says about it."""
-    last = [JobState(job, "", "", "", "", None, 0)]
+    last = [JobState(job, "", "", "", None, 0)]
 
     def reached() -> bool:
         last[0] = client.status([job])[0]
