@@ -1,5 +1,6 @@
 """Submission, status and cancellation of batch jobs with Slurm's own commands."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -61,21 +62,21 @@ def submit(job: Job, script: Path, chain: int = 1) -> list[str]:
     # jobs of one name and user never run at the same time, also when one is submitted again
     dependencies = ["singleton", *_dependencies(job)]
     options, mode = ([f"--dependency={','.join(dependencies)}"], [CHAIN]) if chain > 1 else ([], [])
-    numbers: list[str] = []
+    submitted: list[Submitted] = []
     try:
         for _ in range(chain):
-            numbers.append(sbatch(script, *options, arguments=mode))
-            note(Path(job.directory), Submitted("slurm", numbers[-1]))
+            submitted.append(sbatch(script, *options, arguments=mode))
+            note(Path(job.directory), submitted[-1])
     except (LaunchError, OSError) as error:
         # a job that is noted nowhere could be neither found nor cancelled
-        if numbers:
-            cancel(numbers)
+        for one in submitted:
+            cancel([one.job], one.namespace)
         raise LaunchError(str(error)) from error
-    return numbers
+    return [one.job for one in submitted]
 
 
-def status(numbers: Sequence[str]) -> list[JobState]:
-    """States of jobs and of the tasks of their arrays.
+def status(numbers: Sequence[str], cluster: str = "") -> list[JobState]:
+    """States of jobs of one cluster, and of the tasks of their arrays.
 
     Jobs that squeue no longer lists are read from the accounting database, if there is one.
 
@@ -86,7 +87,7 @@ def status(numbers: Sequence[str]) -> list[JobState]:
     for query in (_own_jobs, _jobs_of_anyone, _accounted_jobs):
         unlisted = sorted({*numbers} - {_array(state.job) for state in states})
         if unlisted:
-            states += [state for state in query(unlisted) if _array(state.job) in unlisted]
+            states += [state for state in query(unlisted, cluster) if _array(state.job) in unlisted]
     known = {_array(state.job) for state in states}
     unknown = [
         JobState(number, "UNKNOWN", "Slurm has forgotten it", "", None, 0)
@@ -96,23 +97,23 @@ def status(numbers: Sequence[str]) -> list[JobState]:
     return sorted([*states, *unknown], key=lambda state: _order(state.job))
 
 
-def living(numbers: Sequence[str]) -> list[JobState]:
+def living(numbers: Sequence[str], cluster: str = "") -> list[JobState]:
     """States of those jobs, and of those tasks of their arrays, that have not ended.
 
     Raises:
         LaunchError: Slurm does not answer.
     """
-    states = status(numbers) if numbers else []
+    states = status(numbers, cluster) if numbers else []
     return [state for state in states if not state.ended and state.state != "UNKNOWN"]
 
 
-def cancel(numbers: Sequence[str]) -> str:
-    """Cancel running and waiting jobs.
+def cancel(numbers: Sequence[str], cluster: str = "") -> str:
+    """Cancel running and waiting jobs of one cluster.
 
     Raises:
         LaunchError: Slurm refuses.
     """
-    return run(["scancel", *numbers])
+    return run(["scancel", *numbers], cluster=cluster)
 
 
 def logs(directory: Path) -> list[Path]:
@@ -120,14 +121,14 @@ def logs(directory: Path) -> list[Path]:
     return sorted(directory.glob("*.log"), key=lambda path: path.stat().st_mtime)
 
 
-def _own_jobs(_numbers: Sequence[str]) -> list[JobState]:
-    return parse_squeue(run([*SQUEUE, "--me"]))
+def _own_jobs(_numbers: Sequence[str], cluster: str) -> list[JobState]:
+    return parse_squeue(run([*SQUEUE, "--me"], cluster=cluster))
 
 
-def _jobs_of_anyone(numbers: Sequence[str]) -> list[JobState]:
+def _jobs_of_anyone(numbers: Sequence[str], cluster: str) -> list[JobState]:
     """Jobs that squeue lists by number: another user may have submitted one for the same run."""
     try:
-        return parse_squeue(run([*SQUEUE, f"--jobs={','.join(numbers)}"]))
+        return parse_squeue(run([*SQUEUE, f"--jobs={','.join(numbers)}"], cluster=cluster))
     except LaunchError as error:
         # fails if it knows none of them
         if "Invalid job id" not in str(error):
@@ -135,9 +136,9 @@ def _jobs_of_anyone(numbers: Sequence[str]) -> list[JobState]:
         return []
 
 
-def _accounted_jobs(numbers: Sequence[str]) -> list[JobState]:
+def _accounted_jobs(numbers: Sequence[str], cluster: str) -> list[JobState]:
     try:
-        return parse_sacct(run([*SACCT, f"--jobs={','.join(numbers)}"]))
+        return parse_sacct(run([*SACCT, f"--jobs={','.join(numbers)}"], cluster=cluster))
     except LaunchError:
         # no accounting on this cluster: squeue is the only source
         return []
@@ -153,5 +154,6 @@ def _array(job: str) -> str:
 
 
 def _order(job: str) -> tuple[int, int]:
-    number, _, task = job.partition("_")
+    # earlier versions noted what sbatch printed, whatever it was
+    number, _, task = job.partition("_") if re.fullmatch("[0-9_]+", job) else ("0", "", "")
     return int(number), int(task or 0)

@@ -11,6 +11,7 @@ from pathlib import Path
 from launch.cluster_commands import call
 from launch.errors import LaunchError
 from launch.slurm_options import overriding_variables
+from launch.submissions import Submitted
 
 # variables of the surrounding job or step, and defaults of a user for the display of jobs
 SURROUNDING = (
@@ -37,6 +38,8 @@ CLUSTER = (
 )
 # GPUs of the surrounding job
 DEVICES = ("CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
+# a submission that is given up may have succeeded
+SUBMISSION_S = 300
 # what sbatch prints with --parsable, and without
 JOB_NUMBER = re.compile(
     r"(?:Submitted batch job )?(?P<number>[0-9]+)(?:(?:;| on cluster )(?P<cluster>\S+))?"
@@ -65,13 +68,21 @@ def login_environment(
     return kept
 
 
-def run(command: Sequence[str], *, timeout_s: float | None = None) -> str:
+def run(command: Sequence[str], *, cluster: str = "", timeout_s: float | None = None) -> str:
     """The output of one of Slurm's commands.
+
+    Args:
+        command: Program and arguments.
+        cluster: Name of the cluster; empty for the one of this environment.
+        timeout_s: See `call`.
 
     Raises:
         LaunchError: See `call`.
     """
-    return call(command, environment=login_environment(os.environ), timeout_s=timeout_s)
+    environment = login_environment(os.environ)
+    if cluster:
+        environment["SLURM_CLUSTERS"] = cluster
+    return call(command, environment=environment, timeout_s=timeout_s)
 
 
 def rows(text: str, columns: int) -> Iterator[list[str]]:
@@ -87,7 +98,7 @@ def rows(text: str, columns: int) -> Iterator[list[str]]:
             yield [cell.strip() for cell in cells]
 
 
-def sbatch(script: Path, *options: str, arguments: Sequence[str] = ()) -> str:
+def sbatch(script: Path, *options: str, arguments: Sequence[str] = ()) -> Submitted:
     """Submit a script.
 
     Args:
@@ -96,7 +107,7 @@ def sbatch(script: Path, *options: str, arguments: Sequence[str] = ()) -> str:
         arguments: Arguments of the script.
 
     Returns:
-        The job number.
+        The job, with its cluster if the environment offers several.
 
     Raises:
         LaunchError: Slurm refuses, or sbatch prints no job number; with its words.
@@ -110,7 +121,9 @@ def sbatch(script: Path, *options: str, arguments: Sequence[str] = ()) -> str:
             f"sbatch printed no job number; `squeue --me` shows whether there is a new job; it "
             f"said: {output.strip()!r}"
         )
-    return matches[-1]["number"]
+    clusters = login_environment(os.environ).get("SLURM_CLUSTERS")
+    cluster = matches[-1]["cluster"] if clusters else None
+    return Submitted("slurm", matches[-1]["number"], cluster or "")
 
 
 def test_only(script: Path) -> str:
@@ -132,5 +145,6 @@ def _sbatch(script: Path, *options: str, arguments: Sequence[str] = ()) -> str:
     return call(
         ["sbatch", *options, str(script), *arguments],
         environment=login_environment(os.environ, set_by_script),
+        timeout_s=SUBMISSION_S,
         errors_too=True,
     )

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from launch.errors import LaunchError
 from launch.slurm.commands import rows, run, sbatch
-from launch.submissions import Submitted, note
+from launch.slurm.script import CHAIN
+from launch.submissions import note
 
 
 def resubmit(nodes: str, script: Path) -> None:
@@ -21,8 +22,7 @@ def resubmit(nodes: str, script: Path) -> None:
     """
     task = os.environ.get("SLURM_ARRAY_TASK_ID")
     options = [f"--exclude={nodes}", f"--dependency=afterany:{os.environ['SLURM_JOB_ID']}"]
-    number = sbatch(script, *options, *([f"--array={task}"] if task else []))
-    note(script.parent, Submitted("slurm", number))
+    note(script.parent, sbatch(script, *options, *([f"--array={task}"] if task else [])))
 
 
 def exclude_from_next(nodes: str) -> None:
@@ -42,7 +42,7 @@ def main() -> None:
     """Exclude nodes from what runs next."""
     nodes, mode, script = sys.argv[1:]
     try:
-        if mode == "chain":
+        if mode == CHAIN:
             exclude_from_next(nodes)
         else:
             resubmit(nodes, Path(script))

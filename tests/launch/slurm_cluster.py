@@ -76,6 +76,7 @@ GresTypes=gpu
 PartitionName=main Nodes=ALL Default=YES MaxTime=1:00:00 GraceTime=5 State=UP
 PartitionName=short Nodes=ALL MaxTime=00:05:00 State=UP
 PartitionName=urgent Nodes=ALL MaxTime=1:00:00 PriorityTier=10 PreemptMode=OFF State=UP
+PartitionName=endless Nodes=ALL MaxTime=UNLIMITED State=UP
 PartitionName=broken Nodes=ALL MaxTime=1:00:00 State=DOWN
 """
 

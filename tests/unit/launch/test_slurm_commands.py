@@ -8,10 +8,13 @@ import pytest
 from launch.errors import LaunchError
 from launch.slurm import client, resubmit
 from launch.slurm.commands import login_environment, sbatch
+from launch.slurm.directives import options
 from launch.slurm.preflight import can_start
 from launch.slurm.script import batch_script
-from launch.submissions import read
-from tests.unit.launch.jobs import make_job
+from launch.slurm_config import SlurmConfig
+from launch.slurm_options import FIXED, KEYS
+from launch.submissions import Submitted, read
+from tests.unit.launch.jobs import make_job, slurm_jobs
 from tests.unit.launch.stand_ins import called, listed, write
 
 # of a job with `salloc --mem-per-cpu`, a step of it, a user, and a site
@@ -66,8 +69,7 @@ def test_variables_do_not_replace_what_the_script_sets() -> None:
         ),
         "1",
     )
-    options = ["time", "mem", "gpus-per-node", "partition"]
-    found = login_environment(OF_THE_USER | strong, options)
+    found = login_environment(OF_THE_USER | strong, ["time", "mem", "gpus-per-node", "partition"])
     assert found == {name: value for name, value in OF_THE_USER.items() if name not in strong}
 
 
@@ -88,7 +90,7 @@ def test_sbatch_gets_the_environment_of_a_login_node(
     for name, value in {**SURROUNDING, "SBATCH_PARTITION": "cpu", "SBATCH_QOS": "low"}.items():
         monkeypatch.setenv(name, value)
     write(programs, "sbatch", f"env >{shlex.quote(str(programs / 'environment'))}; echo 41")
-    assert sbatch(script) == "41"
+    assert sbatch(script) == Submitted("slurm", "41")
     names = {line.partition("=")[0] for line in (programs / "environment").read_text().split("\n")}
     assert names.isdisjoint({*SURROUNDING, "SBATCH_PARTITION"})
     assert "SBATCH_QOS" in names
@@ -109,7 +111,26 @@ def test_job_number_among_messages(script: Path, programs: Path, output: str) ->
     write(
         programs, "sbatch", f"echo 3 warnings >&2; printf '%s\\n' {shlex.quote(output)}; echo 9 >&2"
     )
-    assert sbatch(script) == "41"
+    assert sbatch(script) == Submitted("slurm", "41")
+
+
+def test_job_of_one_of_several_clusters(
+    tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job()._replace(directory=tmp_path)
+    write(programs, "sbatch", "echo '41;alpha'")
+    monkeypatch.setenv("SBATCH_CLUSTERS", "alpha,beta")
+    client.submit(job, client.write_files(job))
+    assert read(tmp_path) == [Submitted("slurm", "41", "alpha")]
+    monkeypatch.delenv("SBATCH_CLUSTERS")
+    line = shlex.quote(listed("41", "RUNNING"))
+    write(
+        programs,
+        "squeue",
+        f'echo CLUSTER: x; if [ "$SLURM_CLUSTERS" = alpha ]; then echo {line}; fi',
+    )
+    assert [state.state for state in client.status(["41"], "alpha")] == ["RUNNING"]
+    assert [state.state for state in client.status(["41"])] == ["UNKNOWN"]
 
 
 @pytest.mark.parametrize("output", ["", "Welcome!", "job 41 of lab", "41.0", "٤١"])
@@ -141,6 +162,15 @@ def test_plain_formats_and_own_jobs(programs: Path) -> None:
     (call,) = called(programs)
     assert "--json" not in call
     assert "--me" in call.split()
+
+
+def test_job_that_was_noted_with_a_message(programs: Path) -> None:
+    write(programs, "squeue", 'case "$*" in *--jobs=*) echo Invalid job id: x >&2; exit 1 ;; esac')
+    states = client.status(["Welcome!\n41", "7"])
+    assert [(state.job, state.state) for state in states] == [
+        ("Welcome!\n41", "UNKNOWN"),
+        ("7", "UNKNOWN"),
+    ]
 
 
 def test_job_of_another_user_of_the_run(programs: Path) -> None:
@@ -198,8 +228,9 @@ def test_job_is_started_again_on_other_nodes(
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("sys.argv", ["resubmit", "n1,n2", "single", str(script)])
     resubmit.main()
-    options = "--exclude=n1,n2 --dependency=afterany:7 --array=3"
-    assert called(programs) == [f"sbatch --parsable {options} {script}"]
+    assert called(programs) == [
+        f"sbatch --parsable --exclude=n1,n2 --dependency=afterany:7 --array=3 {script}"
+    ]
     assert [job.job for job in read(script.parent)] == ["42"]
     write(programs, "sbatch", "echo no such account >&2; exit 1")
     with pytest.raises(SystemExit, match=r"again without n1,n2: .*no such account"):
@@ -220,6 +251,14 @@ def test_waiting_jobs_of_a_chain_leave_nodes_out(
     ]
 
 
+def test_options_of_a_script_are_not_free() -> None:
+    job = slurm_jobs()["gpus.sh"]
+    names = {*options(job), *options(slurm_jobs()["sweep.sh"]), *options(slurm_jobs()["gres.sh"])}
+    assert names - {*job.config.slurm.options} <= {*FIXED, *KEYS}
+    for key in KEYS.values():
+        assert key.removeprefix("launch.slurm.") in SlurmConfig.model_fields
+
+
 def test_ranks_get_the_variables_of_the_run_in_any_image() -> None:
     table = {"nodes": 2, "environment": {"NCCL_DEBUG": "INFO"}}
     for container in ("pyxis", "apptainer"):
@@ -235,4 +274,4 @@ def test_ranks_get_the_variables_of_the_run_in_any_image() -> None:
 
 def test_message_in_another_encoding(programs: Path, script: Path) -> None:
     write(programs, "sbatch", r"printf 'Gr\374\337e\n41\n'")
-    assert sbatch(script) == "41"
+    assert sbatch(script) == Submitted("slurm", "41")
