@@ -1,7 +1,7 @@
 """Calls of a cluster's programs: sbatch, squeue, kubectl."""
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from launch.errors import LaunchError
 
@@ -12,7 +12,8 @@ def call(
     command: Sequence[str],
     text: str | None = None,
     *,
-    timeout_s: float = TIMEOUT_S,
+    environment: Mapping[str, str] | None = None,
+    timeout_s: float | None = None,
     errors_too: bool = False,
 ) -> str:
     """Run a program without a shell.
@@ -20,8 +21,9 @@ def call(
     Args:
         command: Program and arguments.
         text: Standard input of the program.
-        timeout_s: Time limit of the program.
-        errors_too: Whether to return standard error, too: some programs answer there.
+        environment: Environment of the program; None for this process's.
+        timeout_s: Time limit of the program; None for a minute.
+        errors_too: Whether to return standard error, too, before the output.
 
     Returns:
         The program's output.
@@ -29,9 +31,18 @@ def call(
     Raises:
         LaunchError: The program is not installed, takes too long, or fails; with its message.
     """
+    timeout_s = timeout_s or TIMEOUT_S
     try:
         result = subprocess.run(
-            command, input=text, capture_output=True, text=True, timeout=timeout_s, check=False
+            command,
+            input=text,
+            capture_output=True,
+            encoding="utf-8",
+            # a site's message may be in another encoding
+            errors="replace",
+            env=environment,
+            timeout=timeout_s,
+            check=False,
         )
     except FileNotFoundError:
         raise LaunchError(
@@ -42,4 +53,4 @@ def call(
     if result.returncode:
         message = (result.stderr or result.stdout).strip()
         raise LaunchError(f"{command[0]} failed with status {result.returncode}: {message}")
-    return result.stdout + result.stderr if errors_too else result.stdout
+    return result.stderr + result.stdout if errors_too else result.stdout

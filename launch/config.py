@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from launch.field_types import Environment, JobName, Table
+from launch.field_types import Environment, JobName, Table, form
 from launch.kubernetes_config import KubernetesConfig
 from launch.slurm_config import SlurmConfig, time_limit_seconds
 
@@ -36,11 +36,11 @@ class LaunchConfig(Table):
         description="Port of the rendezvous; 0 for a free one on this machine, one derived from "
         "the job number under Slurm, 29500 under Kubernetes.",
     )
-    network_interface: str = Field(
-        "",
-        pattern=r"^[A-Za-z0-9_.:^,-]*$",
-        description="Network interface between ranks of several machines.",
-    )
+    network_interface: Annotated[
+        str,
+        form(r"[A-Za-z0-9_.:^,-]+", "a network interface's name, such as 'eth0'", empty=True),
+        Field(description="Network interface between ranks of several machines."),
+    ] = ""
     environment: Environment = Field(
         {}, description="Additional environment variables of the ranks, without secrets."
     )

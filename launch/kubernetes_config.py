@@ -1,23 +1,48 @@
 """The `[launch.kubernetes]` table of a run file."""
 
+import re
+from decimal import Decimal
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from launch.field_types import (
+    DNS_LABEL,
+    DNS_SUBDOMAIN,
+    DOMAIN_NAME,
     LABEL_KEY,
     LabelKey,
     LabelValue,
     Line,
-    Quantity,
     Subdomain,
     Table,
     Variable,
+    form,
+    quantity,
 )
 
-Image = Annotated[str, Field(pattern=r"^([a-zA-Z0-9][a-zA-Z0-9._:/@-]*)?$")]
-Resource = Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$")]
+# HOST[:PORT]/PATH[:TAG][@DIGEST], of which a path is enough
+IMAGE = (
+    r"([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*"
+    r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@[a-z0-9+._-]+:[A-Fa-f0-9]+)?"
+)
+Image = Annotated[
+    str, form(IMAGE, "an image such as 'registry.example.org/lab/resonance:1'", empty=True)
+]
+# the name of an object, and for Kueue a label's value, too
+QueueName = Annotated[
+    str,
+    form(
+        rf"(?=.{{1,63}}$){DNS_SUBDOMAIN}",
+        "a queue's name of at most 63 lower case letters, digits, '-' and '.'",
+        empty=True,
+    ),
+]
+Resource = Annotated[
+    str, form(DOMAIN_NAME, "a resource of the form DOMAIN/NAME, such as 'nvidia.com/gpu'")
+]
+MIN_CPUS = Decimal("0.1")
 # keys that a TrainJob has no field for: its runtime sets them
 FROM_RUNTIME = ("priority_class", "image_pull_policy", "backoff_limit", "keep_s")
 
@@ -30,7 +55,45 @@ def _absolute(path: str) -> str:
     return "/" + "/".join(parts)
 
 
-MountPath = Annotated[Line, Field(pattern=r"^/[^:]+$"), AfterValidator(_absolute)]
+def _cpus(text: str) -> str:
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?m?", text, re.ASCII) or quantity(text) < MIN_CPUS:
+        raise ValueError(
+            f"expected CPUs such as 4, 2.5 or 500m (thousandths), at least 100m, found {text!r}"
+        )
+    return text
+
+
+def at_least(least: str, *, empty: bool = False) -> AfterValidator:
+    """Validator of an amount of bytes, which has a minimum below which no run works.
+
+    Args:
+        least: The minimum, as a quantity.
+        empty: Whether the text may also be empty.
+    """
+
+    def check(text: str) -> str:
+        try:
+            amount = quantity(text)
+        except ValueError:
+            amount = None
+        if (amount is None or amount < quantity(least)) and (text or not empty):
+            value = "" if amount is None else f", which is {amount.normalize():f} bytes"
+            raise ValueError(
+                f"expected at least {least}, in bytes with a unit such as Mi or Gi (512Mi, 16Gi), "
+                f"found {text!r}{value}"
+            )
+        return text
+
+    return AfterValidator(check)
+
+
+Cpus = Annotated[str, AfterValidator(_cpus)]
+Memory = Annotated[str, at_least("64Mi")]
+SharedMemory = Annotated[str, at_least("1Mi")]
+ClaimSize = Annotated[str, at_least("1Mi", empty=True)]
+MountPath = Annotated[
+    Line, form("/[^:]+", "an absolute path without ':'"), AfterValidator(_absolute)
+]
 
 
 class KubernetesConfig(Table):
@@ -39,7 +102,11 @@ class KubernetesConfig(Table):
     kind: Literal["job", "jobset", "trainjob", "pytorchjob"] = Field(
         "job", description="Kind of the job: a plain Indexed Job, or the object of an operator."
     )
-    namespace: Annotated[Subdomain, Field(description="Namespace of all objects.")] = ""
+    namespace: Annotated[
+        str,
+        form(DNS_LABEL, "at most 63 lower case letters, digits and hyphens", empty=True),
+        Field(description="Namespace of all objects."),
+    ] = ""
     image: Annotated[Image, Field(description="Image with Resonance in it; required.")] = ""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
         "IfNotPresent", description="Policy by which nodes pull the image."
@@ -61,9 +128,10 @@ class KubernetesConfig(Table):
         Subdomain,
         Field(description="Volume claim for data and runs; required unless claim_size is set."),
     ] = ""
-    claim_size: Annotated[str, Field(pattern=r"^([0-9]+(\.[0-9]+)?[KMGTP]i?)?$")] = Field(
-        "", description="Size of a volume claim to create and keep; empty for one that exists."
-    )
+    claim_size: Annotated[
+        ClaimSize,
+        Field(description="Size of a volume claim to create and keep; empty for one that exists."),
+    ] = ""
     storage_class: Annotated[
         Subdomain, Field(description="Storage class of a claim that is created.")
     ] = ""
@@ -76,21 +144,23 @@ class KubernetesConfig(Table):
     gpu_resource: Annotated[Resource, Field(description="Resource name of the GPUs.")] = (
         "nvidia.com/gpu"
     )
-    cpu: Annotated[Quantity, Field(description="CPUs per pod.")] = "4"
-    memory: Annotated[Quantity, Field(description="Memory per pod, /dev/shm included.")] = "16Gi"
-    shm: Annotated[Quantity, Field(description="Size of /dev/shm.")] = "2Gi"
+    cpu: Annotated[Cpus, Field(description="CPUs per pod.")] = "4"
+    memory: Annotated[Memory, Field(description="Memory per pod, /dev/shm included.")] = "16Gi"
+    shm: Annotated[SharedMemory, Field(description="Size of /dev/shm.")] = "2Gi"
     user: int = Field(1000, ge=1, description="User and group ID of the processes; never root.")
     queue: Literal["none", "kueue", "volcano"] = Field(
         "none", description="Queueing system that admits the job."
     )
-    queue_name: Annotated[LabelValue, Field(description="Name of the queue.")] = ""
+    queue_name: Annotated[QueueName, Field(description="Name of the queue.")] = ""
     priority_class: Annotated[Subdomain, Field(description="Priority class of the pods.")] = ""
     node_selector: dict[LabelKey, LabelValue] = Field(
         {}, description="Labels that nodes must have."
     )
     tolerations: tuple[LabelKey, ...] = Field((), description="Keys of tolerated taints.")
     topology_key: Annotated[
-        str, Field(pattern=f"{LABEL_KEY}|^$", description="Node label whose value all pods share.")
+        str,
+        form(LABEL_KEY, "a node label's key, such as 'topology.kubernetes.io/zone'", empty=True),
+        Field(description="Node label whose value all pods share."),
     ] = ""
     backoff_limit: int = Field(
         10, ge=0, description="Number of pods that may fail before the job fails."
@@ -111,10 +181,10 @@ class KubernetesConfig(Table):
             )
         if self.kind == "trainjob":
             self._fits_trainjob()
-        if any(part for part in self.namespace.split(".")[1:]) or len(self.namespace) > 63:
+        if quantity(self.shm) > quantity(self.memory):
             raise ValueError(
-                f"namespace: expected at most 63 letters, digits and hyphens, found "
-                f"{self.namespace!r}"
+                f"memory includes /dev/shm: expected shm of at most {self.memory!r}, found "
+                f"{self.shm!r}"
             )
         return self
 

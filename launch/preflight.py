@@ -1,6 +1,7 @@
 """Checks before a run is submitted; every finding that would stop it has a remedy."""
 
 import contextlib
+import math
 import os
 import shutil
 import socket
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from launch.errors import LaunchError
-from launch.slurm_config import SlurmConfig, time_limit_seconds
+from launch.slurm_config import SlurmConfig, deadline_time, time_limit_seconds
 from launch.versions import unmet_requirements
 
 
@@ -98,7 +99,7 @@ def check_time(slurm: SlurmConfig, stop_lead_s: int, plan: Plan, now: datetime) 
     """Whether the planned steps fit into the time limit of the jobs and before the deadline."""
     limit_s = time_limit_seconds(slurm.time_limit)
     if slurm.deadline:
-        left_s = (datetime.strptime(slurm.deadline, "%Y-%m-%dT%H:%M:%S") - now).total_seconds()
+        left_s = (deadline_time(slurm.deadline) - now).total_seconds()
         if left_s < limit_s:
             return Finding(
                 "bad",
@@ -116,7 +117,7 @@ def check_time(slurm: SlurmConfig, stop_lead_s: int, plan: Plan, now: datetime) 
             "jobs are requeued at the limit and resume; time a few steps to know how often",
         )
     needed_s = plan.steps * plan.seconds_per_step
-    jobs = max(1, -(-int(needed_s) // (limit_s - stop_lead_s)))
+    jobs = max(1, math.ceil(int(needed_s) / (limit_s - stop_lead_s)))
     text = f"{plan.steps} steps of {plan.seconds_per_step:.2f} s need {needed_s / 3600:.1f} h"
     # nothing is requeued in a chain
     jobs_to_run = plan.jobs if plan.jobs > 1 else 1 + slurm.max_requeues

@@ -17,7 +17,7 @@ class Submitted(NamedTuple):
     Attributes:
         launcher: Cluster that it was submitted to.
         job: Slurm's job number, or KIND/NAME of a Kubernetes object.
-        namespace: Kubernetes namespace; empty for the current one, and for Slurm.
+        namespace: Kubernetes namespace, or Slurm's cluster; empty for the current one.
     """
 
     launcher: Literal["slurm", "kubernetes"]

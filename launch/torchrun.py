@@ -19,6 +19,9 @@ FAILURE_LOG = "RESONANCE_FAILURE_LOG"
 OWN_STORES = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 # variable with the path of the file whose secret signs the rendezvous of several machines
 SECRET_FILE = "RESONANCE_RENDEZVOUS_SECRET_FILE"
+# option of `pretrain.runtime.torchrun_agent`: name of the variable with this machine's index among
+# those of the run; the machine of index 0 hosts the rendezvous
+NODE_INDEX = "--node-index-variable"
 
 
 def torchrun_command(

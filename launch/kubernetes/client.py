@@ -1,6 +1,8 @@
 """Creation, status and deletion of objects with kubectl."""
 
+import contextlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,7 +50,7 @@ def require_new(job: Job, documents: list[Manifest]) -> Iterator[str]:
     """
     submitted = _submitted(job, documents[-1])
     command = ["kubectl", "get", submitted.job, "--output=name", "--ignore-not-found"]
-    if call([*command, *_where(submitted)]).strip():
+    if _names(call([*command, *_where(submitted)])):
         raise LaunchError(f"{submitted.job} is there already, running or ended")
     yield f"no {submitted.job} is there"
 
@@ -118,19 +120,30 @@ def require_claim(job: Job) -> Iterator[str]:
     claim = call(
         ["kubectl", "get", "pvc", kubernetes.claim, "--output=name", "--ignore-not-found", *where]
     )
-    if not claim.strip():
+    names = _names(claim)
+    if not names:
         raise LaunchError(f"there is no volume claim {kubernetes.claim}")
-    yield claim.strip()
+    yield names[-1]
 
 
 def _state(submitted: Submitted) -> Manifest | None:
     """The status of an object in the cluster; None if the object does not exist."""
     command = ["kubectl", "get", submitted.job, "--output=json", "--ignore-not-found"]
     text = call([*command, *_where(submitted)])
-    if not text.strip():
-        return None
-    state: Manifest = json.loads(text).get("status", {})
-    return state
+    # a wrapper of kubectl may print lines around the object
+    starts = [match.start() for match in re.finditer(r"^\{", text, re.MULTILINE)]
+    for start in reversed(starts):
+        with contextlib.suppress(json.JSONDecodeError):
+            state: Manifest = json.JSONDecoder().raw_decode(text, start)[0].get("status", {})
+            return state
+    if starts:
+        raise LaunchError(f"kubectl printed no whole object: {text.strip()!r}")
+    return None
+
+
+def _names(text: str) -> list[str]:
+    """The lines RESOURCE/NAME among those that kubectl and a wrapper of it print."""
+    return [line for line in text.splitlines() if re.fullmatch(r"[a-z0-9.-]+/[a-z0-9.-]+", line)]
 
 
 def _submitted(job: Job, document: Manifest) -> Submitted:

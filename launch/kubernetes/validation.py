@@ -5,16 +5,9 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
-from launch.field_types import LABEL_KEY, LABEL_VALUE, QUANTITY
+from launch.field_types import DNS_LABEL, LABEL_KEY, LABEL_NAME, quantity
 
 Manifest = dict[str, Any]
-DNS_LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
-UNITS = {
-    "": Decimal(1),
-    "m": Decimal("0.001"),
-    **{unit: Decimal(1000) ** power for power, unit in enumerate("kMGTP", start=1)},
-    **{f"{unit}i": Decimal(1024) ** power for power, unit in enumerate("KMGTP", start=1)},
-}
 
 
 def problems(manifest: Manifest) -> list[str]:
@@ -24,19 +17,6 @@ def problems(manifest: Manifest) -> list[str]:
     for spec, kind in _pod_specs(manifest):
         violations += [*_restart_policy(spec, kind), *_containers(spec)]
     return [f"{where}: {text}" for text in violations]
-
-
-def quantity(text: str) -> Decimal:
-    """The number that a Kubernetes quantity stands for.
-
-    Raises:
-        ValueError: The text is not a quantity.
-    """
-    if not re.fullmatch(QUANTITY, text):
-        raise ValueError(f"expected a quantity such as 500m, 4 or 16Gi, found {text!r}")
-    digits = re.match(r"[0-9.]+", text)
-    assert digits is not None
-    return Decimal(digits[0]) * UNITS[text[digits.end() :]]
 
 
 def _pod_specs(node: Any, kind: str = "") -> Iterator[tuple[Manifest, str]]:
@@ -63,7 +43,7 @@ def _labels(node: Any) -> Iterator[str]:
             for key, value in (node.get(table) or {}).items():
                 if not re.fullmatch(LABEL_KEY, key):
                     yield f"{table}: {key!r} is not a label's key"
-                if not re.fullmatch(LABEL_VALUE, str(value)):
+                if not re.fullmatch(rf"({LABEL_NAME})?", str(value)):
                     yield f"{table}: {value!r} is not a label's value"
         for child in node.values():
             yield from _labels(child)

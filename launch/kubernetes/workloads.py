@@ -5,11 +5,13 @@ from collections.abc import Callable
 from launch.job import Job
 from launch.kubernetes import pod
 from launch.kubernetes.validation import Manifest
-from launch.torchrun import GIVE_UP_STATUS, REQUEUE_STATUS
+from launch.torchrun import GIVE_UP_STATUS, NODE_INDEX, REQUEUE_STATUS
 
 # exit status of a wrong call, argparse's and our own: a retry would fail the same way
 USAGE_STATUS = 2
 CONTAINER = "ranks"
+# the Job controller sets the variable: in its own Jobs, those of a JobSet and those of a TrainJob
+INDEX = f"{NODE_INDEX}=JOB_COMPLETION_INDEX"
 # role of the pods of a JobSet and of a TrainJob; Kubeflow's runtimes require this name
 ROLE = "node"
 
@@ -82,6 +84,7 @@ def trainjob(job: Job) -> list[Manifest]:
         "--rdzv-backend=c10d",
         "--rdzv-endpoint=$(PET_MASTER_ADDR):$(PET_MASTER_PORT)",
         f"--rdzv-id={job.name}",
+        INDEX,
     ]
     chdir = ["env", f"--chdir={pod.escape(kubernetes.mount_path)}"]
     pods = {
@@ -130,7 +133,8 @@ def pytorchjob(job: Job) -> list[Manifest]:
     final, including REQUEUE_STATUS.
     """
     config, kubernetes = job.config, job.config.kubernetes
-    # the operator sets torchrun's PET_ variables: machines, rendezvous
+    # the operator sets torchrun's PET_ variables: machines, rendezvous; the first pod has the host
+    # name of the rendezvous, which torchrun compares without a look-up
     template = pod.pod_template(job, "pytorch", [])
     policy: Manifest = {
         "backoffLimit": kubernetes.backoff_limit,
@@ -174,6 +178,7 @@ def _job_spec(job: Job, first_host: str) -> Manifest:
         "--rdzv-backend=c10d",
         f"--rdzv-endpoint={first_host}:{pod.port(config)}",
         f"--rdzv-id={job.name}",
+        INDEX,
     ]
     template = pod.pod_template(job, CONTAINER, rendezvous)
     template["spec"]["restartPolicy"] = "Never"

@@ -2,6 +2,8 @@
 
 from launch.errors import LaunchError
 from launch.job import Job
+from launch.local import rank_environment
+from launch.torchrun import FAILURE_LOG, SECRET_FILE
 
 
 def srun_options(job: Job) -> dict[str, str]:
@@ -17,6 +19,8 @@ def srun_options(job: Job) -> dict[str, str]:
         "--container-image": slurm.image,
         "--container-mounts": ",".join(mounts(job)),
         "--container-workdir": str(job.working_directory),
+        # otherwise an image's own values are stronger
+        "--container-env": ",".join([FAILURE_LOG, SECRET_FILE, *rank_environment(job.config)]),
     }
 
 
@@ -29,7 +33,7 @@ def prefix(job: Job) -> list[str]:
     slurm = job.config.slurm
     if slurm.container != "apptainer":
         return []
-    device = ["--nv"] if slurm.gpus_per_node else []
+    device = ["--nv"] if slurm.gpus else []
     binds = [f"--bind={mount}" for mount in mounts(job)]
     workdir = f"--pwd={job.working_directory}"
     return ["apptainer", "exec", *device, *binds, workdir, slurm.image]

@@ -5,6 +5,7 @@ import re
 from launch.config import LaunchConfig
 from launch.errors import LaunchError
 from launch.job import Job
+from launch.slurm_config import gpus_of
 
 SAFE = re.compile(r"[A-Za-z0-9_./:=+,@%-]+")
 
@@ -24,7 +25,9 @@ def directives(job: Job) -> list[str]:
         )
     lines = [f"#SBATCH --{key}={_quoted(key, value)}" for key, value in options(job).items()]
     lines.append("#SBATCH --requeue" if slurm.max_requeues else "#SBATCH --no-requeue")
-    return [*lines, "#SBATCH --exclusive"] if slurm.exclusive else lines
+    flags = [key for key, value in slurm.options.items() if value is True]
+    flags = ["exclusive", *flags] if slurm.exclusive else flags
+    return [*lines, *(f"#SBATCH --{flag}" for flag in flags)]
 
 
 def options(job: Job) -> dict[str, str]:
@@ -36,10 +39,15 @@ def options(job: Job) -> dict[str, str]:
         "nodes": config.nnodes.replace(":", "-"),
         "cpus-per-task": str(slurm.cpus_per_node or ranks_per_node(config) * config.threads),
         "gpus-per-node": _gpus(config),
+        "gres": slurm.gres,
         "mem": slurm.memory,
+        "mem-per-cpu": slurm.mem_per_cpu,
+        "mem-per-gpu": slurm.mem_per_gpu,
         "time": slurm.time_limit,
         "deadline": slurm.deadline,
         **node_choice(job),
+        "licenses": slurm.licenses,
+        "comment": slurm.comment,
         "signal": f"B:USR1@{config.stop_lead_s}",
         "open-mode": "append",
         "chdir": str(job.directory),
@@ -48,7 +56,8 @@ def options(job: Job) -> dict[str, str]:
     if job.sweep:
         limit = f"%{slurm.array_limit}" if slurm.array_limit else ""
         table["array"] = f"0-{len(job.run_files) - 1}{limit}"
-    return {key: value for key, value in table.items() if value}
+    free = {key: str(value) for key, value in slurm.options.items() if value is not True}
+    return {key: value for key, value in (table | free).items() if value}
 
 
 def node_choice(job: Job) -> dict[str, str]:
@@ -60,6 +69,7 @@ def node_choice(job: Job) -> dict[str, str]:
         "qos": slurm.qos,
         "reservation": slurm.reservation,
         "constraint": slurm.constraint,
+        "nodelist": ",".join(slurm.nodelist),
         "exclude": ",".join(slurm.exclude),
     }
     return {key: value for key, value in table.items() if value}
@@ -67,13 +77,14 @@ def node_choice(job: Job) -> dict[str, str]:
 
 def ranks_per_node(config: LaunchConfig) -> int:
     """Number of ranks per node: one per GPU, or as many as on this machine."""
-    return config.slurm.gpus_per_node or config.processes
+    return config.slurm.gpus or config.processes
 
 
 def _gpus(config: LaunchConfig) -> str:
     slurm = config.slurm
-    kind = f"{slurm.gpu_type}:" if slurm.gpu_type else ""
-    return f"{kind}{slurm.gpus_per_node}" if slurm.gpus_per_node else ""
+    if not slurm.gpus_per_node or gpus_of(slurm.gres):
+        return ""
+    return f"{slurm.gpu_type}:{slurm.gpus_per_node}" if slurm.gpu_type else str(slurm.gpus_per_node)
 
 
 def _quoted(key: str, value: str) -> str:

@@ -1,14 +1,13 @@
-"""States of jobs in Slurm's JSON, in the dialects of 22.05 and 24.11.
+"""States of jobs in the plain output of squeue and sacct."""
 
-22.05 writes plain numbers and one word for a state; 24.11 writes `{set, infinite, number}` and
-lists of words.
-"""
+import re
+from typing import NamedTuple
 
-import json
-from typing import Any, NamedTuple
+from launch.slurm.commands import rows
 
-from launch.errors import LaunchError
-
+# columns with widths, as older versions need them; a reason may contain the separator
+SQUEUE_COLUMNS = "JobArrayID:32|,State:32|,exit_code:16|,RestartCnt:16|,NodeList:1024|,Reason:255"
+SACCT_COLUMNS = "JobID,State,ExitCode,NodeList,Reason"
 ENDED = frozenset(
     {
         "BOOT_FAIL",
@@ -32,77 +31,69 @@ class JobState(NamedTuple):
 
     Attributes:
         job: Job number; ARRAY_TASK for a task of an array.
-        name: Name of the job.
         state: State in Slurm: RUNNING, PENDING, COMPLETED, ...
         reason: Reason for waiting; may be empty.
         nodes: Host list; may be empty.
         status: Exit status; None before the job has ended.
         requeues: Number of times that the job was requeued.
-        completing: Whether its processes are being stopped: they may still be saving.
     """
 
     job: str
-    name: str
     state: str
     reason: str
     nodes: str
     status: int | None
     requeues: int
-    completing: bool = False
 
     @property
     def ended(self) -> bool:
-        """Whether the job neither runs nor will run again by itself."""
-        return self.state in ENDED and not self.completing
+        """Whether the job neither runs nor will run again by itself.
+
+        One that is COMPLETING has not ended: its processes may still be saving.
+        """
+        return self.state in ENDED
 
 
-def parse_jobs(text: str) -> list[JobState]:
-    """The states in the output of `squeue --json` or `sacct --json`.
-
-    Raises:
-        LaunchError: The output is not JSON, or has no jobs in it.
-    """
-    try:
-        jobs = json.loads(text)["jobs"]
-        return [_parse_job(job) for job in jobs]
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        raise LaunchError(f"Slurm's JSON has another form than expected: {error!r}") from error
+def parse_squeue(text: str) -> list[JobState]:
+    """The states in the output of `squeue --Format` with `SQUEUE_COLUMNS`."""
+    return [
+        _job_state(job, state, status, requeues, nodes, reason)
+        for job, state, status, requeues, nodes, reason in rows(text, 6)
+        if _is_job(job)
+    ]
 
 
-def _parse_job(job: dict[str, Any]) -> JobState:
-    # sacct has separate tables for state and reason, and for both numbers of an array
-    state = job["state"] if "state" in job else {"current": job["job_state"]}
-    array = job.get("array", {})
-    array_job = _number(job.get("array_job_id", array.get("job_id")))
-    task = _number(job.get("array_task_id", array.get("task_id")))
-    number = str(job["job_id"]) if not array_job or task is None else f"{array_job}_{task}"
-    word = _word(state["current"])
-    reason = job.get("state_reason", state.get("reason", ""))
+def parse_sacct(text: str) -> list[JobState]:
+    """The states in the output of `sacct -P` with `SACCT_COLUMNS`."""
+    return [
+        # "CANCELLED by 1000" names a user
+        _job_state(job, state.partition(" ")[0], status, "0", nodes, reason)
+        for job, state, status, nodes, reason in rows(text, 5)
+        if _is_job(job)
+    ]
+
+
+def _is_job(text: str) -> bool:
+    """Whether a text is a job number; ARRAY_TASK for a task of an array."""
+    return re.fullmatch("[0-9]+(_[0-9]+)?", text, re.ASCII) is not None
+
+
+def _job_state(
+    job: str, state: str, status: str, requeues: str, nodes: str, reason: str
+) -> JobState:
     return JobState(
-        job=number,
-        name=job.get("name", ""),
-        state=word,
+        job=job,
+        state=state,
         reason="" if reason == "None" else reason,
-        nodes=job.get("nodes") or "",
-        status=_exit_status(job.get("exit_code")) if word in ENDED else None,
-        requeues=_number(job.get("restart_cnt")) or 0,
-        completing="COMPLETING" in state["current"],
+        nodes="" if nodes == "None assigned" else nodes,
+        status=_exit_status(status) if state in ENDED else None,
+        requeues=int(requeues) if requeues.isdigit() else 0,
     )
 
 
-def _word(value: str | list[str]) -> str:
-    """The state itself: further words of a list are flags, such as COMPLETING."""
-    return value if isinstance(value, str) else value[0]
-
-
-def _number(value: Any) -> int | None:
-    if isinstance(value, dict):
-        return int(value["number"]) if value["set"] else None
-    return None if value is None else int(value)
-
-
-def _exit_status(value: Any) -> int | None:
-    if isinstance(value, dict):
-        return _number(value.get("return_code"))
-    # as wait(2) reports it: the status is in the high byte
-    return None if value is None else int(value) >> 8
+def _exit_status(text: str) -> int | None:
+    """The exit status in STATUS:SIGNAL, or in a number as wait(2) reports it."""
+    status, colon, _signal = text.partition(":")
+    if not status.isdigit():
+        return None
+    return int(status) if colon else int(status) >> 8

@@ -5,11 +5,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from launch.cluster_commands import call
 from launch.errors import LaunchError
 from launch.job import Job
 from launch.slurm import container
-from launch.slurm.client import test_only
+from launch.slurm.commands import rows, run, test_only
 from launch.slurm.directives import node_choice
 from launch.slurm.script import batch_script
 from launch.versions import differences, versions
@@ -23,14 +22,8 @@ def can_start(job: Job) -> Iterator[str]:
     Raises:
         LaunchError: Slurm could never start the job; the message has Slurm's reason.
     """
-    partition = job.config.slurm.partition
-    if partition:
-        # an unknown partition gives an empty answer; in a closed one a job would wait forever
-        states = call(["sinfo", "--noheader", f"--partition={partition}", "--format=%a"]).split()
-        if not states:
-            raise LaunchError(f"Slurm has no partition {partition}")
-        if "up" not in states:
-            raise LaunchError(f"partition {partition} is {states[0]}")
+    if job.config.slurm.partition:
+        _require_partitions(job.config.slurm.partition)
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "job.sh"
         script.write_text(batch_script(job), encoding="utf-8")
@@ -48,14 +41,16 @@ def versions_agree(job: Job) -> Iterator[str]:
     placement = {f"--{key}": value for key, value in node_choice(job).items()}
     srun_options = {
         "--nodes": str(job.config.nodes),
+        "--ntasks": str(job.config.nodes),
         "--ntasks-per-node": "1",
         "--time": "1",
+        "--export": "ALL",
         **placement,
         **container.srun_options(job),
     }
     words = [f"{name}={value}" for name, value in srun_options.items()]
     ranks = [*container.prefix(job), container.python(job), "-m", "launch.versions"]
-    text = call(["srun", *words, *ranks], timeout_s=NODE_ANSWER_S)
+    text = run(["srun", *words, *ranks], timeout_s=NODE_ANSWER_S)
     answers = _answers(text)
     if len(answers) != job.config.nodes:
         raise LaunchError(
@@ -68,6 +63,22 @@ def versions_agree(job: Job) -> Iterator[str]:
     yield f"{len(answers)} nodes have the versions " + (
         "of this machine" if outside else f"of {answers[0]['host']} in the container"
     )
+
+
+def _require_partitions(names: str) -> None:
+    """Check partitions: one that is unknown is an error; Slurm takes any that is up.
+
+    Raises:
+        LaunchError: A partition is unknown, or all are closed, where a job would wait forever.
+    """
+    listing = run(["sinfo", "--noheader", f"--partition={names}", "--format=%R|%a"])
+    states = {name: state for name, state in rows(listing, 2) if name in names.split(",")}
+    unknown = [name for name in names.split(",") if name not in states]
+    if unknown:
+        raise LaunchError(f"Slurm has no partition {' and no partition '.join(unknown)}")
+    if "up" not in states.values():
+        closed = [f"partition {name} is {state}" for name, state in states.items()]
+        raise LaunchError(", ".join(closed))
 
 
 def _answers(text: str) -> list[dict[str, str]]:

@@ -14,8 +14,7 @@ from launch.job import Job
 from launch.local import rank_environment
 from launch.slurm import container
 from launch.slurm.directives import directives, ranks_per_node
-from launch.submissions import NAME as LEDGER
-from launch.torchrun import FAILURE_LOG, SECRET_FILE, torchrun_command
+from launch.torchrun import FAILURE_LOG, NODE_INDEX, SECRET_FILE, torchrun_command
 
 # seconds that torchrun on other nodes may continue after the first has ended
 LAST_NODES_S = 300
@@ -49,9 +48,12 @@ trap '' USR1 TERM
 """
 
 DECIDE = """\
-state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) || state=UNKNOWN
-decision=$("${decide[@]}" "$status" "$stopped" "$state" "${SLURM_RESTART_COUNT:-0}" "$mode") ||
-    decision=stop
+# a marked line: a site's squeue may print more
+state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --states=all --format=state=%T |
+    sed -n 's/^state=//p' | tail -n 1) || state=UNKNOWN
+decision=$("$python" -m launch.slurm.requeue "${limits[@]}" "$status" "$stopped" "$state" \\
+    "${SLURM_RESTART_COUNT:-0}" "$mode") || decision=stop
+decision=${decision##*$'\\n'}
 echo "resonance: the ranks ended with status $status; now: $decision"
 case $decision in
 requeue)
@@ -60,15 +62,7 @@ requeue)
     sleep 600
     ;;
 exclude\\ *)
-    bad=${decision#exclude }
-    if [[ $mode == chain ]]; then
-        squeue --noheader --name="$SLURM_JOB_NAME" --me --states=PENDING --format=%A |
-            while read -r id; do scontrol update JobId="$id" ExcNodeList="$bad"; done
-    else
-        next=$(sbatch --parsable --exclude="$bad" --dependency=afterany:"$SLURM_JOB_ID" \\
-            "${array[@]}" "$script")
-        echo "{\\"launcher\\": \\"slurm\\", \\"job\\": \\"${next%%;*}\\"}" >>"$ledger"
-    fi
+    "$python" -m launch.slurm.resubmit "${decision#exclude }" "$mode" "$script" || true
     ;;
 esac
 exit "$status"
@@ -118,17 +112,14 @@ def _body(job: Job) -> Iterator[str]:
     yield f"export {SECRET_FILE}={_word(secret_path(job))}"
     yield "mode=${1:-single}"
     yield f"script={_word(script_path(job))}"
-    yield f"ledger={_word(job.directory / LEDGER)}"
-    yield 'array=(--array="$SLURM_ARRAY_TASK_ID")' if job.sweep else "array=()"
     run_file = f"{_word(job.directory / 'run')}{task}.toml"
     yield f"run_file={run_file}"
-    # no pipe to head: SIGPIPE would kill scontrol, and with it this script
-    yield 'hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")'
-    yield "first=${hosts%%$'\\n'*}"
+    # the first node, which runs this script
+    yield "first=$SLURMD_NODENAME"
     yield f"port={_port(job)}"
     limits = (slurm.max_requeues, slurm.max_failures, slurm.exclude_after)
-    decide = [job.python, "-m", "launch.slurm.requeue", *map(str, limits), *slurm.exclude]
-    yield f"decide=({shlex.join(decide)})"
+    yield f"python={_quoted(job.python)}"
+    yield f"limits=({shlex.join([*map(str, limits), *slurm.exclude])})"
     yield TRAP
     step = ["srun", *_srun_options(job), *_in_container(job), *_torchrun(job)]
     yield _lines([*_environment(job), *step]) + " &"
@@ -149,7 +140,14 @@ def _port(job: Job) -> str:
 
 def _srun_options(job: Job) -> list[str]:
     options = [
+        # in an allocation, variables of the surrounding job say otherwise
+        '--nodes="$SLURM_NNODES"',
+        '--ntasks="$SLURM_NNODES"',
         "--ntasks-per-node=1",
+        # all of the job's memory
+        "--mem=0",
+        # also where SBATCH_EXPORT=NONE gave the job no variables of its submission
+        "--export=ALL",
         '--cpus-per-task="$SLURM_CPUS_PER_TASK"',
         "--kill-on-bad-exit=0",
         f"--wait={LAST_NODES_S}",
@@ -166,8 +164,11 @@ def _in_container(job: Job) -> list[str]:
 
 def _environment(job: Job) -> list[str]:
     """The variables of the ranks, not exported: a name may be that of a variable of the script."""
-    table = rank_environment(job.config)
-    return ["env", *(f"{name}={shlex.quote(value)}" for name, value in table.items())]
+    table = {name: shlex.quote(value) for name, value in rank_environment(job.config).items()}
+    if job.config.slurm.container == "apptainer":
+        # otherwise an image's own values are stronger
+        table |= {f"APPTAINERENV_{name}": value for name, value in table.items()}
+    return ["env", *(f"{name}={value}" for name, value in table.items())]
 
 
 def _torchrun(job: Job) -> list[str]:
@@ -175,7 +176,7 @@ def _torchrun(job: Job) -> list[str]:
     nodes = f"{config.min_nodes}:" if ":" in config.nnodes else ""
     words = torchrun_command(
         container.python(job),
-        ["NODES", "--rdzv-backend=c10d", "ENDPOINT", "ID"],
+        ["NODES", "--rdzv-backend=c10d", "ENDPOINT", "ID", f"{NODE_INDEX}=SLURM_NODEID"],
         PurePosixPath("RUN_FILE"),
         processes=ranks_per_node(config),
         max_restarts=config.max_restarts,

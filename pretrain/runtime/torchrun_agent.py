@@ -1,7 +1,7 @@
 """torchrun for runs that can be stopped and continued later; used by every launcher.
 
 It takes torchrun's arguments. Plain torchrun kills ranks 30 seconds after SIGTERM, dies of SIGUSR1,
-restarts ranks that have exited on request, and unpickles what anybody puts into its store. Four
+restarts ranks that have exited on request, and unpickles what anybody puts into its store. Five
 things differ:
 
 - SIGTERM, SIGUSR1, SIGINT (Ctrl-C) and SIGHUP are forwarded to the ranks, and the agent waits until
@@ -10,8 +10,11 @@ things differ:
   process exits with REQUEUE_STATUS unless they finished.
 - Ranks that exit with GIVE_UP_STATUS are not restarted either, and this process exits with it.
 - Agents meet as `pretrain.runtime.rendezvous` says, whatever backend the arguments name.
+- With `--node-index-variable=NAME`, machine 0 hosts the rendezvous. torchrun would compare names,
+  which a first machine may not be able to look up yet, or ever.
 """
 
+import argparse
 import os
 import signal
 import socket
@@ -30,6 +33,7 @@ from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElas
 from torch.distributed.elastic.multiprocessing.api import SubprocessContext
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
 from torch.distributed.elastic.rendezvous import RendezvousError
+from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 from torch.distributed.launcher import api
 
 from launch import liveness
@@ -37,6 +41,7 @@ from launch.torchrun import (
     FAILURE_LOG,
     GIVE_UP_STATUS,
     LOST_CONTACT_STATUS,
+    NODE_INDEX,
     REQUEUE_STATUS,
 )
 from pretrain.runtime.interrupts import (
@@ -136,12 +141,33 @@ def _note_failure(statuses: Sequence[int], attempt: str) -> None:
             print(f"{path}: {error}; this failure is not recorded", file=sys.stderr)
 
 
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Torchrun's options, with the role of this machine in the rendezvous if it is given."""
+    parser = torchrun.get_args_parser()
+    parser.add_argument(NODE_INDEX)
+    options = parser.parse_args(arguments)
+    name = options.node_index_variable
+    if name is None:
+        return options
+    index = os.environ.get(name, "")
+    if not index.isdigit():
+        parser.error(f"{NODE_INDEX}={name}: expected this machine's index there, found {index!r}")
+    is_host = int(index) == 0
+    role = f"is_host={str(is_host).lower()}"
+    options.rdzv_conf = ",".join(part for part in (options.rdzv_conf, role) if part)
+    if is_host:
+        _, port = parse_rendezvous_endpoint(options.rdzv_endpoint, default_port=-1)
+        # the store of the rendezvous is also connected to from here
+        options.rdzv_endpoint = f"127.0.0.1:{port}"
+    return options
+
+
 @record
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the ranks of this machine; exit with REQUEUE_STATUS if the run must be continued."""
     # launch_agent takes the class from its module, and offers no other way to choose it
     api.LocalElasticAgent = StoppableAgent  # type: ignore[attr-defined]
-    options = torchrun.parse_args(list(sys.argv[1:] if arguments is None else arguments))
+    options = _parse(list(sys.argv[1:] if arguments is None else arguments))
     options.signals_to_handle = "SIGQUIT"
     try:
         prepare(options)

@@ -67,15 +67,24 @@ def require_ended(run: RunConfig) -> Iterator[str]:
         LaunchError: A job has not ended, or the cluster cannot be queried.
     """
     jobs = submissions.read(launch_directory(run))
-    alive = [f"slurm {state.job} ({state.state})" for state in slurm.living(_slurm_numbers(jobs))]
+    alive = [
+        f"slurm {state.job} ({state.state})"
+        for cluster, numbers in _slurm_numbers(jobs).items()
+        for state in slurm.living(numbers, cluster)
+    ]
     alive += [f"kubernetes {job.job}" for job in _kubernetes_jobs(jobs) if kubernetes.lives(job)]
     if alive:
         raise LaunchError(f"{run.train.output} is in use: {', '.join(alive)} has not ended")
     yield "no earlier job of this run is left"
 
 
-def _slurm_numbers(jobs: Sequence[submissions.Submitted]) -> list[str]:
-    return [job.job for job in jobs if job.launcher == "slurm"]
+def _slurm_numbers(jobs: Sequence[submissions.Submitted]) -> dict[str, list[str]]:
+    """The numbers of Slurm's jobs by their cluster, which is empty for the current one."""
+    numbers: dict[str, list[str]] = {}
+    for job in jobs:
+        if job.launcher == "slurm":
+            numbers.setdefault(job.namespace, []).append(job.job)
+    return numbers
 
 
 def _kubernetes_jobs(jobs: Sequence[submissions.Submitted]) -> list[submissions.Submitted]:
@@ -91,8 +100,12 @@ def launch_status(command: LaunchStatusCommand) -> str:
     """
     jobs = submissions.read_some(launch_directory(load_run(command.run_file)))
     lines = []
-    numbers = _slurm_numbers(jobs)
-    for state in slurm.status(numbers) if numbers else []:
+    states = [
+        state
+        for cluster, numbers in _slurm_numbers(jobs).items()
+        for state in slurm.status(numbers, cluster)
+    ]
+    for state in states:
         ended = "" if state.status is None else f" status {state.status}"
         back = f" requeued {state.requeues} times" if state.requeues else ""
         where = " ".join(part for part in (state.nodes, state.reason) if part)
@@ -130,7 +143,10 @@ def launch_cancel(command: LaunchCancelCommand) -> str:
     """
     jobs = submissions.read_some(launch_directory(load_run(command.run_file)))
     cancellations = [
-        functools.partial(_cancel_slurm, _slurm_numbers(jobs)),
+        *(
+            functools.partial(_cancel_slurm, numbers, cluster)
+            for cluster, numbers in _slurm_numbers(jobs).items()
+        ),
         *(functools.partial(kubernetes.delete, job) for job in _kubernetes_jobs(jobs)),
     ]
     done, failed = [], []
@@ -145,8 +161,8 @@ def launch_cancel(command: LaunchCancelCommand) -> str:
     return text or "nothing to cancel: every job has ended"
 
 
-def _cancel_slurm(numbers: Sequence[str]) -> str:
-    alive = [state.job for state in slurm.living(numbers)]
+def _cancel_slurm(numbers: Sequence[str], cluster: str) -> str:
+    alive = [state.job for state in slurm.living(numbers, cluster)]
     if alive:
-        slurm.cancel(alive)
+        slurm.cancel(alive, cluster)
     return "\n".join(f"cancelled {job}" for job in alive)

@@ -4,6 +4,7 @@ import sys
 
 from launch.errors import LaunchError
 from launch.slurm import client
+from launch.slurm.commands import test_only
 from launch.slurm.directives import ranks_per_node
 from launch.slurm.script import batch_script
 from pretrain.commands import LaunchSlurmCommand
@@ -36,6 +37,6 @@ def launch_slurm(command: LaunchSlurmCommand) -> str:
         return batch_script(job)
     warnings = require_good(run, "slurm", sweep, sweep_keys(command.sweep), command.chain)
     script = client.write_files(job)
-    client.test_only(script)
+    test_only(script)
     numbers = client.submit(job, script, command.chain)
     return "\n".join([*warnings, f"submitted {', '.join(numbers)}: {script}"])

@@ -87,6 +87,28 @@ def stand_in(idle: Cluster, tmp_path: Path) -> Callable[..., Job]:
 
 
 @pytest.fixture
+def wrapped(idle: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder, first in the PATH, with a site's wrappers of Slurm's commands, none with JSON."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    for name in ("sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun"):
+        program = folder / name
+        real = shutil.which(name, path=idle.environment["PATH"])
+        program.write_text(
+            f"""#!/bin/sh
+case "$*" in *--json*) echo "{name}: unrecognized option '--json'" >&2; exit 1 ;; esac
+echo "Welcome | to the cluster!"
+echo 2027
+echo "project lab: low on hours" >&2
+exec {real} "$@"
+"""
+        )
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    return folder
+
+
+@pytest.fixture
 def pods() -> Iterator[containers.Pods]:
     lacking = containers.missing()
     if lacking:

@@ -172,7 +172,9 @@ network_config_dir = "{folder}/networks"
                 "ip": f"{self.subnet}.{10 + peer}",
                 "hostnames": [f"{name}-{peer}.{spec['subdomain']}", f"{name}-{peer}"],
             }
+            # a pod starts before its own name can be looked up
             for peer in peers
+            if peer != index
         ]
         (container,) = spec["containers"]
         container["env"].append({"name": "JOB_COMPLETION_INDEX", "value": str(index)})

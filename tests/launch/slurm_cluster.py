@@ -76,6 +76,7 @@ GresTypes=gpu
 PartitionName=main Nodes=ALL Default=YES MaxTime=1:00:00 GraceTime=5 State=UP
 PartitionName=short Nodes=ALL MaxTime=00:05:00 State=UP
 PartitionName=urgent Nodes=ALL MaxTime=1:00:00 PriorityTier=10 PreemptMode=OFF State=UP
+PartitionName=endless Nodes=ALL MaxTime=UNLIMITED State=UP
 PartitionName=broken Nodes=ALL MaxTime=1:00:00 State=DOWN
 """
 
@@ -280,7 +281,7 @@ def wait_for(condition: Callable[[], bool], timeout_s: float, what: str) -> None
 
 def wait_for_state(job: str, state: str, timeout_s: float = 90) -> JobState:
     """Wait until a job is in a state; returns all that Slurm says about it."""
-    last = [JobState(job, "", "", "", "", None, 0)]
+    last = [JobState(job, "", "", "", None, 0)]
 
     def reached() -> bool:
         last[0] = client.status([job])[0]

@@ -1,9 +1,11 @@
 """Ranks of a run without the training: they note what happens to them in $STAND_IN/notes.
 
 BEHAVIOUR says what they do: `finish`; `stop` (wait, and leave with 75 when asked to), once, and
-finish when started again; `crash HOST` (fail on that host, finish on others).
+finish when started again; `crash HOST` (fail on that host, finish on others); `show NAME...` (note
+those variables).
 """
 
+import json
 import os
 import signal
 import socket
@@ -37,6 +39,8 @@ def main() -> None:
     for number in STOP_SIGNALS:
         signal.signal(number, leave)
     note(f"start {' '.join(sys.argv[2:])} {os.environ['WORLD_SIZE']}")
+    if behaviour == "show":
+        note(f"shows {json.dumps({name: os.environ.get(name) for name in host.split()})}")
     if behaviour == "crash" and socket.gethostname() == host:
         time.sleep(1)
         os.kill(os.getpid(), signal.SIGKILL)

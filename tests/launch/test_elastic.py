@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -90,6 +91,21 @@ def test_asked_to_stop(start: Start, tmp_path: Path, number: signal.Signals) -> 
     assert names(tmp_path, "started-*") == {"started-0-0", "started-1-0"}
     assert not (tmp_path / "failures").exists()
     assert (tmp_path / "heartbeat").exists()
+
+
+def test_first_machine_whose_name_nobody_knows(tmp_path: Path) -> None:
+    """It is told that it hosts the rendezvous: the name may be known later, or to others only."""
+    script = tmp_path / "program.py"
+    script.write_text(PRELUDE)
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+    command = [*COMMAND[:3], "--nnodes=1", "--rdzv-backend=c10d", "--rdzv-id=x"]
+    command += [f"--rdzv-endpoint=no-such-host.invalid:{port}", "--node-index-variable=INDEX"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "INDEX": "0"}
+    result = subprocess.run([*command, str(script)], env=environment, timeout=50)
+    assert result.returncode == 0
+    assert names(tmp_path, "started-*") == {"started-0-0"}
 
 
 def test_ranks_that_cannot_save_are_not_started_again(start: Start, tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ def test_preempted_job_saves_and_comes_back(stand_in: StandIn, idle: Cluster) ->
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("wrapped")
 def test_bad_node_is_left_out(stand_in: StandIn) -> None:
     job = stand_in("crash n1", max_restarts=0, slurm={"exclude_after": 2, "max_failures": 5})
     number = submit(job)

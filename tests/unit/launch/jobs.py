@@ -33,7 +33,7 @@ def make_job(num_runs: int = 1, *, name: str = "novels", **table: object) -> Job
 def slurm_jobs() -> dict[str, Job]:
     """By the name of the golden file."""
     gpus = {
-        "partition": "gpu",
+        "partition": "gpu,gpu-large",
         "account": "lab",
         "qos": "long",
         "constraint": "a100&nvlink",
@@ -43,7 +43,12 @@ def slurm_jobs() -> dict[str, Job]:
         "gpu_type": "a100",
         "memory": "0",
         "exclusive": True,
+        "nodelist": ["n1"],
         "exclude": ["n[3-4]", "n9"],
+        "gres": "lscratch:100G",
+        "licenses": "fluent:2",
+        "comment": 'it\'s "odd" #1 \\',
+        "options": {"mail-type": "END,FAIL", "nice": 100, "spread-job": True},
         "modules": ["cuda/12.8", "it's odd"],
         "container": "pyxis",
         "image": "registry.example.org#lab/resonance:1",
@@ -53,6 +58,9 @@ def slurm_jobs() -> dict[str, Job]:
     return {
         "cpu.sh": make_job(nodes=2, processes=4),
         "gpus.sh": make_job(**ON_GPUS, slurm=gpus),
+        "gres.sh": make_job(
+            slurm={"gres": "gpu:a100:4", "mem_per_gpu": "64GB", "time_limit": "UNLIMITED"}
+        ),
         "sweep.sh": make_job(3, port=29400, slurm=apptainer),
     }
 

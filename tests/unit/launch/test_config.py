@@ -1,11 +1,15 @@
 """What a [launch] table may hold, and what is refused with a reason."""
 
+import json
+import math
+
 import pytest
 from pydantic import ValidationError
 
 from launch.config import LaunchConfig
 from launch.field_types import name_of
 from launch.slurm_config import time_limit_seconds
+from pretrain.config import RunConfig
 
 
 @pytest.mark.parametrize(
@@ -21,6 +25,12 @@ from launch.slurm_config import time_limit_seconds
 )
 def test_time_limit(text: str, seconds: int) -> None:
     assert time_limit_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["UNLIMITED", "infinite", "-1"])
+def test_no_time_limit(text: str) -> None:
+    assert time_limit_seconds(text) == math.inf
+    assert LaunchConfig.model_validate({"slurm": {"time_limit": text}}).slurm.time_limit == text
 
 
 @pytest.mark.parametrize("text", ["", "0", "0:00", "-5", "1h", "1:2:3:4", "1;reboot", "½"])
@@ -54,7 +64,39 @@ def test_time_limit_that_is_none(text: str) -> None:
         ({"environment": {"AWS_SECRET_ACCESS_KEY": "x"}}, "looks like a secret"),
         ({"slurm": {"gpu_type": "h100"}}, "requests no GPU"),
         ({"slurm": {"memory": "G"}}, "memory"),
-        ({"slurm": {"memory": "64GB"}}, "memory"),
+        ({"slurm": {"memory": "64GiB"}}, "such as 64G or 64GB"),
+        ({"slurm": {"memory": "1.5G"}}, "whole number"),
+        ({"slurm": {"memory": "1G", "mem_per_cpu": "1G"}}, "memory and mem_per_cpu"),
+        ({"slurm": {"mem_per_gpu": "1G"}}, "gpus_per_node above 0"),
+        ({"slurm": {"partition": "gpu,"}}, "several|gpu-large"),
+        ({"slurm": {"gres": "gpu:4", "gpus_per_node": 2}}, "the same number"),
+        ({"slurm": {"gres": "gpu:a100:4x"}}, "number of GPUs"),
+        ({"slurm": {"gres": "gpu:4", "gpu_type": "a100"}}, "no GPU in gres"),
+        ({"slurm": {"gres": "gpu 4"}}, "NAME"),
+        ({"slurm": {"licenses": "a b"}}, "licenses"),
+        ({"slurm": {"nodelist": ["n1;reboot"]}}, "nodes such as"),
+        ({"slurm": {"comment": "a\n#SBATCH --uid=0"}}, "control characters"),
+        ({"slurm": {"options": {"time": "5"}}}, r"time is set by launch\.slurm\.time_limit"),
+        ({"slurm": {"options": {"tim": "5"}}}, r"tim is set by launch\.slurm\.time_limit"),
+        ({"slurm": {"options": {"mem": "5"}}}, r"mem is set by launch\.slurm\.memory"),
+        ({"slurm": {"options": {"ntasks-per-node": 4}}}, "set by the launcher"),
+        ({"slurm": {"options": {"wait": True}}}, "set by the launcher"),
+        ({"slurm": {"options": {"t": "5"}}}, "long names"),
+        ({"slurm": {"options": {"--nice": "5"}}}, "long names"),
+        ({"slurm": {"options": {"nice=5\n#SBATCH --uid": "0"}}}, "long names"),
+        ({"slurm": {"options": {"wckey": "a\n#SBATCH --uid=0"}}}, "control characters"),
+        ({"slurm": {"options": {"spread-job": False}}}, "true for an option without"),
+        ({"kubernetes": {"cpu": "0"}}, "at least 100m"),
+        ({"kubernetes": {"cpu": "4Gi"}}, "CPUs such as 4"),
+        ({"kubernetes": {"memory": "512m"}}, "Mi or Gi .*0.512 bytes"),
+        ({"kubernetes": {"memory": "16"}}, "Mi or Gi .*16 bytes"),
+        ({"kubernetes": {"shm": "0"}}, "Mi or Gi"),
+        ({"kubernetes": {"shm": "32Gi"}}, "memory includes /dev/shm"),
+        ({"kubernetes": {"claim_size": "500"}}, "Mi or Gi"),
+        ({"kubernetes": {"queue": "kueue", "queue_name": "our_queue"}}, "queue's name"),
+        ({"kubernetes": {"claim": "a..b"}}, "claim"),
+        ({"kubernetes": {"gpu_resource": "gpu"}}, "DOMAIN/NAME"),
+        ({"kubernetes": {"image": "Lab:1"}}, "image such as"),
         ({"network_interface": "eth0;id"}, "network_interface"),
         ({"name": "Upper"}, "name"),
         ({"name": "under_score"}, "name"),
@@ -107,7 +149,7 @@ def test_names_that_hold_a_secret_word_by_chance(name: str) -> None:
     assert LaunchConfig(environment={name: "1"}).environment == {name: "1"}
 
 
-@pytest.mark.parametrize("memory", ["", "0", "64G", "512000"])
+@pytest.mark.parametrize("memory", ["", "0", "64G", "64GB", "64gb", "512000"])
 def test_memory(memory: str) -> None:
     assert LaunchConfig.model_validate({"slurm": {"memory": memory}}).slurm.memory == memory
 
@@ -122,3 +164,27 @@ def test_number_of_machines() -> None:
     assert LaunchConfig(nodes=4).nnodes == "4"
     assert LaunchConfig(nodes=4, min_nodes=4).nnodes == "4"
     assert LaunchConfig(nodes=4, min_nodes=2).nnodes == "2:4"
+
+
+@pytest.mark.parametrize(
+    ("slurm", "gpus"),
+    [
+        ({"partition": "gpu,gpu-large"}, 0),
+        ({"constraint": "GPU_MEM:80GB&[rack1*2|rack2*2]"}, 0),
+        ({"gres": "gpu_mem:80GB"}, 0),
+        ({"gres": "gpu:a100:4"}, 4),
+        ({"gres": "gpu"}, 1),
+        ({"gres": "lscratch:100G,gres:gpu:2", "gpus_per_node": 2}, 2),
+        ({"gpus_per_node": 8, "mem_per_gpu": "100G"}, 8),
+        ({"licenses": "fluent@server:2,other"}, 0),
+        ({"options": {"mail-type": "END", "nice": 100, "spread-job": True}}, 0),
+        ({"options": {"dependency": "afterok:12", "gres-flags": "enforce-binding"}}, 0),
+        ({"deadline": "2027-01-31T18:00"}, 0),
+    ],
+)
+def test_what_sbatch_accepts(slurm: dict[str, object], gpus: int) -> None:
+    assert LaunchConfig.model_validate({"slurm": slurm}).slurm.gpus == gpus
+
+
+def test_no_message_is_a_regular_expression() -> None:
+    assert '"pattern"' not in json.dumps(RunConfig.model_json_schema())

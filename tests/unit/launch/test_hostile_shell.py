@@ -52,22 +52,18 @@ pwd >"$RECORD/directory"
 """
 
 
-def run_script(
-    script: str, folder: Path, hosts: str = "echo host1"
-) -> tuple[list[str], dict[str, str], str]:
+def run_script(script: str, folder: Path) -> tuple[list[str], dict[str, str], str]:
     """Run a batch script; returns srun's arguments, its environment and its directory.
 
     Args:
         script: Its text.
         folder: Where the stand-ins are put, and what they write down.
-        hosts: The command that stands in for `scontrol show hostnames`.
     """
     commands = folder / "commands"
     commands.mkdir()
     stand_ins = {
         "srun": SRUN,
-        "scontrol": f"#!/bin/sh\n{hosts}\n",
-        "squeue": "#!/bin/sh\necho RUNNING\n",
+        "squeue": "#!/bin/sh\necho Welcome; echo state=RUNNING; echo Bye\n",
         "module": '#!/bin/sh\nprintf "%s" "$2" >"$RECORD/module"\n',
     }
     for name, text in stand_ins.items():
@@ -77,7 +73,7 @@ def run_script(
         "PATH": f"{commands}:/usr/bin:/bin",
         "RECORD": str(folder),
         "SLURM_JOB_ID": "7",
-        "SLURM_JOB_NODELIST": "host[1-2]",
+        "SLURMD_NODENAME": "host1",
         "SLURM_NNODES": "2",
         "SLURM_CPUS_PER_TASK": "1",
     }
@@ -141,15 +137,21 @@ def test_any_value_and_path(value: str, name: str) -> None:
     check_survives(value, name)
 
 
-def test_first_host_of_many(tmp_path: Path) -> None:
-    """More names than a pipe holds: whoever writes them must not die of SIGPIPE."""
+@pytest.mark.parametrize("said", ["requeue", "Welcome to n1!\\nrequeue"])
+def test_messages_around_what_other_programs_answer(tmp_path: Path, said: str) -> None:
     python = tmp_path / "python"
-    python.write_text("#!/bin/sh\necho done\n")
+    python.write_text(f'#!/bin/sh\necho "$@" >"$RECORD/decision"\nprintf "{said}\\n"\n')
     python.chmod(0o755)
+    for name, text in {"scontrol": 'echo "$@" >"$RECORD/requeued"', "sleep": ""}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
     path = PurePosixPath(tmp_path)
     job = Job(LaunchConfig(), "trial", path, path, str(python), ["a = 1\n"], path)
-    arguments, _, _ = run_script(batch_script(job), tmp_path, "seq --format=host%g 100000")
+    script = batch_script(job).replace("set -euo", f"PATH={tmp_path}:$PATH; set -euo")
+    arguments, _, _ = run_script(script, tmp_path)
     assert f"--rdzv-endpoint=host1:{20000 + 7}" in arguments
+    assert (tmp_path / "decision").read_text().split()[-5:] == ["0", "0", "RUNNING", "0", "single"]
+    assert (tmp_path / "requeued").read_text() == "requeue 7\n"
 
 
 def parse_directive(line: str) -> str:

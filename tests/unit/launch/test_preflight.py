@@ -129,7 +129,8 @@ def test_report_shows_the_remedy() -> None:
 
 def test_programs() -> None:
     assert call(["cat"], "text") == "text"
-    assert call(["sh", "-c", "echo out; echo err >&2"], errors_too=True) == "out\nerr\n"
+    assert call(["sh", "-c", "echo out; echo err >&2"], errors_too=True) == "err\nout\n"
+    assert call(["printf", r"\377"]) == "\N{REPLACEMENT CHARACTER}"
     with pytest.raises(LaunchError, match="not found on this machine"):
         call(["no-such-program"])
     with pytest.raises(LaunchError, match="status 3: went wrong"):

@@ -14,8 +14,9 @@ from kubeflow_trainer_api import models as trainer
 from kubernetes.client import ApiClient
 
 from launch.errors import LaunchError
+from launch.field_types import quantity
 from launch.kubernetes.render import manifests
-from launch.kubernetes.validation import problems, quantity
+from launch.kubernetes.validation import problems
 from tests.unit.launch.jobs import kubernetes_jobs, make_job
 
 # pod failure policies are stable since 1.31

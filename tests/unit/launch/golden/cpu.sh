@@ -14,13 +14,11 @@ export RESONANCE_FAILURE_LOG=/shared/runs/novels/launch/failures
 export RESONANCE_RENDEZVOUS_SECRET_FILE=/shared/runs/novels/launch/.rendezvous-secret
 mode=${1:-single}
 script=/shared/runs/novels/launch/job.sh
-ledger=/shared/runs/novels/launch/jobs.jsonl
-array=()
 run_file=/shared/runs/novels/launch/run.toml
-hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
-first=${hosts%%$'\n'*}
+first=$SLURMD_NODENAME
 port=$((20000 + SLURM_JOB_ID % 20000))
-decide=(/shared/venv/bin/python -m launch.slurm.requeue 20 3 2)
+python=/shared/venv/bin/python
+limits=(20 3 2)
 step=
 stopped=0
 again=0
@@ -35,7 +33,11 @@ trap stop USR1 TERM
 env \
     OMP_NUM_THREADS=1 \
     srun \
+    --nodes="$SLURM_NNODES" \
+    --ntasks="$SLURM_NNODES" \
     --ntasks-per-node=1 \
+    --mem=0 \
+    --export=ALL \
     --cpus-per-task="$SLURM_CPUS_PER_TASK" \
     --kill-on-bad-exit=0 \
     --wait=300 \
@@ -46,6 +48,7 @@ env \
     --rdzv-backend=c10d \
     --rdzv-endpoint="$first:$port" \
     --rdzv-id="$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}" \
+    --node-index-variable=SLURM_NODEID \
     --nproc-per-node=4 \
     --max-restarts=3 \
     --module \
@@ -63,9 +66,12 @@ while ((again)); do
     wait "$step" || status=$?
 done
 trap '' USR1 TERM
-state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) || state=UNKNOWN
-decision=$("${decide[@]}" "$status" "$stopped" "$state" "${SLURM_RESTART_COUNT:-0}" "$mode") ||
-    decision=stop
+# a marked line: a site's squeue may print more
+state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --states=all --format=state=%T |
+    sed -n 's/^state=//p' | tail -n 1) || state=UNKNOWN
+decision=$("$python" -m launch.slurm.requeue "${limits[@]}" "$status" "$stopped" "$state" \
+    "${SLURM_RESTART_COUNT:-0}" "$mode") || decision=stop
+decision=${decision##*$'\n'}
 echo "resonance: the ranks ended with status $status; now: $decision"
 case $decision in
 requeue)
@@ -74,15 +80,7 @@ requeue)
     sleep 600
     ;;
 exclude\ *)
-    bad=${decision#exclude }
-    if [[ $mode == chain ]]; then
-        squeue --noheader --name="$SLURM_JOB_NAME" --me --states=PENDING --format=%A |
-            while read -r id; do scontrol update JobId="$id" ExcNodeList="$bad"; done
-    else
-        next=$(sbatch --parsable --exclude="$bad" --dependency=afterany:"$SLURM_JOB_ID" \
-            "${array[@]}" "$script")
-        echo "{\"launcher\": \"slurm\", \"job\": \"${next%%;*}\"}" >>"$ledger"
-    fi
+    "$python" -m launch.slurm.resubmit "${decision#exclude }" "$mode" "$script" || true
     ;;
 esac
 exit "$status"

@@ -3,20 +3,27 @@
 #SBATCH --nodes=2-4
 #SBATCH --cpus-per-task=48
 #SBATCH --gpus-per-node=a100:8
+#SBATCH --gres=lscratch:100G
 #SBATCH --mem=0
 #SBATCH --time=1-12:00:00
 #SBATCH --deadline=2027-01-31T18:00:00
-#SBATCH --partition=gpu
+#SBATCH --partition=gpu,gpu-large
 #SBATCH --account=lab
 #SBATCH --qos=long
 #SBATCH --constraint="a100&nvlink"
+#SBATCH --nodelist=n1
 #SBATCH --exclude="n[3-4],n9"
+#SBATCH --licenses=fluent:2
+#SBATCH --comment="it's \"odd\" #1 \\"
 #SBATCH --signal=B:USR1@600
 #SBATCH --open-mode=append
 #SBATCH --chdir=/shared/runs/novels/launch
 #SBATCH --output=%x-%j.log
+#SBATCH --mail-type=END,FAIL
+#SBATCH --nice=100
 #SBATCH --requeue
 #SBATCH --exclusive
+#SBATCH --spread-job
 set -euo pipefail
 cd -- '/shared/my project'
 module load cuda/12.8
@@ -25,13 +32,11 @@ export RESONANCE_FAILURE_LOG=/shared/runs/novels/launch/failures
 export RESONANCE_RENDEZVOUS_SECRET_FILE=/shared/runs/novels/launch/.rendezvous-secret
 mode=${1:-single}
 script=/shared/runs/novels/launch/job.sh
-ledger=/shared/runs/novels/launch/jobs.jsonl
-array=()
 run_file=/shared/runs/novels/launch/run.toml
-hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
-first=${hosts%%$'\n'*}
+first=$SLURMD_NODENAME
 port=29400
-decide=(/shared/venv/bin/python -m launch.slurm.requeue 20 3 2 'n[3-4]' n9)
+python=/shared/venv/bin/python
+limits=(20 3 2 'n[3-4]' n9)
 step=
 stopped=0
 again=0
@@ -50,13 +55,18 @@ env \
     NCCL_DEBUG=INFO \
     GREETING='it'"'"'s $HOME, `id`; "x"' \
     srun \
+    --nodes="$SLURM_NNODES" \
+    --ntasks="$SLURM_NNODES" \
     --ntasks-per-node=1 \
+    --mem=0 \
+    --export=ALL \
     --cpus-per-task="$SLURM_CPUS_PER_TASK" \
     --kill-on-bad-exit=0 \
     --wait=300 \
     --container-image='registry.example.org#lab/resonance:1' \
     --container-mounts='/shared/my project:/shared/my project,/shared/runs/novels/launch:/shared/runs/novels/launch,/shared/runs/novels:/shared/runs/novels,/data:/data:ro' \
     --container-workdir='/shared/my project' \
+    --container-env=RESONANCE_FAILURE_LOG,OMP_NUM_THREADS,GLOO_SOCKET_IFNAME,NCCL_SOCKET_IFNAME,NCCL_DEBUG,GREETING \
     python3 \
     -m \
     pretrain.runtime.torchrun_agent \
@@ -64,6 +74,7 @@ env \
     --rdzv-backend=c10d \
     --rdzv-endpoint="$first:$port" \
     --rdzv-id="$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}" \
+    --node-index-variable=SLURM_NODEID \
     --nproc-per-node=8 \
     --max-restarts=3 \
     --module \
@@ -81,9 +92,12 @@ while ((again)); do
     wait "$step" || status=$?
 done
 trap '' USR1 TERM
-state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) || state=UNKNOWN
-decision=$("${decide[@]}" "$status" "$stopped" "$state" "${SLURM_RESTART_COUNT:-0}" "$mode") ||
-    decision=stop
+# a marked line: a site's squeue may print more
+state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --states=all --format=state=%T |
+    sed -n 's/^state=//p' | tail -n 1) || state=UNKNOWN
+decision=$("$python" -m launch.slurm.requeue "${limits[@]}" "$status" "$stopped" "$state" \
+    "${SLURM_RESTART_COUNT:-0}" "$mode") || decision=stop
+decision=${decision##*$'\n'}
 echo "resonance: the ranks ended with status $status; now: $decision"
 case $decision in
 requeue)
@@ -92,15 +106,7 @@ requeue)
     sleep 600
     ;;
 exclude\ *)
-    bad=${decision#exclude }
-    if [[ $mode == chain ]]; then
-        squeue --noheader --name="$SLURM_JOB_NAME" --me --states=PENDING --format=%A |
-            while read -r id; do scontrol update JobId="$id" ExcNodeList="$bad"; done
-    else
-        next=$(sbatch --parsable --exclude="$bad" --dependency=afterany:"$SLURM_JOB_ID" \
-            "${array[@]}" "$script")
-        echo "{\"launcher\": \"slurm\", \"job\": \"${next%%;*}\"}" >>"$ledger"
-    fi
+    "$python" -m launch.slurm.resubmit "${decision#exclude }" "$mode" "$script" || true
     ;;
 esac
 exit "$status"

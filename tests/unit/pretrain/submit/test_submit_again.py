@@ -87,6 +87,7 @@ def know_object(programs: Path, conditions: list[dict[str, str]] | None) -> None
     found = "" if conditions is None else json.dumps({"status": {"conditions": conditions}})
     name = "" if conditions is None else "job.batch/run"
     text = f"""\
+echo "Welcome to the cluster!"
 case "$*" in
 "get pvc"*) echo persistentvolumeclaim/data ;;
 get*json*) echo '{found}' ;;
@@ -94,6 +95,15 @@ get*name*) echo '{name}' ;;
 *) echo done ;;
 esac"""
     write(programs, "kubectl", text)
+
+
+def test_object_that_kubectl_prints_in_part(
+    run_file: Path, programs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on_kubernetes(run_file)
+    main(["launch", "kubernetes", str(run_file), "--submit"])
+    write(programs, "kubectl", "echo Welcome; echo '{\"status\": {'")
+    assert "no whole object" in refused(capsys, "launch", "kubernetes", run_file, "--submit")
 
 
 def submit_again(
