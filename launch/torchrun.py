@@ -13,6 +13,8 @@ GIVE_UP_STATUS = os.EX_CONFIG
 LOST_CONTACT_STATUS = os.EX_UNAVAILABLE
 # variable with the file in which `pretrain.runtime.torchrun_agent` records machines of failed ranks
 FAILURE_LOG = "RESONANCE_FAILURE_LOG"
+# variable with the process number of the launcher of this machine's ranks
+LAUNCHER_PID = "RESONANCE_LAUNCHER_PID"
 
 
 def torchrun_command(

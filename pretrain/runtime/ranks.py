@@ -75,7 +75,9 @@ def init_ranks(timeout_s: float = DEFAULT_TIMEOUT_S) -> Ranks:
             )
         except (dist.DistError, RuntimeError) as error:
             name = f"rank {os.environ.get('RANK', '0')}"
-            raise LostContactError(f"{name}: cannot reach the other ranks: {error}") from error
+            # some torch errors have a C++ stack in further lines
+            text = (str(error).splitlines() or [""])[0]
+            raise LostContactError(f"{name}: cannot reach the other ranks: {text}") from error
     return Ranks(dist.get_rank(), dist.get_world_size(), device)
 
 

@@ -1,5 +1,6 @@
 """`resonance pretrain` on one rank: join the other ranks, train, leave them."""
 
+import signal
 import time
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from pretrain.commands import PretrainCommand
 from pretrain.resilience.failure_messages import failure_of_rank
 from pretrain.resilience.heartbeat import Heartbeat
 from pretrain.resilience.node_health import require_offload_folder, require_same_versions
-from pretrain.resilience.stop_signals import StopFlag
+from pretrain.resilience.stop_signals import StopFlag, follow_launcher
 from pretrain.resilience.watchdog import Watchdog
 from pretrain.run_checks import check_run
 from pretrain.runtime.ranks import DEFAULT_TIMEOUT_S, decided_by_rank_0, init_ranks
@@ -26,7 +27,10 @@ def pretrain(command: PretrainCommand) -> None:
     """
     run = command.run
     with StopFlag() as stop:
+        # without the launcher, which knows their addresses, ranks would wait for one another
+        follow_launcher(signal.SIGKILL)
         ranks = init_ranks(max(DEFAULT_TIMEOUT_S, 2 * run.health.hang_timeout_s))
+        follow_launcher(signal.SIGTERM)
         heartbeat = Heartbeat(run.train.output, ranks.rank)
         try:
             require_same_versions()
