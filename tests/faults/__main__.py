@@ -7,6 +7,7 @@ python -m tests.faults --seed 17 --faults 1                 # one seed
 
 import argparse
 import json
+import signal
 from pathlib import Path
 
 from tests.faults.driver import Driver
@@ -37,6 +38,8 @@ def main() -> int:
         write_summary(Record(options.folder / "record.jsonl"))
         return 0
     driver = Driver(options.folder, kinds)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: driver.stopping.set())
     try:
         driver.run_many(options.seed, options.faults, 3600 * options.hours)
     finally:

@@ -53,7 +53,11 @@ def problems(trial: Trial, expected: list[dict[str, Any]], corpus: dict[str, str
         expected: The numbers of the undisturbed run.
         corpus: Digests of the corpus before the start.
     """
-    yield from _differences(numbers(trial), expected)
+    found = numbers(trial)
+    if trial.compared:
+        yield from _differences(found, expected)
+    elif [record["step"] for record in found] != [record["step"] for record in expected]:
+        yield "metrics: not one record for each step and validation"
     yield from _checkpoints(trial)
     if digests(trial.corpus.folder) != corpus:
         yield "the corpus has changed"

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import SmallCorpus
+from tests.faults import number_faults
 from tests.faults.checks import digests, numbers, place_foreign_files, problems
+from tests.faults.layouts import LAYOUTS
 from tests.faults.life import Life
-from tests.faults.plan import LAYOUTS, Plan, plan_of
+from tests.faults.plan import Plan, plan_of
 from tests.faults.record import OK, Record
 from tests.faults.scenes import SCENES
 from tests.faults.trial import Trial
@@ -29,6 +31,9 @@ class Driver:
     Args:
         folder: For the record, and for what failed runs leave.
         kinds: Names of the kinds to draw from.
+
+    Attributes:
+        stopping: Set it to stop after the runs that are under way.
     """
 
     def __init__(self, folder: Path, kinds: Sequence[str]):
@@ -37,8 +42,9 @@ class Driver:
         self.record = Record(folder / "record.jsonl")
         self._work = Path(tempfile.mkdtemp(prefix="resonance-faults-"))
         self._corpus = SmallCorpus(self._work / "corpus", SHARD_BYTES)
-        self._references: dict[str, list[dict[str, Any]]] = {}
+        self._references: dict[tuple[str, tuple[int, ...]], list[dict[str, Any]]] = {}
         self._lock = threading.Lock()
+        self.stopping = threading.Event()
 
     def close(self) -> None:
         shutil.rmtree(self._work)
@@ -57,7 +63,9 @@ class Driver:
         lock = threading.Lock()
 
         def work() -> None:
-            while time.monotonic() < end and len(self.record.lines()) < faults:
+            while not (self.stopping.is_set() or time.monotonic() > end):
+                if len(self.record.lines()) >= faults:
+                    return
                 with lock:
                     seed = next(seeds)
                 outcome = self.run_one(plan_of(seed, self.kinds))
@@ -70,15 +78,16 @@ class Driver:
     def run_one(self, plan: Plan) -> str:
         """Run a plan and record its faults; returns the outcome."""
         begin = time.monotonic()
-        expected = self._reference(plan.layout)
         folder = self._work / f"seed-{plan.seed}"
         with self._trial(folder, plan.layout) as trial:
-            SCENES[plan.scene].prepare(trial)
+            SCENES[plan.scene].prepare(trial, plan.random(-1))
+            expected = self._reference(plan.layout, trial.dropped)
             place_foreign_files(trial.output)
             corpus = digests(trial.corpus.folder)
             life = Life(trial, plan)
             try:
                 life.live()
+                trial.undo_all()
                 outcome = "; ".join(problems(trial, expected, corpus)) or OK
             except AssertionError as error:
                 outcome = str(error)
@@ -92,16 +101,18 @@ class Driver:
         folder.mkdir()
         return Trial(folder, self._corpus, LAYOUTS[layout].ranks, LAYOUTS[layout].options)
 
-    def _reference(self, layout: str) -> list[dict[str, Any]]:
-        """The numbers of a run that nothing happens to."""
+    def _reference(self, layout: str, dropped: tuple[int, ...]) -> list[dict[str, Any]]:
+        """The numbers of a run that nothing happens to, on data without some windows."""
+        key = (layout, dropped)
         with self._lock:
-            if layout not in self._references:
+            if key not in self._references:
                 folder = self._work / f"reference-{len(self._references)}"
                 with self._trial(folder, layout) as trial:
+                    number_faults.drop(trial, dropped)
                     Life(trial, Plan(-1, layout, "plain", ())).live()
-                    self._references[layout] = numbers(trial)
+                    self._references[key] = numbers(trial)
                 shutil.rmtree(folder)
-            return self._references[layout]
+            return self._references[key]
 
     def _keep(self, trial: Trial, plan: Plan, outcome: str) -> None:
         """Keep what explains a failure."""

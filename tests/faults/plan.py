@@ -1,35 +1,16 @@
 """What happens to a run, drawn from a seed: its layout, its surroundings, its faults."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from random import Random
 from typing import NamedTuple
 
 from tests.faults.kinds import KINDS, Kind
+from tests.faults.layouts import LAYOUTS
 from tests.faults.scenes import SCENES
 from tests.faults.trial import STEPS
 
-
-class Layout(NamedTuple):
-    """How a run is split over ranks.
-
-    Attributes:
-        ranks: Number of ranks.
-        options: Further flags of `resonance pretrain`.
-    """
-
-    ranks: int
-    options: tuple[str, ...] = ()
-
-
-LAYOUTS: Mapping[str, Layout] = {
-    "1": Layout(1),
-    "2 data": Layout(2),
-    "2 tensor": Layout(2, ("--parallel.tensor", "2")),
-    "2 pipeline": Layout(2, ("--parallel.pipeline", "2")),
-    "2 sequence": Layout(2, ("--parallel.sequence", "2")),
-    "4 data, ZeRO-3": Layout(4, ("--parallel.zero-stage", "3")),
-    "4 tensor and data": Layout(4, ("--parallel.tensor", "2")),
-}
+# share of the faults that strike while the run starts
+AT_ONCE = 0.25
 
 
 class Planned(NamedTuple):
@@ -37,7 +18,7 @@ class Planned(NamedTuple):
 
     Attributes:
         kind: Name of its kind.
-        step: Strike when this step is done; 0 at once, as soon as the run has started again.
+        step: Strike when this step is done; 0 as soon as the run has been started (again).
         delay_s: Seconds after that.
     """
 
@@ -52,7 +33,7 @@ class Plan(NamedTuple):
     Attributes:
         seed: The number from which all else is drawn.
         layout: Name in `LAYOUTS`.
-        scene: Name of the surroundings, see `tests.faults.scenes`.
+        scene: Name of the surroundings in `SCENES`.
         faults: In the order in which they strike.
     """
 
@@ -65,34 +46,41 @@ class Plan(NamedTuple):
     def ranks(self) -> int:
         return LAYOUTS[self.layout].ranks
 
+    def random(self, number: int) -> Random:
+        """The generator of a fault's details: which rank, which file, which bit."""
+        return Random(f"fault {number} of {self.seed}")
+
 
 def plan_of(seed: int, kinds: Sequence[str] = tuple(KINDS)) -> Plan:
     """The plan of a seed; the same kinds and seed give the same plan."""
     random = Random(f"faults {seed}")
-    first = _choose(random, [KINDS[name] for name in kinds])
-    layouts = [name for name, layout in LAYOUTS.items() if layout.ranks in first.ranks]
-    layout = random.choice(layouts)
+    first = _choose(random, kinds)
     scene = SCENES[first.scene]
-    fitting = [
-        kind
-        for kind in map(KINDS.__getitem__, kinds)
-        if kind.scene in (first.scene, *scene.also) and LAYOUTS[layout].ranks in kind.ranks
+    layout = random.choice([name for name in scene.layouts if LAYOUTS[name].ranks in first.ranks])
+    others = [
+        name
+        for name in kinds
+        if (KINDS[name].scene == first.scene and scene.repeats) or name in scene.also
     ]
-    others = [_choose(random, fitting) for _ in range(scene.faults - 1)]
-    drawn = random.sample([first, *others], scene.faults)
+    others = [name for name in others if LAYOUTS[layout].ranks in KINDS[name].ranks]
+    num_others = scene.faults - 1 if others else 0
+    drawn = [first.name, *(_choose(random, others).name for _ in range(num_others))]
+    random.shuffle(drawn)
     steps = sorted(random.randrange(STEPS - 1) for _ in drawn)
-    faults = []
-    for kind, step in zip(drawn, steps, strict=True):
-        at_once = random.random() < 0.25
-        delay_s = random.uniform(0.0, 2.0 if at_once else 0.3)
-        faults.append(Planned(kind.name, 0 if at_once else step, round(delay_s, 3)))
-    return Plan(seed, layout, first.scene, tuple(faults))
+    return Plan(
+        seed,
+        layout,
+        first.scene,
+        tuple(_planned(random, *pair) for pair in zip(drawn, steps, strict=True)),
+    )
 
 
-def _choose(random: Random, kinds: Sequence[Kind]) -> Kind:
+def _planned(random: Random, name: str, step: int) -> Planned:
+    at_once = random.random() < AT_ONCE
+    delay_s = random.uniform(0.0, 2.0 if at_once else 0.3)
+    return Planned(name, 0 if at_once else step, round(delay_s, 3))
+
+
+def _choose(random: Random, names: Sequence[str]) -> Kind:
+    kinds = [KINDS[name] for name in names]
     return random.choices(kinds, [kind.weight for kind in kinds])[0]
-
-
-def details(plan: Plan, number: int) -> Random:
-    """The generator of a fault's details: which rank, which file, which bit."""
-    return Random(f"fault {number} of {plan.seed}")

@@ -1,18 +1,20 @@
 """A small run that faults strike: its folders, its processes, its steps."""
 
+import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 
-from launch.local import local_command
+from launch.kubernetes.pod import OWN_STORES
+from launch.torchrun import torchrun_command
 from pretrain.monitoring.jsonl import read_lines
-from pretrain.run_file import load_run
 from tests.conftest import SmallCorpus
 from tests.faults.starting import Launcher
 
@@ -34,7 +36,7 @@ class Undo(NamedTuple):
     """
 
     at: float
-    act: Callable[[], None]
+    act: Callable[[], object]
 
 
 class Trial:
@@ -47,8 +49,15 @@ class Trial:
         options: Further flags of `resonance pretrain`.
         environment: Further variables of its processes.
         module: What the ranks run.
+        workers: Reader processes per rank.
+        fresh: Whether its processes start from nothing instead of being forked.
+        hosts: Addresses by network namespace; empty for one machine.
+        store: The handler of its HTTP store, if it has one.
+        damaged: Whether a fault lasts that only one can at a time.
+        dropped: Windows of the data that it is to skip.
+        compared: Whether its numbers must be those of the undisturbed run.
         killed: Whether SIGKILL has ended a process.
-        launcher: Of the last start.
+        started: Launchers of the last start, one per host.
     """
 
     def __init__(self, folder: Path, corpus: SmallCorpus, ranks: int, options: tuple[str, ...]):
@@ -63,8 +72,14 @@ class Trial:
         self.module = "pretrain.cli"
         self.workers = 0
         self.killed = False
-        self.launcher: Launcher | None = None
+        self.fresh = self.damaged = False
+        self.hosts: dict[str, str] = {}
+        self.store: Any = None
+        self.dropped: tuple[int, ...] = ()
+        self.compared = True
+        self.started: list[Launcher] = []
         self._undo: list[Undo] = []
+        self._ends = contextlib.ExitStack()
 
     def __enter__(self) -> "Trial":
         command = ["mount", "-t", "tmpfs", "-o", DISK, "tmpfs", str(self.disk)]
@@ -76,28 +91,53 @@ class Trial:
         for pid in self.processes():
             send(pid, signal.SIGKILL)
         self.wait_for_processes()
+        self._ends.close()
         subprocess.run(["umount", str(self.disk)], check=True, capture_output=True)
 
-    def command(self) -> list[str]:
-        """What `resonance launch local` runs."""
-        file = self.corpus.run_file(
-            self.folder / "run.toml", workers=self.workers, steps=STEPS, output=str(self.output)
-        )
-        run = load_run(file)
-        launch = run.launch.model_copy(update={"processes": self.num_ranks, "max_restarts": 3})
-        options = ["--auto-resume", "--health.heartbeat-s", "0.1", *self.options]
-        options += ["--checkpoint.keep-every", str(KEEP_EVERY)]
-        words = local_command(file, launch, options)
-        return [self.module if word == "pretrain.cli" else word for word in words]
+    def at_end(self, act: Callable[[], object]) -> None:
+        """Do something after the end of the run."""
+        self._ends.callback(act)
 
     def start(self) -> None:
         """Start it, as each time before."""
+        self.started = [self.launched(self.log, host) for host in self.hosts or [""]]
+
+    def launched(self, log: Path, host: str = "") -> Launcher:
+        """A launcher of the run, on one of its hosts."""
         environment = {**os.environ, "OMP_NUM_THREADS": "1", **self.environment}
-        self.launcher = Launcher(self.command(), environment, self.folder, self.log)
+        if host:
+            environment |= {"GLOO_SOCKET_IFNAME": "eth0", OWN_STORES: "1"}
+        return Launcher(
+            self._command(host), environment, self.folder, log, fresh=self.fresh, namespace=host
+        )
+
+    def _command(self, host: str) -> list[str]:
+        """What `resonance launch` runs on a machine."""
+        file = self.corpus.run_file(
+            self.folder / "run.toml", workers=self.workers, steps=STEPS, output=str(self.output)
+        )
+        rendezvous = ["--standalone"]
+        if host:
+            first, address = next(iter(self.hosts)), next(iter(self.hosts.values()))
+            rendezvous = [f"--nnodes={len(self.hosts)}", "--rdzv-backend=c10d"]
+            rendezvous += [f"--rdzv-endpoint={address}:29511", "--rdzv-id=faults"]
+            rendezvous += [f"--local-addr={self.hosts[host]}"]
+            rendezvous += ["--rdzv-conf", f"is_host={host == first},join_timeout=100"]
+        options = ["--auto-resume", "--health.heartbeat-s", "0.1", *self.options]
+        options += ["--checkpoint.keep-every", str(KEEP_EVERY)]
+        words = torchrun_command(
+            sys.executable,
+            rendezvous,
+            file,
+            processes=self.num_ranks // max(1, len(self.hosts)),
+            max_restarts=3,
+            arguments=options,
+        )
+        return [self.module if word == "pretrain.cli" else word for word in words]
 
     def launchers(self) -> list[int]:
-        assert self.launcher is not None
-        return [] if self.launcher.status() is not None else [self.launcher.pid]
+        """Processes of launchers that run."""
+        return [launcher.pid for launcher in self.started if launcher.status() is None]
 
     def ranks(self) -> list[int]:
         """Processes of ranks, in the order of their start."""
@@ -127,9 +167,10 @@ class Trial:
         while left := self.processes():
             words = [_read(pid, "cmdline").replace(b"\0", b" ").decode()[-80:] for pid in left]
             assert time.monotonic() < deadline, f"processes are left: {words}"
+            self.undo_due()
             time.sleep(0.05)
 
-    def later(self, delay_s: float, act: Callable[[], None]) -> None:
+    def later(self, delay_s: float, act: Callable[[], object]) -> None:
         """End a fault after some time."""
         self._undo.append(Undo(time.monotonic() + delay_s, act))
 
