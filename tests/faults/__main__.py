@@ -11,7 +11,7 @@ import signal
 from pathlib import Path
 
 from tests.faults.driver import Driver
-from tests.faults.kinds import KINDS
+from tests.faults.kinds import KINDS, missing
 from tests.faults.plan import plan_of
 from tests.faults.record import Record, summary, write_summary
 
@@ -30,7 +30,14 @@ def main() -> int:
     parser.add_argument("--summary", action="store_true", help="write the committed summary")
     parser.add_argument("--plan", action="store_true", help="print the seed's plan")
     options = parser.parse_args()
-    kinds = options.only or [name for name in KINDS if name not in options.without]
+    lacking = missing()
+    for name, program in lacking.items():
+        print(f"left out: {name}, for lack of {program}")
+    kinds = [
+        name
+        for name in options.only or KINDS
+        if name not in lacking and name not in options.without
+    ]
     if options.plan:
         print(json.dumps(plan_of(options.seed, kinds), indent=1))
         return 0

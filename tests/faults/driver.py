@@ -64,12 +64,12 @@ class Driver:
 
         def work() -> None:
             while not (self.stopping.is_set() or time.monotonic() > end):
-                if len(self.record.lines()) >= faults:
+                if self.count() >= faults:
                     return
                 with lock:
                     seed = next(seeds)
                 outcome = self.run_one(plan_of(seed, self.kinds))
-                print(f"seed {seed}: {outcome}; {len(self.record.lines())} faults", flush=True)
+                print(f"seed {seed}: {outcome}; {self.count()} faults", flush=True)
 
         with ThreadPoolExecutor(side_by_side) as pool:
             for future in [pool.submit(work) for _ in range(side_by_side)]:
@@ -97,6 +97,10 @@ class Driver:
         self.record.append(_lines(plan, life, outcome, time.monotonic() - begin))
         return outcome
 
+    def count(self) -> int:
+        """How many faults are recorded."""
+        return sum(bool(line["kind"]) for line in self.record.lines())
+
     def _trial(self, folder: Path, layout: str) -> Trial:
         folder.mkdir()
         return Trial(folder, self._corpus, LAYOUTS[layout].ranks, LAYOUTS[layout].options)
@@ -120,7 +124,7 @@ class Driver:
         shutil.rmtree(kept, ignore_errors=True)
         shutil.copytree(trial.disk, kept)
         shutil.copyfile(trial.log, kept / "log.txt")
-        (kept / "plan.json").write_text(json.dumps([plan, outcome], indent=1), encoding="utf-8")
+        (kept / "plan.json").write_text(json.dumps([outcome, plan]) + "\n", encoding="utf-8")
 
 
 def _lines(plan: Plan, life: Life, outcome: str, seconds: float) -> Iterator[dict[str, Any]]:

@@ -1,5 +1,7 @@
 """Kinds of faults: each a record with its name, what it does and the surroundings that it needs."""
 
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from random import Random
 from typing import NamedTuple
@@ -28,6 +30,7 @@ class Kind(NamedTuple):
         scene: The surroundings that it needs, see `tests.faults.scenes`.
         ranks: Numbers of ranks that it makes sense with.
         weight: How often it is drawn, relative to the others.
+        needs: A program that it needs.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Kind(NamedTuple):
     scene: str = "plain"
     ranks: tuple[int, ...] = ANY
     weight: float = 1.0
+    needs: str = "mount"
 
 
 _PROCESSES = (
@@ -59,7 +63,12 @@ _PROCESSES = (
 _DISKS = (
     Kind("disk full", "a full disk that gets room again; training continues", disk_faults.fill),
     Kind("disk full, stop", 'the same with `on_error = "stop"`', disk_faults.fill, "stopping"),
-    Kind("folder read-only", "a folder of the run that refuses files", disk_faults.forbid),
+    Kind(
+        "folder read-only",
+        "a folder of the run that refuses files",
+        disk_faults.forbid,
+        needs="chattr",
+    ),
 )
 _FILES = (
     Kind(
@@ -115,6 +124,7 @@ _HOSTS = (
         "own clock",
         (1, 2),
         weight=0.5,
+        needs="faketime",
     ),
     Kind(
         "link lost",
@@ -123,7 +133,15 @@ _HOSTS = (
         "two hosts",
         SEVERAL,
         weight=0.5,
+        needs="ip",
     ),
 )
 _ALL = (*_PROCESSES, *_DISKS, *_FILES, *_STORES, *_NUMBERS, *_HOSTS)
 KINDS: Mapping[str, Kind] = {kind.name: kind for kind in _ALL}
+
+
+def missing() -> dict[str, str]:
+    """Kinds that this machine cannot do, and what it lacks; root is needed for all."""
+    if os.geteuid() != 0:
+        return dict.fromkeys(KINDS, "root")
+    return {name: kind.needs for name, kind in KINDS.items() if shutil.which(kind.needs) is None}

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,29 +37,39 @@ class Record:
         return read_lines(self.path)
 
     def seeds(self) -> set[int]:
-        """Seeds whose runs are recorded."""
-        return {line["seed"] for line in self.lines()}
+        """Seeds that need not run: with an older commit's failure, one runs again."""
+        return {
+            line["seed"]
+            for line in latest(self.lines())
+            if line["outcome"] == OK or line["commit"] == self.commit
+        }
+
+
+def latest(lines: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The lines of each seed's last run."""
+    lines = list(lines)
+    commits = {line["seed"]: line["commit"] for line in lines}
+    return [line for line in lines if line["commit"] == commits[line["seed"]]]
 
 
 def summary(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Counts by kind; a fault that did not strike does not count."""
-    lines = list(lines)
+    lines = latest(lines)
     struck = [line for line in lines if line["kind"]]
     rows = {}
     for name, kind in KINDS.items():
-        own = [line for line in struck if line["kind"] == name]
+        ranks = Counter(line["ranks"] for line in struck if line["kind"] == name)
         rows[name] = {
             "does": kind.does,
-            "faults": len(own),
-            "by_ranks": {str(n): sum(line["ranks"] == n for line in own) for n in kind.ranks},
+            "faults": ranks.total(),
+            "by_ranks": {str(number): ranks[number] for number in kind.ranks},
         }
-    failed = {line["seed"]: line["outcome"] for line in lines if line["outcome"] != OK}
     return {
         "commits": sorted({line["commit"] for line in lines}),
         "machine": machine(),
         "runs": len({line["seed"] for line in lines}),
         "faults": len(struck),
-        "failed_seeds": sorted(failed),
+        "failed_seeds": sorted({line["seed"] for line in lines if line["outcome"] != OK}),
         "kinds": rows,
     }
 
@@ -70,11 +81,22 @@ def write_summary(record: Record, path: Path = SUMMARY) -> None:
 
 def table(summarised: Mapping[str, Any]) -> str:
     """The table of docs/survival.md."""
-    head = ["| kind | what is done | 1 rank | 2 ranks | 4 ranks | faults |", "| --- " * 6 + "|"]
+    machine_, commits = summarised["machine"], summarised["commits"]
     rows = [
         f"| {name} | {row['does']} | "
-        + " | ".join(str(row["by_ranks"].get(str(n), "")) for n in (1, 2, 4))
+        + " | ".join(str(row["by_ranks"].get(number, "")) for number in ("1", "2", "4"))
         + f" | {row['faults']} |"
         for name, row in summarised["kinds"].items()
     ]
-    return "\n".join([*head, *rows])
+    failed = ", ".join(map(str, summarised["failed_seeds"])) or "none"
+    return "\n".join(
+        [
+            "| kind | what is done | 1 rank | 2 ranks | 4 ranks | faults |",
+            "| --- | --- | --- | --- | --- | --- |",
+            *rows,
+            f"| all | in {summarised['runs']} runs | | | | {summarised['faults']} |",
+            "",
+            f"Seeds that failed: {failed}. Commits {', '.join(commits)}; {machine_['cores']} cores "
+            f"({machine_['processor']}), torch {machine_['torch']}.",
+        ]
+    )
