@@ -1,10 +1,11 @@
 """Signals to processes of a run."""
 
+import os
 import signal
-import time
 from random import Random
 
-from tests.faults.trial import Trial, send
+from tests.faults.trial import STEPS, Trial, send
+from tests.processes import run_command
 
 # longer than a watchdog takes, and torchrun after it for the rank that does not end
 HANG_S = 55.0
@@ -57,25 +58,23 @@ def hang_rank(trial: Trial, random: Random) -> bool:
 
 
 def start_again(trial: Trial, _random: Random) -> bool:
-    """Start the run once more while it is running: the second start gives up.
+    """Start the run by hand while it is running: that is refused.
 
     Raises:
-        AssertionError: It does not, or prints more than a message.
+        AssertionError: It is not.
     """
-    if len(trial.ranks()) < trial.num_ranks or not trial.step():
+    # it must still run some seconds later
+    if len(trial.ranks()) < trial.num_ranks or not 0 < trial.step() < STEPS // 2:
         return False
-    log = trial.folder / "second.txt"
-    log.unlink(missing_ok=True)
     (first,) = trial.launchers()
-    second = trial.launched(log)
-    while second.status() is None:
-        time.sleep(0.05)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **trial.environment}
+    words = ["launch", "local", str(trial.folder / "run.toml"), "--resume"]
+    second = run_command(words, environment)
     if first not in trial.launchers():
-        # the first one was over meanwhile
         return False
-    printed = log.read_text(encoding="utf-8")
-    assert second.status() != 0, f"a second start trained along: {printed}"
-    assert str(trial.output) in printed, f"a second start says nothing of the directory: {printed}"
+    assert second.returncode > 0, f"a second start ended with {second.returncode}"
+    (line,) = second.stderr.splitlines()
+    assert str(trial.output) in line, f"a second start does not name the directory: {line}"
     return True
 
 

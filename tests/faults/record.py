@@ -12,6 +12,7 @@ from pretrain.monitoring.jsonl import read_lines
 from tests.faults.kinds import KINDS
 
 SUMMARY = Path(__file__).with_name("record.json")
+PAGE = Path(__file__).parents[2] / "docs" / "survival.md"
 OK = "ok"
 
 
@@ -74,9 +75,19 @@ def summary(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def write_summary(record: Record, path: Path = SUMMARY) -> None:
-    """Write the summary that docs/survival.md shows."""
-    write_json(path, summary(record.lines()))
+def write_summary(record: Record) -> None:
+    """Write the committed summary, and its table into docs/survival.md."""
+    summarised = summary(record.lines())
+    write_json(SUMMARY, summarised)
+    before, _, after = table_in(PAGE.read_text(encoding="utf-8"))
+    PAGE.write_text(before + table(summarised) + after, encoding="utf-8")
+
+
+def table_in(page: str) -> tuple[str, str, str]:
+    """A page before the table of faults, the table, and the page after it."""
+    before, begin, rest = page.partition("<!-- faults: begin -->\n")
+    shown, end, after = rest.partition("\n<!-- faults: end -->")
+    return before + begin, shown, end + after
 
 
 def table(summarised: Mapping[str, Any]) -> str:
