@@ -87,6 +87,9 @@ def _checkpoints(trial: Trial) -> Iterable[str]:
     if missing:
         yield f"checkpoints: found {steps}; {missing} are missing"
     for checkpoint in checkpoints:
+        if trial.damaged_checkpoints.get(checkpoint.stat().st_ino) == checkpoint:
+            # the disk refused another one in its place
+            continue
         result = run_command(["checkpoint", "verify", str(checkpoint)], ENVIRONMENT)
         if result.returncode:
             yield f"verify: {result.stderr.strip()}"

@@ -49,6 +49,7 @@ def checkpoint(damage: Damage) -> Callable[[Trial, Random], bool]:
         if not files:
             return False
         damage(random.choice([file for file in files if file.stat().st_size]), random)
+        trial.damaged_checkpoints[sound[-1].stat().st_ino] = sound[-1]
         return True
 
     return strike

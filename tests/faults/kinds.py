@@ -119,12 +119,12 @@ _NUMBERS = tuple(
 _HOSTS = (
     Kind(
         "clock jumps",
-        "a jump of the clock by up to a month (libfaketime)",
+        "a jump of the wall clock, by up to a month",
         host_faults.jump,
         "own clock",
         (1, 2),
         weight=0.5,
-        needs="faketime",
+        needs="cc",
     ),
     Kind(
         "link lost",

@@ -54,6 +54,7 @@ class Trial:
         hosts: Addresses by network namespace; empty for one machine.
         store: The handler of its HTTP store, if it has one.
         damaged: Whether a fault lasts that only one can at a time.
+        damaged_checkpoints: Those that a fault has damaged, by inode: a new one has another.
         dropped: Windows of the data that it is to skip.
         compared: Whether its numbers must be those of the undisturbed run.
         killed: Whether SIGKILL has ended a process.
@@ -75,6 +76,7 @@ class Trial:
         self.fresh = self.damaged = False
         self.hosts: dict[str, str] = {}
         self.store: Any = None
+        self.damaged_checkpoints: dict[int, Path] = {}
         self.dropped: tuple[int, ...] = ()
         self.compared = True
         self.started: list[Launcher] = []
