@@ -100,6 +100,8 @@ def _left_over(trial: Trial) -> Iterable[str]:
     names = [str(path.relative_to(trial.output)) for path in trial.output.rglob("*")]
     left = [name for name in names if name.endswith(".partial") or "/.step-" in f"/{name}"]
     if not trial.killed:
-        left += [path.name for path in trial.temporary.iterdir()]
+        # torch's cache of compiled code, which stays
+        names = [path.name for path in trial.temporary.iterdir()]
+        left += [name for name in names if not name.startswith("torchinductor_")]
     if left:
         yield f"left over: {left}"
