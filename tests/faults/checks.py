@@ -83,6 +83,9 @@ def _checkpoints(trial: Trial) -> Iterable[str]:
     checkpoints = list_checkpoints(trial.output)
     steps = [step_of(checkpoint) for checkpoint in checkpoints]
     kept = [step for step in range(KEEP_EVERY, STEPS + 1, KEEP_EVERY) if step % EVERY == 0]
+    printed = trial.printed()
+    # a disk that refuses one costs it, and says so
+    kept = [step for step in kept if f".step-{step:07d}.partial: " not in printed]
     missing = sorted({*kept, STEPS} - set(steps))
     if missing:
         yield f"checkpoints: found {steps}; {missing} are missing"
