@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup pretrain test test-system test-all check format clean
+.PHONY: setup pretrain test test-system test-faults test-all check format clean
 
 setup: $(STAMP)
 
@@ -30,6 +30,10 @@ test: setup
 # one at a time: they own the machine's cluster, containers and namespaces
 test-system: setup
 	$(PYTEST) -m "system and not slow"
+
+# three hours on 2 cores, as root; continues where it stopped
+test-faults: setup
+	nice $(BIN)/python -m tests.faults --folder build/faults --hours 3
 
 test-all: setup
 	$(PYTEST)

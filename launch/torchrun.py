@@ -22,6 +22,8 @@ SECRET_FILE = "RESONANCE_RENDEZVOUS_SECRET_FILE"
 # option of `pretrain.runtime.torchrun_agent`: name of the variable with this machine's index among
 # those of the run; the machine of index 0 hosts the rendezvous
 NODE_INDEX = "--node-index-variable"
+# variable with the process number of the launcher of this machine's ranks
+LAUNCHER_PID = "RESONANCE_LAUNCHER_PID"
 
 
 def torchrun_command(

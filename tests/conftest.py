@@ -1,6 +1,8 @@
 """Fixtures that several kinds of tests share."""
 
+import copy
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,25 +24,35 @@ class SmallCorpus:
     """A corpus that is built in a second: the source of the standard library's json package.
 
     Attributes:
+        folder: Where it is.
         tokenizer: A SentencePiece model.
         train, valid: Folders with manifests.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, shard_bytes: int = 0):
         source = str(Path(json.__file__).parent / "*.py")
-        self.tokenizer = folder / "tokenizer.model"
+        self._place(folder)
         config = TokenizerTrainConfig(inputs=(source,), output=str(self.tokenizer), vocab_size=512)
         train_tokenizer(config)
-        data = folder / "data"
         build(
             BuildConfig(
                 sources=(source,),
                 tokenizer=str(self.tokenizer),
-                output=str(data),
+                output=str(folder / "data"),
                 valid_fraction=0.3,
+                shard_bytes=shard_bytes,
             )
         )
-        self.train, self.valid = data / "train", data / "valid"
+
+    def _place(self, folder: Path) -> None:
+        self.folder, self.tokenizer = folder, folder / "tokenizer.model"
+        self.train, self.valid = folder / "data" / "train", folder / "data" / "valid"
+
+    def copied_to(self, folder: Path) -> "SmallCorpus":
+        """A copy in a new folder."""
+        other = copy.copy(self)
+        other._place(shutil.copytree(self.folder, folder))
+        return other
 
     def run_file(self, path: Path, *, model: str = "", workers: int = 1, **train: object) -> Path:
         """Write a run of a tiny model on this corpus, with output beside the file.

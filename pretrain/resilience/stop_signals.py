@@ -2,8 +2,12 @@
 
 Every step and every batch of a validation begins with an exchange in which the flags of all ranks
 are summed, so that all ranks stop at the same place.
+
+A rank whose launcher is killed receives a signal, too. Otherwise it would continue, and write into
+the directory of the run that is started in its place.
 """
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -12,6 +16,8 @@ from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any, TypeVar
 
+from launch.torchrun import LAUNCHER_PID
+from pretrain.errors import LostContactError
 from pretrain.resilience.heartbeat import Heartbeat
 from pretrain.runtime.interrupts import (
     FIRST,
@@ -24,6 +30,23 @@ from pretrain.runtime.interrupts import (
 from pretrain.runtime.ranks import Ranks, summed
 
 T = TypeVar("T")
+# option of prctl(2), from linux/prctl.h
+_SET_PARENT_DEATH_SIGNAL = 1
+
+
+def follow_launcher(number: signal.Signals) -> None:
+    """Ask the kernel for a signal when this machine's launcher ends, however it does.
+
+    Raises:
+        LostContactError: It has ended already.
+    """
+    launcher = os.environ.get(LAUNCHER_PID)
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if launcher is None or prctl is None:
+        return
+    prctl(_SET_PARENT_DEATH_SIGNAL, int(number))
+    if os.getppid() != int(launcher):
+        raise LostContactError(f"process {launcher}, which has started this rank, has ended")
 
 
 class Stopped(Exception):  # noqa: N818  # a decision, not an error

@@ -1,8 +1,6 @@
 """The ranks of a run: process group, small collectives, and decisions of all ranks."""
 
 import os
-import signal
-import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -23,7 +21,6 @@ from torch.distributed import (  # type: ignore[attr-defined]
 )
 
 from data_pipeline.errors import DataError
-from launch.torchrun import LOST_CONTACT_STATUS
 from pretrain.errors import LostContactError, RunError
 from pretrain.runtime.malloc import reuse_freed_memory
 
@@ -79,20 +76,10 @@ def init_ranks(timeout_s: float = DEFAULT_TIMEOUT_S) -> Ranks:
             )
         except (dist.DistError, RuntimeError) as error:
             name = f"rank {os.environ.get('RANK', '0')}"
-            raise LostContactError(f"{name}: cannot reach the other ranks: {error}") from error
+            # some torch errors have a C++ stack in further lines
+            text = (str(error).splitlines() or [""])[0]
+            raise LostContactError(f"{name}: cannot reach the other ranks: {text}") from error
     return Ranks(dist.get_rank(), dist.get_world_size(), device)
-
-
-def end_with_parent() -> None:
-    """Let this process be killed when its parent ends, as far as the system can do that.
-
-    torchrun starts ranks in sessions of their own: if it is killed, they would train on, next to
-    those of a restarted run.
-    """
-    parent = os.getppid()
-    torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGKILL)  # type: ignore[attr-defined]
-    if os.getppid() != parent:
-        sys.exit(LOST_CONTACT_STATUS)
 
 
 def _rendezvous(timeout: timedelta) -> tuple[Store, int, int]:

@@ -1,7 +1,7 @@
 """torchrun for runs that can be stopped and continued later; used by every launcher.
 
 It takes torchrun's arguments. Plain torchrun kills ranks 30 seconds after SIGTERM, dies of SIGUSR1,
-restarts ranks that have exited on request, and unpickles what anybody puts into its store. Five
+restarts ranks that have exited on request, and unpickles what anybody puts into its store. Six
 things differ:
 
 - SIGTERM, SIGUSR1, SIGINT (Ctrl-C) and SIGHUP are forwarded to the ranks, and the agent waits until
@@ -9,6 +9,7 @@ things differ:
 - Ranks that then exit, or that exit with REQUEUE_STATUS at any time, are not restarted, and this
   process exits with REQUEUE_STATUS unless they finished.
 - Ranks that exit with GIVE_UP_STATUS are not restarted either, and this process exits with it.
+- Ranks stop when this process is killed (`pretrain.resilience.stop_signals`).
 - Agents meet as `pretrain.runtime.rendezvous` says, whatever backend the arguments name.
 - With `--node-index-variable=NAME`, machine 0 hosts the rendezvous. torchrun would compare names,
   which a first machine may not be able to look up yet, or ever.
@@ -40,6 +41,7 @@ from launch import liveness
 from launch.torchrun import (
     FAILURE_LOG,
     GIVE_UP_STATUS,
+    LAUNCHER_PID,
     LOST_CONTACT_STATUS,
     NODE_INDEX,
     REQUEUE_STATUS,
@@ -62,17 +64,24 @@ PROGRAM = "pretrain.runtime.torchrun_agent"
 class StoppableAgent(LocalElasticAgent):
     """torchrun's supervisor of one machine's ranks.
 
-    State beyond torchrun's: `stopping`, set once by a signal, and whether there was a Ctrl-C.
+    State beyond torchrun's: `stopping`, the signal that asked for a stop, whether ranks are being
+    started at the moment, and whether there was a Ctrl-C.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.stopping = self._interrupted = False
+        self.stopping: int | None = None
+        self._starting = self._interrupted = False
         liveness.touch()
         handle(STOP_SIGNALS, self._forward)
 
     def _forward(self, number: int, _frame: FrameType | None) -> None:
-        self.stopping = True
+        self.stopping = number
+        # ranks of which torchrun does not know yet would be left over
+        if not self._starting:
+            self._stop_ranks(number)
+
+    def _stop_ranks(self, number: int) -> None:
         ranks = [process for process in self._processes() if process.poll() is None]
         if number == signal.SIGINT and self._interrupted:
             self._end(ranks)
@@ -100,13 +109,24 @@ class StoppableAgent(LocalElasticAgent):
             return []
         return [handler.proc for handler in self._pcontext.subprocess_handlers.values()]
 
+    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        self._starting = True
+        try:
+            started = super()._start_workers(worker_group)
+        finally:
+            self._starting = False
+        # also if Python has ignored an earlier SystemExit, as it does in callbacks
+        if self.stopping is not None:
+            self._stop_ranks(self.stopping)
+        return started
+
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         self._let_ranks_leave()
         result = super()._monitor_workers(worker_group)
         liveness.touch()
         if result.is_failed():
             statuses = [failure.exitcode for failure in result.failures.values()]
-            if self.stopping or REQUEUE_STATUS in statuses:
+            if self.stopping is not None or REQUEUE_STATUS in statuses:
                 raise SystemExit(REQUEUE_STATUS)
             if GIVE_UP_STATUS in statuses:
                 raise SystemExit(GIVE_UP_STATUS)
@@ -168,6 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # launch_agent takes the class from its module, and offers no other way to choose it
     api.LocalElasticAgent = StoppableAgent  # type: ignore[attr-defined]
     options = _parse(list(sys.argv[1:] if arguments is None else arguments))
+    os.environ[LAUNCHER_PID] = str(os.getpid())
     options.signals_to_handle = "SIGQUIT"
     try:
         prepare(options)

@@ -1,5 +1,6 @@
 """`resonance pretrain` on one rank: join the other ranks, train, leave them."""
 
+import signal
 import sys
 import time
 
@@ -11,9 +12,9 @@ from pretrain.resilience.failure_messages import failure_of_rank
 from pretrain.resilience.heartbeat import Heartbeat
 from pretrain.resilience.node_health import require_offload_folder, require_same_versions
 from pretrain.resilience.run_lock import LAUNCHER_PATIENCE_S, PATIENCE_S, RunLock
-from pretrain.resilience.stop_signals import StopFlag
+from pretrain.resilience.stop_signals import StopFlag, follow_launcher
 from pretrain.resilience.watchdog import Watchdog
-from pretrain.runtime.ranks import DEFAULT_TIMEOUT_S, decided_by_rank_0, end_with_parent, init_ranks
+from pretrain.runtime.ranks import DEFAULT_TIMEOUT_S, decided_by_rank_0, init_ranks
 from pretrain.training.resumption import nothing_left
 from pretrain.training.trainer import Trainer
 
@@ -26,10 +27,11 @@ def pretrain(command: PretrainCommand) -> None:
         SystemExit: With REQUEUE_STATUS, when it was asked to stop before the end.
     """
     run = command.run
-    if dist.is_torchelastic_launched():
-        end_with_parent()
     with StopFlag() as stop:
+        # without the launcher, which knows their addresses, ranks would wait for one another
+        follow_launcher(signal.SIGKILL)
         ranks = init_ranks(max(DEFAULT_TIMEOUT_S, 2 * run.health.hang_timeout_s))
+        follow_launcher(signal.SIGTERM)
         heartbeat = Heartbeat(run.train.output, ranks.rank)
         # a launcher may start a run again before the earlier start has ended
         lock = RunLock(run.train.output, LAUNCHER_PATIENCE_S if command.auto_resume else PATIENCE_S)
