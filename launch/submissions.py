@@ -40,8 +40,7 @@ def note(directory: Path, submitted: Submitted) -> None:
     except OSError as error:
         raise LaunchError(
             f"{path}: cannot be written ({error.strerror}): {submitted.launcher} has accepted job "
-            f"{submitted.job}, and `resonance launch status|cancel` do not know of it: cancel it "
-            "there"
+            f"{submitted.job}, and `resonance launch status|cancel` do not know of it"
         ) from error
 
 

@@ -59,9 +59,7 @@ class TrainConfig(_Table):
     steps: Positive = Field(1000, description="Number of optimizer steps.")
     global_batch_size: Positive = Field(8, description="Windows per step, over all ranks.")
     micro_batch_size: Positive = Field(
-        4,
-        description="Windows per forward pass of a rank. Affects speed and memory only, except "
-        "with gates and experts, whose auxiliary losses and random numbers are per micro-batch.",
+        4, description="Windows per forward pass of a rank; changes results of gates and experts."
     )
     seed: int = Field(
         0,

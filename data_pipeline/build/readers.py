@@ -1,18 +1,22 @@
 """Reading documents from source files, one at a time; bad input is counted or raised."""
 
-import codecs
 import gzip
-import io
 import json
 import lzma
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import zstandard
 
 from data_pipeline.build.sources import Slice, SourceFile, format_of
+from data_pipeline.build.text_pieces import (
+    character_start,
+    cut_at_lines,
+    decode_utf8,
+    with_offsets,
+)
 from data_pipeline.config import ReadConfig, StorageConfig
 from data_pipeline.errors import DataError
 from data_pipeline.redaction import redact
@@ -21,7 +25,6 @@ from data_pipeline.storage.streams import open_raw, open_stream
 
 # exceptions of decoders for input that is damaged or cut short
 _DAMAGED = (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError)
-_CHUNK_BYTES = 1 << 20
 # rows of Parquet in memory at a time: dictionaries make many large values of one
 _BATCH_ROWS = 8
 
@@ -36,20 +39,6 @@ class Document(NamedTuple):
 
 # called with the reason and the place of bad input that is skipped
 OnBad = Callable[[str, str], None]
-
-
-def decode_utf8(data: bytes, offset: int) -> str:
-    """The text of bytes at an offset of a file, unchanged but for the byte order mark of the file.
-
-    Raises:
-        DataError: They are not UTF-8.
-    """
-    try:
-        # a byte order mark describes the encoding and is not part of the text
-        return (data if offset else data.removeprefix(codecs.BOM_UTF8)).decode()
-    except UnicodeDecodeError as error:
-        at = offset + error.start + len(data) - len(error.object)
-        raise DataError(f"byte 0x{data[at - offset]:02X} at offset {at} is not UTF-8") from error
 
 
 class Reader:
@@ -122,7 +111,7 @@ class Reader:
         limit = self._read.max_document_bytes
         if self._read.document == "file":
             with open_stream(piece.file.url, self._storage) as stream:
-                yield from _with_offsets(_cut_at_lines(stream, limit))
+                yield from with_offsets(cut_at_lines(stream, limit))
             return
         paragraph, start = bytearray(), 0
         for offset, line, _ in self._lines(piece):
@@ -158,7 +147,7 @@ class Reader:
                 while not is_end:
                     line = pending + stream.readline(limit - len(pending))
                     is_end = len(line) < limit or line.endswith(b"\n")
-                    cut = len(line) if is_end else _character_start(line)
+                    cut = len(line) if is_end else character_start(line)
                     pending = line[cut:]
                     if line:
                         yield offset, line[:cut], is_end
@@ -274,40 +263,3 @@ def read_documents(path: Path, read: ReadConfig) -> list[Document]:
     url = str(path)
     file = SourceFile(url, url, None, "", format_of(url, read), listed=False)
     return list(Reader(read, StorageConfig(), on_bad=None).documents(Slice(file)))
-
-
-def _with_offsets(parts: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Consecutive parts of a stream with their byte offsets."""
-    offset = 0
-    for part in parts:
-        yield offset, part
-        offset += len(part)
-
-
-def _cut_at_lines(stream: BinaryIO, limit: int) -> Iterator[bytes]:
-    """A stream in pieces of at most `limit` bytes, cut at line ends where there are any."""
-    pending = io.BytesIO()
-    is_first = True
-    while True:
-        chunk = stream.read(min(limit - pending.tell(), _CHUNK_BYTES))
-        if not chunk:
-            break
-        pending.write(chunk)
-        if pending.tell() >= limit:
-            data = pending.getvalue()
-            cut = data.rfind(b"\n") + 1 or _character_start(data)
-            yield data[:cut]
-            pending = io.BytesIO()
-            pending.write(data[cut:])
-            is_first = False
-    # an empty file is an empty document, which cleaning counts
-    if is_first or pending.tell():
-        yield pending.getvalue()
-
-
-def _character_start(data: bytes) -> int:
-    """The last position, near the end of `data`, at which a UTF-8 character starts."""
-    for position in range(len(data) - 1, max(len(data) - 4, 0), -1):
-        if data[position] & 0xC0 != 0x80:
-            return position
-    return len(data)

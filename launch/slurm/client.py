@@ -73,7 +73,8 @@ def submit(job: Job, script: Path, chain: int = 1) -> list[str]:
         # a job that is noted nowhere could be neither found nor cancelled
         for one in submitted:
             cancel([one.job], one.namespace)
-        raise LaunchError(str(error)) from error
+        cancelled = f"; cancelled: {', '.join(one.job for one in submitted)}" if submitted else ""
+        raise LaunchError(f"{error}{cancelled}") from error
     return [one.job for one in submitted]
 
 

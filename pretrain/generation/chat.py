@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from data_pipeline.build.readers import decode_utf8
+from data_pipeline.build.text_pieces import decode_utf8
 from data_pipeline.errors import DataError
 from data_pipeline.tokenizer import continuation
 from pretrain.commands import ChatCommand

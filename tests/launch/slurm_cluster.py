@@ -297,5 +297,4 @@ def wait_for_state(job: str, state: str, timeout_s: float = 90) -> JobState:
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        return int(probe.getsockname()[1])

@@ -1,5 +1,6 @@
 """Slurm's commands as from a login node, and their answers among a site's messages."""
 
+import errno
 import shlex
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from launch.slurm.script import batch_script
 from launch.slurm_config import SlurmConfig
 from launch.slurm_options import FIXED, KEYS
 from launch.submissions import Submitted, read
+from launch.torchrun import FAILURE_LOG, SECRET_FILE
 from tests.unit.launch.jobs import make_job, slurm_jobs
 from tests.unit.launch.stand_ins import called, listed, write
 
@@ -142,11 +144,17 @@ def test_answer_without_a_job_number(script: Path, programs: Path, output: str) 
     assert "quota low" in str(caught.value)
 
 
-def test_job_that_cannot_be_noted_is_cancelled(tmp_path: Path, programs: Path) -> None:
+def test_job_that_cannot_be_noted_is_cancelled(
+    tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = make_job()._replace(directory=tmp_path)
     script = client.write_files(job)
-    (tmp_path / "jobs.jsonl").mkdir()
-    with pytest.raises(LaunchError, match=r"jobs\.jsonl"):
+
+    def full(*_arguments: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("launch.submissions.mend_lines", full)
+    with pytest.raises(LaunchError, match=r"jobs\.jsonl: .*No space.*; cancelled: 41"):
         client.submit(job, script)
     assert called(programs)[-1] == "scancel 41"
 
@@ -266,7 +274,7 @@ def test_ranks_get_the_variables_of_the_run_in_any_image() -> None:
         text = batch_script(make_job(**table, slurm=slurm))
         assert "--export=ALL" in text
         if container == "pyxis":
-            names = "RESONANCE_FAILURE_LOG,OMP_NUM_THREADS,NCCL_DEBUG"
+            names = ",".join([FAILURE_LOG, SECRET_FILE, "OMP_NUM_THREADS", "NCCL_DEBUG"])
             assert f"--container-env={names}" in text
         else:
             assert "APPTAINERENV_NCCL_DEBUG=INFO" in text

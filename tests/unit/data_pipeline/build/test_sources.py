@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from data_pipeline.build.readers import Document, Reader, _cut_at_lines
+from data_pipeline.build.readers import Document, Reader
 from data_pipeline.build.sources import plan_parts, source_files
+from data_pipeline.build.text_pieces import cut_at_lines
 from data_pipeline.config import ReadConfig, StorageConfig
 from data_pipeline.errors import DataError
 from data_pipeline.storage.listing import list_files
@@ -110,7 +111,7 @@ def test_parts_of_a_large_file_hold_each_line_once(
 
 @given(st.text(alphabet="aé\n", max_size=300), st.integers(8, 60))
 def test_large_texts_are_cut_without_losing_a_character(text: str, limit: int) -> None:
-    pieces = list(_cut_at_lines(io.BytesIO(text.encode()), limit))
+    pieces = list(cut_at_lines(io.BytesIO(text.encode()), limit))
     assert b"".join(pieces) == text.encode()
     for piece in pieces:
         piece.decode()

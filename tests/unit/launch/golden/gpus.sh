@@ -66,7 +66,7 @@ env \
     --container-image='registry.example.org#lab/resonance:1' \
     --container-mounts='/shared/my project:/shared/my project,/shared/runs/novels/launch:/shared/runs/novels/launch,/shared/runs/novels:/shared/runs/novels,/data:/data:ro' \
     --container-workdir='/shared/my project' \
-    --container-env=RESONANCE_FAILURE_LOG,OMP_NUM_THREADS,GLOO_SOCKET_IFNAME,NCCL_SOCKET_IFNAME,NCCL_DEBUG,GREETING \
+    --container-env=RESONANCE_FAILURE_LOG,RESONANCE_RENDEZVOUS_SECRET_FILE,OMP_NUM_THREADS,GLOO_SOCKET_IFNAME,NCCL_SOCKET_IFNAME,NCCL_DEBUG,GREETING \
     python3 \
     -m \
     pretrain.runtime.torchrun_agent \

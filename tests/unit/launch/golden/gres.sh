@@ -13,6 +13,7 @@
 set -euo pipefail
 cd -- '/shared/my project'
 export RESONANCE_FAILURE_LOG=/shared/runs/novels/launch/failures
+export RESONANCE_RENDEZVOUS_SECRET_FILE=/shared/runs/novels/launch/.rendezvous-secret
 mode=${1:-single}
 script=/shared/runs/novels/launch/job.sh
 run_file=/shared/runs/novels/launch/run.toml
