@@ -13,6 +13,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 LARGEST_COUNT = 2**63 - 1
 # longest name of most file systems, in bytes
 LONGEST_NAME = 255
+# also a part of a URL: nothing that a server or a listing interprets
+PLAIN_NAME = r"\A[A-Za-z0-9_][A-Za-z0-9_.-]*\Z"
 
 
 class ForeignTable(BaseModel):
@@ -42,6 +44,12 @@ def first_problem(error: ValidationError) -> str:
     return f"{where}: {expected}{shown}" if where else f"{expected}{shown}"
 
 
+def _plain_name(name: str) -> str:
+    if not re.search(PLAIN_NAME, name) or len(name) > LONGEST_NAME:
+        raise ValueError(f"expected a name of letters, digits, '_', '.' and '-', found {name!r}")
+    return name
+
+
 def _relative_path(path: str) -> str:
     if not all(is_plain_name(part) for part in path.split("/")):
         raise ValueError(f"expected a relative path inside the folder, found {path!r}")
@@ -49,10 +57,6 @@ def _relative_path(path: str) -> str:
 
 
 Count = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
-Crc32 = Annotated[int, Field(ge=0, lt=2**32)]
 Sha256 = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
-# also a part of a URL: nothing that a server or a listing interprets
-PlainName = Annotated[
-    str, Field(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9_.-]*\z", max_length=LONGEST_NAME)
-]
+PlainName = Annotated[str, AfterValidator(_plain_name)]
 RelativePath = Annotated[str, AfterValidator(_relative_path)]

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import msgspec
 import numpy as np
 from pyarrow import parquet
 
@@ -71,7 +72,7 @@ def load_finished(work: Path, folder: Path, task: ShardTask) -> tuple[ShardEntry
     if not (record.is_file() and shard.is_file()):
         return None
     line, rows = record.read_bytes().split(b"\n", 1)
-    entry = ShardEntry.model_validate_json(line)
+    entry = msgspec.json.decode(line, type=ShardEntry)
     return (entry, rows) if entry.size == shard.stat().st_size else None
 
 
@@ -107,7 +108,7 @@ def write_shard(tokenizer_path: str, fingerprint: str, task: ShardTask, work: Pa
         index_crc32=zlib.crc32(rows),
     )
     with write_atomically(_record_file(work, task)) as file:
-        file.write(entry.model_dump_json().encode() + b"\n" + rows)
+        file.write(msgspec.json.encode(entry) + b"\n" + rows)
 
 
 def _write_documents(
