@@ -68,7 +68,12 @@ class Driver:
                     return
                 with lock:
                     seed = next(seeds)
-                outcome = self.run_one(plan_of(seed, self.kinds))
+                try:
+                    outcome = self.run_one(plan_of(seed, self.kinds))
+                except BaseException:
+                    # an error of the driver itself: the other run is the last one, too
+                    self.stopping.set()
+                    raise
                 print(f"seed {seed}: {outcome}; {self.count()} faults", flush=True)
 
         with ThreadPoolExecutor(side_by_side) as pool:

@@ -41,13 +41,14 @@ def checkpoint(damage: Damage) -> Callable[[Trial, Random], bool]:
     """Damage the newest checkpoint if there is another sound one; then the power is lost."""
 
     def strike(trial: Trial, random: Random) -> bool:
-        sound = [path for path in list_checkpoints(trial.output) if _is_sound(path)]
-        if len(sound) < 2 or not process_faults.kill_all(trial, random):
+        if len(_sound(trial)) < 2 or not process_faults.kill_all(trial, random):
+            return False
+        # what was being written or removed at that moment
+        trial.wait_for_processes()
+        sound = _sound(trial)
+        if len(sound) < 2:
             return False
         files = sorted(path for path in sound[-1].rglob("*") if path.is_file())
-        # the launcher's ranks may have ended before the signal, and removed it
-        if not files:
-            return False
         damage(random.choice([file for file in files if file.stat().st_size]), random)
         trial.damaged_checkpoints[sound[-1].stat().st_ino] = sound[-1]
         return True
@@ -87,6 +88,10 @@ def _damage_for_a_while(trial: Trial, random: Random, file: Path, damage: Damage
     trial.damaged = True
     damage(file, random)
     trial.later(random.uniform(0.5, LAST_S), mend)
+
+
+def _sound(trial: Trial) -> list[Path]:
+    return [path for path in list_checkpoints(trial.output) if _is_sound(path)]
 
 
 def _is_sound(path: Path) -> bool:
