@@ -58,9 +58,7 @@ class TrainConfig(_Table):
     output: LocalPath = Field(Path("runs/run"), description="Run directory.")
     steps: Positive = Field(1000, description="Number of optimizer steps.")
     global_batch_size: Positive = Field(8, description="Windows per step, over all ranks.")
-    micro_batch_size: Positive = Field(
-        4, description="Windows per forward pass of a rank; changes results of gates and experts."
-    )
+    micro_batch_size: Positive = Field(4, description="Windows per forward pass of a rank.")
     seed: int = Field(
         0,
         ge=0,

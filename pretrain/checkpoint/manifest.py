@@ -23,6 +23,7 @@ from data_pipeline.input_files import (
     MAX_JSON_BYTES,
     open_regular,
     read_regular,
+    require_regular,
 )
 from pretrain.errors import CheckpointError, DamagedCheckpointError
 
@@ -171,9 +172,11 @@ def require_sizes(checkpoint: Path) -> None:
 
 def damage(file: Path, expected: Entry) -> str:
     """Description of a file's damage; empty if there is none."""
-    if problem := wrong_size(file, _size_of(file), expected):
-        return problem
     try:
+        if file.exists():
+            require_regular(file, file.stat().st_mode)
+        if problem := wrong_size(file, _size_of(file), expected):
+            return problem
         if file_sha256(file) != expected.sha256:
             return f"{file}: its SHA-256 differs from the manifest: damaged"
     except DataError as error:

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import ValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import Tensor
 
 from data_pipeline.errors import DataError
 from data_pipeline.input_files import read_json
@@ -85,15 +84,33 @@ def import_model(folder: Path) -> SpectralLM:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{file}: expected a configuration of Resonance: {error}") from error
-    state: dict[str, Tensor] = {}
+    shards = sorted(folder.glob("*.safetensors"))
     try:
-        for shard in sorted(folder.glob("*.safetensors")):
-            for name, value in load_file(shard).items():
-                state[parameter_name(name.removeprefix(PREFIX))] = value
-        require_room(config, len(state), folder, file)
-        model = empty_model(config)
-        model.load_state_dict(state, assign=True)
+        missing = {_parameter(name) for shard in shards for name in _names(shard)}
+        if not missing:
+            raise CheckpointError(f"{folder}: does not fit its config.json: no *.safetensors")
+        require_room(config, len(missing), folder, file)
+        model = empty_model(config).to_empty(device="cpu")
+        missing = set(model.state_dict())
+        # one shard at a time: a second copy of a large model would not fit
+        for shard in shards:
+            state = {_parameter(name): value for name, value in load_file(shard).items()}
+            unexpected = model.load_state_dict(state, strict=False).unexpected_keys
+            if unexpected:
+                raise RuntimeError(f"unexpected {unexpected[0]}")
+            missing -= state.keys()
     except (SafetensorError, OSError, RuntimeError) as error:
         raise CheckpointError(f"{folder}: does not fit its config.json: {error}") from error
+    if missing:
+        raise CheckpointError(f"{folder}: does not fit its config.json: missing {min(missing)}")
     require_finite(model, folder)
     return model.eval()
+
+
+def _names(shard: Path) -> list[str]:
+    with safe_open(shard, framework="pt") as tensors:
+        return list(tensors.keys())
+
+
+def _parameter(name: str) -> str:
+    return parameter_name(name.removeprefix(PREFIX))

@@ -67,6 +67,8 @@ LISTS: dict[str, dict[str, tuple[str, str]]] = {
         "--launch.kubernetes.tolerations": ("a", "b"),
         "--launch.slurm.exclude": ("n1", "n2"),
         "--launch.slurm.modules": ("gcc/13", "cuda/12"),
+        "--launch.slurm.nodelist": ("n1", "n2"),
+        "--launch.slurm.options": ("nice 10", "begin now"),
         "--launch.slurm.mounts": ("/a:/a", "/b:/b"),
         "--launch.environment": ("A 1", "B 2"),
         "--launch.kubernetes.node-selector": ("a 1", "b 2"),

@@ -11,7 +11,7 @@ from launch.errors import LaunchError
 from pretrain.cli import main
 from pretrain.config import RunConfig
 from pretrain.errors import CheckpointError, LostContactError, RunError
-from pretrain.monitoring.metrics import _start_wandb
+from pretrain.monitoring.wandb_run import WandbRun
 from pretrain.run_checks import check_run
 from pretrain.run_file import dump_run, load_run, private_keys
 from pretrain.submit.jobs import job_of, pods_job_of
@@ -110,7 +110,7 @@ def test_wandb_gets_none(run: RunConfig, monkeypatch: pytest.MonkeyPatch) -> Non
     )
     for valid, hidden in (("data/valid", False), (run.data.valid, True)):
         monkeypatch.setattr(sys, "argv", ["resonance", "pretrain", "--data.valid", valid])
-        _start_wandb(run, 1)
+        WandbRun(run, 1)
         assert SECRET not in repr(calls[-1])
         # its own record of the command line
         assert calls[-1]["settings"]["x_disable_meta"] is hidden

@@ -114,7 +114,7 @@ def test_names_in_older_files_and_broken_ones(tmp_path: Path) -> None:
     (tmp_path / "special_tokens_map.json").write_text('{"eos_token": "</s>", "unk_token": "<unk>"}')
     assert load_tokenizer(tmp_path).unk_id == 2
     for text, message in (
-        ("{", "broken JSON"),
+        ("{", "not readable as JSON"),
         ("[]", "a list; expected an object"),
         ('{"eos_token": 3}', "eos_token is 3; expected the text of a token"),
         ('{"eos_token": "<nowhere>"}', "eos_token is '<nowhere>'; expected a token of the"),

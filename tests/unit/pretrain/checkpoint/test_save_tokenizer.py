@@ -6,6 +6,7 @@ import pytest
 
 from data_pipeline.tokenizer import load_tokenizer
 from pretrain.checkpoint.catalog import tokenizer_path
+from pretrain.checkpoint.retention import Retention
 from pretrain.checkpoint.save import Saver
 from pretrain.config import RunConfig
 from tests.tokenizers_in_use import save_folder, save_model
@@ -23,8 +24,10 @@ def test_only_the_tokenizer_goes_into_a_checkpoint(kind: str, tmp_path: Path) ->
         source = save_model("t5", folder).rename(folder / "tokenizer.model")
         source = source if kind == "file" else folder
     tokenizer = load_tokenizer(source)
+    run = RunConfig.model_validate({"train": {"output": tmp_path}})
     saver = object.__new__(Saver)
-    saver.run, saver.tokenizer = RunConfig(), Path(tokenizer.path)
+    saver.run, saver.tokenizer = run, Path(tokenizer.path)
+    saver._retention = Retention(run, print)
     partial, checkpoint = tmp_path / ".partial", tmp_path / "step-1"
     partial.mkdir()
     saver._complete(partial, checkpoint, {}, {})
