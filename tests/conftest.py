@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,14 @@ from tests.left_out import (  # noqa: F401  # hooks
     pytest_testnodedown,
 )
 from tests.losses import STEPS, Step, losses
+
+
+def pytest_configure() -> None:
+    """Undo what nohup and a shell's background jobs do: runs would inherit ignored signals."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            handler = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, handler)
 
 
 class SmallCorpus:

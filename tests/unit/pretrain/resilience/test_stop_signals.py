@@ -34,17 +34,6 @@ with StopFlag() as stop:
 """
 
 
-@pytest.fixture(autouse=True)
-def _default_handlers() -> Iterator[None]:
-    """Handlers as in a terminal: a shell's background jobs ignore SIGINT, nohup SIGHUP."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_each_signal_asks_to_stop(number: signal.Signals) -> None:
     before = signal.getsignal(number)
