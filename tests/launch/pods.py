@@ -182,6 +182,9 @@ network_config_dir = "{folder}/networks"
         container.pop("ports")
         # podman gives volumes of one name to all pods, and runs probes by systemd
         for volume in spec["volumes"]:
+            if "secret" in volume:
+                # podman 4.3 crashes without it
+                volume["secret"].setdefault("optional", False)
             if "emptyDir" in volume:
                 old, volume["name"] = volume["name"], f"{volume['name']}-{index}"
                 for mount in container["volumeMounts"]:
