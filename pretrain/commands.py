@@ -24,6 +24,11 @@ class PretrainCommand(_Command):
         description="Resume if there is a checkpoint, otherwise start from scratch: for requeued "
         "jobs.",
     )
+    branch_from: Annotated[Path | None, tyro.conf.arg(name="from")] = Field(
+        None,
+        description="Start a run of its own from this checkpoint or run directory, as "
+        "train.branch_from; if train.output is that run's, a folder next to it.",
+    )
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = Field(RunConfig())
 
 

@@ -127,9 +127,6 @@ class RunConfig(Table):
                 "train.global_batch_size must be a multiple of train.micro_batch_size, got "
                 f"{self.train.global_batch_size} and {self.train.micro_batch_size}"
             )
-        if self.optim.warmup_steps >= self.train.steps:
-            raise ValueError(
-                "optim.warmup_steps must be smaller than train.steps, got "
-                f"{self.optim.warmup_steps} and {self.train.steps}"
-            )
+        if problem := self.optim.schedule_problem(self.train.steps):
+            raise ValueError(problem)
         return self

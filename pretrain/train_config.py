@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from data_pipeline.config import LocalPath
+from data_pipeline.config import LocalName, LocalPath
 from spectral.config_table import Positive, Table
 
 
@@ -13,6 +13,11 @@ class TrainConfig(Table):
     """The `[train]` table: length, batch size, precision and output of a run."""
 
     output: LocalPath = Field(Path("runs/run"), description="Run directory.")
+    branch_from: LocalName = Field(
+        "",
+        description="Checkpoint, or run directory for its newest, that a run without checkpoints "
+        "starts from, with its optimizer state and position in the data; empty for a new model.",
+    )
     steps: Positive = Field(1000, description="Number of optimizer steps.")
     global_batch_size: Positive = Field(8, description="Windows per step, over all ranks.")
     micro_batch_size: Positive = Field(4, description="Windows per forward pass of a rank.")

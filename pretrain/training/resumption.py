@@ -20,6 +20,10 @@ SCHEDULE = (
     "optim.learning_rate",
     "optim.final_ratio",
     "optim.warmup_steps",
+    "optim.warmup_share",
+    "optim.decay_start",
+    "optim.decay_steps",
+    "optim.decay_share",
 )
 _SAME = "the results of training do not depend on it"
 # consequence of a changed key, by the longest of its prefixes; other keys cannot change
@@ -36,6 +40,7 @@ CONSEQUENCES = {
     "data.cache_bytes": _SAME,
     "optim": "later steps use the new value with the optimizer's stored state",
     "train.output": "records and checkpoints are written there",
+    "train.branch_from": "it matters before the run's first checkpoint only",
     "train.global_batch_size": "later steps read the new number of windows, at the learning rate "
     "of the schedule",
     "train.micro_batch_size": "rounding differs, and with experts or gates their auxiliary losses",

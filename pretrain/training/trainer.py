@@ -15,6 +15,7 @@ from data_pipeline.stream.loader import build_train_loader
 from data_pipeline.stream.order import hash_integers
 from launch.torchrun import REQUEUE_STATUS
 from pretrain.checkpoint.catalog import go_back
+from pretrain.checkpoint.resume import with_decay_start
 from pretrain.checkpoint.retention import Retention
 from pretrain.checkpoint.save import Saver
 from pretrain.config import RunConfig
@@ -64,7 +65,7 @@ class Trainer:
         stop: StopFlag | None = None,
         heartbeat: Heartbeat | None = None,
     ):
-        run = with_chunk(run, checkpoint)
+        run = with_decay_start(with_chunk(run, checkpoint), checkpoint)
         self.run, self.ranks = run, ranks
         self.heartbeat = heartbeat or Heartbeat(run.train.output, ranks.rank)
         self.poll = StopPoll(stop or StopFlag(), ranks, self.heartbeat)
