@@ -83,6 +83,16 @@ NEEDS = (
         "a dataset or checkpoint.remote on S3",
     ),
     Need(
+        ("optim.momentum", "optim.update_rms"),
+        lambda run: run.optim.name == "muon",
+        "optim.name = 'muon'",
+    ),
+    Need(
+        ("optim.schedule_by",),
+        lambda run: bool(run.train.batch_warmup or run.train.length_warmup),
+        "train.batch_warmup or train.length_warmup",
+    ),
+    Need(
         ("optim.warmup_steps",), lambda run: run.optim.warmup_share == 0, "optim.warmup_share = 0"
     ),
     Need(

@@ -7,19 +7,30 @@ from pydantic import Field
 from spectral.config_table import Table
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-# names, in torch's state, of the tensors of a parameter's shape that an optimizer keeps for it;
-# `step` comes with them
-OPTIMIZER_STATE = {"adamw": ("exp_avg", "exp_avg_sq")}
+# names, in torch's state, of the tensors of a parameter's shape that an optimizer keeps for it, and
+# muon for a matrix, with adamw's for other parameters; `step` comes with them
+OPTIMIZER_STATE = {"adamw": ("exp_avg", "exp_avg_sq"), "muon": ("momentum_buffer",)}
+# name of a parameter's average, which is kept like the optimizer's tensors
+AVERAGE = "average"
 
 
 class OptimConfig(Table):
     """The `[optim]` table: the optimizer, and the schedule of its learning rate."""
 
-    name: Literal["adamw"] = Field("adamw", description="Optimizer.")
+    name: Literal["adamw", "muon"] = Field(
+        "adamw",
+        description="Optimizer; muon moves matrices by their orthogonalised momentum, and "
+        "embeddings, vectors and modes by AdamW.",
+    )
     schedule: Literal["cosine", "wsd", "linear", "constant"] = Field(
         "cosine",
         description="Course of the learning rate after a linear warm-up: a decay along a cosine or "
         "a line, wsd (stable, then a short decay at the end), or constant.",
+    )
+    schedule_by: Literal["steps", "tokens"] = Field(
+        "steps",
+        description="Unit in which warm-up and decay advance: steps, or tokens, of which the "
+        "smaller steps of train.batch_warmup and train.length_warmup have fewer.",
     )
     learning_rate: float = Field(3e-3, gt=0.0, description="Peak learning rate.")
     final_ratio: Fraction = Field(0.1, description="Final learning rate as a share of the peak.")
@@ -44,6 +55,22 @@ class OptimConfig(Table):
     )
     weight_decay: float = Field(
         0.1, ge=0.0, description="Weight decay of matrices; vectors and modes have none."
+    )
+    momentum: float = Field(
+        0.95, ge=0.0, lt=1.0, description="Decay rate of muon's momentum, which is Nesterov's."
+    )
+    update_rms: float = Field(
+        0.2,
+        gt=0.0,
+        description="Root mean square of muon's updates, in units of the learning rate; AdamW's "
+        "are about 0.2, so that one learning rate serves both.",
+    )
+    average_decay: float = Field(
+        0.0,
+        ge=0.0,
+        lt=1.0,
+        description="Decay rate of an exponential average of the parameters, which checkpoints "
+        "keep; 0 for none.",
     )
     clip_norm: float = Field(
         1.0, gt=0.0, description="Maximum norm of the whole gradient; larger ones are scaled down."
@@ -85,7 +112,11 @@ class OptimConfig(Table):
             )
         return ""
 
-    @property
-    def state_tensors(self) -> tuple[str, ...]:
-        """Names of the tensors that the optimizer keeps for every parameter, of its shape."""
-        return OPTIMIZER_STATE[self.name]
+    def state_tensors(self, *, is_matrix: bool) -> tuple[str, ...]:
+        """Names of the tensors that the optimizer keeps for a parameter, of its shape.
+
+        Args:
+            is_matrix: Whether it is a weight with matrices (`pretrain/parallel/matrices.py`).
+        """
+        names = OPTIMIZER_STATE[self.name if is_matrix else "adamw"]
+        return (*names, AVERAGE) if self.average_decay else names

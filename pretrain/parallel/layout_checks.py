@@ -34,6 +34,7 @@ def _problems(run: RunConfig, num_ranks: int) -> Iterator[str]:
     yield from _experts(run, num_ranks)
     yield from _zero(run)
     yield from _batch(run, data_ranks(run, num_ranks))
+    yield from _smaller_steps(run, num_ranks)
 
 
 def _ranks(run: RunConfig, num_ranks: int) -> Iterator[str]:
@@ -189,6 +190,25 @@ def _batch(run: RunConfig, ranks: int) -> Iterator[str]:
             f"ranks with different data = {micro} x {ranks}, for example "
             f"{near(batch, micro * ranks)}"
         )
+
+
+def _smaller_steps(run: RunConfig, num_ranks: int) -> Iterator[str]:
+    """Problems of the stages in which steps have fewer or shorter windows."""
+    for end, rows in run.train.batch_warmup:
+        train = run.train.model_copy(update={"global_batch_size": rows})
+        for problem in _batch(run.model_copy(update={"train": train}), data_ranks(run, num_ranks)):
+            text = problem.replace("train.global_batch_size", "the number of windows", 1)
+            yield f"train.batch_warmup, before step {end}: {text}"
+    for end, length in run.train.length_warmup:
+        shorter = with_length(run, length)
+        for problem in (*_sequence(shorter), *_tensor(shorter)):
+            yield f"train.length_warmup, before step {end}: {problem}"
+
+
+def with_length(run: RunConfig, length: int) -> RunConfig:
+    """The run with windows of another length."""
+    data = run.data.model_copy(update={"sequence_length": length})
+    return run.model_copy(update={"data": data})
 
 
 def near(number: int, unit: int) -> str:

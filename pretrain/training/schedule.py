@@ -14,11 +14,12 @@ from pretrain.optim_config import OptimConfig
 def learning_rate_factor(step: int, run: RunConfig) -> float:
     """Share of the peak learning rate at a step (counted from 0): linear warm-up, then decay."""
     optim, steps = run.optim, run.train.steps
+    at = run.step_sizes.tokens_before if optim.schedule_by == "tokens" else int
     warmup = optim.warmup(steps)
     if step < warmup:
-        return (step + 1) / warmup
+        return at(step + 1) / at(warmup)
     start, end = optim.decay(steps)
-    progress = (step - start) / max(1, end - start)
+    progress = (at(step) - at(start)) / max(1, at(end) - at(start))
     return DECAYS[optim.schedule](min(max(progress, 0.0), 1.0), optim)
 
 

@@ -36,7 +36,7 @@ from pretrain.run_checks import check_tokenizer
 from pretrain.run_file import with_chunk
 from pretrain.runtime.precision import LossScale
 from pretrain.runtime.ranks import Ranks, decided_by_rank_0
-from pretrain.training.engine import build_engine, finish_step
+from pretrain.training.engine import build_engine, finish_step, set_accumulation
 from pretrain.training.gradient import StepContext, compute_gradient
 from pretrain.training.progress import Progress
 from pretrain.training.resumption import changed_keys
@@ -78,6 +78,8 @@ class Trainer:
             micro_batch_size=run.train.micro_batch_size,
             data_rank=self.mesh.data.rank,
             data_ranks=self.mesh.data.size,
+            row_stages=run.train.batch_warmup,
+            length_stages=run.train.length_warmup,
         )
         self.tokenizer = check_tokenizer(run, self.loader.tokenizer_fingerprint)
         num_parameters = sum(p.numel() for p in empty_model(run.model).parameters())
@@ -167,6 +169,7 @@ class Trainer:
         if num_failed:
             self.finish_save()
         learning_rate = self.engine.get_lr()[0]
+        set_accumulation(self.engine, len(batches))
         gradient = compute_gradient(
             self.context,
             batches,

@@ -48,6 +48,9 @@ def test_a_resolved_run_is_a_run_file(recipe: Path, tmp_path: Path) -> None:
             "[optim]\nschedule = 'wsd'\ndecay_share = 0.96",
             "optim.decay_share is 0.96: a warm-up of 50 and a decay of 960 steps",
         ),
+        ("[train]\nbatch_warmup = [[9, 4], [5, 4]]", r"batch_warmup has the steps \[9, 5\]; exp"),
+        ("[train]\nlength_warmup = [[1000, 64]]", "lasts until step 1000 of train.steps 1000"),
+        ("[train]\nbatch_warmup = [[9, 6]]", "has 6 windows before step 9; expected a multiple of"),
         (
             "[optim]\nschedule = 'linear'\ndecay_start = 1000",
             "optim.decay_start is 1000 and train.steps 1000; expected a step before the end",

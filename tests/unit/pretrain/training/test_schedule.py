@@ -58,6 +58,20 @@ def test_warm_up_and_decay_as_shares_and_a_later_start() -> None:
     )
 
 
+def test_a_schedule_by_tokens_counts_smaller_steps_as_less() -> None:
+    train = TrainConfig(
+        steps=110, batch_warmup=((5, 4),), length_warmup=((10, 256),), micro_batch_size=4
+    )
+    optim = OptimConfig(warmup_steps=10, schedule="linear", final_ratio=0.0, schedule_by="tokens")
+    run = RunConfig(train=train, optim=optim)
+    # 4 or 8 windows of 256 or 512 tokens: 1 of 1,024 tokens, then 2, then 4
+    assert run.step_sizes.tokens_before(10) == 1024 * (5 + 10)
+    assert run.step_sizes.tokens_before(110) == 1024 * (5 + 10 + 400)
+    assert [learning_rate_factor(step, run) for step in (0, 4, 5, 9, 10, 60)] == pytest.approx(
+        [1 / 15, 5 / 15, 7 / 15, 1.0, 1.0, 0.5]
+    )
+
+
 def test_every_schedule_has_a_decay() -> None:
     assert set(get_args(OptimConfig.model_fields["schedule"].annotation)) == set(DECAYS)
 
