@@ -124,10 +124,10 @@ class SpectralLM(nn.Module):
 
         In training its gradient has that of the z-loss, too.
         """
-        table_VD, z_weight = self.embedding.table(), self.z_weight if self.training else 0.0
-        return self.layout.cross_entropy(
-            x_BTD.flatten(0, 1), table_VD, labels_BT.flatten(), z_weight
-        )
+        inputs = x_BTD.flatten(0, 1), self.embedding.table(), labels_BT.flatten()
+        if self.training and self.z_weight:
+            return self.layout.cross_entropy(*inputs, self.z_weight)
+        return self.layout.cross_entropy(*inputs)
 
     def prefill(
         self,
