@@ -35,6 +35,7 @@ def _problems(run: RunConfig, num_ranks: int) -> Iterator[str]:
     yield from _zero(run)
     yield from _batch(run, data_ranks(run, num_ranks))
     yield from _smaller_steps(run, num_ranks)
+    yield from _noise(run)
 
 
 def _ranks(run: RunConfig, num_ranks: int) -> Iterator[str]:
@@ -203,6 +204,24 @@ def _smaller_steps(run: RunConfig, num_ranks: int) -> Iterator[str]:
         shorter = with_length(run, length)
         for problem in (*_sequence(shorter), *_tensor(shorter)):
             yield f"train.length_warmup, before step {end}: {problem}"
+
+
+def _noise(run: RunConfig) -> Iterator[str]:
+    if not run.monitor.noise_every:
+        return
+    for axis in ("tensor", "pipeline", "sequence", "expert"):
+        if (size := getattr(run.parallel, axis)) > 1:
+            yield (
+                f"monitor.noise_every is {run.monitor.noise_every} with parallel.{axis} {size}; "
+                f"expected parallel.{axis} 1, or noise_every 0: gradients of single micro-batches "
+                "are measured where a rank has all of them"
+            )
+    if run.train.global_batch_size == run.train.micro_batch_size:
+        yield (
+            f"monitor.noise_every is {run.monitor.noise_every} with train.global_batch_size and "
+            f"micro_batch_size {run.train.micro_batch_size}; expected at least two micro-batches "
+            "per step, whose gradients can be compared"
+        )
 
 
 def with_length(run: RunConfig, length: int) -> RunConfig:

@@ -38,6 +38,7 @@ from pretrain.runtime.precision import LossScale
 from pretrain.runtime.ranks import Ranks, decided_by_rank_0
 from pretrain.training.engine import build_engine, finish_step, set_accumulation
 from pretrain.training.gradient import StepContext, compute_gradient
+from pretrain.training.noise_scale import NoiseScale
 from pretrain.training.progress import Progress
 from pretrain.training.resumption import changed_keys
 from pretrain.training.validation import validation_loss
@@ -86,8 +87,14 @@ class Trainer:
         self.heartbeat.beat("building the engine")
         self.engine = build_engine(run, ranks, self.mesh)
         self.loss_scale = LossScale(run.train, self.engine.module.parameters())
-        self.context = StepContext(self.engine, ranks, self.mesh, self.heartbeat, self.loss_scale)
-        self.progress = Progress(run, self.engine, self.loader, self.guard, self.loss_scale)
+        # its hooks see gradients that the loss scale's have divided
+        self.noise = NoiseScale(run.monitor.noise_every, self.engine.module.parameters())
+        self.context = StepContext(
+            self.engine, ranks, self.mesh, self.heartbeat, self.loss_scale, self.noise
+        )
+        self.progress = Progress(
+            run, self.engine, self.loader, self.guard, self.loss_scale, self.noise
+        )
         self.heartbeat.beat("loading a checkpoint")
         if checkpoint is not None:
             self.progress.resume(checkpoint)
@@ -168,16 +175,16 @@ class Trainer:
         )
         if num_failed:
             self.finish_save()
-        learning_rate = self.engine.get_lr()[0]
+        step, learning_rate = self.progress.step + 1, self.engine.get_lr()[0]
         set_accumulation(self.engine, len(batches))
         gradient = compute_gradient(
             self.context,
             batches,
             num_labels,
             seed=hash_integers(self.run.train.seed, self.progress.step),
+            step=step,
             data_s=self.poll.waited_s,
         )
-        step = self.progress.step + 1
         verdict = self.guard.judge(step, gradient.loss, gradient.norm)
         if verdict.reason:
             # once for each row: tensor ranks and stages read the same
@@ -202,6 +209,9 @@ class Trainer:
             "learning_rate": learning_rate,
             "tokens_per_s": num_tokens / (self.poll.waited_s + time.perf_counter() - begin),
         }
+        record |= self.noise.record(
+            gradient.norm, num_labels, self.mesh.zero.size, self.ranks.device
+        )
         self.journal.log_step(record, gradient.rank_seconds)
         return record
 

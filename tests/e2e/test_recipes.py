@@ -81,3 +81,23 @@ def test_smaller_steps_that_ranks_cannot_share(small_corpus: SmallCorpus, tmp_pa
         status=2,
     )
     assert "train.batch_warmup has 3 windows before step 3; expected a multiple of" in printed
+
+
+def test_the_gradient_noise_scale_is_that_of_single_micro_batches(
+    small_corpus: SmallCorpus, tmp_path: Path
+) -> None:
+    run_file = small_corpus.run_file(tmp_path / "run.toml", workers=0, steps=6)
+    flags = ("--monitor.noise-every", "2")
+    pretrain_on_two_ranks(run_file, *flags, "--parallel.zero-stage", "3")
+    records = [r for r in read_metrics(tmp_path / "run" / "metrics.jsonl") if "loss" in r]
+    assert [r["step"] for r in records if "gradient_variance" in r] == [2, 4, 6]
+    # as on one rank, whatever the stage, and after a resumption
+    undisturbed = _noise(tmp_path / "run")
+    _without_the_end(tmp_path / "run")
+    resonance("pretrain", run_file, *flags, "--resume")
+    assert _noise(tmp_path / "run") == pytest.approx(undisturbed, rel=1e-3)
+
+
+def _noise(run: Path) -> list[float]:
+    records = read_metrics(run / "metrics.jsonl")
+    return [r[k] for r in records for k in ("gradient_variance", "gradient_signal") if k in r]

@@ -75,7 +75,7 @@ def test_a_z_loss_adds_its_gradient_and_leaves_the_value() -> None:
     likelihoods = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
     torch.testing.assert_close(loss, likelihoods)
     z_loss = 0.1 * logits.logsumexp(-1)[labels != -100].square().sum()
-    assert float(z_loss) > 0.1 * float(likelihoods)
+    assert z_loss.item() > 0.1 * likelihoods.item()
     ours = torch.autograd.grad(3.0 * loss, (x, weight))
     theirs = torch.autograd.grad(3.0 * (likelihoods + z_loss), (x, weight))
     for a, b in zip(ours, theirs, strict=True):

@@ -88,6 +88,16 @@ def test_possible_layouts(parallel: dict[str, object]) -> None:
             4,
             r"length_warmup, before step 9: parallel\.sequence is 4, .* 66; expected .* 64 or 68",
         ),
+        (
+            {"parallel": {"tensor": 2}, "monitor": {"noise_every": 5}},
+            2,
+            r"noise_every is 5 with parallel\.tensor 2; expected parallel\.tensor 1, or",
+        ),
+        (
+            {"train": {"global_batch_size": 4}, "monitor": {"noise_every": 5}},
+            1,
+            r"noise_every is 5 with .* micro_batch_size 4; expected at least two micro-batches",
+        ),
         ({"parallel": {"pipeline": 8}}, 8, r"pipeline is 8.*num_layers 4; expected at most 4"),
         (
             {"parallel": {"pipeline": 2, "zero_stage": 3}},
