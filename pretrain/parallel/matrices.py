@@ -28,7 +28,7 @@ def matrix_blocks(config: ModelConfig) -> dict[str, int]:
 
 
 def _blocks_of(model: SpectralLM) -> dict[str, int]:
-    blocks = {}
+    blocks: dict[str, int] = {}
     for name, module in model.named_modules():
         if isinstance(module, SequenceMixer):
             blocks |= {f"{name}.in_proj.weight": 4, f"{name}.out_proj.weight": 1}

@@ -2,7 +2,7 @@
 
 A gradient over B tokens is the true one, G, plus noise of variance tr(S) / B. Both tr(S) and |G|^2
 follow from the norms of the gradients of single micro-batches and of the whole step. Their quotient
-is the noise scale: steps of fewer tokens are nearly as good per token, steps of many more waste them.
+is the noise scale: smaller steps are nearly as good per token, much larger ones waste tokens.
 
 Source: McCandlish et al. 2018, An Empirical Model of Large-Batch Training (arXiv 1812.06162),
 appendix A.1.
