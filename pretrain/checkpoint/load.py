@@ -57,7 +57,7 @@ def load_engine(engine: Any, checkpoint: Path, run: RunConfig) -> dict[str, Any]
 
 
 def _stored_state(checkpoint: Path, run: RunConfig) -> StateOf:
-    """What a checkpoint has of the state that the run's optimizer keeps for a parameter."""
+    """Names of the state tensors of a parameter that a checkpoint has for the run's optimizer."""
     saved = load_saved_run(checkpoint)
     if saved.optim.name != run.optim.name or AVERAGE_OF in read_state(checkpoint):
         return lambda _: ()

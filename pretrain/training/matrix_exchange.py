@@ -61,7 +61,7 @@ class _Slot(NamedTuple):
 
 
 class _Round(NamedTuple):
-    """What is exchanged for tensors that are updated together.
+    """The exchange of tensors that are updated together.
 
     Attributes:
         slots: This rank's parts, in the order of their owners.

@@ -78,7 +78,7 @@ def _with_matrices_apart(groups: Groups, model: nn.Module, names: set[str]) -> G
 
 
 def bind_matrices(engine: Any, run: RunConfig, mesh: Mesh, device: torch.device) -> None:
-    """Tell muon which parts of matrices this rank holds in an engine; a collective.
+    """Prepare muon for the parts of matrices that this rank holds; a collective.
 
     Raises:
         RunError: The layout does not hold every matrix completely.
