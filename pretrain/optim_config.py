@@ -73,7 +73,12 @@ class OptimConfig(Table):
         "keep; 0 for none.",
     )
     clip_norm: float = Field(
-        1.0, gt=0.0, description="Maximum norm of the whole gradient; larger ones are scaled down."
+        1.0, gt=0.0, description="Maximum norm of a gradient; larger ones are scaled down."
+    )
+    clip: Literal["whole", "groups"] = Field(
+        "whole",
+        description="Gradients that clip_norm limits: the whole, or each parameter group's (with "
+        "weight decay, without, and muon's matrices), so that none scales another down.",
     )
 
     def warmup(self, steps: int) -> int:

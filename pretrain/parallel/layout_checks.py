@@ -159,6 +159,11 @@ def _experts(run: RunConfig, num_ranks: int) -> Iterator[str]:
             f"parallel.expert is {size}; expected a divisor of both model.experts.count "
             f"{model.experts.count} and the {num_ranks} data and sequence ranks: one of {works}"
         )
+    if run.optim.clip == "groups":
+        yield (
+            f"optim.clip is 'groups' with parallel.expert {size}; expected 'whole': experts of "
+            "different ranks are groups of different norms"
+        )
     if parallel.zero_stage not in (1, 2):
         yield (
             f"parallel.zero_stage is {parallel.zero_stage} with parallel.expert {size}; expected 1 "

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pretrain.optim_config import OptimConfig
+from pretrain.training.group_clipping import scale_gradients
 from pretrain.training.matrix_exchange import MatrixExchange
 from pretrain.training.moving_average import move_averages
 
@@ -72,6 +73,7 @@ class MatrixMomentum(torch.optim.AdamW):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Apply the gradients; a collective of the ranks that hold parts of the same matrices."""
+        scale_gradients(self)
         groups = self.param_groups
         self.param_groups = [group for group in groups if not group["matrices"]]
         try:

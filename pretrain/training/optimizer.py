@@ -16,6 +16,7 @@ from pretrain.optim_config import OptimConfig
 from pretrain.parallel.matrices import matrix_blocks
 from pretrain.parallel.mesh import Mesh, layer_axis
 from pretrain.parallel.placement import placements
+from pretrain.training.group_clipping import scale_gradients
 from pretrain.training.matrix_exchange import Held, MatrixExchange
 from pretrain.training.moving_average import move_averages
 from pretrain.training.muon import MatrixMomentum
@@ -115,6 +116,7 @@ class _AdamW(torch.optim.AdamW):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Apply the gradients."""
+        scale_gradients(self)
         loss = super().step(closure)
         move_averages(self, self._average_decay)
         return loss

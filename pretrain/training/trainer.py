@@ -38,6 +38,7 @@ from pretrain.runtime.precision import LossScale
 from pretrain.runtime.ranks import Ranks, decided_by_rank_0
 from pretrain.training.engine import build_engine, finish_step, set_accumulation
 from pretrain.training.gradient import StepContext, compute_gradient
+from pretrain.training.group_clipping import clip_groups
 from pretrain.training.noise_scale import NoiseScale
 from pretrain.training.progress import Progress
 from pretrain.training.resumption import changed_keys
@@ -192,6 +193,8 @@ class Trainer:
             losses = gradient.losses if self.mesh.counts else []
             self.journal.log_bad_step(step, verdict, counted, losses)
         self.heartbeat.beat("optimizer")
+        if self.run.optim.clip == "groups" and verdict.applies:
+            clip_groups(self.engine, self.run.optim.clip_norm)
         finish_step(self.engine, apply=verdict.applies)
         self.progress.pass_data()
         if not verdict.applies:

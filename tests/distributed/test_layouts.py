@@ -172,7 +172,10 @@ def _run(corpus: SmallCorpus, folder: Path, case: "Case") -> RunConfig:
     values = load_run(corpus.run_file(folder / "run.toml")).model_dump()
     values["model"] |= {"vocab_size": 513, "num_modes": 8, "conv_chunk": 16} | model
     values["data"] |= {"num_workers": 0, "sequence_length": 128}
-    values["optim"] |= {"learning_rate": 1e-3, "name": _optimizer(case.model)}
+    optimizer = _optimizer(case.model)
+    # norms of groups are above 0.1, in different measure
+    clip = {"clip": "groups", "clip_norm": 0.1} if optimizer == "muon" else {}
+    values["optim"] |= {"learning_rate": 1e-3, "name": optimizer, **clip}
     values["train"] |= {
         "output": folder / case.name,
         "steps": GATED_STEPS if "gates" in model else STEPS,

@@ -101,3 +101,15 @@ def test_the_gradient_noise_scale_is_that_of_single_micro_batches(
 def _noise(run: Path) -> list[float]:
     records = read_metrics(run / "metrics.jsonl")
     return [r[k] for r in records for k in ("gradient_variance", "gradient_signal") if k in r]
+
+
+def test_muon_with_experts_on_two_ranks(small_corpus: SmallCorpus, tmp_path: Path) -> None:
+    run_file = small_corpus.run_file(
+        tmp_path / "run.toml", model='feed_forward = "experts"', workers=0
+    )
+    flags = ("--optim.name", "muon", "--model.experts.count", "4")
+    pretrain_on_two_ranks(run_file, *flags, "--parallel.expert", "2")
+    shared = losses(tmp_path / "run")
+    resonance("pretrain", run_file, *flags, "--train.output", tmp_path / "alone")
+    for one, two in zip(losses(tmp_path / "alone"), shared, strict=True):
+        assert (one.loss or one.valid_loss) == pytest.approx(two.loss or two.valid_loss, rel=1e-5)

@@ -98,6 +98,15 @@ def test_possible_layouts(parallel: dict[str, object]) -> None:
             1,
             r"noise_every is 5 with .* micro_batch_size 4; expected at least two micro-batches",
         ),
+        (
+            {
+                "parallel": {"expert": 2},
+                "model": {"feed_forward": "experts"},
+                "optim": {"clip": "groups"},
+            },
+            2,
+            r"clip is 'groups' with parallel\.expert 2; expected 'whole'",
+        ),
         ({"parallel": {"pipeline": 8}}, 8, r"pipeline is 8.*num_layers 4; expected at most 4"),
         (
             {"parallel": {"pipeline": 2, "zero_stage": 3}},
