@@ -94,7 +94,7 @@ def test_possible_layouts(parallel: dict[str, object]) -> None:
             r"noise_every is 5 with parallel\.tensor 2; expected parallel\.tensor 1, or",
         ),
         (
-            {"train": {"global_batch_size": 4}, "monitor": {"noise_every": 5}},
+            {"train": {"micro_batch_size": 4}, "monitor": {"noise_every": 5}},
             1,
             r"noise_every is 5 with .* micro_batch_size 4; expected at least two micro-batches",
         ),
