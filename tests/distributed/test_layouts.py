@@ -25,7 +25,13 @@ STEPS, GATED_STEPS = 10, 5
 # both kinds of heads in every layer. By turns, a few of the embedding's 8,224 numbers end up to a
 # fifth of a step apart on tensor ranks, where AdamW makes a step of a gradient's rounding error;
 # gradients of that model are compared in float64 (test_split_model.py).
-MODELS: dict[str, dict[str, object]] = {"plain": {"conv_heads": (2,)}, "everything": EVERYTHING}
+MODELS: dict[str, dict[str, object]] = {
+    "plain": {"conv_heads": (2,)},
+    "muon": {"conv_heads": (2,)},
+    # of three stages, the one between has nothing but matrices that decays
+    "muon stages": {"mixers": ("fft",), "num_layers": 3},
+    "everything": EVERYTHING,
+}
 
 
 class Layout(NamedTuple):
@@ -59,7 +65,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
 # stages go with ZeRO 1 alone
 IMPOSSIBLE = {("pipeline", 2, "zero", stage) for stage in (0, 2, 3)}
 # every other pair of values occurs
-PRUNED = [
+PAIRS = [
     Layout(data=2, zero=0, micro=2),
     Layout(data=2, zero=3, recompute="full", states="cpu"),
     Layout(sequence=2, zero=0, micro=2, recompute="selective", offload=True),
@@ -87,6 +93,7 @@ def _whole_matrix() -> list[Layout]:
 def _train(rank: int, runs: dict[str, RunConfig], folder: Path) -> None:
     """Train every run in this process group; every rank writes down what it ended with."""
     import pretrain.training.engine
+    import pretrain.training.muon
     from pretrain.runtime.ranks import init_ranks
     from pretrain.training.trainer import Trainer
     from spectral.block import Block
@@ -111,16 +118,24 @@ def _train(rank: int, runs: dict[str, RunConfig], folder: Path) -> None:
                 parameter += 0.05 * torch.randn(parameter.shape)
 
     Block.reset_parameters = shaken  # type: ignore[method-assign]
+    orthogonalize, orthogonalized = pretrain.training.muon.orthogonalized, [0]
+
+    def counted(matrices: Tensor) -> Tensor:
+        orthogonalized[0] += len(matrices)
+        return orthogonalize(matrices)
+
+    pretrain.training.muon.orthogonalized = counted
     for name, run in runs.items():
         _set_dtype(torch.float64 if uses_gates(run.model.gates) else torch.float32)
         trainer = Trainer(run, init_ranks())
-        records = []
+        records, orthogonalized[0] = [], 0
         for batches in trainer.loader:
             records.append(trainer.train_step(batches))
             if trainer.progress.step == run.train.steps:
                 break
         valid = trainer.validate()["valid_loss"]
-        torch.save((records, valid, _pieces(trainer.engine)), folder / f"{name}-{rank}.pt")
+        results = records, valid, _pieces(trainer.engine), orthogonalized[0]
+        torch.save(results, folder / f"{name}-{rank}.pt")
         trainer.engine.destroy()
 
 
@@ -157,12 +172,16 @@ def _run(corpus: SmallCorpus, folder: Path, case: "Case") -> RunConfig:
     values = load_run(corpus.run_file(folder / "run.toml")).model_dump()
     values["model"] |= {"vocab_size": 513, "num_modes": 8, "conv_chunk": 16} | model
     values["data"] |= {"num_workers": 0, "sequence_length": 128}
-    values["optim"]["learning_rate"] = 1e-3
+    optimizer = _optimizer(case.model)
+    # norms of groups are above 0.1, in different measure
+    clip = {"clip": "groups", "clip_norm": 0.1} if optimizer == "muon" else {}
+    values["optim"] |= {"learning_rate": 1e-3, "name": optimizer, **clip}
     values["train"] |= {
         "output": folder / case.name,
         "steps": GATED_STEPS if "gates" in model else STEPS,
         "global_batch_size": case.batch,
         "micro_batch_size": layout.micro,
+        "z_loss": 0.01,
         "activation_checkpointing": layout.recompute,
         "activation_offload": layout.offload,
     }
@@ -173,6 +192,10 @@ def _run(corpus: SmallCorpus, folder: Path, case: "Case") -> RunConfig:
     values["parallel"]["offload_optimizer"] = layout.states
     values["parallel"]["offload_parameters"] = layout.states if layout.zero == 3 else "none"
     return RunConfig.model_validate(values)
+
+
+def _optimizer(model: str) -> str:
+    return "muon" if model.startswith("muon") else "adamw"
 
 
 class Case(NamedTuple):
@@ -196,7 +219,7 @@ class Case(NamedTuple):
         return torch.load(folder / f"{self.name}-{rank}.pt", weights_only=False)
 
 
-def _check(cases: list[Case], corpus: SmallCorpus, folder: Path, fresh: bool = False) -> None:
+def check(cases: list[Case], corpus: SmallCorpus, folder: Path, fresh: bool = False) -> None:
     every = {*cases, *(case.alone() for case in cases)}
     for ranks in sorted({case.layout.ranks for case in every}):
         some = [case for case in every if case.layout.ranks == ranks]
@@ -212,7 +235,8 @@ def _check(cases: list[Case], corpus: SmallCorpus, folder: Path, fresh: bool = F
 
 
 def _differences(found: Any, expected: Any) -> list[str]:
-    (records, valid, pieces), (expected_records, expected_valid, wholes) = found, expected
+    records, valid, pieces, _ = found
+    expected_records, expected_valid, wholes, _ = expected
     problems = []
     for step, (record, wanted) in enumerate(zip(records, expected_records, strict=True)):
         for key in ("loss", "auxiliary_loss"):
@@ -238,18 +262,18 @@ def test_the_layouts_pair_every_two_values() -> None:
     for first, second in itertools.combinations(VALUES, 2):
         pairs = itertools.product(VALUES[first], VALUES[second])
         wanted |= {(first, one, second, other) for one, other in pairs}
-        found |= {(first, getattr(x, first), second, getattr(x, second)) for x in PRUNED}
+        found |= {(first, getattr(x, first), second, getattr(x, second)) for x in PAIRS}
     assert wanted - found == IMPOSSIBLE
 
 
 @pytest.mark.timeout(900)
 def test_layouts_equal_one_rank(small_corpus: SmallCorpus, tmp_path: Path) -> None:
-    plain = [Case("plain", layout) for layout in PRUNED]
+    plain = [Case("plain", layout) for layout in PAIRS]
     # with every feature, once in each layout of four ranks; each sums two gradients up in a step
     gated = [
-        Case("everything", x, batch=2 * x.data) for x in PRUNED if x.ranks == 4 and x.micro == 1
+        Case("everything", x, batch=2 * x.data) for x in PAIRS if x.ranks == 4 and x.micro == 1
     ]
-    _check([*plain, *gated], small_corpus, tmp_path)
+    check([*plain, *gated], small_corpus, tmp_path)
 
 
 # DeepSpeed compiles its own library for it, once, which takes ten minutes
@@ -259,7 +283,7 @@ def test_states_on_disk_equal_one_rank(small_corpus: SmallCorpus, tmp_path: Path
     if not Path("/usr/include/libaio.h").exists():
         pytest.skip("libaio's headers are missing (libaio-dev)")
     layouts = Layout(zero=3, states="nvme"), Layout(data=2, zero=3, states="nvme")
-    _check([Case("plain", layout) for layout in layouts], small_corpus, tmp_path, fresh=True)
+    check([Case("plain", layout) for layout in layouts], small_corpus, tmp_path, fresh=True)
 
 
 @pytest.mark.slow
@@ -272,4 +296,4 @@ def test_every_layout_equals_one_rank(
     if model == "everything":
         # DeepSpeed reduces no float64 without ZeRO
         layouts = [layout for layout in layouts if layout.zero > 0]
-    _check([Case(model, x) for x in layouts], small_corpus, tmp_path, fresh=True)
+    check([Case(model, x) for x in layouts], small_corpus, tmp_path, fresh=True)
