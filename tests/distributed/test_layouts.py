@@ -6,6 +6,7 @@ error, so two float32 runs of one layout drift apart as well, once one of them i
 
 import itertools
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +41,7 @@ class Layout(NamedTuple):
     recompute: str = "none"
     offload: bool = False
     states: str = "none"
+    compiled: bool = False
 
     @property
     def ranks(self) -> int:
@@ -84,7 +86,7 @@ def _whole_matrix() -> list[Layout]:
     return [x for x in layouts if x.pipeline == 1 or x.zero == 1]
 
 
-def _train(rank: int, runs: dict[str, RunConfig], folder: Path) -> None:
+def train_runs(rank: int, runs: dict[str, RunConfig], folder: Path) -> None:
     """Train every run in this process group; every rank writes down what it ended with."""
     import pretrain.training.engine
     from pretrain.runtime.ranks import init_ranks
@@ -165,6 +167,7 @@ def _run(corpus: SmallCorpus, folder: Path, case: "Case") -> RunConfig:
         "micro_batch_size": layout.micro,
         "activation_checkpointing": layout.recompute,
         "activation_offload": layout.offload,
+        "compile": layout.compiled,
     }
     axes = layout._asdict()
     values["parallel"] |= {k: axes[k] for k in ("tensor", "pipeline", "sequence", "data")}
@@ -196,12 +199,18 @@ class Case(NamedTuple):
         return torch.load(folder / f"{self.name}-{rank}.pt", weights_only=False)
 
 
-def _check(cases: list[Case], corpus: SmallCorpus, folder: Path, fresh: bool = False) -> None:
+def check(
+    cases: list[Case],
+    corpus: SmallCorpus,
+    folder: Path,
+    fresh: bool = False,
+    train: Callable[..., None] = train_runs,
+) -> None:
     every = {*cases, *(case.alone() for case in cases)}
     for ranks in sorted({case.layout.ranks for case in every}):
         some = [case for case in every if case.layout.ranks == ranks]
         runs = {x.name: _run(corpus, folder, x) for x in sorted(some)}
-        run_ranks(_train, ranks, folder, runs, folder, fresh=fresh)
+        run_ranks(train, ranks, folder, runs, folder, fresh=fresh)
     problems = []
     for case in cases:
         expected = case.alone().result(folder, 0)
@@ -249,7 +258,7 @@ def test_layouts_equal_one_rank(small_corpus: SmallCorpus, tmp_path: Path) -> No
     gated = [
         Case("everything", x, batch=2 * x.data) for x in PRUNED if x.ranks == 4 and x.micro == 1
     ]
-    _check([*plain, *gated], small_corpus, tmp_path)
+    check([*plain, *gated], small_corpus, tmp_path)
 
 
 # DeepSpeed compiles its own library for it, once, which takes ten minutes
@@ -259,7 +268,7 @@ def test_states_on_disk_equal_one_rank(small_corpus: SmallCorpus, tmp_path: Path
     if not Path("/usr/include/libaio.h").exists():
         pytest.skip("libaio's headers are missing (libaio-dev)")
     layouts = Layout(zero=3, states="nvme"), Layout(data=2, zero=3, states="nvme")
-    _check([Case("plain", layout) for layout in layouts], small_corpus, tmp_path, fresh=True)
+    check([Case("plain", layout) for layout in layouts], small_corpus, tmp_path, fresh=True)
 
 
 @pytest.mark.slow
@@ -272,4 +281,4 @@ def test_every_layout_equals_one_rank(
     if model == "everything":
         # DeepSpeed reduces no float64 without ZeRO
         layouts = [layout for layout in layouts if layout.zero > 0]
-    _check([Case(model, x) for x in layouts], small_corpus, tmp_path, fresh=True)
+    check([Case(model, x) for x in layouts], small_corpus, tmp_path, fresh=True)
