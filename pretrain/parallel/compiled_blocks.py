@@ -99,10 +99,12 @@ class _Compiled:
     def __init__(self, module: nn.Module, *, whole: bool):
         self.module = module
         self.plain = module.forward
-        self.compiled: Callable[..., Any] = torch.compile(
+        # torch declares its newer options for no function
+        compiler: Any = torch.compile
+        self.compiled: Callable[..., Any] = compiler(
             module.forward, fullgraph=whole, recompile_limit=MOST_GRAPHS, **COMPILER
         )
-        module.forward = self  # type: ignore[assignment]
+        module.forward = self
 
     def __call__(self, *inputs: Any) -> Any:
         if not self.module.training:

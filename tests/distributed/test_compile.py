@@ -14,12 +14,13 @@ from tests.conftest import SmallCorpus
 from tests.distributed.test_layouts import Case, Layout, check, train_runs
 
 FEW = [
-    Case("everything", Layout(zero=3, recompute="full", compiled=True)),
+    Case("plain", Layout(zero=3, recompute="full", compiled=True)),
     Case("plain", Layout(tensor=2, compiled=True)),
     Case("plain", Layout(sequence=2, recompute="selective", compiled=True)),
 ]
 MANY = [
     Case("everything", Layout(micro=2, compiled=True)),
+    Case("everything", Layout(zero=3, recompute="full", compiled=True)),
     Case("everything", Layout(recompute="selective", offload=True, compiled=True)),
     Case("everything", Layout(tensor=2, recompute="full", compiled=True)),
     Case("everything", Layout(sequence=2, zero=2, compiled=True)),

@@ -124,6 +124,7 @@ def train_runs(rank: int, runs: dict[str, RunConfig], folder: Path) -> None:
         valid = trainer.validate()["valid_loss"]
         torch.save((records, valid, _pieces(trainer.engine)), folder / f"{name}-{rank}.pt")
         trainer.engine.destroy()
+    Block.reset_parameters = reset  # type: ignore[method-assign]
 
 
 def _set_dtype(dtype: torch.dtype) -> None:
