@@ -1,4 +1,4 @@
-"""What the planner predicts of a run on one rank: the figures that measured ones are held against."""
+"""What the planner predicts of a run on one rank, to be compared with the measured figures."""
 
 from typing import NamedTuple
 

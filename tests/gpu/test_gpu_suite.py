@@ -78,7 +78,7 @@ def test_a_gpu_is_timed_by_its_own_clock(monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(torch.cuda, name, lambda name=name: calls.append(name))
     for name, value in (("memory_allocated", 3), ("max_memory_allocated", 5)):
         monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
-    monkeypatch.setattr("triton.testing.do_bench", lambda run, **options: run() or 2.0)
+    monkeypatch.setattr("triton.testing.do_bench", lambda run, **_: run() or 2.0)
     device = Device("cuda")
     assert device.name == "name of cuda"
     assert device.seconds(lambda: None, 0.2) == 2e-3
