@@ -68,6 +68,11 @@ class TrainConfig(Table):
     activation_offload: bool = Field(
         False, description="Keep the inputs of recomputed layers in CPU memory."
     )
+    compile: bool = Field(
+        False,
+        description="Compile every block for training with torch.compile, which needs a C++ "
+        "compiler on every machine.",
+    )
     validate_every: int = Field(
         100, ge=0, description="Steps between validations, also after the last step; 0 for never."
     )

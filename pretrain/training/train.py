@@ -10,7 +10,11 @@ from pretrain.checkpoint.resume import as_branch, checked_start
 from pretrain.commands import PretrainCommand
 from pretrain.resilience.failure_messages import failure_of_rank
 from pretrain.resilience.heartbeat import Heartbeat
-from pretrain.resilience.node_health import require_offload_folder, require_same_versions
+from pretrain.resilience.node_health import (
+    require_compiler,
+    require_offload_folder,
+    require_same_versions,
+)
 from pretrain.resilience.run_lock import LAUNCHER_PATIENCE_S, PATIENCE_S, RunLock
 from pretrain.resilience.stop_signals import StopFlag, follow_launcher
 from pretrain.resilience.watchdog import Watchdog
@@ -53,6 +57,7 @@ def pretrain(command: PretrainCommand) -> None:
                     print(message, file=sys.stderr)
                 return
             require_offload_folder(run.parallel)
+            require_compiler(run.train, ranks.device)
             name = decided_by_rank_0(lambda: time.strftime("%Y%m%d-%H%M%S"))
             with Watchdog(run, heartbeat, ranks.world_size, name):
                 Trainer(run, ranks, start, stop=stop, heartbeat=heartbeat).train()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SmallCorpus
-from tests.distributed.test_layouts import MODELS, PAIRS, STEPS, Case, Layout, check
+from tests.distributed.layout_runs import MODELS, PAIRS, STEPS, Case, Layout, check
 
 # 4 maps in a mixer's input, 1 in its output, 2 and 1 in the feed-forward
 LAYER_MATRICES = 4 + 1 + 2 + 1
