@@ -66,15 +66,16 @@ def _with_matrices_apart(groups: Groups, model: nn.Module, names: set[str]) -> G
     """The groups without the weights of these names, and a group of them, all with weight decay."""
     matrices = {id(p) for placement, p in placements(model) if placement.name in names}
     decayed, others = groups
-    kept = [p for p in decayed["params"] if id(p) not in matrices]
-    apart = [p for p in decayed["params"] if id(p) in matrices]
-    if not kept:
-        # a stage of a pipeline without an embedding: DeepSpeed expects as many groups on all stages
-        kept = [nn.Parameter(torch.zeros(1, device=apart[0].device))]
+    first = decayed | {"params": [p for p in decayed["params"] if id(p) not in matrices]}
+    apart = decayed | {"params": [p for p in decayed["params"] if id(p) in matrices]}
+    if not first["params"]:
+        # a stage without an embedding: DeepSpeed reduces equally many groups on all stages
+        parameter, *rest = others["params"]
+        first, others = others | {"params": [parameter]}, others | {"params": rest}
     return [
-        decayed | {"params": kept, "matrices": False},
+        first | {"matrices": False},
         others | {"matrices": False},
-        decayed | {"params": apart, "matrices": True},
+        apart | {"matrices": True},
     ]
 
 

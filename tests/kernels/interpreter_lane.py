@@ -233,7 +233,7 @@ def test_spectral_gate(R: int, H: int, N: int, M: int) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
-    ("N", "D", "V", "z_weight"), [(1, 8, 5, 0.0), (9, 4, 9, 0.1), (3, 8, 4100, 0.1)]
+    ("N", "D", "V", "z_weight"), [(1, 8, 5, 0.0), (9, 4, 9, 0.01), (3, 8, 4100, 0.01)]
 )
 def test_linear_cross_entropy(
     N: int, D: int, V: int, z_weight: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
