@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from pretrain.config import ParallelConfig, RunConfig
+from pretrain.config import RunConfig
 from pretrain.parallel.build_model import build_model
 from pretrain.parallel.layout_checks import check_layout
 from pretrain.parallel.mesh import Mesh, ModelParallelUnit
 from pretrain.parallel.placement import is_split
-from pretrain.parallel.split_model import Settle
+from pretrain.parallel.split_model import Settle, empty_model
 from pretrain.runtime.deepspeed_setup import start_deepspeed
 from pretrain.runtime.ranks import Ranks
 from pretrain.training.optimizer import build_optimizer
@@ -87,7 +87,7 @@ def deepspeed_config(run: RunConfig, mesh: Mesh) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": batch // (micro * mesh.data.size),
         "gradient_clipping": run.optim.clip_norm,
-        "zero_optimization": _zero(run.parallel),
+        "zero_optimization": _zero(run),
         # activations between stages are not matrices that tensor ranks could split evenly
         "pipeline": {"pipe_partitioned": False, "grad_partitioned": False},
         "steps_per_print": 2**31,
@@ -98,8 +98,12 @@ def deepspeed_config(run: RunConfig, mesh: Mesh) -> dict[str, Any]:
     }
 
 
-def _zero(parallel: ParallelConfig) -> dict[str, Any]:
+def _zero(run: RunConfig) -> dict[str, Any]:
+    parallel = run.parallel
     zero: dict[str, Any] = {"stage": parallel.zero_stage}
+    if parallel.zero_stage == 3:
+        # its defaults, made for any model, keep a billion gathered parameters
+        zero |= _gathered_at_most(_largest_part(run))
     for key, device in (
         ("offload_optimizer", parallel.offload_optimizer),
         ("offload_param", parallel.offload_parameters),
@@ -107,6 +111,24 @@ def _zero(parallel: ParallelConfig) -> dict[str, Any]:
         if device != "none":
             zero[key] = {"device": device, "nvme_path": str(parallel.nvme_path)}
     return zero
+
+
+def _gathered_at_most(numel: int) -> dict[str, int]:
+    """Keys of ZeRO 3 by which a rank holds one gathered part of `numel` parameters, not more."""
+    return {
+        "stage3_max_live_parameters": numel,
+        "stage3_max_reuse_distance": numel,
+        "stage3_prefetch_bucket_size": numel // 2,
+        # parameters up to this size are never released: all vectors together are not much
+        "stage3_param_persistence_threshold": min(100_000, numel // 1_000),
+    }
+
+
+def _largest_part(run: RunConfig) -> int:
+    """Number of parameters of the largest part of a rank's model."""
+    parts = empty_model(run.model).parts()
+    largest = max(sum(p.numel() for p in part.parameters()) for _, part in parts)
+    return largest // run.parallel.tensor
 
 
 def gradient_norm(engine: Any) -> float:
