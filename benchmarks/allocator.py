@@ -16,9 +16,9 @@ import torch
 from benchmarks.harness.command import run_benchmark
 from benchmarks.harness.processes import in_fresh_process, resident_bytes, with_environment
 from benchmarks.harness.thresholds import Figure, Outcome
-from pretrain.config import TrainConfig
 from pretrain.parallel.activation_checkpointing import checkpoint_activations
 from pretrain.runtime.malloc import allocator_environment, reuse_freed_memory
+from pretrain.train_config import TrainConfig
 from spectral.config import ModelConfig
 from spectral.lm import SpectralLM
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
-from pretrain.config import MonitorConfig
 from pretrain.errors import RunError
+from pretrain.health_config import MonitorConfig
 
 
 class PrometheusEndpoint:

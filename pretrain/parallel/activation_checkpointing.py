@@ -11,8 +11,8 @@ import torch
 from fairscale.nn.checkpoint import checkpoint_wrapper
 from torch import Tensor, nn
 
-from pretrain.config import TrainConfig
 from pretrain.runtime.precision import autocast, current_autocast
+from pretrain.train_config import TrainConfig
 from spectral.block import Block
 from spectral.mixers.base import MixerState
 from spectral.mixers.context import SequenceContext

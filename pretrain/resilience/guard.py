@@ -9,8 +9,8 @@ import statistics
 from collections import deque
 from typing import Any, Literal, NamedTuple
 
-from pretrain.config import GuardConfig
 from pretrain.errors import RunError
+from pretrain.health_config import GuardConfig
 
 Action = Literal["apply", "note", "stop", "skip", "rollback"]
 # standard deviation over median absolute deviation, for a normal distribution

@@ -13,8 +13,9 @@ import torch
 import torch.distributed as dist
 
 from launch.versions import REMEDY, differences, versions
-from pretrain.config import HealthConfig, ParallelConfig
+from pretrain.config import ParallelConfig
 from pretrain.errors import RunError
+from pretrain.health_config import HealthConfig
 from pretrain.runtime.ranks import Ranks, agreed, gathered_objects
 
 MOST_SHOWN = 8

@@ -13,8 +13,8 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
-from pretrain.config import TrainConfig
 from pretrain.errors import RunError
+from pretrain.train_config import TrainConfig
 
 P = ParamSpec("P")
 R = TypeVar("R")

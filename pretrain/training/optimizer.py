@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pretrain.config import OptimConfig
+from pretrain.optim_config import OptimConfig
 
 Groups = list[dict[str, Any]]
 

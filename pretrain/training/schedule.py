@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from pretrain.config import OptimConfig, RunConfig
+from pretrain.config import RunConfig
+from pretrain.optim_config import OptimConfig
 
 
 def learning_rate_factor(step: int, run: RunConfig) -> float:

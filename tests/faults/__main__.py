@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--hours", type=float, default=3.0, help="stop after so long")
     parser.add_argument("--only", nargs="+", metavar="KIND", choices=KINDS, help="; ".join(KINDS))
     parser.add_argument("--without", nargs="+", metavar="KIND", choices=KINDS, default=[])
-    parser.add_argument("--summary", action="store_true", help="write the committed summary")
+    parser.add_argument("--summary", action="store_true", help="add it to the committed one")
     parser.add_argument("--plan", action="store_true", help="print the seed's plan")
     options = parser.parse_args()
     lacking = missing()

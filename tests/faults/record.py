@@ -76,11 +76,43 @@ def summary(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def write_summary(record: Record) -> None:
-    """Write the committed summary, and its table into docs/survival.md."""
-    summarised = summary(record.lines())
+    """Add a folder's runs to the committed summary, and write its table into docs/survival.md.
+
+    Raises:
+        SystemExit: Runs with these seeds and commits are counted already.
+    """
+    summarised = json.loads(SUMMARY.read_text(encoding="utf-8"))
+    runs = sorted({f"{line['seed']} at {line['commit']}" for line in latest(record.lines())})
+    twice = sorted(set(runs) & set(summarised["added"]))
+    if twice:
+        raise SystemExit(f"{record.path}: counted already: seeds {', '.join(twice)}")
+    summarised = added(summarised, summary(record.lines())) | {"added": summarised["added"] + runs}
     write_json(SUMMARY, summarised)
     before, _, after = table_in(PAGE.read_text(encoding="utf-8"))
     PAGE.write_text(before + table(summarised) + after, encoding="utf-8")
+
+
+def added(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """The sum of two summaries of different runs."""
+    kinds = {
+        name: {
+            "does": row["does"],
+            "faults": first["kinds"][name]["faults"] + row["faults"],
+            "by_ranks": {
+                number: first["kinds"][name]["by_ranks"][number] + count
+                for number, count in row["by_ranks"].items()
+            },
+        }
+        for name, row in second["kinds"].items()
+    }
+    return {
+        "commits": sorted({*first["commits"], *second["commits"]}),
+        "machine": second["machine"],
+        "runs": first["runs"] + second["runs"],
+        "faults": first["faults"] + second["faults"],
+        "failed_seeds": sorted({*first["failed_seeds"], *second["failed_seeds"]}),
+        "kinds": kinds,
+    }
 
 
 def table_in(page: str) -> tuple[str, str, str]:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from pretrain.config import GuardConfig
+from pretrain.health_config import GuardConfig
 from pretrain.resilience.guard import Guard
 
 FINE = GuardConfig(spike_history=10, on_spike="skip", limit=2, limit_steps=100)

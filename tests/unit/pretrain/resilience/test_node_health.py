@@ -10,8 +10,9 @@ from unittest import mock
 import pytest
 
 from launch.json_lines import read_lines
-from pretrain.config import HealthConfig, MonitorConfig, ParallelConfig, RunConfig, TrainConfig
+from pretrain.config import ParallelConfig, RunConfig
 from pretrain.errors import RunError
+from pretrain.health_config import HealthConfig, MonitorConfig
 from pretrain.monitoring.jsonl import JsonLines
 from pretrain.monitoring.metrics import Metrics
 from pretrain.monitoring.prometheus import PrometheusEndpoint
@@ -20,6 +21,7 @@ from pretrain.monitoring.wandb_run import wandb_id
 from pretrain.resilience.heartbeat import Heartbeat
 from pretrain.resilience.node_health import NodeHealth, judge_health, require_offload_folder
 from pretrain.resilience.watchdog import Watchdog, read_heartbeats
+from pretrain.train_config import TrainConfig
 
 GIB = 2**30
 GOOD = NodeHealth(0, "a", 4 * GIB, 4 * GIB, 1000.0, "")

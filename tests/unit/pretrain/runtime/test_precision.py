@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from pretrain.config import TrainConfig
 from pretrain.errors import RunError
 from pretrain.runtime.precision import (
     LossScale,
@@ -15,6 +14,7 @@ from pretrain.runtime.precision import (
     current_autocast,
     product_dtype,
 )
+from pretrain.train_config import TrainConfig
 
 
 def test_precision_of_products() -> None:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.config import CheckpointConfig, RunConfig, TrainConfig
+from pretrain.config import CheckpointConfig, RunConfig
 from pretrain.submit.remaining_work import checkpoint_bytes, longest_plan
+from pretrain.train_config import TrainConfig
 from spectral.config import ModelConfig
 from spectral.lm import SpectralLM
 

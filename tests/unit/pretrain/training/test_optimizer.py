@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 import torch
 
-from pretrain.config import OPTIMIZER_STATE, OptimConfig
+from pretrain.optim_config import OPTIMIZER_STATE, OptimConfig
 from pretrain.training.optimizer import BUILDERS, build_optimizer, parameter_groups
 from spectral.config import ModelConfig
 from spectral.lm import SpectralLM

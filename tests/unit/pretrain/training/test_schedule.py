@@ -6,7 +6,9 @@ from typing import get_args
 import pytest
 import torch
 
-from pretrain.config import OptimConfig, RunConfig, TrainConfig
+from pretrain.config import RunConfig
+from pretrain.optim_config import OptimConfig
+from pretrain.train_config import TrainConfig
 from pretrain.training.schedule import (
     DECAYS,
     build_schedule,
