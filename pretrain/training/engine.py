@@ -11,9 +11,10 @@ from pretrain.parallel.build_model import build_model
 from pretrain.parallel.layout_checks import check_layout
 from pretrain.parallel.mesh import Mesh, ModelParallelUnit
 from pretrain.parallel.placement import is_split
-from pretrain.parallel.split_model import Settle, empty_model
+from pretrain.parallel.split_model import Settle
 from pretrain.runtime.deepspeed_setup import start_deepspeed
 from pretrain.runtime.ranks import Ranks
+from pretrain.training.deepspeed_config import deepspeed_config
 from pretrain.training.optimizer import build_optimizer
 from pretrain.training.schedule import build_schedule
 
@@ -76,59 +77,6 @@ def _settler(run: RunConfig, ranks: Ranks, mesh: Mesh) -> Settle:
 def _model_parallel_unit(mesh: Mesh) -> ModelParallelUnit | None:
     # a pipeline brings its own grid of ranks
     return ModelParallelUnit(mesh) if mesh.tensor.size > 1 == mesh.pipeline.size else None
-
-
-def deepspeed_config(run: RunConfig, mesh: Mesh) -> dict[str, Any]:
-    """The DeepSpeed configuration of a run, without precision (see `runtime.precision`)."""
-    micro, batch = run.train.micro_batch_size, run.train.global_batch_size
-    return {
-        # to DeepSpeed, each span of a sequence is a separate row
-        "train_batch_size": batch * mesh.sequence.size,
-        "train_micro_batch_size_per_gpu": micro,
-        "gradient_accumulation_steps": batch // (micro * mesh.data.size),
-        "gradient_clipping": run.optim.clip_norm,
-        "zero_optimization": _zero(run),
-        # activations between stages are not matrices that tensor ranks could split evenly
-        "pipeline": {"pipe_partitioned": False, "grad_partitioned": False},
-        "steps_per_print": 2**31,
-        # ZeRO refuses optimizers that it does not know by name
-        "zero_allow_untested_optimizer": True,
-        # torch's AdamW also works on states that are offloaded to the CPU
-        "zero_force_ds_cpu_optimizer": False,
-    }
-
-
-def _zero(run: RunConfig) -> dict[str, Any]:
-    parallel = run.parallel
-    zero: dict[str, Any] = {"stage": parallel.zero_stage}
-    if parallel.zero_stage == 3:
-        # its defaults, made for any model, keep a billion gathered parameters
-        zero |= _gathered_at_most(_largest_part(run))
-    for key, device in (
-        ("offload_optimizer", parallel.offload_optimizer),
-        ("offload_param", parallel.offload_parameters),
-    ):
-        if device != "none":
-            zero[key] = {"device": device, "nvme_path": str(parallel.nvme_path)}
-    return zero
-
-
-def _gathered_at_most(numel: int) -> dict[str, int]:
-    """Keys of ZeRO 3 by which a rank holds one gathered part of `numel` parameters, not more."""
-    return {
-        "stage3_max_live_parameters": numel,
-        "stage3_max_reuse_distance": numel,
-        "stage3_prefetch_bucket_size": numel // 2,
-        # parameters up to this size are never released: all vectors together are not much
-        "stage3_param_persistence_threshold": min(100_000, numel // 1_000),
-    }
-
-
-def _largest_part(run: RunConfig) -> int:
-    """Number of parameters of the largest part of a rank's model."""
-    parts = empty_model(run.model).parts()
-    largest = max(sum(p.numel() for p in part.parameters()) for _, part in parts)
-    return largest // run.parallel.tensor
 
 
 def gradient_norm(engine: Any) -> float:
