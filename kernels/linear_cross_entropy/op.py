@@ -9,7 +9,7 @@ from kernels.dispatch import check_tensors, run
 from kernels.linear_cross_entropy.reference import (
     linear_cross_entropy as linear_cross_entropy_reference,
 )
-from kernels.precision import work_dtype
+from kernels.precision import is_half, work_dtype
 
 
 @torch.library.custom_op("resonance::linear_cross_entropy", mutates_args=())
@@ -42,6 +42,8 @@ _linear_cross_entropy.register_autograd(_backward, setup_context=_setup_context)
 def linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, labels_N: Tensor) -> Tensor:
     """Sum of the negative log-likelihoods in nats; see `reference.linear_cross_entropy`.
 
+    The weight is multiplied in the dtype of half-precision x; sums are float32.
+
     Differentiable once. Tokens with the label -100 do not count.
 
     Raises:
@@ -54,5 +56,7 @@ def linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, labels_N: Tensor) -> T
             f"{tuple(x_ND.shape)}, {tuple(weight_VD.shape)}, {tuple(labels_N.shape)}"
         )
     check_tensors("linear_cross_entropy", x_ND, x=x_ND, weight=weight_VD, labels=labels_N)
+    if is_half(x_ND):
+        weight_VD = weight_VD.to(x_ND.dtype)
     with_grad = torch.is_grad_enabled() and (x_ND.requires_grad or weight_VD.requires_grad)
     return _linear_cross_entropy(x_ND, weight_VD, labels_N, with_grad)[0]

@@ -6,7 +6,7 @@ Shape letters: N tokens, D channels, V vocabulary.
 import torch
 from torch import Tensor
 
-from kernels.precision import full_precision, work_dtype
+from kernels.precision import full_precision, is_half, work_dtype
 
 # label of tokens without a next token
 IGNORE = -100
@@ -36,6 +36,13 @@ def linear_cross_entropy(
     Source: the memory argument of Wijmans et al. 2024, Cut Your Losses (arXiv 2411.09009).
     """
     dtype = work_dtype(x_ND)
+    if is_half(x_ND):
+        # not every CPU multiplies it; an autocast around the operator would round it again
+        with torch.autocast(x_ND.device.type, enabled=False):
+            loss, dx_ND, dweight_VD = linear_cross_entropy(
+                full_precision(x_ND), full_precision(weight_VD), labels_N, with_grad
+            )
+        return loss, dx_ND.to(x_ND.dtype), dweight_VD.to(x_ND.dtype)
     loss = x_ND.new_zeros((), dtype=dtype)
     dx_ND = torch.zeros_like(x_ND) if with_grad else x_ND.new_empty(0)
     dweight_VD = torch.zeros_like(weight_VD) if with_grad else weight_VD.new_empty(0)
