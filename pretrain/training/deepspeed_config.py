@@ -2,15 +2,24 @@
 
 from typing import Any
 
+import torch
+
 from pretrain.config import RunConfig
 from pretrain.parallel.mesh import Mesh
 from pretrain.parallel.split_model import empty_model
+from pretrain.runtime.precision import product_dtype
 
 
 def deepspeed_config(run: RunConfig, mesh: Mesh) -> dict[str, Any]:
-    """The DeepSpeed configuration of a run, without precision (see `runtime.precision`)."""
+    """The DeepSpeed configuration of a run; products are in `runtime.precision`."""
     micro, batch = run.train.micro_batch_size, run.train.global_batch_size
     return {
+        # which parameters travel in bfloat16 is said by each of them
+        "torch_autocast": {
+            "enabled": travels_in_bfloat16(run),
+            "dtype": "bfloat16",
+            "lower_precision_safe_modules": [],
+        },
         # to DeepSpeed, each span of a sequence is a separate row
         "train_batch_size": batch * mesh.sequence.size,
         "train_micro_batch_size_per_gpu": micro,
@@ -25,6 +34,11 @@ def deepspeed_config(run: RunConfig, mesh: Mesh) -> dict[str, Any]:
         # torch's AdamW also works on states that are offloaded to the CPU
         "zero_force_ds_cpu_optimizer": False,
     }
+
+
+def travels_in_bfloat16(run: RunConfig) -> bool:
+    """Whether ranks send one another matrices, and their gradients, in bfloat16."""
+    return run.parallel.zero_stage > 0 and product_dtype(run.train.precision) == torch.bfloat16
 
 
 def _zero(run: RunConfig) -> dict[str, Any]:

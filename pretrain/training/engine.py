@@ -14,7 +14,8 @@ from pretrain.parallel.placement import is_split
 from pretrain.parallel.split_model import Settle
 from pretrain.runtime.deepspeed_setup import start_deepspeed
 from pretrain.runtime.ranks import Ranks
-from pretrain.training.deepspeed_config import deepspeed_config
+from pretrain.runtime.wire import configure_wire, round_matrices, rounded_gathers
+from pretrain.training.deepspeed_config import deepspeed_config, travels_in_bfloat16
 from pretrain.training.optimizer import build_optimizer
 from pretrain.training.schedule import build_schedule
 
@@ -30,6 +31,9 @@ def build_engine(run: RunConfig, ranks: Ranks, mesh: Mesh) -> Any:
     """
     check_layout(run, ranks.world_size)
     model = build_model(run, mesh, _settler(run, ranks, mesh))
+    rounds = travels_in_bfloat16(run)
+    if rounds:
+        round_matrices(model)
     optimizer = build_optimizer(model, run.optim, shares_experts=mesh.expert.size > 1)
     engine, *_ = start_deepspeed().initialize(
         model=model,
@@ -39,6 +43,8 @@ def build_engine(run: RunConfig, ranks: Ranks, mesh: Mesh) -> Any:
         dist_init_required=False,
         config=deepspeed_config(run, mesh),
     )
+    if rounds:
+        configure_wire(engine, sum_in_float32=run.train.gradient_reduction == "float32")
     return engine
 
 
@@ -121,7 +127,8 @@ def finish_step(engine: Any, *, apply: bool) -> None:
     """
     apply_gradient = getattr(engine, "_exec_optimizer_step", engine.step)
     if apply:
-        apply_gradient()
+        with rounded_gathers():
+            apply_gradient()
         return
     stage = engine.zero_optimization_stage()
     if stage == 0:

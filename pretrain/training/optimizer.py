@@ -4,6 +4,7 @@ The state that an optimizer keeps per parameter is `OptimConfig.state_tensors`: 
 estimates and the planner read it there.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from pretrain.optim_config import OptimConfig
+from pretrain.runtime.wire import travels_rounded
 
 Groups = list[dict[str, Any]]
 
@@ -44,11 +46,17 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> Groups:
         for module in model.modules()
         if getattr(module, "weight_decays", isinstance(module, nn.Linear | nn.Embedding))
     }
-    parameters = list(model.parameters())
-    return [
-        {"params": [p for p in parameters if id(p) in decayed], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if id(p) not in decayed], "weight_decay": 0.0},
-    ]
+    groups = []
+    # ZeRO sends a group in one precision
+    for decays, rounded in itertools.product((True, False), repeat=2):
+        parameters = [
+            p
+            for p in model.parameters()
+            if (id(p) in decayed) == decays and travels_rounded(p) == rounded
+        ]
+        if parameters:
+            groups.append({"params": parameters, "weight_decay": weight_decay if decays else 0.0})
+    return groups
 
 
 def _adamw(groups: Groups, optim: OptimConfig) -> torch.optim.Optimizer:

@@ -42,6 +42,7 @@ CONSEQUENCES = {
     "train.seed": "dropout and selection noise of later steps differ; parameters and the order of "
     "the data are the checkpoint's",
     "train.precision": "later steps are computed in the new precision",
+    "train.gradient_reduction": "later gradients are summed in the new precision",
     "train.initial_loss_scale": "the checkpoint's loss scale stays",
     "train.loss_scale_window": "the loss scale follows it from the next step on",
     "train.activation": "memory and speed change, results do not",

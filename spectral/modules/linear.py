@@ -39,7 +39,7 @@ class WideLinear(nn.Linear):
 
 
 def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    """x W^T + b, as `F.linear`, on any CPU."""
+    """The product x W^T + b, as `F.linear`, on any CPU."""
     if not rounds_here(x):
         return F.linear(x, weight_OI, bias_O)
     y: Tensor = _Product.apply(as_signal(x), weight_OI, bias_O, True)
@@ -47,7 +47,7 @@ def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor
 
 
 def wide_linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
-    """x W^T + b in float32 or wider; for the backward pass x is kept as it is."""
+    """The product x W^T + b in float32 or wider; for the backward pass x is kept as it is."""
     if not is_half(x):
         return F.linear(x, weight_OI, bias_O)
     y: Tensor = _Product.apply(x, weight_OI, bias_O, False)
