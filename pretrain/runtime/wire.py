@@ -91,16 +91,11 @@ def exact_parameters(engine: Any) -> Iterator[None]:
     if not rounded:
         yield
     elif stage == 3:
-        # what is gathered already is rounded
-        engine.optimizer.parameter_offload.partition_all_parameters()
-        for parameter in rounded:
-            parameter.comm_dtype = torch.float32
+        _travel_in(torch.float32, rounded, engine.optimizer)
         try:
             yield
         finally:
-            engine.optimizer.parameter_offload.partition_all_parameters()
-            for parameter in rounded:
-                parameter.comm_dtype = torch.bfloat16
+            _travel_in(torch.bfloat16, rounded, engine.optimizer)
     else:
         optimizer = engine.optimizer
         optimizer.update_lp_params()
@@ -112,6 +107,16 @@ def exact_parameters(engine: Any) -> Iterator[None]:
             ):
                 if flat.travels_rounded and dist.get_world_size(group) > 1:
                     flat.copy_(flat.bfloat16())
+
+
+def _travel_in(dtype: torch.dtype, parameters: Sequence[Any], optimizer: Any) -> None:
+    """Change the precision of ZeRO 3's gathers, and drop what is gathered in the old one."""
+    optimizer.parameter_offload.partition_all_parameters()
+    for parameter in parameters:
+        parameter.comm_dtype = dtype
+    # every rank keeps small parameters whole
+    if optimizer.persistent_parameters:
+        optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
 
 
 def _gather(

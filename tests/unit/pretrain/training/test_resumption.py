@@ -1,5 +1,6 @@
 """Every key of a run that may change has a consequence."""
 
+import json
 from pathlib import Path
 
 from data_pipeline.idle_keys import leaves
@@ -33,6 +34,21 @@ def test_the_learning_rate_before_and_after(tmp_path: Path) -> None:
     assert [line.split(" ")[0] for line in lines] == ["optim.final_ratio", "train.output"]
     assert "changes from 0.5 to 0.75" in lines[0]
     assert lines[1] == "train.output has changed: records and checkpoints are written there"
+
+
+def test_another_precision_is_reported_also_if_the_key_is_the_same(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(dump_run(RunConfig()))
+    for saved, expected in (({}, []), ({"precision": "float32"}, [])):
+        (tmp_path / "state.json").write_text(json.dumps(saved))
+        assert list(changed_keys(RunConfig(), tmp_path, 1)) == expected
+    (tmp_path / "state.json").write_text(json.dumps({"precision": "bf16"}))
+    assert list(changed_keys(RunConfig(), tmp_path, 1)) == [
+        "train.precision auto was bf16 there and is float32 here: later steps are computed in the "
+        "new precision"
+    ]
+    run = RunConfig.model_validate({"train": {"precision": "bf16"}})
+    (line,) = changed_keys(run, tmp_path, 1)
+    assert line.startswith("train.precision was auto and is now bf16: later steps")
 
 
 def test_values_that_may_hold_a_secret_are_not_printed(tmp_path: Path) -> None:
