@@ -209,9 +209,15 @@ def accumulate_gradient(
     module.train()
     module.scale, module.losses, module.stage.seeds = scale, [], iter(seeds)
     engine.total_loss, engine._compute_loss = None, True
+    _drop_buffers(engine)
     engine.set_dataiterator(_inputs(batches))
     engine._exec_schedule(_GradientSchedule(len(batches), engine.num_stages, engine.stage_id))
     return module.losses
+
+
+def _drop_buffers(engine: Any) -> None:
+    """Let DeepSpeed receive in another dtype: it reuses buffers for any, a probe is in float32."""
+    engine._grad_layer_buf.clear()
 
 
 class PipelineEvaluator:
@@ -237,6 +243,7 @@ class PipelineEvaluator:
         """The loss on the last stage, zeros on others; a collective of the pipeline's ranks."""
         module: PipelinedLM = self.engine.module
         module.losses = []
+        _drop_buffers(self.engine)
         self.engine.eval_batch(
             iter([((tokens_BT, segment_ids_BT), labels_BT)]),
             reduce_output=None,
