@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup pretrain test test-system test-faults test-all check format clean
+.PHONY: setup pretrain test test-system test-faults test-all test-gpu check format clean
 
 setup: $(STAMP)
 
@@ -37,6 +37,10 @@ test-faults: setup
 
 test-all: setup
 	$(PYTEST)
+
+# ten minutes on a machine with one GPU; status 77 on one without (make itself then ends with 2)
+test-gpu: setup
+	$(BIN)/python -m tests.gpu
 
 check: setup
 	$(BIN)/ruff format --check .

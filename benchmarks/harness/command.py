@@ -8,6 +8,9 @@ from pathlib import Path
 from benchmarks.harness.results import result_record, start, write_json
 from benchmarks.harness.thresholds import Outcome, print_bars
 
+# exit status of a benchmark whose device this machine lacks
+NO_DEVICE_STATUS = 77
+
 
 def benchmark_parser(doc: str) -> argparse.ArgumentParser:
     """The options of all benchmarks.

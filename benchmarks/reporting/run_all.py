@@ -14,13 +14,14 @@ import subprocess
 import sys
 import time
 
+from benchmarks.harness.command import NO_DEVICE_STATUS
 from benchmarks.harness.results import ROOT, is_current, result_path
 from benchmarks.reporting import report
 from benchmarks.reporting.catalogue import benchmark_names, command_of
 
 
 def run_one(name: str) -> str:
-    """How a benchmark ended: "current", "holds", "falls short" or "failed"."""
+    """How a benchmark ended: "current", "holds", "falls short", "no device" or "failed"."""
     path, options = result_path(name), []
     if name != "quality":
         if is_current(path):
@@ -29,8 +30,8 @@ def run_one(name: str) -> str:
     before = path.stat().st_mtime_ns if path.exists() else None
     command = [sys.executable, *command_of(name).split()[1:], *options]
     status = subprocess.run(command, cwd=ROOT).returncode
-    if status == 0:
-        return "holds"
+    if status in (0, NO_DEVICE_STATUS):
+        return "holds" if status == 0 else "no device"
     written = path.exists() and path.stat().st_mtime_ns != before
     return "falls short" if status == 1 and (written or name == "quality") else "failed"
 

@@ -29,6 +29,13 @@ def checkpoint_activations(blocks: nn.ModuleList, config: TrainConfig) -> None:
             block.feed_forward = _Checkpointed(block.feed_forward, offload=offload)  # type: ignore[assignment]
 
 
+def recomputed_module(module: nn.Module) -> nn.Module | None:
+    """The module that is recomputed, inside of its wrapper; None if the module is not."""
+    if not isinstance(module, _Checkpointed):
+        return None
+    return module.wrapped
+
+
 class CheckpointedBlock(nn.Module):
     """A block that keeps only its input, for training only: it returns no state."""
 
@@ -52,6 +59,11 @@ class _Checkpointed(nn.Module):
     def __init__(self, module: nn.Module, *, offload: bool):
         super().__init__()
         self.inner = checkpoint_wrapper(_InPrecision(module), offload_to_cpu=offload)
+
+    @property
+    def wrapped(self) -> nn.Module:
+        """The module inside."""
+        return self.inner.module
 
     def forward(self, *inputs: Any) -> Any:
         return self.inner(current_autocast(), *inputs)

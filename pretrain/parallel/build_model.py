@@ -34,6 +34,10 @@ def build_model(run: RunConfig, mesh: Mesh, settle: Settle = stay) -> nn.Module:
             setattr(model, name, local_part)
         settle(local_part)
     finish_model(model, run, mesh)
+    if run.train.compile:
+        from pretrain.parallel.compiled_blocks import compile_blocks
+
+        compile_blocks(model, mesh, run.parallel.zero_stage)
     precision: Precision = model.precision  # type: ignore[assignment]
     model.forward = precision.around(model.forward)  # type: ignore[method-assign]
     return model

@@ -70,6 +70,10 @@ class Stage(nn.Module):
             del model.final_norm
         model.blocks = nn.ModuleList(blocks)
         finish_model(model, run, mesh, first_layer=layers.start)
+        if run.train.compile:
+            from pretrain.parallel.compiled_blocks import compile_blocks
+
+            compile_blocks(model, mesh, run.parallel.zero_stage)
         self.model: SpectralLM = model
         # seeds of the next micro-batches, in their order
         self.seeds: Iterator[int] = iter(())

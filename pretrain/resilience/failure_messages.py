@@ -51,6 +51,9 @@ def failure_of_rank(
     text = (str(error).splitlines() or [""])[0]
     if isinstance(error, dist.DistError) or LOST_CONTACT.search(text):
         return LostContactError(f"{where}: lost contact with another rank ({text})")
+    compiler = sys.modules.get("torch._dynamo.exc")
+    if compiler is not None and isinstance(error, compiler.TorchDynamoException):
+        text = f"{text} (torch.compile failed; train.compile = false does without it)"
     # an error of a library may name a URL with its credentials
     report = redact("".join(traceback.format_exception(error)))
     file = directory / "errors" / f"rank-{ranks.rank:05d}.txt"

@@ -17,6 +17,7 @@ from pretrain.config import ParallelConfig
 from pretrain.errors import RunError
 from pretrain.health_config import HealthConfig
 from pretrain.runtime.ranks import Ranks, agreed, gathered_objects
+from pretrain.train_config import TrainConfig
 
 MOST_SHOWN = 8
 
@@ -100,10 +101,25 @@ def require_offload_folder(config: ParallelConfig) -> None:
             f"parallel.nvme_path {config.nvme_path} cannot be written on {socket.gethostname()} "
             f"({error}); expected a folder, or a place for one, on the disk of every machine"
         )
-    # several ranks of one machine report the same
-    problems = list(dict.fromkeys(text for text in gathered_objects(problem) if text))
-    if problems:
-        raise agreed(RunError("; ".join(problems[:MOST_SHOWN])))
+    _raise_together(problem)
+
+
+def require_compiler(config: TrainConfig, device: torch.device) -> None:
+    """Compile a small function on every rank's machine if blocks are compiled, before building.
+
+    Raises:
+        RunError: It cannot be compiled on some machine; on all ranks.
+    """
+    if not config.compile:
+        return
+    problem = _try_compiler(device)
+    if problem:
+        problem = (
+            f"train.compile is true, and torch.compile does not work on {socket.gethostname()} "
+            f"({problem}); expected a C++ compiler there (g++, or the one that the variable CXX "
+            "names), or train.compile = false"
+        )
+    _raise_together(problem)
 
 
 def judge_health(config: HealthConfig, health: Sequence[NodeHealth]) -> list[str]:
@@ -142,4 +158,30 @@ def _try_device(device: torch.device) -> str:
         return f"{device} does not compute: {error}"
     if product != 64.0**3:
         return f"{device} computes wrongly: found {product}; expected {64.0**3}"
+    return ""
+
+
+def _raise_together(problem: str) -> None:
+    """Raise the problems of all ranks' machines on every rank; none are empty."""
+    # several ranks of one machine report the same
+    problems = list(dict.fromkeys(text for text in gathered_objects(problem) if text))
+    if problems:
+        raise agreed(RunError("; ".join(problems[:MOST_SHOWN])))
+
+
+def _try_compiler(device: torch.device) -> str:
+    """Compile a function of a small tensor and its gradient, as blocks are.
+
+    Returns:
+        The problem in a line; empty if there is none.
+    """
+    from torch._dynamo.exc import TorchDynamoException
+
+    x = torch.ones(8, device=device, requires_grad=True)
+    # a number of its own: machine code that an earlier run left says nothing about the compiler
+    number = float(time.time_ns() % 2**31)
+    try:
+        torch.compile(lambda x: (x.sin() * number).sum())(x).backward()
+    except (TorchDynamoException, OSError, RuntimeError) as error:
+        return (str(error).splitlines() or [type(error).__name__])[0]
     return ""

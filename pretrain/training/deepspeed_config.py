@@ -24,7 +24,8 @@ def deepspeed_config(run: RunConfig, mesh: Mesh) -> dict[str, Any]:
         "train_batch_size": batch * mesh.sequence.size,
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": batch // (micro * mesh.data.size),
-        "gradient_clipping": run.optim.clip_norm,
+        # groups are clipped by the optimizer
+        "gradient_clipping": run.optim.clip_norm if run.optim.clip == "whole" else 0.0,
         "zero_optimization": _zero(run),
         # activations between stages are not matrices that tensor ranks could split evenly
         "pipeline": {"pipe_partitioned": False, "grad_partitioned": False},

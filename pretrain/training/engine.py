@@ -16,7 +16,7 @@ from pretrain.runtime.deepspeed_setup import start_deepspeed
 from pretrain.runtime.ranks import Ranks
 from pretrain.runtime.wire import configure_wire, round_matrices, rounded_gathers
 from pretrain.training.deepspeed_config import deepspeed_config, travels_in_bfloat16
-from pretrain.training.optimizer import build_optimizer
+from pretrain.training.optimizer import bind_matrices, build_optimizer
 from pretrain.training.schedule import build_schedule
 
 
@@ -34,7 +34,7 @@ def build_engine(run: RunConfig, ranks: Ranks, mesh: Mesh) -> Any:
     rounds = travels_in_bfloat16(run)
     if rounds:
         round_matrices(model)
-    optimizer = build_optimizer(model, run.optim, shares_experts=mesh.expert.size > 1)
+    optimizer = build_optimizer(model, run, shares_experts=mesh.expert.size > 1)
     engine, *_ = start_deepspeed().initialize(
         model=model,
         optimizer=optimizer,
@@ -45,6 +45,7 @@ def build_engine(run: RunConfig, ranks: Ranks, mesh: Mesh) -> Any:
     )
     if rounds:
         configure_wire(engine, sum_in_float32=run.train.gradient_reduction == "float32")
+    bind_matrices(engine, run, mesh, ranks.device)
     return engine
 
 
@@ -83,6 +84,18 @@ def _settler(run: RunConfig, ranks: Ranks, mesh: Mesh) -> Settle:
 def _model_parallel_unit(mesh: Mesh) -> ModelParallelUnit | None:
     # a pipeline brings its own grid of ranks
     return ModelParallelUnit(mesh) if mesh.tensor.size > 1 == mesh.pipeline.size else None
+
+
+def set_accumulation(engine: Any, passes: int) -> None:
+    """Set the number of micro-batches whose gradients the next step sums."""
+    if engine.gradient_accumulation_steps() == passes:
+        return
+    engine._config.gradient_accumulation_steps = passes
+    # boundaries are multiples of the new number, counted from here
+    engine.micro_steps = 0
+    engine.optimizer.gradient_accumulation_steps = passes
+    if hasattr(engine, "micro_batches"):
+        engine.micro_batches = passes
 
 
 def gradient_norm(engine: Any) -> float:

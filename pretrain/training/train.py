@@ -6,11 +6,15 @@ import time
 
 import torch.distributed as dist
 
-from pretrain.checkpoint.resume import checked_start
+from pretrain.checkpoint.resume import as_branch, checked_start
 from pretrain.commands import PretrainCommand
 from pretrain.resilience.failure_messages import failure_of_rank
 from pretrain.resilience.heartbeat import Heartbeat
-from pretrain.resilience.node_health import require_offload_folder, require_same_versions
+from pretrain.resilience.node_health import (
+    require_compiler,
+    require_offload_folder,
+    require_same_versions,
+)
 from pretrain.resilience.run_lock import LAUNCHER_PATIENCE_S, PATIENCE_S, RunLock
 from pretrain.resilience.stop_signals import StopFlag, follow_launcher
 from pretrain.resilience.watchdog import Watchdog
@@ -32,6 +36,8 @@ def pretrain(command: PretrainCommand) -> None:
         follow_launcher(signal.SIGKILL)
         ranks = init_ranks(max(DEFAULT_TIMEOUT_S, 2 * run.health.hang_timeout_s))
         follow_launcher(signal.SIGTERM)
+        if (branch_from := command.branch_from) is not None:
+            run = decided_by_rank_0(lambda: as_branch(command.run, branch_from))
         heartbeat = Heartbeat(run.train.output, ranks.rank)
         # a launcher may start a run again before the earlier start has ended
         lock = RunLock(run.train.output, LAUNCHER_PATIENCE_S if command.auto_resume else PATIENCE_S)
@@ -51,6 +57,7 @@ def pretrain(command: PretrainCommand) -> None:
                     print(message, file=sys.stderr)
                 return
             require_offload_folder(run.parallel)
+            require_compiler(run.train, ranks.device)
             name = decided_by_rank_0(lambda: time.strftime("%Y%m%d-%H%M%S"))
             with Watchdog(run, heartbeat, ranks.world_size, name):
                 Trainer(run, ranks, start, stop=stop, heartbeat=heartbeat).train()

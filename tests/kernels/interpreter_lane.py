@@ -1,10 +1,12 @@
-"""Every Triton kernel, interpreted on the CPU, against its reference in float64.
+"""Every Triton kernel against its reference in float64: interpreted on the CPU, or on a GPU.
 
 Run by `test_lanes.py` in a process of its own with TRITON_INTERPRET=1: an access out of bounds ends
-the process. Uninitialised memory is NaN, so what a kernel does not write is seen.
+the process. With RESONANCE_TEST_DEVICE=cuda (`python -m tests.gpu`) a GPU runs and tunes them.
+Uninitialised memory is NaN, so what a kernel does not write is seen.
 """
 
 import importlib
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,6 +25,7 @@ from kernels.recall_qkv.reference import recall_inputs as reference_recall_input
 # relative, in norm
 BARS = {torch.float32: 5e-7, torch.float16: 1e-3, torch.bfloat16: 4e-3}
 DTYPES = sorted(BARS, key=str)
+DEVICE = torch.device(os.environ.get("RESONANCE_TEST_DEVICE", "cpu"))
 
 
 def _round_to_bfloat16() -> None:
@@ -40,7 +43,8 @@ def _round_to_bfloat16() -> None:
     interpreter._convert_float = rounding
 
 
-_round_to_bfloat16()
+if DEVICE.type == "cpu":
+    _round_to_bfloat16()
 
 
 @pytest.fixture(autouse=True)
@@ -64,12 +68,15 @@ def check(op: str, name: str, *arguments: Any) -> None:
     )
     dtypes = {a.dtype for a in arguments if isinstance(a, Tensor)}
     bar = max(BARS.get(dtype, BARS[torch.float32]) for dtype in dtypes)
+    placed = [a.to(DEVICE) if isinstance(a, Tensor) else a for a in arguments]
     exact = reference(*(_wide(a) for a in arguments))
-    for function in (kernel, reference):
-        found = function(*arguments)
+    for function, given in ((kernel, placed), (reference, arguments)):
+        found = function(*given)
         both = ((found,), (exact,)) if isinstance(found, Tensor) else (found, exact)
         for number, (ours, theirs) in enumerate(zip(*both, strict=True)):
             assert ours.shape == theirs.shape
+            assert ours.device == given[0].device
+            ours = ours.cpu()
             # a gradient that is exactly zero has no relative error
             error = (_wide(ours) - theirs).norm() / (theirs.norm() if theirs.any() else 1.0)
             place = f"{function.__module__}.{name}, output {number}"
@@ -228,16 +235,18 @@ def test_spectral_gate(R: int, H: int, N: int, M: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("N", "D", "V"), [(1, 8, 5), (9, 4, 9), (3, 8, 4100)])
+@pytest.mark.parametrize(
+    ("N", "D", "V", "z_weight"), [(1, 8, 5, 0.0), (9, 4, 9, 0.01), (3, 8, 4100, 0.01)]
+)
 def test_linear_cross_entropy(
-    N: int, D: int, V: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    N: int, D: int, V: int, z_weight: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # several blocks, the last one incomplete
     monkeypatch.setattr("kernels.linear_cross_entropy.triton.BLOCK", 4)
     x, weight = _strided(N, D, dtype=dtype), _strided(V, D, dtype=dtype)
     labels = torch.randint(0, V, (N,))
     labels[1:3] = -100
-    check("linear_cross_entropy", "linear_cross_entropy", x, weight, labels, True)
+    check("linear_cross_entropy", "linear_cross_entropy", x, weight, labels, True, z_weight)
 
 
 @pytest.mark.parametrize("op", op_names())
@@ -246,15 +255,19 @@ def test_every_op_is_compared(op: str) -> None:
 
 
 def test_the_operators_take_the_kernels_when_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The switch sends CPU tensors to the interpreter, and autograd through the kernels."""
+    """The switch sends CPU tensors to the interpreter, and autograd through the kernels.
+
+    A GPU's tensors go to the kernels by themselves.
+    """
     from kernels.fft_conv import triton as kernels
     from kernels.fft_conv.op import fft_conv
 
     calls = []
     launch = kernels.fft_conv
-    u, h = (torch.randn(s, requires_grad=True) for s in ((1, 2, 8), (1, 8)))
+    u, h = (torch.randn(s, device=DEVICE, requires_grad=True) for s in ((1, 2, 8), (1, 8)))
     monkeypatch.setattr(kernels, "fft_conv", lambda *a: calls.append(1) or launch(*a))
-    for choice, expected in (("reference", 0), ("triton", 1), ("auto", 1)):
+    automatic = 1 if DEVICE.type == "cpu" else 2
+    for choice, expected in (("reference", 0), ("triton", 1), ("auto", automatic)):
         monkeypatch.setenv("RESONANCE_KERNELS", choice)
         fft_conv(u, h).sum().backward()
         assert len(calls) == expected
@@ -266,7 +279,7 @@ def test_a_chunk_without_kernel_falls_back_with_one_warning(
     from kernels.fft_conv.op import fft_conv
 
     monkeypatch.setenv("RESONANCE_KERNELS", "triton")
-    u, h = torch.randn(1, 1, 9000), torch.randn(1, 9000)
+    u, h = torch.randn(1, 1, 9000, device=DEVICE), torch.randn(1, 9000, device=DEVICE)
     with pytest.warns(RuntimeWarning, match="at most 8192 tokens, got 9000; the reference"):
         y = fft_conv(u, h)
     # warnings are errors here: a second one would end the test

@@ -107,7 +107,13 @@ def test_only_changed_sources_outdate_a_result(
 
 @pytest.mark.parametrize(
     ("status", "writes", "end"),
-    [(0, True, "holds"), (1, True, "falls short"), (1, False, "failed"), (2, False, "failed")],
+    [
+        (0, True, "holds"),
+        (1, True, "falls short"),
+        (1, False, "failed"),
+        (2, False, "failed"),
+        (77, False, "no device"),
+    ],
 )
 def test_a_crash_is_not_a_bar_that_falls_short(
     status: int, writes: bool, end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

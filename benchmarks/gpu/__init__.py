@@ -1,0 +1,1 @@
+"""Speed and memory on one GPU: ops, layers, attention, whole training steps."""
