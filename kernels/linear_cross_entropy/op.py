@@ -46,10 +46,9 @@ def linear_cross_entropy(
 ) -> Tensor:
     """Sum of the negative log-likelihoods in nats; see `reference.linear_cross_entropy`.
 
-    The weight is multiplied in the dtype of half-precision x; sums are float32.
-
-    Differentiable once. Tokens with the label -100 do not count. With a z-loss, the gradient is
-    that of both, and the value that of the likelihoods alone.
+    The weight is multiplied in the dtype of half-precision x; sums are float32. Differentiable
+    once. Tokens with the label -100 do not count. With a z-loss, the gradient is that of both, and
+    the value that of the likelihoods alone.
 
     Raises:
         ValueError: The shapes do not fit together.

@@ -43,9 +43,9 @@ def build_engine(run: RunConfig, ranks: Ranks, mesh: Mesh) -> Any:
         dist_init_required=False,
         config=deepspeed_config(run, mesh),
     )
+    bind_matrices(engine, run, mesh, ranks.device)
     if rounds:
         configure_wire(engine, sum_in_float32=run.train.gradient_reduction == "float32")
-    bind_matrices(engine, run, mesh, ranks.device)
     return engine
 
 

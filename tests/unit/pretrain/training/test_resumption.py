@@ -38,21 +38,6 @@ def test_the_learning_rate_before_and_after(tmp_path: Path) -> None:
     assert lines[1] == "train.output has changed: records and checkpoints are written there"
 
 
-def test_another_precision_is_reported_also_if_the_key_is_the_same(tmp_path: Path) -> None:
-    (tmp_path / "run.toml").write_text(dump_run(RunConfig()))
-    for saved, expected in (({}, []), ({"precision": "float32"}, [])):
-        (tmp_path / "state.json").write_text(json.dumps(saved))
-        assert list(changed_keys(RunConfig(), tmp_path, 1)) == expected
-    (tmp_path / "state.json").write_text(json.dumps({"precision": "bf16"}))
-    assert list(changed_keys(RunConfig(), tmp_path, 1)) == [
-        "train.precision auto was bf16 there and is float32 here: later steps are computed in the "
-        "new precision"
-    ]
-    run = RunConfig.model_validate({"train": {"precision": "bf16"}})
-    (line,) = changed_keys(run, tmp_path, 1)
-    assert line.startswith("train.precision was auto and is now bf16: later steps")
-
-
 @pytest.mark.parametrize(
     ("key", "value", "effect"),
     [
@@ -80,6 +65,21 @@ def test_keys_of_recipes_are_named(key: str, value: object, effect: str, tmp_pat
     (line,) = changed_keys(RunConfig.model_validate({table: {name: value}}), tmp_path, 500)
     assert line.startswith(key)
     assert effect in line
+
+
+def test_another_precision_is_reported_also_if_the_key_is_the_same(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(dump_run(RunConfig()))
+    for saved, expected in (({}, []), ({"precision": "float32"}, [])):
+        (tmp_path / "state.json").write_text(json.dumps(saved))
+        assert list(changed_keys(RunConfig(), tmp_path, 1)) == expected
+    (tmp_path / "state.json").write_text(json.dumps({"precision": "bf16"}))
+    assert list(changed_keys(RunConfig(), tmp_path, 1)) == [
+        "train.precision auto was bf16 there and is float32 here: later steps are computed in the "
+        "new precision"
+    ]
+    run = RunConfig.model_validate({"train": {"precision": "bf16"}})
+    (line,) = changed_keys(run, tmp_path, 1)
+    assert line.startswith("train.precision was auto and is now bf16: later steps")
 
 
 def test_values_that_may_hold_a_secret_are_not_printed(tmp_path: Path) -> None:
