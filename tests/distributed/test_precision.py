@@ -26,7 +26,11 @@ LAYOUTS: dict[str, dict[str, object]] = {
     "pipeline": {"pipeline": 2},
 }
 BF16 = {f"bf16-{name}": keys for name, keys in LAYOUTS.items() if name != "zero-0"}
-BF16 |= {"bf16-zero-1": {"zero_stage": 1}}
+BF16 |= {
+    "bf16-zero-1": {"zero_stage": 1},
+    "bf16-offload": {"zero_stage": 3, "offload_optimizer": "cpu", "offload_parameters": "cpu"},
+    "bf16-shards": {"tensor": 2, "shard_activations": True},
+}
 
 
 def _train(rank: int, runs: dict[str, RunConfig], folder: Path) -> None:
