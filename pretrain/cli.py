@@ -55,6 +55,9 @@ COMMANDS = {
         commands.VerifyCheckpointCommand, "pretrain.checkpoint.verify", "verify"
     ),
     "checkpoint inspect": Command(commands.InspectCommand, "pretrain.checkpoint.verify", "inspect"),
+    "checkpoint average": Command(
+        commands.AverageCommand, "pretrain.evaluation.average", "average"
+    ),
     "checkpoint fetch": Command(
         commands.FetchCommand, "pretrain.checkpoint.remote", "fetch_command"
     ),

@@ -24,6 +24,11 @@ class PretrainCommand(_Command):
         description="Resume if there is a checkpoint, otherwise start from scratch: for requeued "
         "jobs.",
     )
+    branch_from: Annotated[Path | None, tyro.conf.arg(name="from")] = Field(
+        None,
+        description="Start a run of its own from this checkpoint or run directory, as "
+        "train.branch_from; if train.output is that run's, a folder next to it.",
+    )
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = Field(RunConfig())
 
 
@@ -157,6 +162,29 @@ class InspectCommand(_Command):
 
     checkpoint: tyro.conf.Positional[Path] = Field(
         description="Run directory or single checkpoint."
+    )
+
+
+class AverageCommand(_Command):
+    """Average a run's newest checkpoints, and evaluate the mean along with the newest.
+
+    The optimizer's state is not averaged: a run that starts from the mean begins it again.
+    """
+
+    run: tyro.conf.Positional[Path] = Field(description="Run directory.")
+    last: int = Field(2, ge=1, description="Number of newest checkpoints to average.")
+    exponential: bool = Field(
+        False,
+        description="Take the exponential average that training kept in the newest checkpoint "
+        "(optim.average_decay) instead.",
+    )
+    output: LocalPath | None = Field(
+        None, description="Folder to create; None for RUN/averages/ and the steps."
+    )
+    evaluate: bool = Field(
+        True,
+        description="Compute the mean's certificate, and losses on the run's data.valid; needs "
+        "memory for one model. Without a certificate no run can start from the mean.",
     )
 
 

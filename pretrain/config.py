@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from data_pipeline.config import DataConfig, LocalPath
+from data_pipeline.stream.step_sizes import StepSizes
 from launch.config import LaunchConfig
 from pretrain.health_config import GuardConfig, HealthConfig, MonitorConfig
 from pretrain.optim_config import OptimConfig
@@ -127,9 +128,13 @@ class RunConfig(Table):
                 "train.global_batch_size must be a multiple of train.micro_batch_size, got "
                 f"{self.train.global_batch_size} and {self.train.micro_batch_size}"
             )
-        if self.optim.warmup_steps >= self.train.steps:
-            raise ValueError(
-                "optim.warmup_steps must be smaller than train.steps, got "
-                f"{self.optim.warmup_steps} and {self.train.steps}"
-            )
+        problem = self.train.stage_problem() or self.optim.schedule_problem(self.train.steps)
+        if problem:
+            raise ValueError(problem)
         return self
+
+    @property
+    def step_sizes(self) -> StepSizes:
+        """Windows of every step, and tokens of each window."""
+        train, length = self.train, self.data.sequence_length
+        return StepSizes(train.global_batch_size, length, train.batch_warmup, train.length_warmup)

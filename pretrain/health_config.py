@@ -73,13 +73,20 @@ class HealthConfig(Table):
 
 
 class MonitorConfig(Table):
-    """The `[monitor]` table: metrics for Prometheus."""
+    """The `[monitor]` table: metrics for Prometheus, and of the gradient's noise."""
 
     prometheus_port: int = Field(
         0,
         ge=0,
         le=65535,
         description="Port of the metrics endpoint on rank 0's machine; 0 for none.",
+    )
+    noise_every: int = Field(
+        0,
+        ge=0,
+        description="Steps between measurements of the gradient noise scale, which tells the batch "
+        "that pays; 0 for none. Needs two micro-batches per step, and ranks that hold the whole "
+        "model.",
     )
     prometheus_address: str = Field(
         "127.0.0.1",

@@ -82,6 +82,35 @@ NEEDS = (
         lambda run: any(url.startswith("s3:") for url in _urls(run)),
         "a dataset or checkpoint.remote on S3",
     ),
+    Need(
+        ("optim.momentum", "optim.update_rms"),
+        lambda run: run.optim.name == "muon",
+        "optim.name = 'muon'",
+    ),
+    Need(
+        ("optim.schedule_by",),
+        lambda run: bool(run.train.batch_warmup or run.train.length_warmup),
+        "train.batch_warmup or train.length_warmup",
+    ),
+    Need(
+        ("optim.warmup_steps",), lambda run: run.optim.warmup_share == 0, "optim.warmup_share = 0"
+    ),
+    Need(
+        ("optim.final_ratio",),
+        lambda run: run.optim.schedule != "constant",
+        "an optim.schedule that decays",
+    ),
+    Need(
+        ("optim.decay_start",),
+        lambda run: run.optim.schedule in ("cosine", "linear"),
+        "optim.schedule = 'cosine' or 'linear'",
+    ),
+    Need(
+        ("optim.decay_steps", "optim.decay_share"),
+        lambda run: run.optim.schedule == "wsd",
+        "optim.schedule = 'wsd'",
+    ),
+    Need(("optim.decay_share",), lambda run: run.optim.decay_steps == 0, "optim.decay_steps = 0"),
     Need(("train.validate_every",), lambda run: bool(run.data.valid), "data.valid"),
     Need(
         ("train.validate_batches",),

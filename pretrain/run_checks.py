@@ -7,7 +7,7 @@ from data_pipeline.shards.manifest import load_manifest
 from data_pipeline.tokenizer import load_tokenizer
 from pretrain.config import RunConfig
 from pretrain.errors import RunError
-from pretrain.parallel.layout_checks import check_layout
+from pretrain.parallel.layout_checks import check_layout, with_length
 from pretrain.run_file import with_chunk
 from spectral.modules.frame_length import automatic_chunk
 
@@ -33,7 +33,11 @@ def check_run(run: RunConfig, num_ranks: int, checkpoint: Path | None = None) ->
             "keeps no inputs to move; expected 'selective' or 'full', or activation_offload false"
         )
     if checkpoint is None:
-        check_chunks(run)
+        for length in (
+            *(length for _, length in run.train.length_warmup),
+            run.data.sequence_length,
+        ):
+            check_chunks(with_length(run, length))
     if not run.data.datasets:
         raise RunError('data.datasets is empty; expected for example [{ path = "data/train" }]')
     for path in [*(dataset.path for dataset in run.data.datasets), run.data.valid]:

@@ -5,22 +5,46 @@ from typing import Literal
 
 from pydantic import Field
 
-from data_pipeline.config import LocalPath
+from data_pipeline.config import LocalName, LocalPath
 from spectral.config_table import Positive, Table
+
+# a step, counted from 0, and the size of the steps before it
+Stage = tuple[Positive, Positive]
 
 
 class TrainConfig(Table):
     """The `[train]` table: length, batch size, precision and output of a run."""
 
     output: LocalPath = Field(Path("runs/run"), description="Run directory.")
+    branch_from: LocalName = Field(
+        "",
+        description="Checkpoint, or run directory for its newest, that a run without checkpoints "
+        "starts from, with its optimizer state and position in the data; empty for a new model.",
+    )
     steps: Positive = Field(1000, description="Number of optimizer steps.")
     global_batch_size: Positive = Field(8, description="Windows per step, over all ranks.")
     micro_batch_size: Positive = Field(4, description="Windows per forward pass of a rank.")
+    batch_warmup: tuple[Stage, ...] = Field(
+        (),
+        description="Smaller steps at the start, as (step, windows): the steps before this one, "
+        "and after the entry before it, read this many windows; later ones global_batch_size.",
+    )
+    length_warmup: tuple[Stage, ...] = Field(
+        (),
+        description="Shorter windows at the start, as (step, tokens); later ones have "
+        "data.sequence_length.",
+    )
     seed: int = Field(
         0,
         ge=0,
         lt=2**63,
         description="Random seed of the initial parameters, dropout and selection noise.",
+    )
+    z_loss: float = Field(
+        0.0,
+        ge=0.0,
+        description="Weight of the z-loss, the squared log of the softmax's denominator, per "
+        "token; 1e-4 keeps logits small. Reported losses are without it.",
     )
     precision: Literal["auto", "float32", "bf16", "fp16"] = Field(
         "auto",
@@ -61,3 +85,22 @@ class TrainConfig(Table):
     wandb: Literal["auto", "disabled"] = Field(
         "auto", description="Weights & Biases; auto logs offline when WANDB_API_KEY is not set."
     )
+
+    def stage_problem(self) -> str:
+        """Why the smaller steps at the start cannot be; empty if they can."""
+        for key in ("batch_warmup", "length_warmup"):
+            ends = [end for end, _ in getattr(self, key)]
+            if ends != sorted(set(ends)):
+                return f"train.{key} has the steps {ends}; expected ascending ones"
+            if ends and ends[-1] >= self.steps:
+                return (
+                    f"train.{key} lasts until step {ends[-1]} of train.steps {self.steps}; "
+                    f"expected at most {self.steps - 1}"
+                )
+        for end, rows in self.batch_warmup:
+            if rows % self.micro_batch_size:
+                return (
+                    f"train.batch_warmup has {rows} windows before step {end}; expected a multiple "
+                    f"of train.micro_batch_size {self.micro_batch_size}"
+                )
+        return ""

@@ -70,14 +70,15 @@ class Layout(NamedTuple):
         span: Local part of each sequence, and the carry of states to the next part.
         heads: Local heads of each layer.
         experts: Dispatch of rows to experts.
-        cross_entropy: (x_ND, table_VD, labels_N) -> summed loss in nats.
+        cross_entropy: (x_ND, table_VD, labels_N) -> summed loss in nats; for a z-loss, its weight
+            is a fourth argument.
         rng: Random numbers of each layer.
     """
 
     span: Span = WHOLE
     heads: HeadGroup = HeadGroup()
     experts: ExpertDispatch = ExpertDispatch()
-    cross_entropy: Callable[[Tensor, Tensor, Tensor], Tensor] = linear_cross_entropy
+    cross_entropy: Callable[..., Tensor] = linear_cross_entropy
     rng: LayerRng = LayerRng()
 
 

@@ -66,6 +66,8 @@ class SpectralLM(nn.Module):
         # recompute each block in the backward pass instead of keeping its activations
         self.activation_checkpointing = False
         self.layout: Layout = SINGLE_DEVICE
+        # weight of logsumexp(logits)^2 per token
+        self.z_weight = 0.0
         kind = HarmonicEmbedding if config.embedding == "harmonic" else TableEmbedding
         self.embedding = kind(config.vocab_size, config.dim)
         blocks = [Block(config, layer) for layer in range(config.num_layers)]
@@ -118,9 +120,14 @@ class SpectralLM(nn.Module):
         return LMLoss(nll, auxiliary)
 
     def summed_loss(self, x_BTD: Tensor, labels_BT: Tensor) -> Tensor:
-        """Negative log-likelihood in nats, summed over the tokens of normalised hidden states."""
-        table_VD = self.embedding.table()
-        return self.layout.cross_entropy(x_BTD.flatten(0, 1), table_VD, labels_BT.flatten())
+        """Negative log-likelihood in nats, summed over the tokens of normalised hidden states.
+
+        In training its gradient has that of the z-loss, too.
+        """
+        inputs = x_BTD.flatten(0, 1), self.embedding.table(), labels_BT.flatten()
+        if self.training and self.z_weight:
+            return self.layout.cross_entropy(*inputs, self.z_weight)
+        return self.layout.cross_entropy(*inputs)
 
     def prefill(
         self,

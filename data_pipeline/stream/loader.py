@@ -17,20 +17,25 @@ from data_pipeline.config import DataConfig
 from data_pipeline.errors import DataError
 from data_pipeline.stream.batch import Batch, Step, check_rank, report_corrupt, to_step
 from data_pipeline.stream.mixture import Mixture, StreamState, check_weights
+from data_pipeline.stream.step_sizes import Stages, StepSizes
 
 
 class _Steps(Dataset[Step | DataError]):
     """Dataset of a rank's rows of a global step, by the state before it; used in the workers."""
 
-    def __init__(self, config: DataConfig, global_batch_size: int, rows: range):
-        self._config, self._global_batch_size, self._rows = config, global_batch_size, rows
+    def __init__(self, config: DataConfig, sizes: StepSizes, data_rank: int, data_ranks: int):
+        self._config, self._sizes = config, sizes
+        self._data_rank, self._data_ranks = data_rank, data_ranks
         self._mixture: Mixture | None = None
 
     def __getitem__(self, state: StreamState) -> Step | DataError:
         # opened here: connections and memory maps belong to the worker's own process
         self._mixture = self._mixture or Mixture(self._config)
+        rows, length = self._sizes.rows_at(state.step), self._sizes.length_at(state.step)
+        share = rows // self._data_ranks
+        local_rows = range(self._data_rank * share, (self._data_rank + 1) * share)
         try:
-            return to_step(self._mixture.read(state, self._global_batch_size, self._rows))
+            return to_step(self._mixture.read(state, rows, local_rows, length))
         except DataError as error:
             # returned, not raised: torch would bury the message under the worker's traceback
             return error
@@ -42,15 +47,15 @@ class _States:
     Args:
         mixture: The datasets.
         state: State before the first step.
-        global_batch_size: Rows of a step, over all ranks.
+        sizes: Sizes of the steps.
         num_steps: Number of steps; None for no end.
     """
 
     def __init__(
-        self, mixture: Mixture, state: StreamState, global_batch_size: int, num_steps: int | None
+        self, mixture: Mixture, state: StreamState, sizes: StepSizes, num_steps: int | None
     ):
         self._mixture, self._state = mixture, state
-        self._global_batch_size, self._num_steps = global_batch_size, num_steps
+        self._sizes, self._num_steps = sizes, num_steps
 
     def __iter__(self) -> Iterator[StreamState]:
         state = self._state
@@ -58,11 +63,15 @@ class _States:
         for number in numbers:
             if number:
                 try:
-                    state = self._mixture.advance(state, self._global_batch_size)
+                    state = _after(state, self._mixture, self._sizes)
                 except DataError:
                     # the reader of the state before has the same error, for the step it belongs to
                     return
             yield state
+
+
+def _after(state: StreamState, mixture: Mixture, sizes: StepSizes) -> StreamState:
+    return mixture.advance(state, sizes.rows_at(state.step), sizes.length_at(state.step))
 
 
 def reader_failure(error: RuntimeError) -> DataError:
@@ -134,11 +143,15 @@ class TrainLoader:
     """
 
     def __init__(
-        self, config: DataConfig, global_batch_size: int, micro_batch_size: int, rows: range
+        self,
+        config: DataConfig,
+        sizes: StepSizes,
+        micro_batch_size: int,
+        data_rank: int,
+        data_ranks: int,
     ):
-        self._config = config
-        self._global_batch_size, self._micro_batch_size = global_batch_size, micro_batch_size
-        self._rows = rows
+        self._config, self._sizes, self._micro_batch_size = config, sizes, micro_batch_size
+        self._data_rank, self._data_ranks = data_rank, data_ranks
         self._mixture = Mixture(config)
         self._state = self._mixture.first_state()
         self.corrupt: dict[str, int] = {}
@@ -173,11 +186,11 @@ class TrainLoader:
         """
         config = self._config
         workers = config.num_workers
-        steps = _Steps(config, self._global_batch_size, self._rows)
+        steps = _Steps(config, self._sizes, self._data_rank, self._data_ranks)
         loader: DataLoader[Step | DataError] = DataLoader(
             steps,
             batch_size=None,
-            sampler=_States(self._mixture, self._state, self._global_batch_size, num_steps),
+            sampler=_States(self._mixture, self._state, self._sizes, num_steps),
             num_workers=workers,
             prefetch_factor=config.prefetch if workers else None,
             pin_memory=config.pin_memory and torch.cuda.is_available(),
@@ -189,7 +202,7 @@ class TrainLoader:
             generator=torch.Generator(),
         )
         for step in _explained(loader):
-            self._state = self._mixture.advance(self._state, self._global_batch_size)
+            self._state = _after(self._state, self._mixture, self._sizes)
             report_corrupt(step.corrupt, self.corrupt)
             yield step.batches(self._micro_batch_size)
 
@@ -213,23 +226,34 @@ def build_train_loader(
     micro_batch_size: int,
     data_rank: int,
     data_ranks: int,
+    row_stages: Stages = (),
+    length_stages: Stages = (),
 ) -> TrainLoader:
     """The loader of one data-parallel rank.
+
+    Args:
+        config: The data.
+        global_batch_size: Rows of a step, over all ranks.
+        micro_batch_size: Rows of a batch.
+        data_rank: Number of this rank.
+        data_ranks: Number of ranks.
+        row_stages: Other numbers of rows at the start; see `StepSizes`.
+        length_stages: Other lengths of rows at the start.
 
     Raises:
         DataError: Sizes are not divisible, or datasets are unusable.
     """
     check_rank(data_rank, data_ranks)
-    if micro_batch_size < 1 or global_batch_size < 1:
-        raise DataError(
-            f"global_batch_size {global_batch_size}, micro_batch_size {micro_batch_size}: "
-            "expected at least 1"
-        )
-    if global_batch_size % (micro_batch_size * data_ranks):
-        raise DataError(
-            f"global_batch_size: {global_batch_size}; expected a multiple of micro_batch_size x "
-            f"data ranks = {micro_batch_size} x {data_ranks}"
-        )
-    rows = global_batch_size // data_ranks
-    rank_rows = range(data_rank * rows, (data_rank + 1) * rows)
-    return TrainLoader(config, global_batch_size, micro_batch_size, rank_rows)
+    for rows in (global_batch_size, *(rows for _, rows in row_stages)):
+        if micro_batch_size < 1 or rows < 1:
+            raise DataError(
+                f"global_batch_size {rows}, micro_batch_size {micro_batch_size}: "
+                "expected at least 1"
+            )
+        if rows % (micro_batch_size * data_ranks):
+            raise DataError(
+                f"global_batch_size: {rows}; expected a multiple of micro_batch_size x "
+                f"data ranks = {micro_batch_size} x {data_ranks}"
+            )
+    sizes = StepSizes(global_batch_size, config.sequence_length, row_stages, length_stages)
+    return TrainLoader(config, sizes, micro_batch_size, data_rank, data_ranks)

@@ -66,20 +66,20 @@ class Mixture:
         weights = _weights(self._config, step)
         return choose_datasets(weights, rows, self._config.seed, step).tolist()
 
-    def advance(self, state: StreamState, global_rows: int) -> StreamState:
-        """The state after a step of `global_rows` rows."""
+    def advance(self, state: StreamState, global_rows: int, length: int = 0) -> StreamState:
+        """The state after a step of `global_rows` rows; their length is the configured one if 0."""
         chosen = self._choose(state.step, global_rows)
-        length = self._config.sequence_length
+        length = length or self._config.sequence_length
         histories = tuple(
             advance(history, chosen.count(number), length)
             for number, history in enumerate(state.histories)
         )
         return StreamState(state.step + 1, state.lanes, histories)
 
-    def read(self, state: StreamState, global_rows: int, rows: range) -> Windows:
-        """Read the given rows of the global step that comes after `state`."""
+    def read(self, state: StreamState, global_rows: int, rows: range, length: int = 0) -> Windows:
+        """Read the given rows of the global step that comes after `state`; as `advance`."""
         chosen = self._choose(state.step, global_rows)
-        length = self._config.sequence_length
+        length = length or self._config.sequence_length
         windows = empty_windows(len(rows), length, self.tokenizer.pad_id)
         spans_by_row = []
         for row in rows:

@@ -4,11 +4,11 @@ from typing import Any
 
 import torch
 
-from kernels.linear_cross_entropy.op import linear_cross_entropy
+import kernels.linear_cross_entropy.op  # noqa: F401  (registers the operator)
 from kernels.op_info import GradcheckCase, LaunchCase, OpInfo, Shape, randn
 
 
-def _flops(x: Shape, weight: Shape, _labels: Any, with_grad: bool, **_: Any) -> int:
+def _flops(x: Shape, weight: Shape, _labels: Any, with_grad: bool, *_: Any, **__: Any) -> int:
     (N, D), V = x, weight[0]
     # the logits, and the gradients of hidden states and weight
     return (3 if with_grad else 1) * 2 * N * V * D
@@ -19,16 +19,17 @@ def _launches(dtype: torch.dtype) -> list[LaunchCase]:
 
     x, weight = torch.zeros(128, 512, dtype=dtype), torch.zeros(32768, 512, dtype=dtype)
     labels = torch.zeros(128, dtype=torch.int64)
-    return [LaunchCase(triton.linear_cross_entropy, (x, weight, labels, True))]
+    return [LaunchCase(triton.linear_cross_entropy, (x, weight, labels, True, 1e-4))]
 
 
 def _gradcheck() -> GradcheckCase:
     inputs, labels = (randn(3, 4), randn(5, 4)), torch.tensor([1, -100, 4])
     return GradcheckCase(
         "linear_cross_entropy",
-        lambda x, weight: linear_cross_entropy(x, weight, labels),
+        # the loss with its z-loss, whose gradient it is
+        lambda x, weight: torch.ops.resonance.linear_cross_entropy(x, weight, labels, True, 0.1)[0],
         inputs,
-        (*inputs, labels, True),
+        (*inputs, labels, True, 0.1),
     )
 
 

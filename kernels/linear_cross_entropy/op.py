@@ -14,35 +14,40 @@ from kernels.precision import work_dtype
 
 @torch.library.custom_op("resonance::linear_cross_entropy", mutates_args=())
 def _linear_cross_entropy(
-    x: Tensor, weight: Tensor, labels: Tensor, with_grad: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    return run(linear_cross_entropy_reference, x, weight, labels, with_grad)
+    x: Tensor, weight: Tensor, labels: Tensor, with_grad: bool, z_weight: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return run(linear_cross_entropy_reference, x, weight, labels, with_grad, z_weight)
 
 
 @_linear_cross_entropy.register_fake
-def _(x: Tensor, weight: Tensor, labels: Tensor, with_grad: bool) -> tuple[Tensor, Tensor, Tensor]:
-    loss = x.new_empty((), dtype=work_dtype(x))
+def _(
+    x: Tensor, weight: Tensor, labels: Tensor, with_grad: bool, z_weight: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    loss, z_loss = (x.new_empty((), dtype=work_dtype(x)) for _ in range(2))
     if with_grad:
-        return loss, x.new_empty(x.shape), weight.new_empty(weight.shape)
-    return loss, x.new_empty(0), weight.new_empty(0)
+        return loss, z_loss, x.new_empty(x.shape), weight.new_empty(weight.shape)
+    return loss, z_loss, x.new_empty(0), weight.new_empty(0)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*output[1:])
+    ctx.save_for_backward(*output[2:])
 
 
-def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, None, None]:
+def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
     dx, dweight = ctx.saved_tensors
-    return grad * dx, grad * dweight, None, None
+    return grad * dx, grad * dweight, None, None, None
 
 
 _linear_cross_entropy.register_autograd(_backward, setup_context=_setup_context)
 
 
-def linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, labels_N: Tensor) -> Tensor:
+def linear_cross_entropy(
+    x_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, z_weight: float = 0.0
+) -> Tensor:
     """Sum of the negative log-likelihoods in nats; see `reference.linear_cross_entropy`.
 
-    Differentiable once. Tokens with the label -100 do not count.
+    Differentiable once. Tokens with the label -100 do not count. With a z-loss, the gradient is
+    that of both, and the value that of the likelihoods alone.
 
     Raises:
         ValueError: The shapes do not fit together.
@@ -55,4 +60,5 @@ def linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, labels_N: Tensor) -> T
         )
     check_tensors("linear_cross_entropy", x_ND, x=x_ND, weight=weight_VD, labels=labels_N)
     with_grad = torch.is_grad_enabled() and (x_ND.requires_grad or weight_VD.requires_grad)
-    return _linear_cross_entropy(x_ND, weight_VD, labels_N, with_grad)[0]
+    loss, z_loss, *_ = _linear_cross_entropy(x_ND, weight_VD, labels_N, with_grad, z_weight)
+    return loss - z_loss.detach() if z_weight else loss

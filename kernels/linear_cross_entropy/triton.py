@@ -19,9 +19,17 @@ COLUMNS = 4096
 @tuned(8, 16, key=["V"])
 @triton.jit
 def loss_kernel(
-    logits, labels, nll, V, IGNORED: tl.constexpr, BV: tl.constexpr, WITH_GRAD: tl.constexpr
+    logits,
+    labels,
+    nll,
+    z_loss,
+    V,
+    z_weight,
+    IGNORED: tl.constexpr,
+    BV: tl.constexpr,
+    WITH_GRAD: tl.constexpr,
 ):
-    """Negative log-likelihood of one token; if WITH_GRAD, its gradient replaces the logits."""
+    """Losses of one token; if WITH_GRAD, the gradient of their sum replaces the logits."""
     row = tl.program_id(0).to(tl.int64)
     label = tl.load(labels + row)
     top = tl.full((BV,), float("-inf"), tl.float32)
@@ -37,7 +45,9 @@ def loss_kernel(
     sum_ = tl.sum(total * tl.exp(top - peak), axis=0)
     valid = tl.where(label != IGNORED, 1.0, 0.0)
     picked = tl.load(logits + row * V + tl.where(label != IGNORED, label, 0)).to(tl.float32)
-    tl.store(nll + row, (tl.log(sum_) + peak - picked) * valid)
+    lse = tl.log(sum_) + peak
+    tl.store(nll + row, (lse - picked) * valid)
+    tl.store(z_loss + row, z_weight * lse * lse * valid)
     if WITH_GRAD:
         # all threads must have read the picked logit before one of them replaces it
         tl.debug_barrier()
@@ -45,19 +55,20 @@ def loss_kernel(
             column = begin + tl.arange(0, BV)
             place = logits + row * V + column
             z = tl.load(place, mask=column < V, other=float("-inf")).to(tl.float32)
-            p = tl.exp(z - peak) / sum_ - tl.where(column == label, 1.0, 0.0)
+            p = tl.exp(z - peak) / sum_ * (1.0 + 2.0 * z_weight * lse)
+            p -= tl.where(column == label, 1.0, 0.0)
             tl.store(place, (p * valid).to(logits.dtype.element_ty), mask=column < V)
 
 
 def linear_cross_entropy(
-    x_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, with_grad: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+    x_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, with_grad: bool, z_weight: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Kernel of `reference.linear_cross_entropy`. A block's logits move four times, not eleven."""
     operand_type(x_ND)
     N, V = x_ND.shape[0], weight_VD.shape[0]
     valid_N = labels_N != IGNORE
     torch._assert_async(((labels_N >= 0) & (labels_N < V) | ~valid_N).all())
-    nll_N = x_ND.new_empty(N, dtype=torch.float32)
+    nll_N, z_loss_N = x_ND.new_empty(2, N, dtype=torch.float32)
     dx_ND = torch.empty_like(x_ND) if with_grad else x_ND.new_empty(0)
     dweight_VD = torch.zeros_like(weight_VD) if with_grad else weight_VD.new_empty(0)
     labels_N = labels_N.contiguous()
@@ -66,9 +77,18 @@ def linear_cross_entropy(
         x_nD = x_ND[rows]
         logits_nV = x_nD @ weight_VD.t()
         loss_kernel[(len(x_nD),)](
-            logits_nV, labels_N[rows], nll_N[rows], V, IGNORE, COLUMNS, with_grad
+            logits_nV,
+            labels_N[rows],
+            nll_N[rows],
+            z_loss_N[rows],
+            V,
+            z_weight,
+            IGNORE,
+            COLUMNS,
+            with_grad,
         )
         if with_grad:
             torch.mm(logits_nV, weight_VD, out=dx_ND[rows])
             dweight_VD.addmm_(logits_nV.t(), x_nD)
-    return nll_N.sum(), dx_ND, dweight_VD
+    z_loss = z_loss_N.sum()
+    return nll_N.sum() + z_loss, z_loss, dx_ND, dweight_VD

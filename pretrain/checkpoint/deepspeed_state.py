@@ -19,6 +19,8 @@ from pretrain.parallel.placement import Placement, placements
 
 # a parameter's own values, next to the names of its optimizer's state tensors
 VALUE = "value"
+# from a parameter's name to the names of its state tensors
+StateOf = Callable[[str], Sequence[str]]
 
 
 class Fragment(NamedTuple):
@@ -29,7 +31,9 @@ class Fragment(NamedTuple):
         start: First element of the stretch.
         numel: Number of its elements.
         replica: Lowest of the ranks that hold that part together; other groups may hold copies.
-        state: Optimizer state of the tensor in which the stretch lies; has `step`.
+        state: Optimizer state of `tensor`; has `step`.
+        tensor: Tensor of the optimizer in which the stretch lies.
+        begin: First element of the stretch in that tensor, flattened.
         get: Function from a kind (`value`, or a state tensor's name) to its float32 values, which
             may be the engine's own memory.
         put: Function that replaces the values of a kind.
@@ -40,21 +44,36 @@ class Fragment(NamedTuple):
     numel: int
     replica: int
     state: dict[str, Tensor]
+    tensor: Tensor
+    begin: int
     get: Callable[[str], Tensor]
     put: Callable[[str, Tensor], None]
 
 
-def fragments(engine: Any, state_tensors: Sequence[str]) -> Iterator[Fragment]:
+def fragments(engine: Any, state_of: StateOf) -> Iterator[Fragment]:
     """Everything that this rank holds.
 
     Args:
         engine: The DeepSpeed engine.
-        state_tensors: Names of the tensors that its optimizer keeps per parameter. Those that do
-            not exist yet are created, as zeros.
+        state_of: Function from a parameter's name to the names of the tensors that the optimizer
+            keeps for it. Those that do not exist yet are created, as zeros.
     """
     stage = engine.zero_optimization_stage()
     find = _whole if stage == 0 else _flat if stage < 3 else _partitioned
-    return find(engine.optimizer, engine.module, state_tensors)
+    return find(engine.optimizer, engine.module, state_of)
+
+
+def optimizer_tensors(engine: Any) -> list[Tensor]:
+    """The tensors that the optimizer of ZeRO 1 to 3 updates one by one, in their order."""
+    stage, optimizer = engine.zero_optimization_stage(), engine.optimizer
+    name = "single_partition_of_fp32_groups" if stage < 3 else "fp32_partitioned_groups_flat"
+    return list(getattr(optimizer, name)) if stage else []
+
+
+def torch_optimizer(engine: Any) -> torch.optim.Optimizer:
+    """The optimizer inside of ZeRO's."""
+    optimizer: torch.optim.Optimizer = engine.optimizer
+    return optimizer.optimizer if engine.zero_optimization_stage() else optimizer  # type: ignore[attr-defined]
 
 
 def finish_puts(engine: Any) -> None:
@@ -75,16 +94,16 @@ def _ensure_state(
 ) -> dict[str, Tensor]:
     """The optimizer's state of a tensor, begun as the optimizer itself would begin it."""
     state: dict[str, Tensor] = optimizer.state[parameter]
-    if not state:
-        state["step"] = torch.tensor(0.0)
-        for name in names:
+    for name in names:
+        if name not in state:
+            state.setdefault("step", torch.tensor(0.0))
             state[name] = torch.zeros_like(parameter)
     return state
 
 
-def _whole(optimizer: Any, module: nn.Module, names: Sequence[str]) -> Iterator[Fragment]:
+def _whole(optimizer: Any, module: nn.Module, state_of: StateOf) -> Iterator[Fragment]:
     def access(parameter: nn.Parameter, placement: Placement) -> Fragment:
-        state = _ensure_state(optimizer, parameter, names)
+        state = _ensure_state(optimizer, parameter, state_of(placement.name))
 
         def get(kind: str) -> Tensor:
             return (parameter.detach() if kind == VALUE else state[kind]).view(-1)
@@ -92,42 +111,40 @@ def _whole(optimizer: Any, module: nn.Module, names: Sequence[str]) -> Iterator[
         def put(kind: str, values: Tensor) -> None:
             get(kind).copy_(values)
 
-        return Fragment(placement, 0, parameter.numel(), dist.get_rank(), state, get, put)
+        numel, rank = parameter.numel(), dist.get_rank()
+        return Fragment(placement, 0, numel, rank, state, parameter, 0, get, put)
 
     for placement, parameter in placements(module):
         yield access(parameter, placement)
 
 
-def _flat(optimizer: Any, module: nn.Module, names: Sequence[str]) -> Iterator[Fragment]:
-    states = [
-        _ensure_state(optimizer.optimizer, flat, names)
-        for flat in optimizer.single_partition_of_fp32_groups
-    ]
+def _flat(optimizer: Any, module: nn.Module, state_of: StateOf) -> Iterator[Fragment]:
     replicas = [_lowest_rank(group) for group in optimizer.real_dp_process_group]
 
     def access(mapping: Any, placement: Placement) -> Fragment:
         group, address = mapping.param_group_index, mapping.lp_fragment_address
         begin = mapping.get_hp_fragment_address().start
+        flat = optimizer.single_partition_of_fp32_groups[group]
+        state = _ensure_state(optimizer.optimizer, flat, state_of(placement.name))
 
         def get(kind: str) -> Tensor:
             if kind == VALUE:
                 return mapping.get_hp_fragment().detach()
             # DeepSpeed's own link to the states misses all groups but the first
-            return states[group][kind][begin : begin + address.numel]
+            return state[kind][begin : begin + address.numel]
 
         def put(kind: str, values: Tensor) -> None:
             get(kind).copy_(values)
 
-        return Fragment(
-            placement, address.start, address.numel, replicas[group], states[group], get, put
-        )
+        start, numel = address.start, address.numel
+        return Fragment(placement, start, numel, replicas[group], state, flat, begin, get, put)
 
     for placement, parameter in placements(module):
         if parameter._hp_mapping is not None:  # type: ignore[attr-defined]
             yield access(parameter._hp_mapping, placement)  # type: ignore[attr-defined]
 
 
-def _partitioned(optimizer: Any, module: nn.Module, names: Sequence[str]) -> Iterator[Fragment]:
+def _partitioned(optimizer: Any, module: nn.Module, state_of: StateOf) -> Iterator[Fragment]:
     # DeepSpeed is imported late: it takes seconds
     from deepspeed.utils import (
         safe_get_local_fp32_param,
@@ -136,16 +153,13 @@ def _partitioned(optimizer: Any, module: nn.Module, names: Sequence[str]) -> Ite
         safe_set_local_optimizer_state,
     )
 
-    states = [
-        _ensure_state(optimizer.optimizer, flat, names)
-        for flat in optimizer.fp32_partitioned_groups_flat
-    ]
-
     def access(parameter: Any, placement: Placement) -> Fragment:
         size = parameter.ds_tensor.ds_numel
         start = dist.get_rank(parameter.ds_process_group) * size
         numel = min(max(parameter.ds_numel - start, 0), size)
-        group, _, _ = optimizer.grad_position[optimizer.get_param_id(parameter)]
+        group, begin, _ = optimizer.grad_position[optimizer.get_param_id(parameter)]
+        flat = optimizer.fp32_partitioned_groups_flat[group]
+        state = _ensure_state(optimizer.optimizer, flat, state_of(placement.name))
 
         def padded(kind: str) -> Tensor:
             if kind == VALUE:
@@ -165,7 +179,9 @@ def _partitioned(optimizer: Any, module: nn.Module, names: Sequence[str]) -> Ite
             start,
             numel,
             _lowest_rank(parameter.ds_process_group),
-            states[group],
+            state,
+            flat,
+            begin,
             lambda kind: padded(kind)[:numel],
             put,
         )

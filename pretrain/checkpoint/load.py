@@ -8,24 +8,28 @@ from data_pipeline.input_files import read_json
 from pretrain.checkpoint.boxes import Box, Piece
 from pretrain.checkpoint.catalog import find_checkpoint
 from pretrain.checkpoint.certificate import check_certificate
-from pretrain.checkpoint.deepspeed_state import finish_puts
+from pretrain.checkpoint.deepspeed_state import StateOf, finish_puts
 from pretrain.checkpoint.ownership import load_shards
 from pretrain.checkpoint.save import TENSORS
 from pretrain.checkpoint.tensor_reader import read_index, read_pieces, stored_pieces
 from pretrain.checkpoint.tensor_writer import Shard
 from pretrain.config import RunConfig
 from pretrain.errors import CheckpointError
+from pretrain.parallel.matrices import state_names
 from pretrain.parallel.split_model import empty_model
 from pretrain.run_file import load_saved_run
 from pretrain.runtime.ranks import agreed, gathered_objects
 from spectral.config import ModelConfig
 from spectral.lm import SpectralLM
 
+# entry of state.json: the steps whose mean a checkpoint without optimizer state is
+AVERAGE_OF = "average_of"
+
 
 def load_engine(engine: Any, checkpoint: Path, run: RunConfig) -> dict[str, Any]:
     """Load a verified checkpoint of any layout into an engine; a collective.
 
-    Loads parameters and optimizer states.
+    Loads parameters and optimizer states; the state of another optimizer is begun again.
 
     Returns:
         The contents of state.json.
@@ -39,7 +43,8 @@ def load_engine(engine: Any, checkpoint: Path, run: RunConfig) -> dict[str, Any]
         index = read_index(checkpoint / TENSORS)
         load_shards(
             engine,
-            run.optim.state_tensors,
+            state_names(run),
+            _stored_state(checkpoint, run),
             lambda wanted: read_pieces(checkpoint / TENSORS, wanted, index),
         )
     except CheckpointError as error:
@@ -49,6 +54,14 @@ def load_engine(engine: Any, checkpoint: Path, run: RunConfig) -> dict[str, Any]
     finish_puts(engine)
     check_certificate(engine, checkpoint, run)
     return read_state(checkpoint)
+
+
+def _stored_state(checkpoint: Path, run: RunConfig) -> StateOf:
+    """Names of the state tensors of a parameter that a checkpoint has for the run's optimizer."""
+    saved = load_saved_run(checkpoint)
+    if saved.optim.name != run.optim.name or AVERAGE_OF in read_state(checkpoint):
+        return lambda _: ()
+    return state_names(saved)
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:

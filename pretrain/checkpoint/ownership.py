@@ -2,18 +2,20 @@
 
 The logical state knows no layout: for every parameter, under its name in `SpectralLM.state_dict()`,
 it has `value/NAME` and a tensor of the same shape for each name in `OptimConfig.state_tensors`
-(AdamW: `exp_avg/NAME`, `exp_avg_sq/NAME`), and the number `step/NAME`.
+(AdamW: `exp_avg/NAME`, `exp_avg_sq/NAME`; Muon, for matrices: `momentum_buffer/NAME`), and the
+number `step/NAME`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pretrain.checkpoint.boxes import Box, Piece, pieces
-from pretrain.checkpoint.deepspeed_state import VALUE, Fragment, fragments
+from pretrain.checkpoint.deepspeed_state import VALUE, Fragment, StateOf, fragments
 from pretrain.checkpoint.tensor_writer import Shard
+from pretrain.optim_config import AVERAGE
 from pretrain.runtime.ranks import gathered_objects
 
 # a part of a parameter: its name, and the ranges of a tensor-parallel split
@@ -23,21 +25,21 @@ Part = tuple[str, tuple[tuple[int, int], ...]]
 BATCH_ELEMENTS = 1 << 24
 
 
-def owned_shards(engine: Any, state_tensors: Sequence[str]) -> dict[str, Shard]:
+def owned_shards(engine: Any, state_of: StateOf) -> dict[str, Shard]:
     """Copies, in host memory, of the tensors that this rank must write; a collective.
 
     Args:
         engine: The DeepSpeed engine.
-        state_tensors: Names of the tensors that its optimizer keeps per parameter.
+        state_of: Function from a parameter's name to the names of its optimizer's tensors.
     """
-    held = [fragment for fragment in fragments(engine, state_tensors) if fragment.numel]
+    held = [fragment for fragment in fragments(engine, state_of) if fragment.numel]
     replicas = gathered_objects({_part(fragment): fragment.replica for fragment in held})
     writers = choose_writers(replicas)
     shards: dict[str, Shard] = {}
     for fragment in held:
         if fragment.replica != writers[_part(fragment)]:
             continue
-        for kind in (VALUE, *state_tensors):
+        for kind in (VALUE, *state_of(fragment.placement.name)):
             _add(shards, kind, fragment, fragment.get(kind).to("cpu", torch.float32, copy=True))
         if fragment.start == 0 and _is_first(fragment):
             step = fragment.state["step"].detach().cpu().float().reshape(1).clone()
@@ -66,7 +68,7 @@ def choose_writers(replicas: Iterable[dict[Part, int]]) -> dict[Part, int]:
 
 
 def load_shards(
-    engine: Any, state_tensors: Sequence[str], read: Callable[[dict[str, Shard]], None]
+    engine: Any, state_of: StateOf, stored_of: StateOf, read: Callable[[dict[str, Shard]], None]
 ) -> None:
     """Fill this rank's parameters and optimizer state; `finish_puts` completes it.
 
@@ -75,40 +77,55 @@ def load_shards(
 
     Args:
         engine: The DeepSpeed engine.
-        state_tensors: Names of the tensors that its optimizer keeps per parameter.
+        state_of: Function from a parameter's name to the names of its optimizer's tensors.
+        stored_of: Those of them that can be read. Others begin again: an average as a copy of the
+            parameter, others as zeros; the number of steps too if none can be read.
         read: Function that fills shards, in host memory; called once per batch.
     """
-    kinds = (VALUE, *state_tensors)
-    batch: list[Fragment] = []
-    for fragment in fragments(engine, state_tensors):
-        if batch and sum(f.numel for f in [*batch, fragment]) * len(kinds) > BATCH_ELEMENTS:
-            _load_batch(batch, kinds, read)
-            batch = []
+    batch: list[_Buffer] = []
+    numel = 0
+    for fragment in fragments(engine, state_of):
+        kinds = (VALUE, *state_of(fragment.placement.name))
+        if batch and numel + fragment.numel * len(kinds) > BATCH_ELEMENTS:
+            _load_batch(batch, stored_of, read)
+            batch, numel = [], 0
         if fragment.numel:
-            batch.append(fragment)
-    _load_batch(batch, kinds, read)
+            # padding stays zero
+            batch.append(_Buffer(fragment, {kind: torch.zeros(fragment.numel) for kind in kinds}))
+            numel += fragment.numel * len(kinds)
+    _load_batch(batch, stored_of, read)
+
+
+class _Buffer(NamedTuple):
+    """A fragment, and what is to be put into it."""
+
+    fragment: Fragment
+    values: dict[str, Tensor]
 
 
 def _load_batch(
-    batch: Sequence[Fragment], kinds: Sequence[str], read: Callable[[dict[str, Shard]], None]
+    batch: Sequence[_Buffer], stored_of: StateOf, read: Callable[[dict[str, Shard]], None]
 ) -> None:
     wanted: dict[str, Shard] = {}
-    buffers: list[dict[str, Tensor]] = []
-    for fragment in batch:
-        # padding stays zero
-        buffer = {kind: torch.zeros(fragment.numel) for kind in kinds}
+    steps: dict[str, Tensor] = {}
+    for fragment, buffer in batch:
+        name = fragment.placement.name
+        stored = stored_of(name)
         for kind, values in buffer.items():
-            _add(wanted, kind, fragment, values)
-        step = wanted.setdefault(
-            f"step/{fragment.placement.name}",
-            Shard((1,), [Piece(Box((0,), (1,)), torch.empty(1))]),
-        )
-        buffers.append(buffer | {"step": step.pieces[0].values})
+            if kind == VALUE or kind in stored:
+                _add(wanted, kind, fragment, values)
+        if name not in steps:
+            steps[name] = torch.zeros(1)
+            if stored:
+                wanted[f"step/{name}"] = Shard((1,), [Piece(Box((0,), (1,)), steps[name])])
     read(wanted)
-    for fragment, buffer in zip(batch, buffers, strict=True):
-        for kind in kinds:
-            fragment.put(kind, buffer[kind])
-        fragment.state["step"].fill_(float(buffer["step"]))
+    for fragment, buffer in batch:
+        name = fragment.placement.name
+        if AVERAGE in buffer and AVERAGE not in stored_of(name):
+            buffer[AVERAGE].copy_(buffer[VALUE])
+        for kind, values in buffer.items():
+            fragment.put(kind, values)
+        fragment.state["step"].fill_(float(steps[name]))
 
 
 def _add(shards: dict[str, Shard], kind: str, fragment: Fragment, values: Tensor) -> None:

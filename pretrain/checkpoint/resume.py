@@ -1,9 +1,10 @@
 """The checkpoint that a run starts from (imports no torch)."""
 
+import json
 from pathlib import Path
 
 from data_pipeline.idle_keys import leaves
-from pretrain.checkpoint.catalog import find_checkpoint, go_back, list_checkpoints
+from pretrain.checkpoint.catalog import find_checkpoint, go_back, list_checkpoints, run_of
 from pretrain.config import RunConfig
 from pretrain.errors import CheckpointError, RunError
 from pretrain.resilience.run_lock import RunLock
@@ -39,7 +40,7 @@ def checked_start(
     """
     is_fresh = not (list_checkpoints(run.train.output) or run.checkpoint.remote)
     if is_fresh:
-        check_run(run, num_ranks)
+        check_run(run, num_ranks, _branch_point(run))
     if lock is not None:
         lock.acquire()
     start = find_start(run, resume=resume, auto_resume=auto_resume)
@@ -91,7 +92,7 @@ def _find_start(run: RunConfig, *, resume: bool, auto_resume: bool) -> Path | No
                 "--resume to continue that run, or another checkpoint.remote"
             )
     if auto_resume:
-        return go_back(output)
+        return go_back(output) or _branch_point(run)
     if resume:
         return find_checkpoint(output)
     if existing:
@@ -99,4 +100,58 @@ def _find_start(run: RunConfig, *, resume: bool, auto_resume: bool) -> Path | No
             f"train.output {output} already holds {existing[-1].name}; expected an empty "
             "directory. Give --resume to continue that run, or another train.output"
         )
-    return None
+    return _branch_point(run)
+
+
+def _branch_point(run: RunConfig) -> Path | None:
+    """The verified checkpoint that a branch starts from; None for a run that is none.
+
+    Raises:
+        RunError: There is none, it has another model, or the run ends before it.
+    """
+    if not run.train.branch_from:
+        return None
+    checkpoint = find_checkpoint(Path(run.train.branch_from))
+    check_same_model(checkpoint, run)
+    if run.train.steps <= (step := _step(checkpoint)):
+        raise RunError(
+            f"train.steps is {run.train.steps} in a branch of {checkpoint}, which is of step "
+            f"{step}; expected more, for example {step + run.train.steps}: steps count from the "
+            "beginning of the first run"
+        )
+    return checkpoint
+
+
+def as_branch(run: RunConfig, branch_from: Path) -> RunConfig:
+    """A run that starts from a checkpoint; next to the checkpoint's run if it would write into it.
+
+    Raises:
+        CheckpointError: There is no checkpoint, or it is damaged.
+    """
+    checkpoint, output = find_checkpoint(branch_from), run.train.output
+    if output.resolve() == run_of(checkpoint).resolve():
+        output = output.with_name(f"{output.name}-from-{_step(checkpoint)}")
+    train = run.train.model_copy(update={"output": output, "branch_from": str(branch_from)})
+    return run.model_copy(update={"train": train})
+
+
+def with_decay_start(run: RunConfig, checkpoint: Path | None) -> RunConfig:
+    """The run with the step at which its decay starts, if it is a branch that leaves it open.
+
+    Args:
+        run: The run.
+        checkpoint: The checkpoint that it starts from or resumes from; None for a new model.
+    """
+    decays = run.optim.schedule in ("cosine", "linear")
+    if checkpoint is None or not (run.train.branch_from and decays) or run.optim.decay_start:
+        return run
+    saved = load_saved_run(checkpoint)
+    is_resumed = saved.train.branch_from == run.train.branch_from
+    start = (is_resumed and saved.optim.decay_start) or _step(checkpoint)
+    optim = run.optim.model_copy(update={"decay_start": start})
+    return run.model_copy(update={"optim": optim})
+
+
+def _step(checkpoint: Path) -> int:
+    state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    return int(state["step"])

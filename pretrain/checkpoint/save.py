@@ -34,6 +34,7 @@ from pretrain.checkpoint.retention import Retention
 from pretrain.checkpoint.tensor_writer import JsonIndexWriter, PieceSavePlanner, Shard
 from pretrain.config import RunConfig
 from pretrain.errors import CheckpointError
+from pretrain.parallel.matrices import state_names
 from pretrain.run_file import dump_run
 from pretrain.runtime.ranks import Ranks, agreed
 
@@ -80,7 +81,7 @@ class Saver:
             state: JSON-able state with the key `step`; rank 0's is written, with `engine_facts`.
         """
         assert self._thread is None, "call wait() before the next begin()"
-        shards = owned_shards(engine, self.run.optim.state_tensors)
+        shards = owned_shards(engine, state_names(self.run))
         texts = {
             "state.json": state | engine_facts(engine, self.run, self.ranks),
             "certificate.json": certify(engine, self.run),

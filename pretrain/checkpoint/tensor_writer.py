@@ -3,6 +3,7 @@
 Torch's own index is a pickle, which may run any code when it is read. Here it is `index.json`.
 """
 
+import io
 import json
 import os
 from pathlib import Path
@@ -103,10 +104,44 @@ class JsonIndexWriter(FileSystemWriter):
             name: {"shape": tuple(tensor.size), "pieces": stored[name]}
             for name, tensor in tensors.items()
         }
-        with (Path(self.path) / INDEX).open("w", encoding="utf-8") as stream:
-            json.dump(index, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
+        _write_index(Path(self.path), index)
+
+
+class StreamedWriter:
+    """Writer of pieces one by one, in one process, in the format of `JsonIndexWriter`.
+
+    Args:
+        folder: Folder to create.
+    """
+
+    def __init__(self, folder: Path):
+        folder.mkdir(parents=True)
+        self._folder, self._index = folder, dict[str, dict[str, Any]]()
+        self._name = "__0_0.distcp"
+        self._file = (folder / self._name).open("wb")
+
+    def add(self, name: str, shape: tuple[int, ...], piece: Piece) -> None:
+        """Write a piece of the tensor of this name and shape."""
+        data = io.BytesIO()
+        torch.save(piece.values.clone(), data)
+        begin, length = self._file.tell(), data.tell()
+        self._file.write(data.getbuffer())
+        entry = self._index.setdefault(name, {"shape": shape, "pieces": []})
+        entry["pieces"].append([piece.box.offsets, piece.box.sizes, self._name, begin, length])
+
+    def finish(self) -> None:
+        """Write the index, once all pieces are on the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        _write_index(self._folder, self._index)
+
+
+def _write_index(folder: Path, index: dict[str, Any]) -> None:
+    with (folder / INDEX).open("w", encoding="utf-8") as stream:
+        json.dump(index, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def chunk_of(box: Box) -> ChunkStorageMetadata:

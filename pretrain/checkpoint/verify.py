@@ -10,7 +10,7 @@ from rich.tree import Tree
 from pretrain.checkpoint.catalog import find_checkpoint, is_named, step_of
 from pretrain.checkpoint.certificate import check_certificate
 from pretrain.checkpoint.deepspeed_state import VALUE
-from pretrain.checkpoint.load import load_model, read_state, require_room
+from pretrain.checkpoint.load import AVERAGE_OF, load_model, read_state, require_room
 from pretrain.checkpoint.manifest import MANIFEST, read_entries, read_manifest
 from pretrain.checkpoint.save import TENSORS
 from pretrain.checkpoint.tensor_reader import missing_elements, stored_pieces
@@ -64,16 +64,20 @@ def _unlisted(checkpoint: Path) -> Iterator[str]:
 
 def _shapes(checkpoint: Path, run: RunConfig) -> Iterator[str]:
     """Names and shapes that differ from those of the model and optimizer in run.toml."""
+    from pretrain.parallel.matrices import state_names
     from pretrain.parallel.split_model import empty_model
 
     stored = stored_pieces(checkpoint / TENSORS)
     require_room(run.model, len(stored), checkpoint / TENSORS, checkpoint / "run.toml")
     model: SpectralLM = empty_model(run.model)
     expected: dict[str, tuple[int, ...]] = {}
+    state_of = state_names(run)
+    is_average = AVERAGE_OF in read_state(checkpoint)
     for name, parameter in model.named_parameters():
-        kinds = (VALUE, *run.optim.state_tensors)
+        kinds = (VALUE,) if is_average else (VALUE, *state_of(name))
         expected |= {f"{kind}/{name}": tuple(parameter.shape) for kind in kinds}
-        expected[f"step/{name}"] = (1,)
+        if not is_average:
+            expected[f"step/{name}"] = (1,)
     for name in sorted(set(stored) | set(expected)):
         found = stored[name][0] if name in stored else "nothing"
         if found != expected.get(name):

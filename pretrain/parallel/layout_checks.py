@@ -34,6 +34,8 @@ def _problems(run: RunConfig, num_ranks: int) -> Iterator[str]:
     yield from _experts(run, num_ranks)
     yield from _zero(run)
     yield from _batch(run, data_ranks(run, num_ranks))
+    yield from _smaller_steps(run, num_ranks)
+    yield from _noise(run)
 
 
 def _ranks(run: RunConfig, num_ranks: int) -> Iterator[str]:
@@ -157,6 +159,11 @@ def _experts(run: RunConfig, num_ranks: int) -> Iterator[str]:
             f"parallel.expert is {size}; expected a divisor of both model.experts.count "
             f"{model.experts.count} and the {num_ranks} data and sequence ranks: one of {works}"
         )
+    if run.optim.clip == "groups":
+        yield (
+            f"optim.clip is 'groups' with parallel.expert {size}; expected 'whole': experts of "
+            "different ranks are groups of different norms"
+        )
     if parallel.zero_stage not in (1, 2):
         yield (
             f"parallel.zero_stage is {parallel.zero_stage} with parallel.expert {size}; expected 1 "
@@ -189,6 +196,43 @@ def _batch(run: RunConfig, ranks: int) -> Iterator[str]:
             f"ranks with different data = {micro} x {ranks}, for example "
             f"{near(batch, micro * ranks)}"
         )
+
+
+def _smaller_steps(run: RunConfig, num_ranks: int) -> Iterator[str]:
+    """Problems of the stages in which steps have fewer or shorter windows."""
+    for end, rows in run.train.batch_warmup:
+        train = run.train.model_copy(update={"global_batch_size": rows})
+        for problem in _batch(run.model_copy(update={"train": train}), data_ranks(run, num_ranks)):
+            text = problem.replace("train.global_batch_size", "the number of windows", 1)
+            yield f"train.batch_warmup, before step {end}: {text}"
+    for end, length in run.train.length_warmup:
+        shorter = with_length(run, length)
+        for problem in (*_sequence(shorter), *_tensor(shorter)):
+            yield f"train.length_warmup, before step {end}: {problem}"
+
+
+def _noise(run: RunConfig) -> Iterator[str]:
+    if not run.monitor.noise_every:
+        return
+    for axis in ("tensor", "pipeline", "sequence", "expert"):
+        if (size := getattr(run.parallel, axis)) > 1:
+            yield (
+                f"monitor.noise_every is {run.monitor.noise_every} with parallel.{axis} {size}; "
+                f"expected parallel.{axis} 1, or noise_every 0: gradients of single micro-batches "
+                "are measured where a rank has all of them"
+            )
+    if run.train.global_batch_size == run.train.micro_batch_size:
+        yield (
+            f"monitor.noise_every is {run.monitor.noise_every} with train.global_batch_size and "
+            f"micro_batch_size {run.train.micro_batch_size}; expected at least two micro-batches "
+            "per step, whose gradients can be compared"
+        )
+
+
+def with_length(run: RunConfig, length: int) -> RunConfig:
+    """The run with windows of another length."""
+    data = run.data.model_copy(update={"sequence_length": length})
+    return run.model_copy(update={"data": data})
 
 
 def near(number: int, unit: int) -> str:

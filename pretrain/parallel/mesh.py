@@ -80,6 +80,15 @@ def build_mesh(config: ParallelConfig, ranks: Ranks) -> Mesh:
     )
 
 
+def layer_axis(mesh: Mesh) -> Axis:
+    """All ranks that hold parts of this rank's layers: tensor, data and sequence ranks."""
+    if mesh.tensor.size == 1:
+        return mesh.zero
+    from megatron.core import parallel_state
+
+    return _axis(parallel_state.get_tensor_and_data_parallel_group(with_context_parallel=True))
+
+
 def _axis(group: dist.ProcessGroup) -> Axis:
     return Axis(dist.get_world_size(group), dist.get_rank(group), group)
 

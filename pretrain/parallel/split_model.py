@@ -116,4 +116,5 @@ def finish_model(model: SpectralLM, run: RunConfig, mesh: Mesh, first_layer: int
         from pretrain.parallel.activation_checkpointing import checkpoint_activations
 
         checkpoint_activations(model.blocks, run.train)
+    model.z_weight = run.train.z_loss
     model.precision = Precision(run.train.precision)  # type: ignore[assignment]

@@ -6,6 +6,7 @@ Shape letters: N tokens, D channels, V vocabulary, U rows of this rank.
 """
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from megatron.core.model_parallel_config import ModelParallelConfig
 from megatron.core.tensor_parallel.cross_entropy import vocab_parallel_cross_entropy
@@ -94,8 +95,10 @@ class VocabParallelLoss:
     def __init__(self, axis: Axis, vocab_size: int, *, shard: bool):
         self.axis, self.vocab_size, self.shard = axis, vocab_size, shard
 
-    def __call__(self, x_ND: Tensor, weight_UD: Tensor, labels_N: Tensor) -> Tensor:
-        """Sum of the negative log-likelihoods in nats.
+    def __call__(
+        self, x_ND: Tensor, weight_UD: Tensor, labels_N: Tensor, z_weight: float = 0.0
+    ) -> Tensor:
+        """Sum of the negative log-likelihoods in nats; a z-loss is in its gradient only.
 
         The logits of a block are recomputed in the backward pass: at most BLOCK * U of them exist.
         """
@@ -103,18 +106,29 @@ class VocabParallelLoss:
             # with shards, their gather sums the gradients
             x_ND = copy_to_tensor_model_parallel_region(x_ND, self.axis.group)
         losses = [
-            checkpoint(self._block, x_nD, weight_UD, labels_n, use_reentrant=False)
+            checkpoint(self._block, x_nD, weight_UD, labels_n, z_weight, use_reentrant=False)
             for x_nD, labels_n in zip(x_ND.split(BLOCK), labels_N.split(BLOCK), strict=True)
         ]
         return torch.stack(losses).sum()
 
-    def _block(self, x_nD: Tensor, weight_UD: Tensor, labels_n: Tensor) -> Tensor:
+    def _block(self, x_nD: Tensor, weight_UD: Tensor, labels_n: Tensor, z_weight: float) -> Tensor:
         logits_nU = F.linear(x_nD, weight_UD)
         rows = weight_UD.shape[0]
         row_U = self.axis.rank * rows + torch.arange(rows, device=logits_nU.device)
         logits_nU = logits_nU.masked_fill(row_U >= self.vocab_size, float("-inf"))
         valid_n = labels_n != IGNORE
+        z_loss = z_weight * self._squared_lse(logits_nU, valid_n) if z_weight else None
+        # it takes the logits' memory
         nll_n = vocab_parallel_cross_entropy(
             logits_nU[:, None], torch.where(valid_n, labels_n, 0)[:, None]
         )[:, 0]
-        return torch.where(valid_n, nll_n, 0.0).sum()
+        nll = torch.where(valid_n, nll_n, 0.0).sum()
+        return nll if z_loss is None else nll + (z_loss - z_loss.detach())
+
+    def _squared_lse(self, logits_nU: Tensor, valid_n: Tensor) -> Tensor:
+        """Sum over the tokens of logsumexp(logits)^2, over the rows of all ranks."""
+        top_n = logits_nU.detach().amax(-1)
+        dist.all_reduce(top_n, dist.ReduceOp.MAX, group=self.axis.group)
+        part_n = (logits_nU - top_n[:, None]).exp().sum(-1)
+        total_n = reduce_from_tensor_model_parallel_region(part_n, self.axis.group)
+        return torch.where(valid_n, (total_n.log() + top_n).square(), 0.0).sum()

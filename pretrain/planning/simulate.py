@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.config import RunConfig
 from pretrain.parallel.layout_checks import check_layout
+from pretrain.parallel.matrices import state_tensors_per_number
 from pretrain.parallel.mesh import Mesh, build_mesh
 from pretrain.parallel.placement import Placement, place
 from pretrain.parallel.split_model import finish_model, split_part
@@ -201,5 +202,5 @@ def _state_bytes(run: RunConfig, parameters: int, ranks: int) -> int:
     shards = [ranks if stage >= least else 1 for least in (3, 2, 1)]
     values, gradients, state_tensor = (BYTES * parameters // number for number in shards)
     # ZeRO's optimizer keeps a float32 copy of the values that it updates
-    num_tensors = len(run.optim.state_tensors) + (1 if stage else 0)
-    return values + gradients + num_tensors * state_tensor
+    num_tensors = state_tensors_per_number(run) + (1 if stage else 0)
+    return values + gradients + round(num_tensors * state_tensor)

@@ -29,6 +29,7 @@ def checkpoint_bytes(run: RunConfig) -> int | None:
     try:
         import torch
 
+        from pretrain.parallel.matrices import state_tensors_per_number
         from spectral.lm import SpectralLM
     except ImportError:
         return None
@@ -41,7 +42,7 @@ def checkpoint_bytes(run: RunConfig) -> int | None:
     # one more than is kept: the oldest is deleted when the newest is complete
     passing = max(1, config.keep_last + 1 - temporary)
     # the parameter and its optimizer state
-    numbers = parameters * (1 + len(run.optim.state_tensors))
+    numbers = round(parameters * (1 + state_tensors_per_number(run)))
     return (passing + _staying(run)) * numbers * FLOAT32_BYTES
 
 

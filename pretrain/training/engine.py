@@ -14,7 +14,7 @@ from pretrain.parallel.placement import is_split
 from pretrain.parallel.split_model import Settle
 from pretrain.runtime.deepspeed_setup import start_deepspeed
 from pretrain.runtime.ranks import Ranks
-from pretrain.training.optimizer import build_optimizer
+from pretrain.training.optimizer import bind_matrices, build_optimizer
 from pretrain.training.schedule import build_schedule
 
 
@@ -29,7 +29,7 @@ def build_engine(run: RunConfig, ranks: Ranks, mesh: Mesh) -> Any:
     """
     check_layout(run, ranks.world_size)
     model = build_model(run, mesh, _settler(run, ranks, mesh))
-    optimizer = build_optimizer(model, run.optim, shares_experts=mesh.expert.size > 1)
+    optimizer = build_optimizer(model, run, shares_experts=mesh.expert.size > 1)
     engine, *_ = start_deepspeed().initialize(
         model=model,
         optimizer=optimizer,
@@ -38,6 +38,7 @@ def build_engine(run: RunConfig, ranks: Ranks, mesh: Mesh) -> Any:
         dist_init_required=False,
         config=deepspeed_config(run, mesh),
     )
+    bind_matrices(engine, run, mesh, ranks.device)
     return engine
 
 
@@ -86,7 +87,8 @@ def deepspeed_config(run: RunConfig, mesh: Mesh) -> dict[str, Any]:
         "train_batch_size": batch * mesh.sequence.size,
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": batch // (micro * mesh.data.size),
-        "gradient_clipping": run.optim.clip_norm,
+        # groups are clipped by the optimizer
+        "gradient_clipping": run.optim.clip_norm if run.optim.clip == "whole" else 0.0,
         "zero_optimization": _zero(run.parallel),
         # activations between stages are not matrices that tensor ranks could split evenly
         "pipeline": {"pipe_partitioned": False, "grad_partitioned": False},
@@ -107,6 +109,18 @@ def _zero(parallel: ParallelConfig) -> dict[str, Any]:
         if device != "none":
             zero[key] = {"device": device, "nvme_path": str(parallel.nvme_path)}
     return zero
+
+
+def set_accumulation(engine: Any, passes: int) -> None:
+    """Set the number of micro-batches whose gradients the next step sums."""
+    if engine.gradient_accumulation_steps() == passes:
+        return
+    engine._config.gradient_accumulation_steps = passes
+    # boundaries are multiples of the new number, counted from here
+    engine.micro_steps = 0
+    engine.optimizer.gradient_accumulation_steps = passes
+    if hasattr(engine, "micro_batches"):
+        engine.micro_batches = passes
 
 
 def gradient_norm(engine: Any) -> float:

@@ -16,6 +16,7 @@ from pretrain.resilience.heartbeat import Heartbeat
 from pretrain.runtime.precision import LossScale
 from pretrain.runtime.ranks import Ranks, gathered
 from pretrain.training.engine import finish_step, gradient_norm
+from pretrain.training.noise_scale import NoiseScale
 from spectral.lm import LMLoss
 
 
@@ -28,6 +29,7 @@ class StepContext(NamedTuple):
         mesh: Its place in the layout.
         heartbeat: Beats with every pass.
         loss_scale: Scale of the loss of float16 products; None for no scaling.
+        noise: Measures the norms of single micro-batches; None for no measurement.
     """
 
     engine: Any
@@ -35,6 +37,7 @@ class StepContext(NamedTuple):
     mesh: Mesh
     heartbeat: Heartbeat
     loss_scale: LossScale | None = None
+    noise: NoiseScale | None = None
 
 
 class Gradient(NamedTuple):
@@ -62,6 +65,7 @@ def compute_gradient(
     num_labels: float,
     *,
     seed: int,
+    step: int = 0,
     data_s: float = 0.0,
 ) -> Gradient:
     """Run forward and backward passes, without the optimizer; a collective.
@@ -77,9 +81,10 @@ def compute_gradient(
         num_labels: Tokens that are predicted in the step, on all ranks.
         seed: Seed of this step's random numbers (dropout, Gumbel noise). Each micro-batch derives
             a separate seed from its place in the whole step, so no random state is saved.
+        step: Number of the step, counted from 1.
         data_s: Seconds that this rank waited for the batches.
     """
-    engine, ranks, mesh, heartbeat, loss_scale = context
+    engine, ranks, mesh, heartbeat, loss_scale, noise = context
     # DeepSpeed divides by accumulation steps and the ranks that it shards over; this undoes it
     divisor = max(num_labels, 1.0)
     whole = len(batches) * mesh.zero.size / divisor
@@ -90,6 +95,8 @@ def compute_gradient(
     zero = torch.zeros((), dtype=torch.float64, device=ranks.device)
     while True:
         heartbeat.step_s = data_s
+        if noise is not None:
+            noise.begin(step)
         scale = whole if loss_scale is None else whole * loss_scale.value
         losses = passes(context, batches, seeds, scale)
         nll = sum((loss.nll for loss in losses), start=zero)
@@ -121,7 +128,7 @@ def _passes(
     context: StepContext, batches: Sequence[Batch], seeds: Sequence[int], scale: float
 ) -> list[LMLoss]:
     """Run one micro-batch after the other."""
-    engine, heartbeat = context.engine, context.heartbeat
+    engine, heartbeat, noise = context.engine, context.heartbeat, context.noise
     losses = []
     for number, (batch, seed) in enumerate(zip(batches, seeds, strict=True), start=1):
         heartbeat.beat(f"forward pass {number}")
@@ -133,6 +140,8 @@ def _passes(
         heartbeat.step_s += time.perf_counter() - begin
         heartbeat.beat(f"backward pass {number}")
         engine.backward(objective(loss, count_labels(batch)) * scale)
+        if noise is not None:
+            noise.end_pass(count_labels(batch))
         if number < len(batches):
             engine.step()
     return losses

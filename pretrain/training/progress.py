@@ -11,6 +11,7 @@ from pretrain.config import RunConfig
 from pretrain.errors import CheckpointError
 from pretrain.resilience.guard import Guard
 from pretrain.runtime.precision import LossScale
+from pretrain.training.noise_scale import NoiseScale
 from pretrain.training.schedule import enter_schedule
 
 
@@ -23,6 +24,7 @@ class Progress:
         loader: Loader of the training data.
         guard: Judge of the steps' numbers.
         loss_scale: Scale of the losses.
+        noise: Measures the gradient noise scale.
 
     Attributes:
         step: Optimizer steps that were applied.
@@ -31,10 +33,16 @@ class Progress:
     """
 
     def __init__(
-        self, run: RunConfig, engine: Any, loader: TrainLoader, guard: Guard, loss_scale: LossScale
+        self,
+        run: RunConfig,
+        engine: Any,
+        loader: TrainLoader,
+        guard: Guard,
+        loss_scale: LossScale,
+        noise: NoiseScale,
     ):
         self._run, self._engine, self._loader = run, engine, loader
-        self._guard, self._loss_scale = guard, loss_scale
+        self._guard, self._loss_scale, self._noise = guard, loss_scale, noise
         self.step = self.tokens = self.saved_step = 0
         # position before a step that is read but not yet done
         self._position = loader.state_dict()
@@ -73,6 +81,7 @@ class Progress:
             "data": self._position,
             "guard": self._guard.state_dict(),
             "loss_scale": self._loss_scale.state_dict(),
+            "noise": self._noise.state_dict(),
         }
 
     def _load(self, checkpoint: Path) -> dict[str, Any]:
@@ -81,6 +90,7 @@ class Progress:
             enter_schedule(self._engine, self._run, int(state["schedule"]["steps"]))
             self.step, self.tokens = int(state["step"]), int(state["tokens"])
             self._loss_scale.load_state_dict(state.get("loss_scale", {}))
+            self._noise.load_state_dict(state.get("noise", {}))
         self.saved_step = self.step
         return state
 

@@ -20,6 +20,11 @@ SCHEDULE = (
     "optim.learning_rate",
     "optim.final_ratio",
     "optim.warmup_steps",
+    "optim.warmup_share",
+    "optim.schedule_by",
+    "optim.decay_start",
+    "optim.decay_steps",
+    "optim.decay_share",
 )
 _SAME = "the results of training do not depend on it"
 # consequence of a changed key, by the longest of its prefixes; other keys cannot change
@@ -35,9 +40,16 @@ CONSEQUENCES = {
     "data.cache": _SAME,
     "data.cache_bytes": _SAME,
     "optim": "later steps use the new value with the optimizer's stored state",
+    "optim.name": "parameters stay, and the optimizer's state (momentum and second moments of all "
+    "parameters) is begun again",
+    "optim.average_decay": "the average follows it from the next step on; one that the checkpoint "
+    "lacks begins at its parameters",
     "train.output": "records and checkpoints are written there",
+    "train.branch_from": "it matters before the run's first checkpoint only",
     "train.global_batch_size": "later steps read the new number of windows, at the learning rate "
     "of the schedule",
+    "train.batch_warmup": "later steps read the number of windows that it gives them",
+    "train.length_warmup": "later windows have the length that it gives them",
     "train.micro_batch_size": "rounding differs, and with experts or gates their auxiliary losses",
     "train.seed": "dropout and selection noise of later steps differ; parameters and the order of "
     "the data are the checkpoint's",
@@ -46,6 +58,7 @@ CONSEQUENCES = {
     "train.loss_scale_window": "the loss scale follows it from the next step on",
     "train.activation": "memory and speed change, results do not",
     "train.validate": "it applies to the validations from now on",
+    "train.z_loss": "gradients of later steps have the new weight",
     "train.wandb": _SAME,
     "parallel": "the checkpoint is read into the new layout; losses differ by rounding",
     "checkpoint": "it applies from the next checkpoint on",

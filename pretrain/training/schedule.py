@@ -13,11 +13,14 @@ from pretrain.optim_config import OptimConfig
 
 def learning_rate_factor(step: int, run: RunConfig) -> float:
     """Share of the peak learning rate at a step (counted from 0): linear warm-up, then decay."""
-    optim = run.optim
-    if step < optim.warmup_steps:
-        return (step + 1) / optim.warmup_steps
-    progress = (step - optim.warmup_steps) / max(1, run.train.steps - optim.warmup_steps)
-    return DECAYS[optim.schedule](min(progress, 1.0), optim)
+    optim, steps = run.optim, run.train.steps
+    at = run.step_sizes.tokens_before if optim.schedule_by == "tokens" else int
+    warmup = optim.warmup(steps)
+    if step < warmup:
+        return at(step + 1) / at(warmup)
+    start, end = optim.decay(steps)
+    progress = (at(step) - at(start)) / max(1, at(end) - at(start))
+    return DECAYS[optim.schedule](min(max(progress, 0.0), 1.0), optim)
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, run: RunConfig, step: int = 0) -> LambdaLR:
@@ -41,8 +44,30 @@ def enter_schedule(engine: Any, run: RunConfig, step: int) -> None:
 
 def _cosine(progress: float, optim: OptimConfig) -> float:
     cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
-    return optim.final_ratio + (1.0 - optim.final_ratio) * cosine
+    return _above_floor(cosine, optim)
 
 
-# by `optim.schedule`: share of the peak after a share of the steps that follow the warm-up
-DECAYS: dict[str, Callable[[float, OptimConfig], float]] = {"cosine": _cosine}
+def _linear(progress: float, optim: OptimConfig) -> float:
+    return _above_floor(1.0 - progress, optim)
+
+
+def _root(progress: float, optim: OptimConfig) -> float:
+    # better than a line by Hägele et al. 2024 (arXiv 2405.18392)
+    return _above_floor(1.0 - math.sqrt(progress), optim)
+
+
+def _constant(_progress: float, _optim: OptimConfig) -> float:
+    return 1.0
+
+
+def _above_floor(share: float, optim: OptimConfig) -> float:
+    return optim.final_ratio + (1.0 - optim.final_ratio) * share
+
+
+# by `optim.schedule`: share of the peak after a share of the decay
+DECAYS: dict[str, Callable[[float, OptimConfig], float]] = {
+    "cosine": _cosine,
+    "wsd": _root,
+    "linear": _linear,
+    "constant": _constant,
+}

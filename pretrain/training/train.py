@@ -6,7 +6,7 @@ import time
 
 import torch.distributed as dist
 
-from pretrain.checkpoint.resume import checked_start
+from pretrain.checkpoint.resume import as_branch, checked_start
 from pretrain.commands import PretrainCommand
 from pretrain.resilience.failure_messages import failure_of_rank
 from pretrain.resilience.heartbeat import Heartbeat
@@ -36,6 +36,8 @@ def pretrain(command: PretrainCommand) -> None:
         follow_launcher(signal.SIGKILL)
         ranks = init_ranks(max(DEFAULT_TIMEOUT_S, 2 * run.health.hang_timeout_s))
         follow_launcher(signal.SIGTERM)
+        if (branch_from := command.branch_from) is not None:
+            run = decided_by_rank_0(lambda: as_branch(command.run, branch_from))
         heartbeat = Heartbeat(run.train.output, ranks.rank)
         # a launcher may start a run again before the earlier start has ended
         lock = RunLock(run.train.output, LAUNCHER_PATIENCE_S if command.auto_resume else PATIENCE_S)

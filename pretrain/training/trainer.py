@@ -15,6 +15,7 @@ from data_pipeline.stream.loader import build_train_loader
 from data_pipeline.stream.order import hash_integers
 from launch.torchrun import REQUEUE_STATUS
 from pretrain.checkpoint.catalog import go_back
+from pretrain.checkpoint.resume import with_decay_start
 from pretrain.checkpoint.retention import Retention
 from pretrain.checkpoint.save import Saver
 from pretrain.config import RunConfig
@@ -35,8 +36,10 @@ from pretrain.run_checks import check_tokenizer
 from pretrain.run_file import with_chunk
 from pretrain.runtime.precision import LossScale
 from pretrain.runtime.ranks import Ranks, decided_by_rank_0
-from pretrain.training.engine import build_engine, finish_step
+from pretrain.training.engine import build_engine, finish_step, set_accumulation
 from pretrain.training.gradient import StepContext, compute_gradient
+from pretrain.training.group_clipping import clip_groups
+from pretrain.training.noise_scale import NoiseScale
 from pretrain.training.progress import Progress
 from pretrain.training.resumption import changed_keys
 from pretrain.training.validation import validation_loss
@@ -64,7 +67,7 @@ class Trainer:
         stop: StopFlag | None = None,
         heartbeat: Heartbeat | None = None,
     ):
-        run = with_chunk(run, checkpoint)
+        run = with_decay_start(with_chunk(run, checkpoint), checkpoint)
         self.run, self.ranks = run, ranks
         self.heartbeat = heartbeat or Heartbeat(run.train.output, ranks.rank)
         self.poll = StopPoll(stop or StopFlag(), ranks, self.heartbeat)
@@ -77,14 +80,22 @@ class Trainer:
             micro_batch_size=run.train.micro_batch_size,
             data_rank=self.mesh.data.rank,
             data_ranks=self.mesh.data.size,
+            row_stages=run.train.batch_warmup,
+            length_stages=run.train.length_warmup,
         )
         self.tokenizer = check_tokenizer(run, self.loader.tokenizer_fingerprint)
         num_parameters = sum(p.numel() for p in empty_model(run.model).parameters())
         self.heartbeat.beat("building the engine")
         self.engine = build_engine(run, ranks, self.mesh)
         self.loss_scale = LossScale(run.train, self.engine.module.parameters())
-        self.context = StepContext(self.engine, ranks, self.mesh, self.heartbeat, self.loss_scale)
-        self.progress = Progress(run, self.engine, self.loader, self.guard, self.loss_scale)
+        # its hooks see gradients that the loss scale's have divided
+        self.noise = NoiseScale(run.monitor.noise_every, self.engine.module.parameters())
+        self.context = StepContext(
+            self.engine, ranks, self.mesh, self.heartbeat, self.loss_scale, self.noise
+        )
+        self.progress = Progress(
+            run, self.engine, self.loader, self.guard, self.loss_scale, self.noise
+        )
         self.heartbeat.beat("loading a checkpoint")
         if checkpoint is not None:
             self.progress.resume(checkpoint)
@@ -165,15 +176,16 @@ class Trainer:
         )
         if num_failed:
             self.finish_save()
-        learning_rate = self.engine.get_lr()[0]
+        step, learning_rate = self.progress.step + 1, self.engine.get_lr()[0]
+        set_accumulation(self.engine, len(batches))
         gradient = compute_gradient(
             self.context,
             batches,
             num_labels,
             seed=hash_integers(self.run.train.seed, self.progress.step),
+            step=step,
             data_s=self.poll.waited_s,
         )
-        step = self.progress.step + 1
         verdict = self.guard.judge(step, gradient.loss, gradient.norm)
         if verdict.reason:
             # once for each row: tensor ranks and stages read the same
@@ -181,6 +193,8 @@ class Trainer:
             losses = gradient.losses if self.mesh.counts else []
             self.journal.log_bad_step(step, verdict, counted, losses)
         self.heartbeat.beat("optimizer")
+        if self.run.optim.clip == "groups" and verdict.applies:
+            clip_groups(self.engine, self.run.optim.clip_norm)
         finish_step(self.engine, apply=verdict.applies)
         self.progress.pass_data()
         if not verdict.applies:
@@ -198,6 +212,9 @@ class Trainer:
             "learning_rate": learning_rate,
             "tokens_per_s": num_tokens / (self.poll.waited_s + time.perf_counter() - begin),
         }
+        record |= self.noise.record(
+            gradient.norm, num_labels, self.mesh.zero.size, self.ranks.device
+        )
         self.journal.log_step(record, gradient.rank_seconds)
         return record
 

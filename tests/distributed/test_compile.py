@@ -11,7 +11,7 @@ import torch
 
 from pretrain.config import RunConfig
 from tests.conftest import SmallCorpus
-from tests.distributed.test_layouts import Case, Layout, check, train_runs
+from tests.distributed.layout_runs import Case, Layout, check, train_runs
 
 FEW = [
     Case("plain", Layout(zero=3, recompute="full", compiled=True)),

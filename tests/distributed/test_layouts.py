@@ -1,56 +1,14 @@
-"""Every layout gives the same training: losses, gradients and parameters as on one rank.
-
-Models with gates train in float64: selection makes another choice of a few modes after a rounding
-error, so two float32 runs of one layout drift apart as well, once one of them is disturbed by it.
-"""
+"""Every layout gives the same training: losses, gradients and parameters as on one rank."""
 
 import itertools
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-import torch
-from torch import Tensor
 
-from pretrain.config import RunConfig
-from pretrain.parallel.placement import Placement
-from pretrain.run_file import load_run
 from tests.conftest import SmallCorpus
-from tests.distributed.features import EVERYTHING
-from tests.distributed.ranks import run_ranks
-
-# ZeRO 2 and 3 reduce gradients in float32 at most, so gated models would choose other modes later
-STEPS, GATED_STEPS = 10, 5
-# both kinds of heads in every layer. By turns, a few of the embedding's 8,224 numbers end up to a
-# fifth of a step apart on tensor ranks, where AdamW makes a step of a gradient's rounding error;
-# gradients of that model are compared in float64 (test_split_model.py).
-MODELS: dict[str, dict[str, object]] = {"plain": {"conv_heads": (2,)}, "everything": EVERYTHING}
-
-
-class Layout(NamedTuple):
-    """Ranks along each axis, ZeRO stage, rows of a pass, what is recomputed, where states are."""
-
-    tensor: int = 1
-    pipeline: int = 1
-    sequence: int = 1
-    data: int = 1
-    zero: int = 1
-    micro: int = 1
-    recompute: str = "none"
-    offload: bool = False
-    states: str = "none"
-    compiled: bool = False
-
-    @property
-    def ranks(self) -> int:
-        return self.tensor * self.pipeline * self.sequence * self.data
-
-    @property
-    def name(self) -> str:
-        return "-".join(f"{key}_{value}" for key, value in self._asdict().items())
-
+from tests.distributed.layout_runs import MODELS, PAIRS, Case, Layout, check
 
 VALUES: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("tensor", "pipeline", "sequence", "data"), (1, 2)),
@@ -60,23 +18,6 @@ VALUES: dict[str, tuple[Any, ...]] = {
 }
 # stages go with ZeRO 1 alone
 IMPOSSIBLE = {("pipeline", 2, "zero", stage) for stage in (0, 2, 3)}
-# every other pair of values occurs
-PRUNED = [
-    Layout(data=2, zero=0, micro=2),
-    Layout(data=2, zero=3, recompute="full", states="cpu"),
-    Layout(sequence=2, zero=0, micro=2, recompute="selective", offload=True),
-    Layout(sequence=2, zero=3, micro=2),
-    Layout(tensor=2, zero=2, micro=2, recompute="selective", offload=True, states="cpu"),
-    Layout(tensor=2, zero=0, recompute="full"),
-    Layout(pipeline=2, micro=2, recompute="full"),
-    Layout(tensor=2, data=2, zero=3, recompute="selective"),
-    Layout(tensor=2, sequence=2, zero=2),
-    Layout(pipeline=2, data=2, micro=2),
-    Layout(pipeline=2, tensor=2, recompute="selective", offload=True),
-    Layout(pipeline=2, sequence=2),
-    Layout(sequence=2, data=2, zero=2, micro=2, recompute="full"),
-    Layout(sequence=4),
-]
 
 
 def _whole_matrix() -> list[Layout]:
@@ -86,178 +27,21 @@ def _whole_matrix() -> list[Layout]:
     return [x for x in layouts if x.pipeline == 1 or x.zero == 1]
 
 
-def train_runs(rank: int, runs: dict[str, RunConfig], folder: Path) -> None:
-    """Train every run in this process group; every rank writes down what it ended with."""
-    import pretrain.training.engine
-    from pretrain.runtime.ranks import init_ranks
-    from pretrain.training.trainer import Trainer
-    from spectral.block import Block
-    from spectral.gates.spectral_gate import uses_gates
-
-    configure = pretrain.training.engine.deepspeed_config
-
-    def partition_everything(*arguments: Any) -> dict[str, Any]:
-        """By default, ZeRO-3 leaves parameters as small as these whole on every rank."""
-        config = configure(*arguments)
-        config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
-        return config
-
-    pretrain.training.engine.deepspeed_config = partition_everything
-    reset = Block.reset_parameters
-
-    def shaken(block: Block) -> None:
-        """Nothing begins at zero: relative errors mean something, and gates do."""
-        reset(block)
-        for parameter in block.parameters():
-            with torch.no_grad():
-                parameter += 0.05 * torch.randn(parameter.shape)
-
-    Block.reset_parameters = shaken  # type: ignore[method-assign]
-    for name, run in runs.items():
-        _set_dtype(torch.float64 if uses_gates(run.model.gates) else torch.float32)
-        trainer = Trainer(run, init_ranks())
-        records = []
-        for batches in trainer.loader:
-            records.append(trainer.train_step(batches))
-            if trainer.progress.step == run.train.steps:
-                break
-        valid = trainer.validate()["valid_loss"]
-        torch.save((records, valid, _pieces(trainer.engine)), folder / f"{name}-{rank}.pt")
-        trainer.engine.destroy()
-    Block.reset_parameters = reset  # type: ignore[method-assign]
-
-
-def _set_dtype(dtype: torch.dtype) -> None:
-    """Train in a dtype, also where DeepSpeed and Megatron-core know of none above float32."""
-    from deepspeed.runtime.engine import DeepSpeedEngine
-    from megatron.core.tensor_parallel.cross_entropy import VocabParallelCrossEntropy
-
-    def logits_max(logits: Tensor) -> tuple[Tensor, Tensor]:
-        return logits, logits.max(dim=-1)[0]
-
-    torch.set_default_dtype(dtype)
-    DeepSpeedEngine.get_data_types = lambda _: (dtype, dtype)  # type: ignore[method-assign]
-    VocabParallelCrossEntropy.calculate_logits_max = staticmethod(logits_max)
-
-
-def _pieces(engine: Any) -> dict[str, tuple[Placement, Tensor]]:
-    """This rank's parameters and what they are of the whole ones."""
-    from deepspeed.utils import safe_get_full_fp32_param
-
-    from pretrain.parallel.placement import placements
-
-    pieces = {}
-    for placement, parameter in placements(engine.module):
-        value = parameter.detach()
-        if engine.zero_optimization_stage():
-            value = safe_get_full_fp32_param(parameter)
-        pieces[placement.name] = tuple(placement), value.clone()
-    return pieces
-
-
-def _run(corpus: SmallCorpus, folder: Path, case: "Case") -> RunConfig:
-    layout, model = case.layout, MODELS[case.model]
-    values = load_run(corpus.run_file(folder / "run.toml")).model_dump()
-    values["model"] |= {"vocab_size": 513, "num_modes": 8, "conv_chunk": 16} | model
-    values["data"] |= {"num_workers": 0, "sequence_length": 128}
-    values["optim"]["learning_rate"] = 1e-3
-    values["train"] |= {
-        "output": folder / case.name,
-        "steps": GATED_STEPS if "gates" in model else STEPS,
-        "global_batch_size": case.batch,
-        "micro_batch_size": layout.micro,
-        "activation_checkpointing": layout.recompute,
-        "activation_offload": layout.offload,
-        "compile": layout.compiled,
-    }
-    axes = layout._asdict()
-    values["parallel"] |= {k: axes[k] for k in ("tensor", "pipeline", "sequence", "data")}
-    values["parallel"]["zero_stage"] = layout.zero
-    values["parallel"]["nvme_path"] = folder
-    values["parallel"]["offload_optimizer"] = layout.states
-    values["parallel"]["offload_parameters"] = layout.states if layout.zero == 3 else "none"
-    return RunConfig.model_validate(values)
-
-
-class Case(NamedTuple):
-    """A model in a layout, and the rows of a step."""
-
-    model: str
-    layout: Layout
-    batch: int = 4
-
-    def alone(self) -> "Case":
-        """What it must equal on one rank."""
-        # noise is drawn, and gates' losses are means, by micro-batch; without gates, any will do
-        micro = self.layout.micro if self.model == "everything" else 4
-        return Case(self.model, Layout(micro=micro), self.batch)
-
-    @property
-    def name(self) -> str:
-        return f"{self.model}-{self.batch}-{self.layout.name}"
-
-    def result(self, folder: Path, rank: int) -> Any:
-        return torch.load(folder / f"{self.name}-{rank}.pt", weights_only=False)
-
-
-def check(
-    cases: list[Case],
-    corpus: SmallCorpus,
-    folder: Path,
-    fresh: bool = False,
-    train: Callable[..., None] = train_runs,
-) -> None:
-    every = {*cases, *(case.alone() for case in cases)}
-    for ranks in sorted({case.layout.ranks for case in every}):
-        some = [case for case in every if case.layout.ranks == ranks]
-        runs = {x.name: _run(corpus, folder, x) for x in sorted(some)}
-        run_ranks(train, ranks, folder, runs, folder, fresh=fresh)
-    problems = []
-    for case in cases:
-        expected = case.alone().result(folder, 0)
-        for rank in range(case.layout.ranks):
-            found = _differences(case.result(folder, rank), expected)
-            problems += [f"{case} rank {rank}: {problem}" for problem in found]
-    assert not problems, "\n".join(problems)
-
-
-def _differences(found: Any, expected: Any) -> list[str]:
-    (records, valid, pieces), (expected_records, expected_valid, wholes) = found, expected
-    problems = []
-    for step, (record, wanted) in enumerate(zip(records, expected_records, strict=True)):
-        for key in ("loss", "auxiliary_loss"):
-            if record[key] != pytest.approx(wanted[key], rel=1e-5, abs=1e-9):
-                problems.append(f"{key} of step {step}: {record[key]} for {wanted[key]}")
-    # Adam hides a wrong scale of the gradient; its norm does not. At the first step only are
-    # parameters equal: Adam divides rounding errors by tiny second moments.
-    norm, wanted_norm = records[0]["grad_norm"], expected_records[0]["grad_norm"]
-    if norm != pytest.approx(wanted_norm, rel=1e-4):
-        problems.append(f"norm of the first gradient: {norm} for {wanted_norm}")
-    if valid != pytest.approx(expected_valid, rel=1e-5):
-        problems.append(f"validation: {valid} for {expected_valid}")
-    for name, (placement, piece) in pieces.items():
-        whole = wholes[name][1]
-        error = float((piece - Placement(*placement).part_of(whole)).norm() / whole.norm())
-        if not error < 1e-4:
-            problems.append(f"{name} at the end is off by {error:.1e}")
-    return problems
-
-
 def test_the_layouts_pair_every_two_values() -> None:
     wanted, found = set(), set()
     for first, second in itertools.combinations(VALUES, 2):
         pairs = itertools.product(VALUES[first], VALUES[second])
         wanted |= {(first, one, second, other) for one, other in pairs}
-        found |= {(first, getattr(x, first), second, getattr(x, second)) for x in PRUNED}
+        found |= {(first, getattr(x, first), second, getattr(x, second)) for x in PAIRS}
     assert wanted - found == IMPOSSIBLE
 
 
 @pytest.mark.timeout(900)
 def test_layouts_equal_one_rank(small_corpus: SmallCorpus, tmp_path: Path) -> None:
-    plain = [Case("plain", layout) for layout in PRUNED]
+    plain = [Case("plain", layout) for layout in PAIRS]
     # with every feature, once in each layout of four ranks; each sums two gradients up in a step
     gated = [
-        Case("everything", x, batch=2 * x.data) for x in PRUNED if x.ranks == 4 and x.micro == 1
+        Case("everything", x, batch=2 * x.data) for x in PAIRS if x.ranks == 4 and x.micro == 1
     ]
     check([*plain, *gated], small_corpus, tmp_path)
 

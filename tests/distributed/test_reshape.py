@@ -111,8 +111,21 @@ def _do(jobs: dict[str, tuple[str, Job]], folder: Path, fresh: bool) -> dict[str
     }
 
 
+# matrices cut anywhere, cut in equal stretches, split over tensor ranks, on stages
+MUON: list[Case] = [
+    ("dp2", 2, "tp2", 1),
+    ("tp2", 3, "pp2", 1),
+    ("pp2", 1, "dp2", 3),
+    ("dp2", 3, "one", 1),
+]
+
+
 def _worst(
-    cases: list[Case], corpus: SmallCorpus, folder: Path, fresh: bool = False
+    cases: list[Case],
+    corpus: SmallCorpus,
+    folder: Path,
+    fresh: bool = False,
+    optimizer: str = "adamw",
 ) -> dict[Case, float]:
     """Largest relative difference of any loss from the run that was never interrupted."""
     base = load_run(corpus.run_file(folder / "run.toml", steps=STEPS))
@@ -121,6 +134,7 @@ def _worst(
         values: dict[str, Any] = base.model_dump()
         values["train"] |= {"output": folder / name}
         values["data"] |= {"num_workers": 0, "valid": ""}
+        values["optim"] |= {"name": optimizer}
         values["parallel"] |= {"zero_stage": stage, **LAYOUTS[layout][1]}
         run = RunConfig.model_validate(values)
         return layout, Job(run, folder / start if start else None, stop)
@@ -152,6 +166,12 @@ def _worst(
 @pytest.mark.timeout(900)
 def test_runs_go_on_under_another_layout(small_corpus: SmallCorpus, tmp_path: Path) -> None:
     worst = _worst(QUICK, small_corpus, tmp_path)
+    assert {case: error for case, error in worst.items() if not error <= 1e-5} == {}
+
+
+@pytest.mark.timeout(900)
+def test_muon_goes_on_under_another_layout(small_corpus: SmallCorpus, tmp_path: Path) -> None:
+    worst = _worst(MUON, small_corpus, tmp_path, optimizer="muon")
     assert {case: error for case, error in worst.items() if not error <= 1e-5} == {}
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.checkpoint.catalog import list_checkpoints, step_of
+from pretrain.monitoring.jsonl import read_lines
 from tests.e2e.commands import ENVIRONMENT
+from tests.faults.planted import NAN
 from tests.faults.trial import EVERY, KEEP_EVERY, STEPS, Trial
 from tests.processes import run_command
 
@@ -66,6 +68,8 @@ def problems(trial: Trial, expected: list[dict[str, Any]], corpus: dict[str, str
         if not file.exists() or file.read_text(encoding="utf-8") != text:
             yield f"the user's {name} is gone"
     yield from _left_over(trial)
+    if NAN in trial.environment and not read_lines(trial.output / "audit.jsonl"):
+        yield "the bad gradient that was planted is not in audit.jsonl"
     if "Traceback (most recent" in trial.printed():
         yield "a traceback was printed"
 

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 from random import Random
 
+from launch.torchrun import SECRET_FILE, write_secret
 from tests.faults.trial import Trial
 
 DAY_S = 86_400
@@ -56,6 +57,9 @@ def with_two_hosts(trial: Trial, _random: Random) -> None:
         for device in ("lo", "eth0"):
             _ip(f"-n {name} link set {device} up")
         trial.hosts[name] = f"{subnet}.{last}"
+    secret = trial.folder / "secret"
+    write_secret(secret)
+    trial.environment[SECRET_FILE] = str(secret)
     trial.options += ("--health.hang-timeout-s", str(HANG_S))
 
 

@@ -26,12 +26,12 @@ def main(arguments: Sequence[str]) -> None:
     bad = int(os.environ.get(NAN, "-1"))
     dropped = {int(word) for word in os.environ.get(DROP, "").split()}
     once = Path(os.environ[ONCE]) if ONCE in os.environ else None
-    read = TrainLoader.__iter__
+    read = TrainLoader.read
     present: list[Any] = []
 
-    def windows(loader: TrainLoader) -> Iterator[Any]:
+    def windows(loader: TrainLoader, num_steps: int | None = None) -> Iterator[Any]:
         first = loader.state_dict()["step"]
-        for window, batches in enumerate(read(loader), start=first):
+        for window, batches in enumerate(read(loader, num_steps), start=first):
             present[:] = [window]
             if window not in dropped:
                 yield batches
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> None:
                 once.touch()
         return value
 
-    mock.patch.object(TrainLoader, "__iter__", windows).start()
+    mock.patch.object(TrainLoader, "read", windows).start()
     mock.patch("pretrain.training.gradient.batch_loss", loss).start()
     cli.main(arguments)
 

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from launch.kubernetes.pod import OWN_STORES
-from launch.torchrun import torchrun_command
+from launch.torchrun import OWN_STORES, torchrun_command
 from pretrain.monitoring.jsonl import read_lines
 from tests.conftest import SmallCorpus
 from tests.faults.starting import Launcher

@@ -23,6 +23,7 @@ from pretrain.config import RunConfig
 from pretrain.generation.generate import generate
 from pretrain.huggingface.export import _write
 from pretrain.huggingface.load import load_pretrained
+from pretrain.parallel.matrices import state_names
 from pretrain.run_file import dump_run
 from spectral.config import ModelConfig
 from spectral.lm import SpectralLM
@@ -53,9 +54,10 @@ def write_checkpoint(folder: Path, model: SpectralLM) -> None:
     run["data"]["sequence_length"] = 24
     checked = RunConfig.model_validate(run)
     tensors: dict[str, Tensor] = {}
+    state_of = state_names(checked)
     for name, parameter in model.named_parameters():
         tensors[f"value/{name}"] = parameter.detach()
-        for kind in checked.optim.state_tensors:
+        for kind in state_of(name):
             tensors[f"{kind}/{name}"] = torch.zeros_like(parameter)
         tensors[f"step/{name}"] = torch.ones(1)
     shards = {

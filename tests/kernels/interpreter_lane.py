@@ -232,16 +232,18 @@ def test_spectral_gate(R: int, H: int, N: int, M: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("N", "D", "V"), [(1, 8, 5), (9, 4, 9), (3, 8, 4100)])
+@pytest.mark.parametrize(
+    ("N", "D", "V", "z_weight"), [(1, 8, 5, 0.0), (9, 4, 9, 0.1), (3, 8, 4100, 0.1)]
+)
 def test_linear_cross_entropy(
-    N: int, D: int, V: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    N: int, D: int, V: int, z_weight: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # several blocks, the last one incomplete
     monkeypatch.setattr("kernels.linear_cross_entropy.triton.BLOCK", 4)
     x, weight = _strided(N, D, dtype=dtype), _strided(V, D, dtype=dtype)
     labels = torch.randint(0, V, (N,))
     labels[1:3] = -100
-    check("linear_cross_entropy", "linear_cross_entropy", x, weight, labels, True)
+    check("linear_cross_entropy", "linear_cross_entropy", x, weight, labels, True, z_weight)
 
 
 @pytest.mark.parametrize("op", op_names())

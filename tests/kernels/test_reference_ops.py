@@ -65,6 +65,23 @@ def test_linear_cross_entropy_equals_logits_and_cross_entropy() -> None:
         torch.testing.assert_close(a, b)
 
 
+def test_a_z_loss_adds_its_gradient_and_leaves_the_value() -> None:
+    torch.manual_seed(0)
+    x, weight = randn(BLOCK + 9, 8), randn(30, 8)
+    labels = torch.randint(30, (BLOCK + 9,))
+    labels[[0, 5, BLOCK + 3]] = -100
+    loss = linear_cross_entropy(x, weight, labels, 0.1)
+    logits = x @ weight.t()
+    likelihoods = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+    torch.testing.assert_close(loss, likelihoods)
+    z_loss = 0.1 * logits.logsumexp(-1)[labels != -100].square().sum()
+    assert z_loss.item() > 0.1 * likelihoods.item()
+    ours = torch.autograd.grad(3.0 * loss, (x, weight))
+    theirs = torch.autograd.grad(3.0 * (likelihoods + z_loss), (x, weight))
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_fft_conv_works_in_float32_for_half_precision(dtype: torch.dtype) -> None:
     torch.manual_seed(0)

@@ -75,6 +75,8 @@ LISTS: dict[str, dict[str, tuple[str, str]]] = {
         "--model.conv-heads": ("1", "2 3"),
         "--model.gates.selection-parts": ("importance", "scales"),
         "--model.mixers": ("heads", "fft"),
+        "--train.batch-warmup": ("1 4", "2 4"),
+        "--train.length-warmup": ("1 64", "2 128"),
     },
 }
 

@@ -36,6 +36,14 @@ CASES: list[tuple[str, Any, dict[str, Any]]] = [
     ("data.seed", 2, {"data.datasets": DATASETS}),
     ("data.cache", "/x", {"data.datasets": [{"path": "http://x"}]}),
     ("data.storage.anonymous", True, {"data.valid": "s3://x/y"}),
+    ("optim.momentum", 0.5, {"optim.name": "muon"}),
+    ("optim.update_rms", 0.5, {"optim.name": "muon"}),
+    ("optim.schedule_by", "tokens", {"train.batch_warmup": [[3, 4]]}),
+    ("optim.warmup_steps", 7, {"optim.warmup_share": 0.0}),
+    ("optim.final_ratio", 0.5, {"optim.schedule": "linear"}),
+    ("optim.decay_start", 60, {"optim.schedule": "cosine"}),
+    ("optim.decay_steps", 7, {"optim.schedule": "wsd"}),
+    ("optim.decay_share", 0.3, {"optim.schedule": "wsd"}),
     ("train.validate_every", 7, {"data.valid": "x"}),
     ("train.validate_batches", 7, {"data.valid": "x", "train.validate_every": 5}),
     ("train.loss_scale_window", 7, {"train.precision": "fp16"}),
@@ -49,6 +57,8 @@ CASES: list[tuple[str, Any, dict[str, Any]]] = [
 ]
 # none of the keys of a case has an effect with these
 IDLE = {
+    "optim.schedule": "constant",
+    "optim.warmup_share": 0.1,
     "data.num_workers": 0,
     "data.shuffle": False,
     "checkpoint.every": 0,

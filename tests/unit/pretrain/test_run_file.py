@@ -34,7 +34,27 @@ def test_a_resolved_run_is_a_run_file(recipe: Path, tmp_path: Path) -> None:
         ("[parallel]\nzero_stage = 4", r"parallel\.zero_stage: .*found 4"),
         ("[model]\ndim = 10", "model: dim must be a multiple of num_heads, got dim=10"),
         ("[train]\nglobal_batch_size = 6", "got 6 and 4"),
-        ("[train]\nsteps = 20", "warmup_steps must be smaller than train.steps, got 50 and 20"),
+        (
+            "[train]\nsteps = 20",
+            "optim.warmup_steps is 50, a warm-up of 50 steps, and train.steps 20",
+        ),
+        ("[optim]\nwarmup_share = 1.0", "expected a shorter warm-up, at most 999 steps"),
+        (
+            "[optim]\nschedule = 'wsd'\ndecay_steps = 960",
+            "optim.decay_steps is 960: a warm-up of 50 and a decay of 960 steps are longer than "
+            "train.steps 1000; expected a decay of at most 950 steps, or train.steps 1010",
+        ),
+        (
+            "[optim]\nschedule = 'wsd'\ndecay_share = 0.96",
+            "optim.decay_share is 0.96: a warm-up of 50 and a decay of 960 steps",
+        ),
+        ("[train]\nbatch_warmup = [[9, 4], [5, 4]]", r"batch_warmup has the steps \[9, 5\]; exp"),
+        ("[train]\nlength_warmup = [[1000, 64]]", "lasts until step 1000 of train.steps 1000"),
+        ("[train]\nbatch_warmup = [[9, 6]]", "has 6 windows before step 9; expected a multiple of"),
+        (
+            "[optim]\nschedule = 'linear'\ndecay_start = 1000",
+            "optim.decay_start is 1000 and train.steps 1000; expected a step before the end",
+        ),
         ("[health]\nhang_timeout_s = inf", r"health\.hang_timeout_s: .*finite.*found inf"),
         ("[health]\nhang_timeout_s = 1e14", r"health\.hang_timeout_s: .*31536000, found 1000"),
         ("[optim]\nlearning_rate = inf", r"optim\.learning_rate: .*finite.*found inf"),

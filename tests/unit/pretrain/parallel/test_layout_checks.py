@@ -78,6 +78,35 @@ def test_possible_layouts(parallel: dict[str, object]) -> None:
             4,
             r"span has 64 tokens, and must hold whole chunks of model\.fft\.chunk 128; .* 512",
         ),
+        (
+            {"train": {"global_batch_size": 4, "micro_batch_size": 1, "batch_warmup": ((9, 2),)}},
+            4,
+            r"batch_warmup, before step 9: the number of windows is 2; expected .* 1 x 4, .* 4",
+        ),
+        (
+            {"parallel": {"sequence": 4}, "train": {"length_warmup": ((9, 66),)}},
+            4,
+            r"length_warmup, before step 9: parallel\.sequence is 4, .* 66; expected .* 64 or 68",
+        ),
+        (
+            {"parallel": {"tensor": 2}, "monitor": {"noise_every": 5}},
+            2,
+            r"noise_every is 5 with parallel\.tensor 2; expected parallel\.tensor 1, or",
+        ),
+        (
+            {"train": {"micro_batch_size": 4}, "monitor": {"noise_every": 5}},
+            1,
+            r"noise_every is 5 with .* micro_batch_size 4; expected at least two micro-batches",
+        ),
+        (
+            {
+                "parallel": {"expert": 2},
+                "model": {"feed_forward": "experts"},
+                "optim": {"clip": "groups"},
+            },
+            2,
+            r"clip is 'groups' with parallel\.expert 2; expected 'whole'",
+        ),
         ({"parallel": {"pipeline": 8}}, 8, r"pipeline is 8.*num_layers 4; expected at most 4"),
         (
             {"parallel": {"pipeline": 2, "zero_stage": 3}},

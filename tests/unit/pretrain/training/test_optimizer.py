@@ -5,10 +5,25 @@ from typing import get_args
 import pytest
 import torch
 
+from pretrain.config import RunConfig
 from pretrain.optim_config import OPTIMIZER_STATE, OptimConfig
+from pretrain.parallel.matrices import matrix_blocks
+from pretrain.parallel.mesh import Axis
+from pretrain.parallel.placement import Placement
+from pretrain.training.matrix_exchange import Held, MatrixExchange
+from pretrain.training.muon import MatrixMomentum
 from pretrain.training.optimizer import BUILDERS, build_optimizer, parameter_groups
 from spectral.config import ModelConfig
 from spectral.lm import SpectralLM
+
+
+def whole_matrices(model: SpectralLM, matrices: dict[str, int]) -> MatrixExchange:
+    """A model on one rank, without an engine."""
+    held = [
+        Held(Placement(name, tuple(value.shape)), 0, value.numel(), value, 0)
+        for name, value in model.named_parameters()
+    ]
+    return MatrixExchange(held, matrices, Axis(1, 0, None), torch.device("cpu"))
 
 
 def small_model() -> SpectralLM:
@@ -40,13 +55,17 @@ def test_every_optimizer_has_a_builder_and_a_state() -> None:
 
 @pytest.mark.parametrize("name", sorted(BUILDERS))
 def test_the_state_is_what_the_optimizer_keeps(name: str) -> None:
-    model, optim = small_model(), OptimConfig.model_validate({"name": name})
-    optimizer = build_optimizer(model, optim)
+    model = small_model()
+    run = RunConfig(model=model.config, optim=OptimConfig.model_validate({"name": name}))
+    optimizer = build_optimizer(model, run)
+    matrices = matrix_blocks(run.model)
+    if isinstance(optimizer, MatrixMomentum):
+        optimizer.bind(whole_matrices(model, matrices))
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
-    for parameter in model.parameters():
+    for key, parameter in model.named_parameters():
         state = dict(optimizer.state[parameter])
         assert state.pop("step").numel() == 1
-        assert set(state) == set(optim.state_tensors)
+        assert set(state) == set(run.optim.state_tensors(is_matrix=key in matrices))
         assert {tensor.shape for tensor in state.values()} == {parameter.shape}

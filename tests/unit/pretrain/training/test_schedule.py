@@ -33,6 +33,45 @@ def test_learning_rate_warms_up_linearly_and_decays_by_cosine() -> None:
     assert learning_rate_factor(110, run) == pytest.approx(0.2)
 
 
+def test_a_line_and_a_constant() -> None:
+    line, constant = make_run(schedule="linear"), make_run(schedule="constant")
+    assert [learning_rate_factor(step, line) for step in (4, 10, 60, 85, 110)] == pytest.approx(
+        [0.5, 1.0, 0.6, 0.4, 0.2]
+    )
+    assert [learning_rate_factor(step, constant) for step in (4, 10, 110)] == [0.5, 1.0, 1.0]
+
+
+def test_wsd_is_stable_and_decays_at_the_end() -> None:
+    run = make_run(schedule="wsd", decay_steps=36)
+    steps = (9, 10, 74, 83, 110)
+    assert [learning_rate_factor(step, run) for step in steps] == pytest.approx(
+        [1.0, 1.0, 1.0, 0.6, 0.2]
+    )
+    assert make_run(schedule="wsd").optim.decay(110) == (88, 110)
+
+
+def test_warm_up_and_decay_as_shares_and_a_later_start() -> None:
+    run = make_run(schedule="linear", warmup_share=0.2, decay_start=60)
+    assert learning_rate_factor(10, run) == 0.5
+    assert [learning_rate_factor(step, run) for step in (22, 60, 85, 110)] == pytest.approx(
+        [1.0, 1.0, 0.6, 0.2]
+    )
+
+
+def test_a_schedule_by_tokens_counts_smaller_steps_as_less() -> None:
+    train = TrainConfig(
+        steps=110, batch_warmup=((5, 4),), length_warmup=((10, 256),), micro_batch_size=4
+    )
+    optim = OptimConfig(warmup_steps=10, schedule="linear", final_ratio=0.0, schedule_by="tokens")
+    run = RunConfig(train=train, optim=optim)
+    # 4 or 8 windows of 256 or 512 tokens: 1 of 1,024 tokens, then 2, then 4
+    assert run.step_sizes.tokens_before(10) == 1024 * (5 + 10)
+    assert run.step_sizes.tokens_before(110) == 1024 * (5 + 10 + 400)
+    assert [learning_rate_factor(step, run) for step in (0, 4, 5, 9, 10, 60)] == pytest.approx(
+        [1 / 15, 5 / 15, 7 / 15, 1.0, 1.0, 0.5]
+    )
+
+
 def test_every_schedule_has_a_decay() -> None:
     assert set(get_args(OptimConfig.model_fields["schedule"].annotation)) == set(DECAYS)
 
