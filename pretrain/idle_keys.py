@@ -118,6 +118,11 @@ NEEDS = (
         "data.valid and train.validate_every above 0",
     ),
     Need(
+        ("train.gradient_reduction",),
+        lambda run: run.train.precision in ("auto", "bf16") and run.parallel.zero_stage > 0,
+        "train.precision = 'bf16' and parallel.zero_stage above 0",
+    ),
+    Need(
         ("train.initial_loss_scale", "train.loss_scale_window"),
         lambda run: run.train.precision == "fp16",
         "train.precision = 'fp16'",

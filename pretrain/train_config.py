@@ -49,7 +49,13 @@ class TrainConfig(Table):
     precision: Literal["auto", "float32", "bf16", "fp16"] = Field(
         "auto",
         description="Precision of matrix products: bf16 is bfloat16, fp16 is float16; auto is bf16 "
-        "on GPUs that support it and float32 elsewhere.",
+        "on GPUs that support it and float32 elsewhere. With bf16, signals between operations and "
+        "matrices between ranks are bfloat16 too.",
+    )
+    gradient_reduction: Literal["auto", "float32"] = Field(
+        "auto",
+        description="Precision in which ranks sum the gradients of matrices; auto is bfloat16 in "
+        "bf16 with ZeRO, else float32. Those of vectors and modes are always summed in float32.",
     )
     initial_loss_scale: float = Field(
         65536.0, ge=1.0, description="Initial loss scale of fp16; an overflow halves it."

@@ -12,6 +12,7 @@ from spectral.layout import Layout
 from spectral.mixers.base import MixerState
 from spectral.mixers.build import build_mixer
 from spectral.mixers.context import SequenceContext
+from spectral.modules.norm import RMSNorm
 
 FeedForward = GatedFeedForward | FrequencyFeedForward | ExpertsFeedForward
 
@@ -30,9 +31,9 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
         self.config = config
-        self.mixer_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.mixer_norm = RMSNorm(config.dim, eps=config.norm_eps)
         self.mixer = build_mixer(config, layer)
-        self.feed_forward_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.feed_forward_norm = RMSNorm(config.dim, eps=config.norm_eps)
         self.feed_forward = build_feed_forward(config)
         # 1 / sqrt(fan-in); the last maps of residual branches also by 1 / sqrt(number of branches)
         branches = 2 * config.num_layers

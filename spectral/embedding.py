@@ -11,7 +11,13 @@ from torch.utils.checkpoint import checkpoint
 
 
 class TableEmbedding(nn.Embedding):
-    """A free vector per token."""
+    """A free vector per token.
+
+    Attributes:
+        rounds_weight: Whether other ranks may be sent the weight rounded to bfloat16.
+    """
+
+    rounds_weight = True
 
     def reset_parameters(self) -> None:
         """Initialise with small numbers: the output probabilities begin close to uniform."""

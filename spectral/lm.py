@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from kernels.precision import as_signal, is_half, work_dtype
 from spectral.block import Block
 from spectral.config import ModelConfig
 from spectral.embedding import HarmonicEmbedding, TableEmbedding
@@ -26,6 +26,8 @@ from spectral.input_checks import (
 from spectral.layout import SINGLE_DEVICE, Layout
 from spectral.mixers.base import MixerState
 from spectral.mixers.context import sequence_context
+from spectral.modules.linear import linear
+from spectral.modules.norm import RMSNorm
 
 
 class LMState(NamedTuple):
@@ -72,7 +74,7 @@ class SpectralLM(nn.Module):
         self.embedding = kind(config.vocab_size, config.dim)
         blocks = [Block(config, layer) for layer in range(config.num_layers)]
         self.blocks = nn.ModuleList(blocks)
-        self.final_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.final_norm = RMSNorm(config.dim, eps=config.norm_eps)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -115,7 +117,7 @@ class SpectralLM(nn.Module):
                 check_label_range(labels_BT, self.config.vocab_size)
         x_BTD, _, auxiliary = self._hidden(tokens_BT, segment_ids_BT, None)
         if labels_BT is None:
-            return F.linear(x_BTD, self.embedding.table())
+            return linear(x_BTD, self.embedding.table())
         nll = self.summed_loss(x_BTD, labels_BT)
         return LMLoss(nll, auxiliary)
 
@@ -162,7 +164,7 @@ class SpectralLM(nn.Module):
         first = self._tokens_to_chunk_end(state, tokens_BT.shape[1])
         if state is None or first == 0:
             x_BTD, state, _ = self._hidden(tokens_BT, segment_ids_BT, state)
-            return F.linear(x_BTD[:, -num_logits:], self.embedding.table()), state
+            return linear(x_BTD[:, -num_logits:], self.embedding.table()), state
         if segment_ids_BT is not None and segment_ids_BT[:, 0].ne(segment_ids_BT[:, -1]).any():
             raise ValueError(
                 "segment_ids: a gated model continues inside a chunk with one document only, got "
@@ -191,11 +193,6 @@ class SpectralLM(nn.Module):
         T = tokens_BT.shape[1]
         position = self.layout.span.position(T) if state is None else state.position
         x_BTD = self._embed(tokens_BT)
-        if x_BTD.dtype in (torch.bfloat16, torch.float16):
-            raise ValueError(
-                f"parameters: expected float32, got {x_BTD.dtype}: modes need its precision. Load "
-                "the model in float32, and use torch.autocast for matrix products in bfloat16"
-            )
         x_BTD, states, auxiliary = self.run_blocks(x_BTD, position, T, segment_ids_BT, state)
         return self.final_norm(x_BTD), LMState(position + T, states), auxiliary
 
@@ -223,7 +220,7 @@ class SpectralLM(nn.Module):
             self.config, self.layout, x_BTD, position, num_tokens, segment_ids_BT
         )
         states = []
-        auxiliary = x_BTD.new_zeros(())
+        auxiliary = x_BTD.new_zeros((), dtype=work_dtype(x_BTD))
         for layer, block in enumerate(self.blocks):
             past = None if state is None else state.layers[layer]
             if self.training:
@@ -260,16 +257,22 @@ class SpectralLM(nn.Module):
         for layer, block in enumerate(self.blocks):
             x_BD, after = cast(Block, block).step(x_BD, context, state.layers[layer])
             states.append(after)
-        logits_BV = F.linear(self.final_norm(x_BD), self.embedding.table())
+        logits_BV = linear(self.final_norm(x_BD), self.embedding.table())
         return logits_BV, LMState(state.position + 1, tuple(states))
 
     def _embed(self, tokens: Tensor) -> Tensor:
-        if self._is_hot():
-            return self.embedding(tokens)
-        check_vocabulary(tokens, self.config.vocab_size)
+        if not self._is_hot():
+            check_vocabulary(tokens, self.config.vocab_size)
+        parameter = next(self.embedding.parameters())
+        if is_half(parameter):
+            raise ValueError(
+                f"parameters: expected float32, got {parameter.dtype}: modes need its precision. "
+                "Load the model in float32, and use torch.autocast for signals in bfloat16"
+            )
         x_D = self.embedding(tokens)
-        check_finite(x_D, "embedding")
-        return x_D
+        if not self._is_hot():
+            check_finite(x_D, "embedding")
+        return as_signal(x_D)
 
     def _is_hot(self) -> bool:
         """Whether to skip checks of values, which wait for the device and split a graph."""

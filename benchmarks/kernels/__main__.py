@@ -20,11 +20,13 @@ from benchmarks.kernels.roofline import (
     BANDWIDTH,
     PEAK,
     TrafficMode,
+    head_bound,
     launch_bytes,
     plain_convolution,
     rows,
 )
 from kernels.fft_conv.op import fft_conv
+from spectral.presets import GPU_CHUNK
 
 
 class Sizes(NamedTuple):
@@ -74,6 +76,17 @@ def count_traffic(chunks: Sequence[int]) -> list[Figure]:
     return figures
 
 
+def compare_chunks(chunks: Sequence[int]) -> list[Figure]:
+    """Lower bounds of convolution heads by chunk, and the presets' chunk among them."""
+    bounds = {C: head_bound(C) for C in {*chunks, GPU_CHUNK}}
+    for C in sorted(bounds):
+        print(f"convolution heads, chunk {C:,}: {bounds[C] * 1e12:.2f} ps per element")
+    return [
+        Figure("H100's lower bound of convolution heads, chunk of presets over best chunk",
+               bounds[GPU_CHUNK] / min(bounds.values()), limit=1.01, at_most=True)
+    ]  # fmt: skip
+
+
 def interpret(sizes: Sizes) -> list[Figure]:
     """Bytes moved and error of the interpreted convolution."""
     figures = []
@@ -112,7 +125,7 @@ def compare_with_autograd(C: int, turns: int) -> list[Figure]:
 def measure(quick: bool) -> Outcome:
     """Count, interpret and time."""
     sizes = QUICK if quick else FULL
-    figures = count_traffic(sizes.counted) + interpret(sizes)
+    figures = count_traffic(sizes.counted) + compare_chunks(sizes.counted) + interpret(sizes)
     figures += compare_with_autograd(sizes.timed, sizes.turns)
     return Outcome("Forward passes in float16; forward and backward on CPU in float32.", figures)
 

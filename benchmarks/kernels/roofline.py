@@ -67,6 +67,12 @@ def plain_convolution(u: Tensor, h: Tensor) -> Tensor:
     return torch.fft.irfft(spectrum, n=2 * C)[..., :C].to(u.dtype)
 
 
+def convolution_flops(C: int) -> float:
+    """FLOPs per element of a causal convolution of chunks: Toeplitz up to 512, then Monarch."""
+    N1 = 1 << ((C - 1).bit_length() + 1) // 2
+    return C + 64.0 if C <= 512 else 8.0 * N1 + 16.0 * C / N1
+
+
 def rows(chunks: Sequence[int]) -> list[Row]:
     """All ops at the sizes of a layer; forward passes in float16 or complex64.
 
@@ -77,15 +83,13 @@ def rows(chunks: Sequence[int]) -> list[Row]:
     for C in chunks:
         N = 16_384 // C + 16
         u, h = torch.zeros(4, N, C, dtype=half), torch.zeros(4, C, dtype=half)
-        N1 = 1 << ((C - 1).bit_length() + 1) // 2
-        flops = C + 64.0 if C <= 512 else 8.0 * N1 + 16.0 * C / N1
         table_rows.append(
             Row(
                 f"fft_conv, chunk {C:,}",
                 u.numel(),
                 lambda u=u, h=h: plain_convolution(u, h),
                 lambda u=u, h=h: launches(fft_conv.fft_conv, u, h),
-                flops,
+                convolution_flops(C),
             )
         )
     C, M = 1024, 16
@@ -170,6 +174,28 @@ def rows(chunks: Sequence[int]) -> list[Row]:
         ),
     ]  # fmt: skip
     return table_rows
+
+
+def head_bound(C: int) -> float:
+    """Lower bound of an H100 in seconds per element of convolution heads with chunks of C tokens.
+
+    Forward passes of the convolution, of both products with modes and of the scan over chunks.
+    """
+    D, N, M = 4, max(32_768 // C, 2), 16
+    log = torch.complex(-torch.rand(D, M), torch.rand(D, M)).to(torch.complex128)
+    _, fine, coarse = mode_powers(log, C, torch.complex64)
+    u, h = torch.zeros(D, N, C, dtype=torch.float16), torch.zeros(D, C)
+    state, decay = torch.zeros(D, N, M).cfloat(), torch.zeros(1, N, D * M).cfloat()
+    update = decay[..., None]
+    parts = (
+        (launches(fft_conv.fft_conv, u, h), convolution_flops(C)),
+        (launches(modes.modal_state, u, fine, coarse, None), 4.0 * M),
+        (launches(modes.modal_read, state, fine, coarse, u, None), 4.0 * M),
+        (launches(state_scan.state_scan, decay, update, update[:, 0]), 8.0 * M / C),
+    )
+    return sum(
+        max(launch_bytes(part) / u.numel() / BANDWIDTH, flops / PEAK) for part, flops in parts
+    )
 
 
 def launch_bytes(kernel_launches: list[Any]) -> int:

@@ -35,7 +35,7 @@ def _launches(dtype: torch.dtype) -> list[LaunchCase]:
 
     cases = []
     for C in CHUNKS_FLOAT32 if dtype == torch.float32 else CHUNKS:
-        u, h = torch.zeros(2, 16, C, dtype=dtype), torch.zeros(2, C, dtype=dtype)
+        u, h = torch.zeros(2, 16, C, dtype=dtype), torch.zeros(2, C)
         # forward and signal's gradient differ in the sign of a plane
         cases.append(LaunchCase(fft_conv_backward, (u, u, h), str(C)))
     return cases

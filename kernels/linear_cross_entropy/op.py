@@ -9,7 +9,7 @@ from kernels.dispatch import check_tensors, run
 from kernels.linear_cross_entropy.reference import (
     linear_cross_entropy as linear_cross_entropy_reference,
 )
-from kernels.precision import work_dtype
+from kernels.precision import is_half, work_dtype
 
 
 @torch.library.custom_op("resonance::linear_cross_entropy", mutates_args=())
@@ -46,8 +46,9 @@ def linear_cross_entropy(
 ) -> Tensor:
     """Sum of the negative log-likelihoods in nats; see `reference.linear_cross_entropy`.
 
-    Differentiable once. Tokens with the label -100 do not count. With a z-loss, the gradient is
-    that of both, and the value that of the likelihoods alone.
+    The weight is multiplied in the dtype of half-precision x; sums are float32. Differentiable
+    once. Tokens with the label -100 do not count. With a z-loss, the gradient is that of both, and
+    the value that of the likelihoods alone.
 
     Raises:
         ValueError: The shapes do not fit together.
@@ -59,6 +60,8 @@ def linear_cross_entropy(
             f"{tuple(x_ND.shape)}, {tuple(weight_VD.shape)}, {tuple(labels_N.shape)}"
         )
     check_tensors("linear_cross_entropy", x_ND, x=x_ND, weight=weight_VD, labels=labels_N)
+    if is_half(x_ND):
+        weight_VD = weight_VD.to(x_ND.dtype)
     with_grad = torch.is_grad_enabled() and (x_ND.requires_grad or weight_VD.requires_grad)
     loss, z_loss, *_ = _linear_cross_entropy(x_ND, weight_VD, labels_N, with_grad, z_weight)
     return loss - z_loss.detach() if z_weight else loss

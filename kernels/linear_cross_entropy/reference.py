@@ -6,7 +6,7 @@ Shape letters: N tokens, D channels, V vocabulary.
 import torch
 from torch import Tensor
 
-from kernels.precision import full_precision, work_dtype
+from kernels.precision import full_precision, is_half, work_dtype
 
 # label of tokens without a next token
 IGNORE = -100
@@ -40,6 +40,13 @@ def linear_cross_entropy(
     z-loss of Chowdhery et al. 2022, PaLM (arXiv 2204.02311).
     """
     dtype = work_dtype(x_ND)
+    if is_half(x_ND):
+        # not every CPU multiplies it; an autocast around the operator would round it again
+        with torch.autocast(x_ND.device.type, enabled=False):
+            loss, z_loss, dx_ND, dweight_VD = linear_cross_entropy(
+                full_precision(x_ND), full_precision(weight_VD), labels_N, with_grad, z_weight
+            )
+        return loss, z_loss, dx_ND.to(x_ND.dtype), dweight_VD.to(x_ND.dtype)
     loss, z_loss = x_ND.new_zeros((), dtype=dtype), x_ND.new_zeros((), dtype=dtype)
     dx_ND = torch.zeros_like(x_ND) if with_grad else x_ND.new_empty(0)
     dweight_VD = torch.zeros_like(weight_VD) if with_grad else weight_VD.new_empty(0)

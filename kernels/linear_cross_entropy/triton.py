@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.linear_cross_entropy.reference import BLOCK, IGNORE
+from kernels.precision import is_half
 from kernels.triton_common import operand_type, tuned
 
 COLUMNS = 4096
@@ -70,7 +71,9 @@ def linear_cross_entropy(
     torch._assert_async(((labels_N >= 0) & (labels_N < V) | ~valid_N).all())
     nll_N, z_loss_N = x_ND.new_empty(2, N, dtype=torch.float32)
     dx_ND = torch.empty_like(x_ND) if with_grad else x_ND.new_empty(0)
-    dweight_VD = torch.zeros_like(weight_VD) if with_grad else weight_VD.new_empty(0)
+    dweight_VD = weight_VD.new_empty(0)
+    if with_grad:
+        dweight_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
     labels_N = labels_N.contiguous()
     for begin in range(0, N, BLOCK):
         rows = slice(begin, begin + BLOCK)
@@ -89,6 +92,10 @@ def linear_cross_entropy(
         )
         if with_grad:
             torch.mm(logits_nV, weight_VD, out=dx_ND[rows])
-            dweight_VD.addmm_(logits_nV.t(), x_nD)
+            if is_half(x_nD):
+                # blocks are many: their sum must not be rounded with each
+                dweight_VD += logits_nV.t() @ x_nD
+            else:
+                dweight_VD.addmm_(logits_nV.t(), x_nD)
     z_loss = z_loss_N.sum()
-    return nll_N.sum() + z_loss, z_loss, dx_ND, dweight_VD
+    return nll_N.sum() + z_loss, z_loss, dx_ND, dweight_VD.to(weight_VD.dtype)

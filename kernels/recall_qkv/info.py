@@ -9,7 +9,7 @@ from kernels.recall_qkv.op import recall_inputs
 def _launches(dtype: torch.dtype) -> list[LaunchCase]:
     from kernels.recall_qkv import triton
 
-    qkv, phases = torch.zeros(2, 128, 3, 512, dtype=dtype), torch.zeros(2, 128, 32, dtype=dtype)
+    qkv, phases = torch.zeros(2, 128, 3, 512, dtype=dtype), torch.zeros(2, 128, 32)
     heads, inverses = torch.zeros(3, 4, 8, 64, 64, dtype=dtype), torch.zeros(2, 4, 8, 64)
     return [
         LaunchCase(triton.recall_inputs, (qkv, *phases, 8, 64)),

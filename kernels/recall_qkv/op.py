@@ -90,9 +90,11 @@ def recall_inputs(
             f"recall_inputs: expected phases {phases}, got {tuple(cos_TF.shape)} and "
             f"{tuple(sin_TF.shape)}"
         )
-    dtypes = {i.dtype for i in (qkv_BT3R, cos_TF, sin_TF)}
-    if len(dtypes) > 1:
-        raise ValueError(f"recall_inputs: expected one dtype, got {sorted(map(str, dtypes))}")
+    work = work_dtype(qkv_BT3R)
+    if {cos_TF.dtype, sin_TF.dtype} != {work}:
+        raise ValueError(
+            f"recall_inputs: expected phases of {work}, got {cos_TF.dtype} and {sin_TF.dtype}"
+        )
     check_tensors("recall_inputs", qkv_BT3R, qkv=qkv_BT3R, cos=cos_TF, sin=sin_TF)
     q, k, v, *_ = _recall_inputs(qkv_BT3R, cos_TF, sin_TF, num_heads, chunk)
     return q, k, v

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.blocks import cache_blocks
-from kernels.precision import work_dtype
+from kernels.precision import full_precision, is_half, work_dtype
 
 # divisor of vectors that are shorter, which so stay below unit length
 SHORTEST = 1e-12
@@ -28,7 +28,7 @@ def recall_inputs(
 
     Args:
         qkv_BT3R: Projections.
-        cos_TF: Cosines of the tokens' angles.
+        cos_TF: Cosines of the tokens' angles, float32 or wider.
         sin_TF: Sines of the tokens' angles.
         num_heads: Number of heads, which share the R channels.
         chunk: Tokens per chunk C; time past the end of the last one is zero.
@@ -49,7 +49,7 @@ def recall_inputs(
         inverse_BJHC = x_BTR.new_empty(B, J, H, C, dtype=work)
         cos_JC1F, sin_JC1F = (_heads(i[None], 1, chunk)[0] for i in (cos_TF, sin_TF))
         for b, rows in _blocks(x_BJCHK):
-            x_jCHK = F.silu(x_BJCHK[b, rows])
+            x_jCHK = F.silu(full_precision(x_BJCHK[b, rows]))
             length_jCH = torch.linalg.vector_norm(x_jCHK, dim=-1, dtype=work)
             inverse_jCH = length_jCH.clamp_(min=SHORTEST).reciprocal_()
             inverse_BJHC[b, rows] = inverse_jCH.transpose(1, 2)
@@ -90,14 +90,16 @@ def recall_inputs_backward(
         inverse_BJHC1 = inverse_NHC.unflatten(0, x_BJCHK.shape[:2])[..., None]
         cos_JC1F, sin_JC1F = (_heads(i[None], 1, C)[0] for i in (cos_TF, sin_TF))
         for b, rows in _blocks(x_BJCHK):
-            grad_jHCK, y_jHCK = grad_BJHCK[b, rows], y_BJHCK[b, rows]
+            grad_jHCK, y_jHCK = (full_precision(i[b, rows]) for i in (grad_BJHCK, y_BJHCK))
             # the radial part of a gradient does not move a vector of unit length
             radial_jHC1 = (grad_jHCK * y_jHCK).sum(-1, keepdim=True)
             tangent_jHCK = torch.addcmul(grad_jHCK, y_jHCK, radial_jHC1, value=-1.0)
             tangent_jCHK = tangent_jHCK.mul_(inverse_BJHC1[b, rows]).transpose(1, 2)
-            dx_jCHK = dx_BJCHK[b, rows]
-            _rotate(tangent_jCHK, cos_JC1F[rows], -sin_JC1F[rows], dx_jCHK)
-            _silu_backward(dx_jCHK, x_BJCHK[b, rows], dx_jCHK)
+            dx_jCHK = x_jCHK = dx_BJCHK[b, rows]
+            if is_half(dx_jCHK):
+                x_jCHK = torch.empty_like(tangent_jCHK)
+            _rotate(tangent_jCHK, cos_JC1F[rows], -sin_JC1F[rows], x_jCHK)
+            _silu_backward(x_jCHK, full_precision(x_BJCHK[b, rows]), dx_jCHK)
     x_BJCHK = _heads(v_BTR, H, C)
     dv_BJCHK = dv_NHCK.transpose(1, 2).unflatten(0, x_BJCHK.shape[:2])
     _silu_backward(dv_BJCHK, x_BJCHK, _heads(dv_BTR, H, C))
@@ -110,9 +112,13 @@ def _silu_backward(grad: Tensor, x: Tensor, out: Tensor) -> None:
 
 def _rotate(x_jCHK: Tensor, cos_jC1F: Tensor, sin_jC1F: Tensor, out_jCHK: Tensor) -> None:
     first, second = x_jCHK.chunk(2, dim=-1)
-    out_first, out_second = out_jCHK.chunk(2, dim=-1)
+    # half precision is rounded once, at the end
+    rotated_jCHK = torch.empty_like(x_jCHK) if is_half(out_jCHK) else out_jCHK
+    out_first, out_second = rotated_jCHK.chunk(2, dim=-1)
     torch.mul(first, cos_jC1F, out=out_first).addcmul_(second, sin_jC1F, value=-1.0)
     torch.mul(second, cos_jC1F, out=out_second).addcmul_(first, sin_jC1F)
+    if rotated_jCHK is not out_jCHK:
+        out_jCHK.copy_(rotated_jCHK)
 
 
 def _heads(x_BTR: Tensor, num_heads: int, chunk: int) -> Tensor:

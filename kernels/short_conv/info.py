@@ -23,7 +23,7 @@ def _launches(dtype: torch.dtype) -> list[LaunchCase]:
     from kernels.short_conv import triton
 
     signal, past = (torch.zeros(2, T, 512, dtype=dtype) for T in (64, 3))
-    taps, reach = torch.zeros(4, 512, dtype=dtype), torch.zeros(2, 64, dtype=torch.int64)
+    taps, reach = torch.zeros(4, 512), torch.zeros(2, 64, dtype=torch.int64)
     return [
         LaunchCase(triton.short_conv, (signal, past, taps, reach)),
         LaunchCase(triton.short_conv_backward, (signal, signal, past, taps, reach)),

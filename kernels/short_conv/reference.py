@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.blocks import cache_blocks
-from kernels.precision import work_dtype
+from kernels.precision import full_precision
 
 
 def short_conv(x_BTD: Tensor, past_BPD: Tensor, taps_WD: Tensor, reach_BT: Tensor | None) -> Tensor:
@@ -27,6 +27,8 @@ def short_conv(x_BTD: Tensor, past_BPD: Tensor, taps_WD: Tensor, reach_BT: Tenso
     Cost: O(B T D W).
     """
     (B, T, D), (W, P) = x_BTD.shape, (taps_WD.shape[0], past_BPD.shape[1])
+    dtype = x_BTD.dtype
+    x_BTD, past_BPD, taps_WD = (full_precision(i) for i in (x_BTD, past_BPD, taps_WD))
     lags_WD = taps_WD.flip(0)
     # rows one after the other; tokens that read another row's end are computed again
     y_BTD = _depthwise(x_BTD.reshape(1, B * T, D), lags_WD, P)[:, : B * T].view(B, T, D)
@@ -40,7 +42,7 @@ def short_conv(x_BTD: Tensor, past_BPD: Tensor, taps_WD: Tensor, reach_BT: Tenso
             reaches_E1 = reach_BT[row_E, time_E, None] >= w
             y_ED.addcmul_(_tokens(x_BTD, past_BPD, row_E, time_E - w) * reaches_E1, taps_WD[w])
         y_BTD[row_E, time_E] = y_ED
-    return y_BTD
+    return y_BTD.to(dtype)
 
 
 def short_conv_backward(
@@ -52,13 +54,17 @@ def short_conv_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `short_conv`: (dx_BTD, dpast_BPD, dtaps_WD)."""
     (B, T, D), (W, P) = x_BTD.shape, (taps_WD.shape[0], past_BPD.shape[1])
+    dtypes = x_BTD.dtype, past_BPD.dtype, taps_WD.dtype
+    grad_BTD, x_BTD, past_BPD, taps_WD = (
+        full_precision(i) for i in (grad_BTD, x_BTD, past_BPD, taps_WD)
+    )
     if reach_BT is not None:
         row_E, time_E = (reach_BT < P).nonzero(as_tuple=True)
         grad_ED, grad_BTD = grad_BTD[row_E, time_E], grad_BTD.clone()
         grad_BTD[row_E, time_E] = 0.0
     dx_1SD = _depthwise(grad_BTD.reshape(1, B * T, D), taps_WD, P)
     dpast_BPD, dx_BTD = dx_1SD[:, :P].repeat(B, 1, 1), dx_1SD[:, P:].view(B, T, D)
-    dtaps_WD = torch.zeros_like(taps_WD, dtype=work_dtype(taps_WD))
+    dtaps_WD = torch.zeros_like(taps_WD)
     _add_taps_gradient(dtaps_WD, grad_BTD[:, P:], x_BTD)
     if P:
         first_BnD = grad_BTD[:, :P]
@@ -79,7 +85,7 @@ def short_conv_backward(
             dx_BTD.view(B * T, D).index_add_(0, place_E, tap_grad_ED * in_signal_E1)
             place_E = row_E * P + P + source_E.clamp(max=-1)
             dpast_BPD.view(B * P, D).index_add_(0, place_E, tap_grad_ED * ~in_signal_E1)
-    return dx_BTD, dpast_BPD, dtaps_WD.to(taps_WD.dtype)
+    return dx_BTD.to(dtypes[0]), dpast_BPD.to(dtypes[1]), dtaps_WD.to(dtypes[2])
 
 
 def _tokens(x_BTD: Tensor, past_BPD: Tensor, row_E: Tensor, time_E: Tensor) -> Tensor:

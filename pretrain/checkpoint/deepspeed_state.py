@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from pretrain.parallel.placement import Placement, placements
+from pretrain.runtime.wire import rounded_gathers
 
 # a parameter's own values, next to the names of its optimizer's state tensors
 VALUE = "value"
@@ -80,7 +81,8 @@ def finish_puts(engine: Any) -> None:
     """Update the parameters that the model computes with; a collective, after all `put`s."""
     stage, optimizer = engine.zero_optimization_stage(), engine.optimizer
     if stage in (1, 2):
-        optimizer.update_lp_params()
+        with rounded_gathers():
+            optimizer.update_lp_params()
     if stage == 3:
         for group in range(len(optimizer.fp32_partitioned_groups_flat)):
             optimizer._reassign_or_swap_out_partitioned_parameters(group)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pretrain.config import RunConfig
 from pretrain.parallel.evaluator import evaluator
 from pretrain.parallel.placement import placements
+from pretrain.runtime.wire import exact_parameters
 from spectral.block import Block
 from spectral.layout import Layout
 from spectral.lm import LMLoss
@@ -81,6 +82,7 @@ def probe_target(model: Any) -> Iterator[ProbeTarget]:
     try:
         with ExitStack() as stack:
             stack.enter_context(torch.autocast(device.type, enabled=False))
+            stack.enter_context(exact_parameters(model))
             for module in inner.modules():
                 if hasattr(module, "precision"):
                     stack.enter_context(module.precision.off())

@@ -36,6 +36,7 @@ from pretrain.config import RunConfig
 from pretrain.errors import CheckpointError
 from pretrain.parallel.matrices import state_names
 from pretrain.run_file import dump_run
+from pretrain.runtime.precision import precision_name
 from pretrain.runtime.ranks import Ranks, agreed
 
 TENSORS = "tensors"
@@ -241,11 +242,12 @@ class Saver:
 
 
 def engine_facts(engine: Any, run: RunConfig, ranks: Ranks) -> dict[str, Any]:
-    """The entries of state.json besides the trainer's: schedule, seed, layout, versions."""
+    """The entries of state.json besides the trainer's: schedule, seed, precision and so on."""
     return {
         "schedule": {"steps": engine.lr_scheduler.last_epoch},
         # every random number of a step is a function of the seed and the step
         "random": {"seed": run.train.seed},
+        "precision": precision_name(run.train.precision),
         "layout": {"ranks": ranks.world_size, **run.parallel.model_dump(mode="json")},
         "versions": {
             "python": platform.python_version(),

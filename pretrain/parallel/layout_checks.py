@@ -124,6 +124,11 @@ def _pipeline(run: RunConfig) -> Iterator[str]:
             f"parallel.pipeline is {stages}, more than model.num_layers {run.model.num_layers}; "
             f"expected at most {run.model.num_layers}"
         )
+    if run.optim.clip == "groups" and stages > 2:
+        yield (
+            f"optim.clip is 'groups' with parallel.pipeline {stages}; expected 'whole', or at most "
+            "2 stages: those in between may lack a group"
+        )
     if parallel.zero_stage != 1:
         yield (
             f"parallel.zero_stage is {parallel.zero_stage} with parallel.pipeline {stages}; "

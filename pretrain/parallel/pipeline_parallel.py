@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from data_pipeline.stream.batch import Batch
 from kernels.linear_cross_entropy.reference import IGNORE
+from kernels.precision import as_signal, work_dtype
 from pretrain.config import RunConfig
 from pretrain.loss import objective
 from pretrain.parallel.mesh import Mesh
@@ -88,14 +89,46 @@ class Stage(nn.Module):
         if self.training:
             seed_micro_batch(model, next(self.seeds))
         if self.is_first:
-            x_BTD, auxiliary = model.embedding(values), None
+            x_BTD, auxiliary = as_signal(model.embedding(values)), None
         else:
-            x_BTD, auxiliary = values[:-1].view(B, -1, model.config.dim), values[-1]
+            x_D, auxiliary = _Unpacked.apply(values)
+            x_BTD = x_D.view(B, -1, model.config.dim)
         x_BTD, _, losses = model.run_blocks(x_BTD, model.layout.span.position(T), T, segment_ids_BT)
         auxiliary = losses if auxiliary is None else auxiliary + losses
         if self.is_last:
             return model.final_norm(x_BTD), auxiliary
-        return torch.cat([x_BTD.flatten(), auxiliary[None]]), segment_ids_BT
+        return _Packed.apply(x_BTD.flatten(), auxiliary), segment_ids_BT
+
+
+class _Packed(torch.autograd.Function):
+    """Activations followed by the bits of the auxiliary loss, in the dtype of the activations."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, auxiliary: Tensor) -> Tensor:
+        ctx.dtype = auxiliary.dtype
+        return torch.cat([x, auxiliary[None].view(x.dtype)])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        return _split(grads[0], ctx.dtype)
+
+
+class _Unpacked(torch.autograd.Function):
+    """The activations and the auxiliary loss of `_Packed`."""
+
+    @staticmethod
+    def forward(ctx: Any, packed: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.dtype = packed.dtype
+        return _split(packed, work_dtype(packed))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return torch.cat([grads[0], grads[1][None].view(ctx.dtype)])
+
+
+def _split(packed: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    places = dtype.itemsize // packed.itemsize
+    return packed[:-places].clone(), packed[-places:].clone().view(dtype)[0]
 
 
 class PipelinedLM(PipelineModule):
@@ -180,9 +213,15 @@ def accumulate_gradient(
     module.train()
     module.scale, module.losses, module.stage.seeds = scale, [], iter(seeds)
     engine.total_loss, engine._compute_loss = None, True
+    _drop_buffers(engine)
     engine.set_dataiterator(_inputs(batches))
     engine._exec_schedule(_GradientSchedule(len(batches), engine.num_stages, engine.stage_id))
     return module.losses
+
+
+def _drop_buffers(engine: Any) -> None:
+    """Let DeepSpeed receive in another dtype: it reuses buffers for any, a probe is in float32."""
+    engine._grad_layer_buf.clear()
 
 
 class PipelineEvaluator:
@@ -208,6 +247,7 @@ class PipelineEvaluator:
         """The loss on the last stage, zeros on others; a collective of the pipeline's ranks."""
         module: PipelinedLM = self.engine.module
         module.losses = []
+        _drop_buffers(self.engine)
         self.engine.eval_batch(
             iter([((tokens_BT, segment_ids_BT), labels_BT)]),
             reduce_output=None,

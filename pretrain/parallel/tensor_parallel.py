@@ -11,10 +11,12 @@ Shape letters: D channels, R rows, H heads, M modes.
 
 from typing import Any
 
-import torch.nn.functional as F
 from megatron.core.model_parallel_config import ModelParallelConfig
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
-from megatron.core.tensor_parallel.mappings import copy_to_tensor_model_parallel_region
+from megatron.core.tensor_parallel.mappings import (
+    copy_to_tensor_model_parallel_region,
+    reduce_from_tensor_model_parallel_region,
+)
 from torch import Tensor, nn
 
 from pretrain.parallel.activation_sharding import all_tokens, summed_tokens
@@ -32,6 +34,7 @@ from spectral.layout import HeadGroup
 from spectral.mixers.base import SequenceMixer
 from spectral.modules.chunk_fusion import ChunkFusion
 from spectral.modules.framing import Frames
+from spectral.modules.linear import WideLinear, linear, rounds_here, wide_linear
 
 Ranges = tuple[tuple[int, int], ...]
 
@@ -51,12 +54,24 @@ class _CastBefore:
 
 
 class Column(_CastBefore, ColumnParallelLinear):
-    """A linear layer with this rank's share of the outputs."""
+    """A linear layer with this rank's share of the outputs.
 
-    weight_decays = True
+    Attributes:
+        rounds_weight: Whether other ranks may be sent the weight rounded to bfloat16: not if the
+            outputs are float32, as those of a `WideLinear`.
+    """
+
+    weight_decays = rounds_weight = True
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., this rank's outputs]."""
+        if not self.rounds_weight and self.disable_grad_reduce:
+            return wide_linear(x, self.weight, self.bias)
+        if rounds_here(x):
+            # Megatron's product would be that of the processor
+            if not self.disable_grad_reduce:
+                x = copy_to_tensor_model_parallel_region(x, self.tp_group)
+            return linear(x, self.weight, self.bias)
         output: Tensor = super().forward(x)[0]
         return output
 
@@ -68,13 +83,17 @@ class Row(_CastBefore, RowParallelLinear):
         shard: Axis over which the sum's tokens are scattered; None: every rank gets all of them.
     """
 
-    weight_decays = True
+    weight_decays = rounds_weight = True
     shard: Axis | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., this rank's inputs] -> [..., D], this rank's tokens or the same on every rank."""
         if self.shard is not None:
-            return summed_tokens(F.linear(x, self.weight), self.shard)
+            return summed_tokens(linear(x, self.weight), self.shard)
+        if rounds_here(x):
+            y = linear(x, self.weight)
+            total: Tensor = reduce_from_tensor_model_parallel_region(y, self.tp_group)
+            return total
         output: Tensor = super().forward(x)[0]
         return output
 
@@ -188,29 +207,30 @@ class Splitter:
         self.cut(experts.gate_up_proj, "weight", "feed_forward.gate_up_proj", 1, both)
         self.cut(experts.down_proj, "weight", "feed_forward.down_proj", 2, ((begin, end),))
 
-    def column(self, linear: nn.Linear, name: str, ranges: Ranges, *, reduce: bool) -> Column:
+    def column(self, whole: nn.Linear, name: str, ranges: Ranges, *, reduce: bool) -> Column:
         """The given outputs of a linear layer; `reduce`: sum its input's gradient over ranks."""
         part = Column(
-            linear.in_features,
-            linear.out_features,
+            whole.in_features,
+            whole.out_features,
             config=self.config,
             init_method=_keep,
-            bias=linear.bias is not None,
+            bias=whole.bias is not None,
             gather_output=False,
             disable_grad_reduce=not reduce,
             tp_group=self.axis.group,
         )
-        part.weight, part.bias = linear.weight, linear.bias
+        part.weight, part.bias = whole.weight, whole.bias
+        part.rounds_weight = not isinstance(whole, WideLinear)
         self.cut(part, "weight", name, 0, ranges)
         if part.bias is not None:
             self.cut(part, "bias", name, 0, ranges)
         return part
 
-    def row(self, linear: nn.Linear, name: str, ranges: Ranges) -> Row:
+    def row(self, whole: nn.Linear, name: str, ranges: Ranges) -> Row:
         """The given inputs of a linear layer; its output is summed over ranks."""
         part = Row(
-            linear.in_features,
-            linear.out_features,
+            whole.in_features,
+            whole.out_features,
             config=self.config,
             init_method=_keep,
             bias=False,
@@ -218,7 +238,7 @@ class Splitter:
             skip_bias_add=False,
             tp_group=self.axis.group,
         )
-        part.weight = linear.weight
+        part.weight = whole.weight
         part.shard = self.axis if self.shard else None
         self.cut(part, "weight", name, 1, ranges)
         return part

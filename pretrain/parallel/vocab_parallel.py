@@ -5,6 +5,8 @@ A vocabulary that does not divide is padded with rows that are no token; their l
 Shape letters: N tokens, D channels, V vocabulary, U rows of this rank.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -19,9 +21,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kernels.linear_cross_entropy.reference import BLOCK, IGNORE
+from kernels.precision import as_signal, full_precision
 from pretrain.parallel.mesh import Axis
 from pretrain.parallel.placement import Placement, place
 from spectral.embedding import HarmonicEmbedding, TableEmbedding
+from spectral.modules.linear import linear
 
 
 def split_embedding(
@@ -56,7 +60,7 @@ def _rows(vocab: int, axis: Axis) -> int:
 class VocabParallelTable(VocabParallelEmbedding):
     """A free vector for each of this rank's tokens."""
 
-    weight_decays = True
+    weight_decays = rounds_weight = True
 
     def __init__(self, embedding: TableEmbedding, axis: Axis):
         super().__init__(
@@ -66,6 +70,14 @@ class VocabParallelTable(VocabParallelEmbedding):
             config=ModelParallelConfig(use_cpu_initialization=True, perform_initialization=False),
             tp_group=axis.group,
         )
+        self.axis = axis
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Vectors of token ids: [...] -> [..., D], the same on every rank."""
+        return _summed(tokens, self.weight.shape[0], self.axis, self._lookup)
+
+    def _lookup(self, local: Tensor) -> Tensor:
+        return F.embedding(local, self.weight)
 
     def table(self) -> Tensor:
         """This rank's vectors [U, D]."""
@@ -82,11 +94,18 @@ class VocabParallelHarmonic(HarmonicEmbedding):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Vectors of token ids: [...] -> [..., D], the same on every rank."""
-        rows = self.amplitude.shape[0]
-        local = tokens - self.axis.rank * rows
-        is_local = (local >= 0) & (local < rows)
-        vectors = super().forward(torch.where(is_local, local, 0)) * is_local[..., None]
-        return reduce_from_tensor_model_parallel_region(vectors, self.axis.group)
+        return _summed(tokens, self.amplitude.shape[0], self.axis, super().forward)
+
+
+def _summed(
+    tokens: Tensor, num_rows: int, axis: Axis, lookup: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Vectors of all ranks' rows: each is that of one rank and zero on the others."""
+    local = tokens - axis.rank * num_rows
+    is_local = (local >= 0) & (local < num_rows)
+    vectors = as_signal(lookup(torch.where(is_local, local, 0)) * is_local[..., None])
+    total: Tensor = reduce_from_tensor_model_parallel_region(vectors, axis.group)
+    return total
 
 
 class VocabParallelLoss:
@@ -112,12 +131,12 @@ class VocabParallelLoss:
         return torch.stack(losses).sum()
 
     def _block(self, x_nD: Tensor, weight_UD: Tensor, labels_n: Tensor, z_weight: float) -> Tensor:
-        logits_nU = F.linear(x_nD, weight_UD)
+        logits_nU = linear(x_nD, weight_UD)
         rows = weight_UD.shape[0]
         row_U = self.axis.rank * rows + torch.arange(rows, device=logits_nU.device)
         logits_nU = logits_nU.masked_fill(row_U >= self.vocab_size, float("-inf"))
         valid_n = labels_n != IGNORE
-        z_loss = z_weight * self._squared_lse(logits_nU, valid_n) if z_weight else None
+        z_loss = z_weight * self._squared_lse(full_precision(logits_nU), valid_n) if z_weight else None
         # it takes the logits' memory
         nll_n = vocab_parallel_cross_entropy(
             logits_nU[:, None], torch.where(valid_n, labels_n, 0)[:, None]

@@ -17,8 +17,8 @@ import importlib.metadata
 import os
 
 # parameters of mallopt(3), from glibc's malloc.h
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
-_TOP_PAD_BYTES, _NEVER = 64 << 20, 2**31 - 1
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4
+_TOP_PAD_BYTES, _LARGE_BYTES, _NEVER = 64 << 20, 1 << 20, 2**31 - 1
 
 
 def allocator_environment() -> dict[str, str]:
@@ -37,14 +37,26 @@ def allocator_environment() -> dict[str, str]:
     return {"LD_PRELOAD": paths[0], "MIMALLOC_PURGE_DELAY": "-1"}
 
 
+def return_freed_memory() -> bool:
+    """Make glibc return every large block when it is freed: for the start and load of a model.
+
+    By default glibc treats blocks as small up to the largest that was freed so far, and keeps them.
+
+    Returns:
+        Whether it succeeded; False for a C library without mallopt.
+    """
+    return _configure((_MMAP_THRESHOLD, _LARGE_BYTES))
+
+
 def reuse_freed_memory() -> bool:
     """Make glibc keep freed memory, in a process that was started without mimalloc.
 
     Returns:
         Whether it succeeded; False for a C library without mallopt.
     """
+    return _configure((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _NEVER), (_TOP_PAD, _TOP_PAD_BYTES))
+
+
+def _configure(*settings: tuple[int, int]) -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return False
-    settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _NEVER), (_TOP_PAD, _TOP_PAD_BYTES))
-    return all(mallopt(name, value) == 1 for name, value in settings)
+    return mallopt is not None and all(mallopt(name, value) == 1 for name, value in settings)

@@ -1,7 +1,8 @@
-"""Precision of a model's arithmetic: float32, or matrix products in half precision.
+"""Precision of a model's arithmetic: float32, or half precision where it is safe.
 
-Half precision is autocast: only matrix products run in bfloat16 or float16. Parameters, gradients,
-optimizer states and modes stay float32, because few bits of mantissa cannot represent a frequency.
+Half precision is autocast: matrix products run in bfloat16 or float16, and under bfloat16 signals
+stay in it between ops. Parameters, accumulated gradients, optimizer states and modes are float32,
+because few bits of mantissa cannot represent a frequency; `wire` has what travels between ranks.
 """
 
 import functools
@@ -39,11 +40,21 @@ def product_dtype(precision: str) -> torch.dtype | None:
     return torch.bfloat16 if wanted else None
 
 
+def precision_name(precision: str) -> str:
+    """The value of `train.precision` that `auto` stands for on this machine; others stand for it.
+
+    Raises:
+        RunError: As `product_dtype`.
+    """
+    names = {None: "float32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+    return names[product_dtype(precision)]
+
+
 class Precision:
     """Autocast around functions inside a model.
 
-    It is inside the model because DeepSpeed's engine turns off any autocast around itself, and its
-    own half precision would also sum gradients over ranks in half precision.
+    It is inside the model because DeepSpeed's engine turns off any autocast around itself, and
+    losses are computed outside of the engine too.
 
     Attributes:
         dtype: Dtype of matrix products; None for that of the operands.

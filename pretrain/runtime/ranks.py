@@ -22,7 +22,7 @@ from torch.distributed import (  # type: ignore[attr-defined]
 
 from data_pipeline.errors import DataError
 from pretrain.errors import LostContactError, RunError
-from pretrain.runtime.malloc import reuse_freed_memory
+from pretrain.runtime.malloc import return_freed_memory
 
 T = TypeVar("T")
 DEFAULT_TIMEOUT_S = 1800.0
@@ -63,7 +63,7 @@ def init_ranks(timeout_s: float = DEFAULT_TIMEOUT_S) -> Ranks:
         device = torch.device("cuda", local_rank)
     else:
         device = torch.device("cpu")
-        reuse_freed_memory()
+        return_freed_memory()
         # otherwise DeepSpeed searches for other devices and reports that there are none
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if not dist.is_initialized():

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pretrain.config import ParallelConfig, RunConfig
+from pretrain.config import RunConfig
 from pretrain.parallel.build_model import build_model
 from pretrain.parallel.layout_checks import check_layout
 from pretrain.parallel.mesh import Mesh, ModelParallelUnit
@@ -14,6 +14,8 @@ from pretrain.parallel.placement import is_split
 from pretrain.parallel.split_model import Settle
 from pretrain.runtime.deepspeed_setup import start_deepspeed
 from pretrain.runtime.ranks import Ranks
+from pretrain.runtime.wire import configure_wire, round_matrices, rounded_gathers
+from pretrain.training.deepspeed_config import deepspeed_config, travels_in_bfloat16
 from pretrain.training.optimizer import bind_matrices, build_optimizer
 from pretrain.training.schedule import build_schedule
 
@@ -29,6 +31,9 @@ def build_engine(run: RunConfig, ranks: Ranks, mesh: Mesh) -> Any:
     """
     check_layout(run, ranks.world_size)
     model = build_model(run, mesh, _settler(run, ranks, mesh))
+    rounds = travels_in_bfloat16(run)
+    if rounds:
+        round_matrices(model)
     optimizer = build_optimizer(model, run, shares_experts=mesh.expert.size > 1)
     engine, *_ = start_deepspeed().initialize(
         model=model,
@@ -39,6 +44,8 @@ def build_engine(run: RunConfig, ranks: Ranks, mesh: Mesh) -> Any:
         config=deepspeed_config(run, mesh),
     )
     bind_matrices(engine, run, mesh, ranks.device)
+    if rounds:
+        configure_wire(engine, sum_in_float32=run.train.gradient_reduction == "float32")
     return engine
 
 
@@ -77,38 +84,6 @@ def _settler(run: RunConfig, ranks: Ranks, mesh: Mesh) -> Settle:
 def _model_parallel_unit(mesh: Mesh) -> ModelParallelUnit | None:
     # a pipeline brings its own grid of ranks
     return ModelParallelUnit(mesh) if mesh.tensor.size > 1 == mesh.pipeline.size else None
-
-
-def deepspeed_config(run: RunConfig, mesh: Mesh) -> dict[str, Any]:
-    """The DeepSpeed configuration of a run, without precision (see `runtime.precision`)."""
-    micro, batch = run.train.micro_batch_size, run.train.global_batch_size
-    return {
-        # to DeepSpeed, each span of a sequence is a separate row
-        "train_batch_size": batch * mesh.sequence.size,
-        "train_micro_batch_size_per_gpu": micro,
-        "gradient_accumulation_steps": batch // (micro * mesh.data.size),
-        # groups are clipped by the optimizer
-        "gradient_clipping": run.optim.clip_norm if run.optim.clip == "whole" else 0.0,
-        "zero_optimization": _zero(run.parallel),
-        # activations between stages are not matrices that tensor ranks could split evenly
-        "pipeline": {"pipe_partitioned": False, "grad_partitioned": False},
-        "steps_per_print": 2**31,
-        # ZeRO refuses optimizers that it does not know by name
-        "zero_allow_untested_optimizer": True,
-        # torch's AdamW also works on states that are offloaded to the CPU
-        "zero_force_ds_cpu_optimizer": False,
-    }
-
-
-def _zero(parallel: ParallelConfig) -> dict[str, Any]:
-    zero: dict[str, Any] = {"stage": parallel.zero_stage}
-    for key, device in (
-        ("offload_optimizer", parallel.offload_optimizer),
-        ("offload_param", parallel.offload_parameters),
-    ):
-        if device != "none":
-            zero[key] = {"device": device, "nvme_path": str(parallel.nvme_path)}
-    return zero
 
 
 def set_accumulation(engine: Any, passes: int) -> None:
@@ -165,7 +140,8 @@ def finish_step(engine: Any, *, apply: bool) -> None:
     """
     apply_gradient = getattr(engine, "_exec_optimizer_step", engine.step)
     if apply:
-        apply_gradient()
+        with rounded_gathers():
+            apply_gradient()
         return
     stage = engine.zero_optimization_stage()
     if stage == 0:

@@ -30,7 +30,7 @@ def orthogonalized(matrices_NAB: Tensor) -> Tensor:
 
     Five Newton-Schulz iterations, in bfloat16 on a GPU, whose products are fast.
 
-    Cost: 10 A B (A + B / 2) operations per matrix with A <= B, three matrices of scratch.
+    Cost: 10 A^2 (A + 2 B) operations per matrix with A <= B, three matrices of scratch.
     """
     a, b, c = COEFFICIENTS
     tall = matrices_NAB.shape[-2] > matrices_NAB.shape[-1]

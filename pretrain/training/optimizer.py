@@ -4,7 +4,7 @@ The state that an optimizer keeps per parameter is `OptimConfig.state_tensors`: 
 estimates and the planner read it there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ from pretrain.optim_config import OptimConfig
 from pretrain.parallel.matrices import matrix_blocks
 from pretrain.parallel.mesh import Mesh, layer_axis
 from pretrain.parallel.placement import placements
+from pretrain.parallel.split_model import empty_model
+from pretrain.runtime.wire import round_matrices, travels_rounded
 from pretrain.training.group_clipping import scale_gradients
 from pretrain.training.matrix_exchange import Held, MatrixExchange
 from pretrain.training.moving_average import move_averages
@@ -34,9 +36,16 @@ def build_optimizer(
         run: The run.
         shares_experts: Whether ranks hold different experts, which ZeRO must shard separately.
     """
-    groups = parameter_groups(model, run.optim.weight_decay)
-    if run.optim.name == "muon":
-        groups = _with_matrices_apart(groups, model, set(matrix_blocks(run.model)))
+    groups = _all_groups(model, run)
+    everywhere = groups
+    if run.parallel.pipeline > 1:
+        # DeepSpeed reduces equally many groups on all stages
+        whole = empty_model(run.model)
+        if any(map(travels_rounded, model.parameters())):
+            round_matrices(whole)
+        everywhere = _all_groups(whole, run)
+    groups = [group for group, other in zip(groups, everywhere, strict=True) if other["params"]]
+    _fill_empty(groups)
     if shares_experts:
         # imports DeepSpeed, which takes seconds
         from pretrain.parallel.expert_parallel import optimizer_groups
@@ -55,27 +64,48 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> Groups:
         for module in model.modules()
         if getattr(module, "weight_decays", isinstance(module, nn.Linear | nn.Embedding))
     }
-    parameters = list(model.parameters())
+    first, second = _divided(model.parameters(), lambda p: id(p) in decayed)
     return [
-        {"params": [p for p in parameters if id(p) in decayed], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if id(p) not in decayed], "weight_decay": 0.0},
+        {"params": first, "weight_decay": weight_decay},
+        {"params": second, "weight_decay": 0.0},
     ]
 
 
-def _with_matrices_apart(groups: Groups, model: nn.Module, names: set[str]) -> Groups:
-    """The groups without the weights of these names, and a group of them, all with weight decay."""
-    matrices = {id(p) for placement, p in placements(model) if placement.name in names}
-    decayed, others = groups
-    kept = [p for p in decayed["params"] if id(p) not in matrices]
-    apart = [p for p in decayed["params"] if id(p) in matrices]
-    if not kept:
-        # a stage of a pipeline without an embedding: DeepSpeed expects as many groups on all stages
-        kept = [nn.Parameter(torch.zeros(1, device=apart[0].device))]
+def _all_groups(model: nn.Module, run: RunConfig) -> Groups:
+    """Groups by weight decay, by what muon orthogonalises, and by precision; some are empty."""
+    groups = parameter_groups(model, run.optim.weight_decay)
+    if run.optim.name == "muon":
+        names = set(matrix_blocks(run.model))
+        matrices = {id(p) for placement, p in placements(model) if placement.name in names}
+        groups = [
+            group | {"params": parameters, "matrices": orthogonal}
+            for group in groups
+            for parameters, orthogonal in zip(
+                _divided(group["params"], lambda p: id(p) in matrices), (True, False), strict=True
+            )
+        ]
+    # ZeRO sends a group in one precision
     return [
-        decayed | {"params": kept, "matrices": False},
-        others | {"matrices": False},
-        decayed | {"params": apart, "matrices": True},
+        group | {"params": parameters}
+        for group in groups
+        for parameters in _divided(group["params"], travels_rounded)
     ]
+
+
+def _divided(
+    parameters: Iterable[nn.Parameter], test: Callable[[nn.Parameter], bool]
+) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The parameters that pass a test, and the others."""
+    parameters = list(parameters)
+    return [p for p in parameters if test(p)], [p for p in parameters if not test(p)]
+
+
+def _fill_empty(groups: Groups) -> None:
+    """Give each empty group a parameter of the one that has most, with that one's settings."""
+    for group in groups:
+        if not group["params"]:
+            largest = max(groups, key=lambda other: len(other["params"]))
+            group |= largest | {"params": [largest["params"].pop()]}
 
 
 def bind_matrices(engine: Any, run: RunConfig, mesh: Mesh, device: torch.device) -> None:

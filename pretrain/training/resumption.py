@@ -11,6 +11,7 @@ from pretrain.checkpoint.catalog import list_checkpoints
 from pretrain.config import RunConfig
 from pretrain.monitoring.jsonl import read_metrics
 from pretrain.run_file import load_saved_run, stored_form
+from pretrain.runtime.precision import precision_name
 from pretrain.training.schedule import learning_rate_factor
 
 # keys of the schedule, whose consequence is computed
@@ -54,6 +55,7 @@ CONSEQUENCES = {
     "train.seed": "dropout and selection noise of later steps differ; parameters and the order of "
     "the data are the checkpoint's",
     "train.precision": "later steps are computed in the new precision",
+    "train.gradient_reduction": "later gradients are summed in the new precision",
     "train.initial_loss_scale": "the checkpoint's loss scale stays",
     "train.loss_scale_window": "the loss scale follows it from the next step on",
     "train.activation": "memory and speed change, results do not",
@@ -119,6 +121,20 @@ def changed_keys(run: RunConfig, checkpoint: Path, step: int) -> Iterator[str]:
             of_schedule = key in SCHEDULE
             effect = _of_schedule(saved, run, step) if of_schedule else consequence_of(key)
             yield f"{key} {_change(before[key], value)}: {effect}"
+    if saved.train.precision == run.train.precision == "auto":
+        yield from _precision_of_auto(checkpoint)
+
+
+def _precision_of_auto(checkpoint: Path) -> Iterator[str]:
+    """A line if `auto` stood for another precision where the checkpoint was written."""
+    file = checkpoint / "state.json"
+    state = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    now = precision_name("auto")
+    # earlier versions did not record it
+    before = state.get("precision", now)
+    if before != now:
+        effect = consequence_of("train.precision")
+        yield f"train.precision auto was {before} there and is {now} here: {effect}"
 
 
 def consequence_of(key: str) -> str:

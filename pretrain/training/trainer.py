@@ -34,6 +34,7 @@ from pretrain.resilience.node_health import check_health
 from pretrain.resilience.stop_signals import StopFlag, Stopped, StopPoll
 from pretrain.run_checks import check_tokenizer
 from pretrain.run_file import with_chunk
+from pretrain.runtime.malloc import reuse_freed_memory
 from pretrain.runtime.precision import LossScale
 from pretrain.runtime.ranks import Ranks, decided_by_rank_0
 from pretrain.training.engine import build_engine, finish_step, set_accumulation
@@ -99,6 +100,9 @@ class Trainer:
         self.heartbeat.beat("loading a checkpoint")
         if checkpoint is not None:
             self.progress.resume(checkpoint)
+        if ranks.device.type == "cpu":
+            # not earlier: a rank returns what its start needed beyond its share
+            reuse_freed_memory()
         remaining = run.train.steps - self.progress.step
         decided_by_rank_0(lambda: self.loader.check_weights(remaining))
         self.heartbeat.beat("opening files")

@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from kernels.precision import full_precision
 from spectral.feed_forward.config import ExpertsConfig
 from spectral.layout import SINGLE_DEVICE, Layout
+from spectral.modules.linear import linear
 from spectral.sequence.span import WHOLE, Span
 
 
 class StackedLinear(nn.Module):
     """A linear layer for each expert, without bias."""
 
-    weight_decays = True
+    weight_decays = rounds_weight = True
 
     def __init__(self, num_experts: int, inputs: int, outputs: int):
         super().__init__()
@@ -34,7 +35,7 @@ class StackedLinear(nn.Module):
     def forward(self, x_RI: Tensor, counts: list[int]) -> Tensor:
         """[R, I] -> [R, O]: the first counts[0] rows by the first expert, and so on."""
         parts = zip(x_RI.split(counts), self.weight.unbind(0), strict=True)
-        return torch.cat([F.linear(x, weight_OI) for x, weight_OI in parts])
+        return torch.cat([linear(x, weight_OI) for x, weight_OI in parts])
 
 
 class ExpertsFeedForward(nn.Module):
@@ -91,7 +92,7 @@ class ExpertsFeedForward(nn.Module):
         y_ND = (y_NKD * weight_NK[..., None]).sum(1)
         balance, router_z = router_losses(logits_NE, counts_E, layout.span)
         losses = self.balance_weight * balance + self.router_z_weight * router_z
-        return y_ND.view(x.shape), losses
+        return y_ND.to(x.dtype).view(x.shape), losses
 
     def _compute(self, x_RD: Tensor, counts: list[int]) -> Tensor:
         gate_RH, up_RH = self.gate_up_proj(x_RD, counts).chunk(2, dim=-1)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels.precision import full_precision
+from spectral.modules.linear import Linear
 
 
 class GatedFeedForward(nn.Module):
@@ -15,8 +16,8 @@ class GatedFeedForward(nn.Module):
 
     def __init__(self, dim: int, hidden: int):
         super().__init__()
-        self.gate_up_proj = nn.Linear(dim, 2 * hidden, bias=False)
-        self.down_proj = nn.Linear(hidden, dim, bias=False)
+        self.gate_up_proj = Linear(dim, 2 * hidden, bias=False)
+        self.down_proj = Linear(hidden, dim, bias=False)
 
     def reset_parameters(self, std: float, out_std: float) -> None:
         """Initialise: normal with these deviations in the first and the last linear map."""
@@ -56,7 +57,7 @@ class FrequencyFeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""
         alpha = self.blend.sigmoid()
-        return (1.0 - alpha) * self.gated(x) + alpha * self._spectral(x)
+        return ((1.0 - alpha) * self.gated(x) + alpha * self._spectral(x)).to(x.dtype)
 
     def _spectral(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):

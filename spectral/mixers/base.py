@@ -15,6 +15,7 @@ from kernels.precision import full_precision
 from spectral.config import ModelConfig
 from spectral.gates.losses import GateLosses
 from spectral.mixers.context import SequenceContext
+from spectral.modules.linear import Linear
 from spectral.modules.short_conv import ShortConv
 
 
@@ -51,10 +52,10 @@ class SequenceMixer(nn.Module, ABC):
         self.head_dim, self.norm_eps = D // config.num_heads, config.norm_eps
         self.head_groups: tuple[int, ...] = (config.num_heads,)
         self.per_head_projections: dict[str, int] = {}
-        self.in_proj = nn.Linear(D, 4 * D, bias=False)
+        self.in_proj = Linear(D, 4 * D, bias=False)
         self.short_conv = ShortConv(3 * D, config.short_conv)
         self.head_norm = nn.Parameter(torch.ones(D))
-        self.out_proj = nn.Linear(D, D, bias=False)
+        self.out_proj = Linear(D, D, bias=False)
 
     @abstractmethod
     def mix_qkv(
@@ -63,7 +64,8 @@ class SequenceMixer(nn.Module, ABC):
         """Mixed signal of a sequence.
 
         Args:
-            qkv_BT3D: Queries, keys and values, in float32 at least.
+            qkv_BT3D: Queries, keys and values, in bfloat16 under autocast to it, else in float32 or
+                wider.
             x_BTD: Input of the mixer, for other functions of it such as decays.
             context: Positions, documents and layout.
             past: State after the preceding tokens; None at the beginning.
@@ -121,7 +123,7 @@ class SequenceMixer(nn.Module, ABC):
         """
         z_BTZ, gate_BTD = self._project(x_BTD)
         with torch.autocast(x_BTD.device.type, enabled=False):
-            z_BTZ = full_precision(z_BTZ)
+            z_BTZ = z_BTZ if z_BTZ.dtype == torch.bfloat16 else full_precision(z_BTZ)
             y_BTD, state, losses = self.mix(z_BTZ, x_BTD.to(z_BTZ.dtype), context, state)
         return self.out_proj(self.normalise(y_BTD, gate_BTD)), state, losses
 
@@ -192,7 +194,7 @@ class ConvolutionMixer(SequenceMixer):
         del x_BTD
         q_BTD, k_BTD, v_BTD = qkv_BT3D.unbind(-2)
         y_BTD, state, losses = self.convolve(k_BTD * v_BTD, context, past)
-        return q_BTD * y_BTD, state, losses
+        return q_BTD * y_BTD.to(q_BTD.dtype), state, losses
 
     def mix_qkv_step(
         self, qkv_B3D: Tensor, x_BD: Tensor, context: SequenceContext, past: Any

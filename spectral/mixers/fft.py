@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.precision import full_precision
 from spectral.config import ModelConfig
 from spectral.filters.modal import ModalFilter
 from spectral.gates.bin_groups import build_gate
@@ -79,8 +80,8 @@ class FFTMixer(ConvolutionMixer):
         near_BDT, near_BDM, _ = self.near(
             u_BDT, context.documents.get(min(self.near_chunk, T)), near_past, context.layout
         )
-        far_BDT, state, losses = self._far(u_BDT, context, past)
-        y_BTD = time_first(near_BDT + far_BDT)
+        far_BDT, state, losses = self._far(full_precision(u_BDT), context, past)
+        y_BTD = time_first(near_BDT + far_BDT.to(near_BDT.dtype))
         return y_BTD, state._replace(near_BDM=near_BDM), losses
 
     def convolve_step(

@@ -7,6 +7,7 @@ S numbers of the fused state of a head.
 import torch
 from torch import Tensor
 
+from kernels.precision import full_precision
 from spectral.config import ModelConfig
 from spectral.filters.two_sided import TwoSidedFilter
 from spectral.gates.bin_groups import build_gate
@@ -44,7 +45,9 @@ class FFTEncoderMixer(ConvolutionMixer):
     ) -> tuple[Tensor, None, GateLosses | None]:
         """Mix every document in both directions."""
         del past
-        y_BDT, losses = per_document(self._mix, channels_first(u_BTD), context.segment_ids_BT)
+        y_BDT, losses = per_document(
+            self._mix, channels_first(full_precision(u_BTD)), context.segment_ids_BT
+        )
         return time_first(y_BDT), None, losses
 
     def _mix(self, u_BDT: Tensor) -> tuple[Tensor, GateLosses | None]:

@@ -18,6 +18,7 @@ from spectral.gates.losses import GateLosses
 from spectral.layer_pattern import num_conv_heads
 from spectral.mixers.base import SequenceMixer
 from spectral.mixers.context import SequenceContext
+from spectral.modules.linear import WideLinear
 from spectral.modules.recall import recall, recall_step
 from spectral.modules.transpose import channels_first, time_first
 
@@ -55,7 +56,7 @@ class HeadsMixer(SequenceMixer):
             self.filter = build_filter(config, num_conv, num_conv * self.head_dim)
         self.decay_proj: nn.Linear | None = None
         if num_recall:
-            self.decay_proj = nn.Linear(config.dim, num_recall)
+            self.decay_proj = WideLinear(config.dim, num_recall)
             self.per_head_projections = {"decay_proj": 1}
 
     def reset_parameters(self, std: float, out_std: float) -> None:
@@ -145,7 +146,7 @@ class HeadsMixer(SequenceMixer):
         self, qkv_BT3R: Tensor, context: SequenceContext, chunk: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         cos, sin = context.cos_TF, context.sin_TF
-        return recall_inputs(qkv_BT3R.to(cos.dtype), cos, sin, self.head_groups[1], chunk)
+        return recall_inputs(qkv_BT3R, cos, sin, self.head_groups[1], chunk)
 
 
 def _concatenated(outputs: list[Tensor]) -> Tensor:

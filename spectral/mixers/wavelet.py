@@ -11,6 +11,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from kernels.precision import full_precision
 from spectral.config import ModelConfig
 from spectral.filters.build import CausalFilter, FilterState, build_filter
 from spectral.gates.losses import GateLosses, mean_losses
@@ -67,12 +68,14 @@ class WaveletMixer(ConvolutionMixer):
             segment_BS = self._segments(context.segment_ids_BT, context.layout.span)
             age_BS = _ages(segment_BS)
             last_BWD = last_BWD * (segment_BS[:, T:] == segment_BS[:, -1:])[..., None]
-        signals = causal_levels(channels_first(u_BSD), self.bank, self.num_levels, age_BS)
+        signals = causal_levels(
+            channels_first(full_precision(u_BSD)), self.bank, self.num_levels, age_BS
+        )
         documents = context.documents.get(min(self.chunk, T))
         y_BDT, states, losses = u_BTD.new_zeros(()), [], []
         for index, (level, signal_BDS) in enumerate(zip(self.levels, signals, strict=True)):
             begin = None if past is None else past.filters[index]
-            signal_BDT = signal_BDS[..., self.width - 1 :]
+            signal_BDT = signal_BDS[..., self.width - 1 :].to(u_BTD.dtype)
             part_BDT, state, level_losses = level(signal_BDT, documents, begin, context.layout)
             y_BDT = y_BDT + part_BDT
             states.append(state)

@@ -5,6 +5,7 @@ Shape letters: B batch, T time (tokens), D channels.
 
 from torch import Tensor, nn
 
+from kernels.precision import full_precision
 from spectral.config import ModelConfig
 from spectral.filters.two_sided import TwoSidedFilter
 from spectral.gates.losses import GateLosses, mean_losses
@@ -33,7 +34,7 @@ class WaveletEncoderMixer(ConvolutionMixer):
         """Mix every document in both directions."""
         del past
         y_BDT, losses = per_document(
-            self._mix_levels, channels_first(u_BTD), context.segment_ids_BT
+            self._mix_levels, channels_first(full_precision(u_BTD)), context.segment_ids_BT
         )
         return time_first(y_BDT), None, losses
 

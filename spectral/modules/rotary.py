@@ -6,6 +6,8 @@ Shape letters: T time (tokens), F frequencies.
 import torch
 from torch import Tensor
 
+from kernels.precision import work_dtype
+
 
 def rotary_phases(
     position: int, length: int, head_dim: int, base: float, like: Tensor
@@ -20,9 +22,10 @@ def rotary_phases(
         length: Number of tokens T.
         head_dim: Channels K of a head, even.
         base: Wavelengths run from 2 pi to 2 pi * base tokens.
-        like: A tensor of the wanted dtype and device.
+        like: A tensor of the wanted device and dtype; phases of half precision are float32.
     """
     exponent_F = torch.arange(0, head_dim, 2, dtype=torch.float64, device=like.device) / head_dim
     time_T = torch.arange(position, position + length, dtype=torch.float64, device=like.device)
     angle_TF = time_T[:, None] * base**-exponent_F
-    return angle_TF.cos().to(like.dtype), angle_TF.sin().to(like.dtype)
+    dtype = work_dtype(like)
+    return angle_TF.cos().to(dtype), angle_TF.sin().to(dtype)

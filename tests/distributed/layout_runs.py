@@ -160,7 +160,7 @@ def _run(corpus: SmallCorpus, folder: Path, case: "Case") -> RunConfig:
     values["data"] |= {"num_workers": 0, "sequence_length": 128}
     optimizer = _optimizer(case.model)
     # norms of groups are above 0.1, in different measure
-    clip = {"clip": "groups", "clip_norm": 0.1} if optimizer == "muon" else {}
+    clip = {"clip": "groups", "clip_norm": 0.1} if case.model == "muon" else {}
     values["optim"] |= {"learning_rate": 1e-3, "name": optimizer, **clip}
     values["train"] |= {
         "output": folder / case.name,

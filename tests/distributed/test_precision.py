@@ -1,4 +1,7 @@
-"""Half precision: recomputed as it was computed, and float16 with a loss scale in every layout."""
+"""Half precision: recomputed as it was computed, and equal to one rank's in every layout.
+
+float16 has a loss scale; in bfloat16 matrices and their gradients travel rounded.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,8 @@ LAYOUTS: dict[str, dict[str, object]] = {
     "sequence": {"sequence": 2},
     "pipeline": {"pipeline": 2},
 }
+BF16 = {f"bf16-{name}": keys for name, keys in LAYOUTS.items() if name != "zero-0"}
+BF16 |= {"bf16-zero-1": {"zero_stage": 1}}
 
 
 def _train(rank: int, runs: dict[str, RunConfig], folder: Path) -> None:
@@ -44,6 +49,19 @@ def _train(rank: int, runs: dict[str, RunConfig], folder: Path) -> None:
         scales = trainer.loss_scale.value, again.loss_scale.value
         again.engine.destroy()
         torch.save((records, valid, scales), folder / f"{name}-{rank}.pt")
+
+
+def _reload(_rank: int, runs: dict[str, RunConfig]) -> None:
+    """Load the checkpoints of bfloat16 layouts into one float32 rank, which certifies each."""
+    from pretrain.checkpoint.catalog import find_newest
+    from pretrain.runtime.ranks import init_ranks
+    from pretrain.training.trainer import Trainer
+
+    ranks = init_ranks()
+    for run in runs.values():
+        trainer = Trainer(run, ranks, find_newest(run.train.output))
+        assert trainer.progress.step == STEPS
+        trainer.engine.destroy()
 
 
 def _run(corpus: SmallCorpus, folder: Path, name: str, **tables: dict[str, object]) -> RunConfig:
@@ -72,8 +90,15 @@ def found(small_corpus: SmallCorpus, tmp_path_factory: pytest.TempPathFactory) -
     run("grows", precision="fp16", initial_loss_scale=1024.0, loss_scale_window=1)
     for name, parallel in LAYOUTS.items():
         run(name, parallel, precision="fp16", initial_loss_scale=TOO_HIGH)
+    for name, parallel in BF16.items():
+        run(name, parallel, precision="bf16")
+    run("bf16-float32-sums", {"zero_stage": 3}, precision="bf16", gradient_reduction="float32")
     run_ranks(_train, 1, folder, one, folder)
     run_ranks(_train, 2, folder, two, folder)
+    alone = {
+        name: _run(small_corpus, folder, name, train={"precision": "float32"}) for name in BF16
+    }
+    run_ranks(_reload, 1, folder, alone)
     return {file.stem: torch.load(file, weights_only=False) for file in folder.glob("*-[01].pt")}
 
 
@@ -103,6 +128,15 @@ def test_float16_trains_as_float32(found: dict[str, Any], name: str) -> None:
         assert _losses(result) == pytest.approx(_losses(found["fp16-0"]), rel=1e-3)
         assert _losses(result) == pytest.approx(_losses(found["float32-0"]), rel=5e-3)
         assert _losses(result) != pytest.approx(_losses(found["float32-0"]), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", [*BF16, "bf16-float32-sums"])
+def test_bfloat16_trains_as_on_one_rank(found: dict[str, Any], name: str) -> None:
+    for rank in range(2):
+        # sums of two ranks are rounded to eight bits of mantissa
+        assert _losses(found[f"{name}-{rank}"]) == pytest.approx(
+            _losses(found["bf16-none-0"]), rel=4e-3
+        )
 
 
 def test_scale_follows_overflows_and_is_saved(found: dict[str, Any]) -> None:

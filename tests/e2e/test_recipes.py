@@ -8,7 +8,7 @@ import pytest
 from pretrain.monitoring.jsonl import read_metrics
 from tests.conftest import SmallCorpus
 from tests.e2e.commands import pretrain_on_two_ranks, resonance
-from tests.losses import losses
+from tests.losses import Step, losses
 
 
 def _without_the_end(run: Path) -> None:
@@ -69,7 +69,14 @@ def test_smaller_steps_at_the_start_are_the_same_on_any_ranks(
     assert losses(run) == undisturbed
 
     resonance("pretrain", run_file, *flags, "--train.output", alone)
-    for one, two in zip(losses(alone), undisturbed, strict=True):
+    stages = ("--parallel.pipeline", "2", "--train.output", str(tmp_path / "stages"))
+    pretrain_on_two_ranks(run_file, *flags, *stages)
+    for other in (alone, tmp_path / "stages"):
+        _assert_alike(losses(other), undisturbed)
+
+
+def _assert_alike(found: list[Step], expected: list[Step]) -> None:
+    for one, two in zip(found, expected, strict=True):
         assert one.step == two.step
         assert (one.loss or one.valid_loss) == pytest.approx(two.loss or two.valid_loss, rel=1e-5)
 
@@ -111,5 +118,4 @@ def test_muon_with_experts_on_two_ranks(small_corpus: SmallCorpus, tmp_path: Pat
     pretrain_on_two_ranks(run_file, *flags, "--parallel.expert", "2")
     shared = losses(tmp_path / "run")
     resonance("pretrain", run_file, *flags, "--train.output", tmp_path / "alone")
-    for one, two in zip(losses(tmp_path / "alone"), shared, strict=True):
-        assert (one.loss or one.valid_loss) == pytest.approx(two.loss or two.valid_loss, rel=1e-5)
+    _assert_alike(losses(tmp_path / "alone"), shared)

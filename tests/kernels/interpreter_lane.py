@@ -58,7 +58,7 @@ def _poisoned_memory() -> Iterator[None]:
 
 
 def check(op: str, name: str, *arguments: Any) -> None:
-    """A kernel's outputs, and that they are as near to the float64 reference as their dtype asks.
+    """A kernel's and its reference's outputs are as near to float64 as their dtype asks.
 
     The bar is the one of the coarsest dtype among the arguments.
     """
@@ -69,16 +69,17 @@ def check(op: str, name: str, *arguments: Any) -> None:
     dtypes = {a.dtype for a in arguments if isinstance(a, Tensor)}
     bar = max(BARS.get(dtype, BARS[torch.float32]) for dtype in dtypes)
     placed = [a.to(DEVICE) if isinstance(a, Tensor) else a for a in arguments]
-    found, exact = kernel(*placed), reference(*(_wide(a) for a in arguments))
-    if isinstance(found, Tensor):
-        found, exact = (found,), (exact,)
-    for number, (ours, theirs) in enumerate(zip(found, exact, strict=True)):
-        assert ours.shape == theirs.shape
-        assert ours.device == placed[0].device
-        ours = ours.cpu()
-        # a gradient that is exactly zero has no relative error
-        error = (_wide(ours) - theirs).norm() / (theirs.norm() if theirs.any() else 1.0)
-        assert error <= bar, f"{name}, output {number}: {error:.1e}, at most {bar:.0e}"
+    exact = reference(*(_wide(a) for a in arguments))
+    for function in (kernel, reference):
+        found = function(*placed)
+        both = ((found,), (exact,)) if isinstance(found, Tensor) else (found, exact)
+        for number, (ours, theirs) in enumerate(zip(*both, strict=True)):
+            assert ours.shape == theirs.shape
+            assert ours.device == placed[0].device
+            # a gradient that is exactly zero has no relative error
+            error = (_wide(ours.cpu()) - theirs).norm() / (theirs.norm() if theirs.any() else 1.0)
+            place = f"{function.__module__}.{name}, output {number}"
+            assert error <= bar, f"{place}: {error:.1e}, at most {bar:.0e}"
 
 
 def _wide(value: Any) -> Any:
@@ -112,7 +113,7 @@ def test_fft_conv(N: int, C: int, dtype: torch.dtype) -> None:
             check("fft_conv", "fft_conv", torch.ones(1, N, C), torch.ones(1, C))
         return
     u, grad = (_strided(2, N, C, dtype=dtype) for _ in range(2))
-    h = (torch.randn(2, C) / C**0.5).to(dtype)
+    h = torch.randn(2, C) / C**0.5
     check("fft_conv", "fft_conv", u, h)
     check("fft_conv", "fft_conv_backward", grad, u, h)
 
@@ -171,7 +172,7 @@ def test_recall(N: int, H: int, C: int, K: int, V: int, dtype: torch.dtype) -> N
 )
 def test_recall_qkv(B: int, T: int, H: int, K: int, C: int, dtype: torch.dtype) -> None:
     angle = torch.rand(T, K // 2)
-    phases = [angle.cos().to(dtype), angle.sin().to(dtype)]
+    phases = [angle.cos(), angle.sin()]
     # in one layout no channels are neighbours, in the other tokens lie apart
     wider = torch.randn(B, T, 3, H * K + 5).to(dtype)
     for qkv in (_strided(B, T, 3, H * K, dtype=dtype), wider[..., 5:]):
@@ -198,7 +199,8 @@ def test_norm_gate(R: int, H: int, K: int, dtype: torch.dtype) -> None:
     ("B", "T", "D", "W"), [(1, 1, 1, 4), (3, 2, 5, 4), (2, 130, 7, 3), (1, 64, 65, 1)]
 )
 def test_short_conv(B: int, T: int, D: int, W: int, dtype: torch.dtype) -> None:
-    grad, past, taps = (_strided(*i, D, dtype=dtype) for i in ((B, T), (B, W - 1), (W,)))
+    grad, past = (_strided(B, i, D, dtype=dtype) for i in (T, W - 1))
+    taps = _strided(W, D)
     # in one layout no channels are neighbours, in the other tokens lie apart
     for x in (_strided(B, T, D, dtype=dtype), torch.randn(B, T, 2 * D).to(dtype)[..., D:]):
         for reach in (None, torch.randint(0, W + 1, (B, T))):
@@ -233,7 +235,7 @@ def test_spectral_gate(R: int, H: int, N: int, M: int) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
-    ("N", "D", "V", "z_weight"), [(1, 8, 5, 0.0), (9, 4, 9, 0.1), (3, 8, 4100, 0.1)]
+    ("N", "D", "V", "z_weight"), [(1, 8, 5, 0.0), (9, 4, 9, 0.01), (3, 8, 4100, 0.01)]
 )
 def test_linear_cross_entropy(
     N: int, D: int, V: int, z_weight: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch

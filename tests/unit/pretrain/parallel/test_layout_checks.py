@@ -107,6 +107,11 @@ def test_possible_layouts(parallel: dict[str, object]) -> None:
             2,
             r"clip is 'groups' with parallel\.expert 2; expected 'whole'",
         ),
+        (
+            {"parallel": {"pipeline": 4}, "optim": {"clip": "groups"}},
+            4,
+            r"clip is 'groups' with parallel\.pipeline 4; expected 'whole', or at most 2 stages",
+        ),
         ({"parallel": {"pipeline": 8}}, 8, r"pipeline is 8.*num_layers 4; expected at most 4"),
         (
             {"parallel": {"pipeline": 2, "zero_stage": 3}},
