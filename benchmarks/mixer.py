@@ -36,6 +36,9 @@ CONFIG = ModelConfig(dim=D, num_heads=H)
 LAYERS = range(layer_period(CONFIG))
 NAIVE_BARS = {512: 1.67, 1_024: 2.98, 2_048: 6.60}
 FLASH_BARS = {2_048: 1.2, 16_384: 8.0}
+# mixing that torch.compile has compiled, as with train.compile
+COMPILED_NAIVE_BARS = {512: 1.67}
+COMPILED_BARS = {2_048: 0.8}
 # the allocator's rounding and fragmentation are not the operator's
 FLAT_BAR = 1 / 1.25
 
@@ -47,6 +50,7 @@ class Sizes(NamedTuple):
         lengths: Those that are timed.
         naive: The longest for naive attention.
         flash: The longest for scaled_dot_product_attention.
+        compiled: Those at which compiled mixing is timed.
         flat: A short and a long one, compared by time per token.
         peaks: A short and a long one, compared by memory per token.
         seconds: Least time for all runs at one length.
@@ -55,18 +59,19 @@ class Sizes(NamedTuple):
     lengths: tuple[int, ...]
     naive: int
     flash: int
+    compiled: tuple[int, ...]
     flat: tuple[int, int]
     peaks: tuple[int, int]
     seconds: float
 
 
-FULL = Sizes((512, 1_024, 2_048, 8_192, 16_384, 204_800), 2_048, 16_384, (8_192, 204_800),
-             (51_200, 204_800), 6.0)  # fmt: skip
-QUICK = Sizes((64, 128), 64, 128, (64, 128), (64, 128), 0.0)
+FULL = Sizes((512, 1_024, 2_048, 8_192, 16_384, 204_800), 2_048, 16_384, (512, 2_048),
+             (8_192, 204_800), (51_200, 204_800), 6.0)  # fmt: skip
+QUICK = Sizes((64, 128), 64, 128, (64,), (64, 128), (64, 128), 0.0)
 
 
-def layer_mixing(T: int, layer: int) -> Callable[[], None]:
-    """A default layer's mixing, forward and backward."""
+def layer_mixing(T: int, layer: int, *, compiled: bool = False) -> Callable[[], None]:
+    """A default layer's mixing, forward and backward, perhaps compiled by torch.compile."""
     mixer = HeadsMixer(CONFIG, layer)
     mixer.reset_parameters(D**-0.5, D**-0.5)
     z = torch.randn(1, T, 3 * D, requires_grad=True)
@@ -78,12 +83,16 @@ def layer_mixing(T: int, layer: int) -> Callable[[], None]:
     gate = torch.randn(1, T, D, requires_grad=True)
     grad = torch.randn(1, T, D)
 
-    def run() -> None:
+    def mix(z: Tensor, decay: Tensor | None, gate: Tensor) -> Tensor:
         qkv = mixer.short_conv(z)[0].unflatten(-1, (3, -1))
         y = mixer.mix_heads(qkv, decay, context, None)[0]
-        mixer.normalise(y, gate).backward(grad)
+        return mixer.normalise(y, gate)
 
-    return run
+    if compiled:
+        mix = torch.compile(mix, fullgraph=True, dynamic=False)
+        # the first pass compiles
+        mix(z, decay, gate).backward(grad)
+    return lambda: mix(z, decay, gate).backward(grad)
 
 
 def spectral_mixing(T: int) -> Callable[[], None]:
@@ -210,6 +219,21 @@ def time_length(T: int, sizes: Sizes, rate: float) -> list[Figure]:
     ]  # fmt: skip
 
 
+def time_compiled(T: int, sizes: Sizes) -> list[Figure]:
+    """Time compiled mixing next to eager mixing and naive attention, and print its line."""
+    kinds = [layer_mixing(T, layer, compiled=x) for x in (True, False) for layer in LAYERS]
+    *times, naive_s = fastest(*kinds, naive_attention(T), seconds=sizes.seconds)
+    compiled_s, eager_s = mean(times[: len(LAYERS)]), mean(times[len(LAYERS) :])
+    print(f"compiled, {T:,} tokens: {compiled_s / eager_s:.2f} of eager mixing's time, "
+          f"naive attention {naive_s / compiled_s:.2f} times as long")  # fmt: skip
+    return [
+        Figure(f"time of compiled mixing over eager mixing's, {T:,} tokens", compiled_s / eager_s,
+               limit=COMPILED_BARS.get(T), at_most=True),
+        Figure(f"time of naive attention over compiled mixing's, {T:,} tokens",
+               naive_s / compiled_s, limit=COMPILED_NAIVE_BARS.get(T)),
+    ]  # fmt: skip
+
+
 def compare_memory(sizes: Sizes) -> list[Figure]:
     """Measure peak memory and print it."""
     short, long = sizes.peaks
@@ -250,6 +274,8 @@ def measure(quick: bool) -> Outcome:
     print(f"{'T':>8}{'us/token':>10}{'naive':>8}{'SDPA':>8}{'whole FFT':>11}{'of matmul':>11}")
     for T in sizes.lengths:
         figures += time_length(T, sizes, rate)
+    for T in sizes.compiled:
+        figures += time_compiled(T, sizes)
     return Outcome(
         f"Mixing of a default layer, forward and backward, D = {D}, one thread, float32.", figures
     )

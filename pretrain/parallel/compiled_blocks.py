@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from pretrain.parallel.activation_checkpointing import recomputed_module
 from pretrain.parallel.mesh import Mesh
@@ -107,7 +108,8 @@ class _Compiled:
         module.forward = self
 
     def __call__(self, *inputs: Any) -> Any:
-        if not self.module.training:
+        # a mode that watches operators, such as a planner's, is given those of the plain block
+        if not self.module.training or _get_current_dispatch_mode() is not None:
             return self.plain(*inputs)
         for value in inputs:
             if isinstance(value, SequenceContext):

@@ -1,13 +1,13 @@
 """Runs whose blocks torch compiles to machine code, from the command line."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import SmallCorpus
-from tests.e2e.commands import ENVIRONMENT, resonance
+from tests.e2e.commands import COMMAND, ENVIRONMENT, resonance
 from tests.losses import losses, trained
-from tests.processes import run_command
 
 # one kind of layer: each takes minutes where many tests share a processor
 MODEL = 'conv_heads = [2]\nmixers = ["heads"]'
@@ -41,7 +41,9 @@ def test_a_compiled_run_equals_the_plain_one_and_resumes_bit_by_bit(
 def test_a_machine_without_a_compiler_is_named(small_corpus: SmallCorpus, tmp_path: Path) -> None:
     run_file = small_corpus.run_file(tmp_path / "run.toml", workers=0, compile=True)
     broken = ENVIRONMENT | {"CXX": "/nowhere/g++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
-    result = run_command(["pretrain", str(run_file)], broken)
+    # from nothing: torch reads the name of the compiler when it is imported
+    command = [*COMMAND, "pretrain", str(run_file)]
+    result = subprocess.run(command, env=broken, capture_output=True, text=True)
     assert result.returncode == 1
     message = result.stderr.strip().splitlines()[-1]
     assert "train.compile is true, and torch.compile does not work on" in message

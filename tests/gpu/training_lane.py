@@ -48,7 +48,7 @@ def in_float32(
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("recompute", "compiled"),
-    itertools.product(("none", "selective", "full"), (False, True)),
+    [*itertools.product(("none", "selective", "full"), (False, True))],
 )
 def test_bf16_steps_follow_float32(
     recompute: str,
