@@ -49,6 +49,7 @@ CASES: list[tuple[str, Any, dict[str, Any]]] = [
     ("train.loss_scale_window", 7, {"train.precision": "fp16"}),
     ("train.activation_checkpoint_every", 2, {"train.activation_checkpointing": "full"}),
     ("parallel.shard_activations", True, {"parallel.tensor": 2}),
+    ("train.gradient_reduction", "float32", {"train.precision": "bf16"}),
     ("parallel.nvme_path", "/x", {"parallel.offload_optimizer": "nvme"}),
     ("checkpoint.keep_every", 7, {"checkpoint.every": 7}),
     ("guard.limit", 7, {"guard.on_spike": "rollback"}),
@@ -63,6 +64,7 @@ IDLE = {
     "data.shuffle": False,
     "checkpoint.every": 0,
     "guard.on_nonfinite": "stop",
+    "train.precision": "float32",
 }
 ONE_KIND = {"model.conv_heads": {"model.mixers": ["wavelet"]}} | {
     "model.num_modes": {"model.conv_heads": [0]},
