@@ -9,6 +9,7 @@ and the same command continues.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -161,10 +162,8 @@ def train(folder: Path, precision: str, seed: int, steps: int) -> float:
     for stage in stages(RECIPE)[:2]:
         if stage.result is not None and not (folder / stage.result).exists():
             _resonance(folder, *stage.arguments)
-    table = recipe.train.model_copy(
-        update={"output": output.name, "steps": steps, "seed": seed, "precision": precision,
-                "validate_every": steps}
-    )  # fmt: skip
+    changes = {"output": output.name, "steps": steps, "seed": seed, "precision": precision}
+    table = recipe.train.model_copy(update=changes | {"validate_every": steps, "wandb": "disabled"})
     warmup = recipe.optim.model_copy(update={"warmup_steps": min(50, steps // 2)})
     run = recipe.model_copy(update={"train": table, "optim": warmup})
     file = folder / f"{output.name}.toml"
@@ -178,8 +177,15 @@ def train(folder: Path, precision: str, seed: int, steps: int) -> float:
 
 
 def _resonance(folder: Path, *arguments: str) -> None:
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-m", "pretrain.cli", *arguments]
-    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        command,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": path},
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def compare_losses(folder: Path, sizes: Sizes) -> list[Figure]:

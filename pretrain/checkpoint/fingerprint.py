@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.config import RunConfig
+from pretrain.parallel.collectives import gathered_along
 from pretrain.parallel.evaluator import evaluator
 from pretrain.parallel.placement import placements
 from pretrain.runtime.wire import exact_parameters
@@ -113,21 +114,34 @@ def run_probe(target: ProbeTarget, vocab_size: int, length: int) -> ProbeReading
     layers: dict[str, list[float]] = {}
     logits: dict[int, float] = {}
     inputs, labels = tokens[:, :-1][:, local], tokens[:, 1:][:, local]
-    with _recorded_layers(module, position, layers), _recorded_logits(module, vocab_size, logits):
+    with (
+        _recorded_layers(module, inputs.shape[1], position, layers),
+        _recorded_logits(module, vocab_size, logits),
+    ):
         loss = target.loss(inputs, torch.zeros_like(inputs), labels)
     return ProbeReading(position, layers, logits, float(loss.nll) if target.is_last else None)
 
 
 @contextmanager
 def _recorded_layers(
-    module: nn.Module, position: int, layers: dict[str, list[float]]
+    module: Any, length: int, position: int, layers: dict[str, list[float]]
 ) -> Iterator[None]:
-    """Record the sums of every layer's output, under the layer's name in the whole model."""
+    """Record the sums of every layer's output, under the layer's name in the whole model.
+
+    Args:
+        module: This rank's part of the model.
+        length: Tokens of its span.
+        position: Position of the first of them.
+        layers: Sums by layer, which are added.
+    """
     with ExitStack() as stack:
         for name, layer in _layers(module):
 
             def record(_: nn.Module, __: Any, output: Any, name: str = name) -> None:
                 x = output[0] if isinstance(output, tuple) else output
+                if x.shape[1] < length:
+                    # the other tokens are on other tensor ranks
+                    x = gathered_along(x, 1, module.layout.heads.axis)
                 layers[name] = sums(x[0], position)
 
             stack.callback(layer.register_forward_hook(record).remove)

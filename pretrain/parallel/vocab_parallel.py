@@ -136,7 +136,9 @@ class VocabParallelLoss:
         row_U = self.axis.rank * rows + torch.arange(rows, device=logits_nU.device)
         logits_nU = logits_nU.masked_fill(row_U >= self.vocab_size, float("-inf"))
         valid_n = labels_n != IGNORE
-        z_loss = z_weight * self._squared_lse(full_precision(logits_nU), valid_n) if z_weight else None
+        z_loss = None
+        if z_weight:
+            z_loss = z_weight * self._squared_lse(full_precision(logits_nU), valid_n)
         # it takes the logits' memory
         nll_n = vocab_parallel_cross_entropy(
             logits_nU[:, None], torch.where(valid_n, labels_n, 0)[:, None]

@@ -58,6 +58,7 @@ CONSEQUENCES = {
     "train.gradient_reduction": "later gradients are summed in the new precision",
     "train.initial_loss_scale": "the checkpoint's loss scale stays",
     "train.loss_scale_window": "the loss scale follows it from the next step on",
+    "train.compile": "speed changes, and results by rounding",
     "train.activation": "memory and speed change, results do not",
     "train.validate": "it applies to the validations from now on",
     "train.z_loss": "gradients of later steps have the new weight",
