@@ -61,6 +61,7 @@ def test_all_tensors_of_a_model_are_on_its_device(
     """Without data: an operation on tensors of two devices fails as on a GPU."""
     # torch lacks these for tensors without data
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)
     monkeypatch.setattr(torch.Tensor, "bincount", lambda x, minlength: x.new_zeros(minlength))
     with torch.device("meta"):
         model = SpectralLM(config(**changes)).train()
