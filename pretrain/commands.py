@@ -174,12 +174,22 @@ class FetchCommand(_Command):
 
 
 class PlanCommand(_Command):
-    """Simulate a layout on up to 4,096 ranks: what a rank stores, sends and computes."""
+    """Predict memory and time of a run on GPUs that need not be there."""
 
-    run_file: tyro.conf.Positional[Path | None] = Field(
-        None, description="Run file (TOML); None for every preset in several layouts."
+    run_file: tyro.conf.Positional[Path] = Field(description="Run file (TOML).")
+    gpu: str = Field(
+        "h100", description="GPU: a100, h100, h200, b200, mi300x, or one of the file of --devices."
     )
-    ranks: int = Field(8, ge=1, description="Number of ranks to simulate.")
+    gpus: int = Field(
+        0, ge=0, le=2**20, description="Number of GPUs; 0 for the ranks that [launch] starts."
+    )
+    network: str = Field(
+        "400", description="Network between machines: the Gbit/s of a GPU, or the name of a link."
+    )
+    devices: Path | None = Field(
+        None, description="TOML file with more GPUs and links, like pretrain/planning/devices.toml."
+    )
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = Field(False, description="Print JSON.")
 
 
 class DoctorCommand(_Command):
