@@ -189,6 +189,11 @@ class PlanCommand(_Command):
     devices: Path | None = Field(
         None, description="TOML file with more GPUs and links, like pretrain/planning/devices.toml."
     )
+    search: bool = Field(
+        False,
+        description="Search for the fastest layouts of this run's step on these GPUs, and say why "
+        "others lose.",
+    )
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = Field(False, description="Print JSON.")
 
 
@@ -207,6 +212,17 @@ class _LaunchCommand(_Command):
     """Base of the `resonance launch` commands."""
 
     run_file: tyro.conf.Positional[Path] = Field(description="Run file (TOML).")
+
+
+class _FitCommand(_LaunchCommand):
+    """Base of the commands that check whether a run fits into its GPUs."""
+
+    gpu: str = Field(
+        "",
+        description="GPU whose memory the run must fit, as for `resonance plan`; empty for "
+        "launch.slurm.gpu_type, or for no check.",
+    )
+    force: bool = Field(False, description="Accept a run that does not fit into the GPU's memory.")
 
 
 class _StartCommand(_LaunchCommand):
@@ -228,7 +244,7 @@ class LaunchLocalCommand(_StartCommand):
     resume: bool = Field(False, description="Resume from the run's newest complete checkpoint.")
 
 
-class LaunchSlurmCommand(_StartCommand):
+class LaunchSlurmCommand(_StartCommand, _FitCommand):
     """Print the batch script of a run; with --submit, check the run and submit it."""
 
     chain: int = Field(
@@ -244,11 +260,11 @@ class LaunchSlurmCommand(_StartCommand):
     )
 
 
-class LaunchKubernetesCommand(_StartCommand):
+class LaunchKubernetesCommand(_StartCommand, _FitCommand):
     """Print the Kubernetes manifests of a run; with --submit, check and create them."""
 
 
-class LaunchCheckCommand(_LaunchCommand):
+class LaunchCheckCommand(_FitCommand):
     """Check a run before it is submitted; each finding names a remedy."""
 
     launcher: Literal["local", "slurm", "kubernetes"] = Field(

@@ -4,15 +4,16 @@ import json
 import multiprocessing
 
 from rich.console import Console
-from rich.table import Table
 
 from launch.kubernetes.pod import ranks_per_pod
 from launch.slurm.directives import ranks_per_node
 from pretrain.commands import PlanCommand
 from pretrain.config import RunConfig
 from pretrain.errors import RunError
-from pretrain.planning.devices import load_devices
+from pretrain.planning.devices import Devices, load_devices
 from pretrain.planning.figures import GIB, Figures, figures
+from pretrain.planning.search import changes, nearest_that_fits, search
+from pretrain.planning.show import ranking_table, show, show_ranking
 from pretrain.planning.step_time import Machines
 from pretrain.run_file import load_run
 
@@ -25,22 +26,53 @@ def plan(command: PlanCommand) -> str | None:
             device or link is unknown.
     """
     run = load_run(command.run_file)
-    devices = load_devices(command.devices)
-    device = devices.gpu(command.gpu)
     gpus, per_node = _ranks(run, command.gpus)
-    machines = Machines(
-        device,
-        devices.links[device.link],
-        devices.network(command.network),
-        per_node or device.per_node,
-    )
+    devices = load_devices(command.devices)
+    machines = machines_of(devices, command.gpu, command.network, per_node)
     # rehearsals begin with their imports done
     multiprocessing.set_forkserver_preload(["pretrain.planning.rehearsal"])
+    if command.search:
+        ranking = search(run, gpus, machines)
+        if command.as_json:
+            return json.dumps(ranking_table(run, ranking), indent=2)
+        show_ranking(run, ranking, machines, Console())
+        return None
     result = figures(run, gpus, machines)
+    near = None if result.fits else nearest_that_fits(run, gpus, machines)
     if command.as_json:
-        return json.dumps(result.table(), indent=2)
+        nearest = {"nearest_that_fits": changes(run, near.run)} if near else {}
+        return json.dumps(result.table() | nearest, indent=2)
     show(result, machines, Console())
+    if near is not None:
+        print(f"nearest that fits, {near.bytes / GIB:,.1f} GiB: {changes(run, near.run)}")
     return None
+
+
+def machines_of(devices: Devices, gpu: str, network: str, per_node: int) -> Machines:
+    """The hardware of a run.
+
+    Args:
+        devices: Known GPUs and links.
+        gpu: Name of the GPU.
+        network: Name or Gbit/s of the network.
+        per_node: Ranks of a machine; 0 for the GPU's usual number.
+
+    Raises:
+        RunError: A name is unknown.
+    """
+    device = devices.gpu(gpu)
+    link, between = devices.links[device.link], devices.network(network)
+    return Machines(device, link, between, per_node or device.per_node)
+
+
+def describe_memory(result: Figures, machines: Machines) -> str:
+    """A sentence about a run's memory, with its largest parts."""
+    parts = sorted(result.memory.items(), key=lambda part: -part[1])[:3]
+    verdict = "fits into" if result.fits else "does not fit into"
+    return (
+        f"{result.bytes / GIB:,.1f} GiB {verdict} the {result.capacity / GIB:,.1f} GiB of "
+        f"{machines.device.name}: " + ", ".join(f"{name} {size / GIB:,.1f}" for name, size in parts)
+    )
 
 
 def _ranks(run: RunConfig, asked: int) -> tuple[int, int]:
@@ -56,66 +88,3 @@ def _ranks(run: RunConfig, asked: int) -> tuple[int, int]:
             f"{launched}; expected --gpus {launched}, or another launch.nodes"
         )
     return launched, per_node
-
-
-def show(result: Figures, machines: Machines, console: Console) -> None:
-    """Print the figures as tables as wide as the terminal at most."""
-    run, parallel = result.run, result.run.parallel
-    console.print(
-        f"{result.gpus:,} x {machines.device.name}, {machines.per_node} in a machine; "
-        f"{describe_layout(run)}; {run.train.precision}"
-    )
-    memory = Table("memory of the fullest GPU", "GiB", box=None)
-    memory.columns[1].justify = "right"
-    for part, size in result.memory.items():
-        memory.add_row(part, f"{size / GIB:,.2f}")
-    memory.add_row(f"together, in the {result.moment}", f"{sum(result.memory.values()) / GIB:,.2f}")
-    memory.add_row("at the start", f"{result.start / GIB:,.2f}")
-    place = (
-        "disk" if "nvme" in (parallel.offload_optimizer, parallel.offload_parameters) else "host"
-    )
-    for part, size in result.host.items():
-        memory.add_row(f"{part} on the {place}, per rank", f"{size / GIB:,.2f}")
-    console.print(memory)
-    verdict = "fits into" if result.fits else "does not fit into"
-    console.print(
-        f"{result.bytes / GIB:,.2f} GiB {verdict} the {result.capacity / GIB:,.1f} GiB that a run "
-        f"can use of {machines.device.memory_gib:g}\n"
-    )
-    time = Table("time of a step", "s", "%", box=None)
-    for column in time.columns[1:]:
-        column.justify = "right"
-    for part, seconds in result.seconds.items():
-        time.add_row(part, f"{seconds:,.4g}", f"{100 * seconds / result.step_s:.1f}")
-    time.add_row("together", f"{result.step_s:,.4g}", "")
-    console.print(time)
-    console.print(
-        f"{result.tokens_per_s:,.0f} tokens/s, {100 * result.utilisation:.1f}% of peak (MFU); "
-        f"{run.train.steps:,} steps: {result.days:,.2f} days, {result.gpu_hours:,.0f} GPU-hours\n"
-    )
-    sent = Table("rank 0 gives to a step's", "MiB", box=None)
-    sent.columns[1].justify = "right"
-    for name, size in result.sent.items():
-        sent.add_row(name, f"{size / 2**20:,.1f}")
-    console.print(sent)
-
-
-def describe_layout(run: RunConfig) -> str:
-    """A layout in a few words."""
-    parallel, train = run.parallel, run.train
-    words = [
-        f"{axis} {getattr(parallel, axis)}"
-        for axis in ("tensor", "sequence", "pipeline", "expert")
-        if getattr(parallel, axis) > 1
-    ]
-    words.append(f"ZeRO {parallel.zero_stage}")
-    if parallel.shard_activations:
-        words.append("activations sharded")
-    words.append(f"{train.micro_batch_size} x {run.data.sequence_length:,} tokens a pass")
-    if train.activation_checkpointing != "none":
-        words.append(f"{train.activation_checkpointing} recomputation")
-    for what in ("optimizer", "parameters"):
-        place = getattr(parallel, f"offload_{what}")
-        if place != "none":
-            words.append(f"{what} on {place}")
-    return ", ".join(words)

@@ -31,5 +31,5 @@ def launch_kubernetes(command: LaunchKubernetesCommand) -> str:
                 file=sys.stderr,
             )
         return dump(documents)
-    warnings = require_good(run, "kubernetes")
+    warnings = require_good(run, "kubernetes", gpu=command.gpu, force=command.force)
     return "\n".join([*warnings, client.submit(job, documents)])

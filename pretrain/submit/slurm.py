@@ -35,7 +35,15 @@ def launch_slurm(command: LaunchSlurmCommand) -> str:
             file=sys.stderr,
         )
         return batch_script(job)
-    warnings = require_good(run, "slurm", sweep, sweep_keys(command.sweep), command.chain)
+    warnings = require_good(
+        run,
+        "slurm",
+        sweep,
+        sweep_keys(command.sweep),
+        command.chain,
+        gpu=command.gpu,
+        force=command.force,
+    )
     script = client.write_files(job)
     test_only(script)
     numbers = client.submit(job, script, command.chain)

@@ -1,9 +1,17 @@
 """What a plan says of a layout is what real ranks do: bytes of each collective, peak memory."""
 
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
+
 from pretrain.config import RunConfig
+from tests.distributed import planned
 from tests.distributed.features import EVERYTHING, GATES
+from tests.distributed.ranks import run_ranks
+from tests.processes import CONTEXT
 
 # by name: tables of the run file
 CASES: dict[str, dict[str, Any]] = {
@@ -87,3 +95,36 @@ def ranks_of(case: dict[str, Any]) -> int:
     """Number of ranks of a case."""
     parallel = run_of(case).parallel
     return parallel.model_ranks * max(parallel.data, 1)
+
+
+# measured for every `make test`; the others by `make test-all`
+FEW = ("ZeRO 2", "full", "tensor, sharded activations", "stages")
+
+
+def _check(names: list[str], folder: Path) -> None:
+    runs = {name: run_of(CASES[name]) for name in names}
+    (ranks,) = {ranks_of(CASES[name]) for name in names}
+    run_ranks(planned.measure, ranks, folder, runs, folder)
+    for name, run in runs.items():
+        stages = run.parallel.pipeline
+        message = None
+        for stage in sorted({0, stages - 1}):
+            rank = stage * (ranks // stages)
+            with ProcessPoolExecutor(1, mp_context=CONTEXT) as pool:
+                plan = pool.submit(planned.rehearsed, run, ranks, rank, message).result()
+            message = plan.message
+            sent, peak = torch.load(folder / f"measured-{rank}.pt")[name]
+            assert plan.sent() == sent, name
+            predicted = max(plan.peak.device_bytes, plan.start.device_bytes)
+            assert predicted == pytest.approx(peak, rel=0.1), name
+
+
+def test_a_few_layouts_send_and_hold_what_is_planned(tmp_path: Path) -> None:
+    _check(list(FEW), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_every_layout_sends_and_holds_what_is_planned(ranks: int, tmp_path: Path) -> None:
+    _check([name for name, case in CASES.items() if ranks_of(case) == ranks], tmp_path)
