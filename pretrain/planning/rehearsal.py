@@ -7,6 +7,7 @@ one document each, and experts get equally many rows.
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,21 +74,16 @@ def rehearse(
         kernels: Whether operators launch the kernels of a GPU, instead of their references.
         message: What the stage before sends, if the rank is on a later stage.
     """
-    os.environ |= {"DS_ACCELERATOR": "cpu", "LOCAL_RANK": "0", "CUDA_VISIBLE_DEVICES": ""}
     stages, micro = run.parallel.pipeline, run.train.micro_batch_size
     num_data = num_ranks // run.parallel.model_ranks
     passes = run.train.global_batch_size // (micro * num_data)
     # more of them only repeat what these do
     rehearsed = min(passes, max(2, stages))
     train = run.train.model_copy(update={"global_batch_size": rehearsed * micro * num_data})
-    tracer, ranks = Tracer(), Ranks(rank, num_ranks, torch.device("cpu"))
-    with (
-        stand_ins(run, tracer, ranks, kernels=kernels, message=message) as sent,
-        FakeTensorMode(allow_non_fake_inputs=True),
-        tracer,
-    ):
-        rehearsing = _Rehearsing(run.model_copy(update={"train": train}), ranks, tracer, kernels)
-        built = Span("start", 0, tracer.clock)
+    short_run = run.model_copy(update={"train": train})
+    with _rehearsing(short_run, num_ranks, rank, kernels, message) as (rehearsing, sent):
+        tracer = rehearsing.tracer
+        start = peak_of(tracer.allocations, [Span("start", 0, tracer.clock)], [])
         # the first step makes states, and learns the order of the parameters
         rehearsing.step(rehearsed)
         rehearsing.forwards.clear()
@@ -96,13 +92,34 @@ def rehearse(
         rehearsing.step(rehearsed)
         spans = [*rehearsing.heartbeat.spans(begin), Span("end", tracer.clock, tracer.clock)]
         peak = peak_of(tracer.allocations, spans, rehearsing.forwards)
-        start = peak_of(tracer.allocations, [built], [])
     if stages > 1:
         repeats = {PASS: Fraction(passes, rehearsed), STEP: Fraction(1)}
     else:
         repeats = {PASS: Fraction(passes - 1), LAST_PASS: Fraction(1), STEP: Fraction(1)}
     segments = {name: tracer.segments[name] for name in repeats if name in tracer.segments}
     return Rehearsal(rehearsing.parameters, segments, repeats, peak, start, sent)
+
+
+def rehearse_start(run: RunConfig, num_ranks: int, rank: int) -> Peak:
+    """The fullest moment of a rank's start, until its engine is built; see `rehearse`."""
+    with _rehearsing(run, num_ranks, rank, False, None) as (rehearsing, _):
+        tracer = rehearsing.tracer
+        return peak_of(tracer.allocations, [Span("start", 0, tracer.clock)], [])
+
+
+@contextmanager
+def _rehearsing(
+    run: RunConfig, num_ranks: int, rank: int, kernels: bool, message: Message | None
+) -> Iterator[tuple["_Rehearsing", Message]]:
+    """A rank whose engine is built, and what it will have sent to the next stage."""
+    os.environ |= {"DS_ACCELERATOR": "cpu", "LOCAL_RANK": "0", "CUDA_VISIBLE_DEVICES": ""}
+    tracer, ranks = Tracer(), Ranks(rank, num_ranks, torch.device("cpu"))
+    with (
+        stand_ins(run, tracer, ranks, kernels=kernels, message=message) as sent,
+        FakeTensorMode(allow_non_fake_inputs=True),
+        tracer,
+    ):
+        yield _Rehearsing(run, ranks, tracer, kernels), sent
 
 
 class _Phases(Heartbeat):

@@ -189,7 +189,8 @@ class Tracer(TorchDispatchMode):
 
     def _register(self, out: Any) -> None:
         for tensor in tree_leaves(out):
-            if not isinstance(tensor, Tensor):
+            # a tensor without data is no memory
+            if not isinstance(tensor, Tensor) or tensor.device.type == "meta":
                 continue
             storage = tensor.untyped_storage()
             key = storage._cdata
