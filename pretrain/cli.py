@@ -16,7 +16,7 @@ import data_pipeline.config as data_config
 from data_pipeline.errors import DataError
 from data_pipeline.redaction import redact
 from launch.errors import LaunchError
-from pretrain import commands
+from pretrain import commands, launch_commands
 from pretrain.config import RunConfig
 from pretrain.errors import RunError
 from pretrain.run_file import describe, load_run
@@ -61,15 +61,27 @@ COMMANDS = {
     "checkpoint fetch": Command(
         commands.FetchCommand, "pretrain.checkpoint.remote", "fetch_command"
     ),
-    "launch local": Command(commands.LaunchLocalCommand, "pretrain.submit.local", "launch_local"),
-    "launch slurm": Command(commands.LaunchSlurmCommand, "pretrain.submit.slurm", "launch_slurm"),
-    "launch kubernetes": Command(
-        commands.LaunchKubernetesCommand, "pretrain.submit.kubernetes", "launch_kubernetes"
+    "launch local": Command(
+        launch_commands.LaunchLocalCommand, "pretrain.submit.local", "launch_local"
     ),
-    "launch check": Command(commands.LaunchCheckCommand, "pretrain.submit.check", "launch_check"),
-    "launch status": Command(commands.LaunchStatusCommand, "pretrain.submit.jobs", "launch_status"),
-    "launch logs": Command(commands.LaunchLogsCommand, "pretrain.submit.jobs", "launch_logs"),
-    "launch cancel": Command(commands.LaunchCancelCommand, "pretrain.submit.jobs", "launch_cancel"),
+    "launch slurm": Command(
+        launch_commands.LaunchSlurmCommand, "pretrain.submit.slurm", "launch_slurm"
+    ),
+    "launch kubernetes": Command(
+        launch_commands.LaunchKubernetesCommand, "pretrain.submit.kubernetes", "launch_kubernetes"
+    ),
+    "launch check": Command(
+        launch_commands.LaunchCheckCommand, "pretrain.submit.check", "launch_check"
+    ),
+    "launch status": Command(
+        launch_commands.LaunchStatusCommand, "pretrain.submit.jobs", "launch_status"
+    ),
+    "launch logs": Command(
+        launch_commands.LaunchLogsCommand, "pretrain.submit.jobs", "launch_logs"
+    ),
+    "launch cancel": Command(
+        launch_commands.LaunchCancelCommand, "pretrain.submit.jobs", "launch_cancel"
+    ),
     "plan": Command(commands.PlanCommand, "pretrain.planning.plan", "plan"),
     "doctor": Command(commands.DoctorCommand, "pretrain.doctor.machine", "doctor"),
 }

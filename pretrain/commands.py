@@ -4,17 +4,19 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from data_pipeline.config import LocalPath, StorageConfig
 from pretrain.config import RunConfig
 
 
-class _Command(BaseModel):
+class Command(BaseModel):
+    """Base of all commands."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class PretrainCommand(_Command):
+class PretrainCommand(Command):
     """Train the model of a run file; several ranks need torchrun or `launch local`."""
 
     run_file: tyro.conf.Positional[Path] = Field(description="Run file (TOML).")
@@ -32,7 +34,7 @@ class PretrainCommand(_Command):
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = Field(RunConfig())
 
 
-class EvaluateCommand(_Command):
+class EvaluateCommand(Command):
     """Measure loss, perplexity and bits per byte on a split or text files, or run lm-eval."""
 
     checkpoint: tyro.conf.Positional[Path] = Field(
@@ -67,7 +69,7 @@ class EvaluateCommand(_Command):
     batch_size: int = Field(8, ge=1, description="Windows per forward pass.")
 
 
-class GenerationOptions(_Command):
+class GenerationOptions(Command):
     """Options of text generation."""
 
     max_tokens: int = Field(200, ge=1, description="Maximum number of new tokens.")
@@ -140,7 +142,7 @@ class ChatCommand(GenerationOptions):
     stop: str = Field("\nUser:", description="Text that ends a reply; empty for none.")
 
 
-class ExportCommand(_Command):
+class ExportCommand(Command):
     """Export a checkpoint to a Hugging Face folder that loads without Resonance."""
 
     checkpoint: tyro.conf.Positional[Path] = Field(
@@ -149,7 +151,7 @@ class ExportCommand(_Command):
     output: tyro.conf.Positional[LocalPath] = Field(description="Folder to create; must not exist.")
 
 
-class VerifyCheckpointCommand(_Command):
+class VerifyCheckpointCommand(Command):
     """Verify a checkpoint: file hashes, missing shards, shapes, state and the model's output."""
 
     checkpoint: tyro.conf.Positional[Path] = Field(
@@ -157,7 +159,7 @@ class VerifyCheckpointCommand(_Command):
     )
 
 
-class InspectCommand(_Command):
+class InspectCommand(Command):
     """Print the contents of a checkpoint as a tree."""
 
     checkpoint: tyro.conf.Positional[Path] = Field(
@@ -165,7 +167,7 @@ class InspectCommand(_Command):
     )
 
 
-class AverageCommand(_Command):
+class AverageCommand(Command):
     """Average a run's newest checkpoints, and evaluate the mean along with the newest.
 
     The optimizer's state is not averaged: a run that starts from the mean begins it again.
@@ -188,7 +190,7 @@ class AverageCommand(_Command):
     )
 
 
-class FetchCommand(_Command):
+class FetchCommand(Command):
     """Download a checkpoint from an object store and verify it."""
 
     url: tyro.conf.Positional[str] = Field(
@@ -201,16 +203,31 @@ class FetchCommand(_Command):
     storage: StorageConfig = Field(StorageConfig(), description="Access to the object store.")
 
 
-class PlanCommand(_Command):
-    """Simulate a layout on up to 4,096 ranks: what a rank stores, sends and computes."""
+class PlanCommand(Command):
+    """Predict memory and time of a run on GPUs that need not be there."""
 
-    run_file: tyro.conf.Positional[Path | None] = Field(
-        None, description="Run file (TOML); None for every preset in several layouts."
+    run_file: tyro.conf.Positional[Path] = Field(description="Run file (TOML).")
+    gpu: str = Field(
+        "h100", description="GPU: a100, h100, h200, b200, mi300x, or one of the file of --devices."
     )
-    ranks: int = Field(8, ge=1, description="Number of ranks to simulate.")
+    gpus: int = Field(
+        0, ge=0, le=2**20, description="Number of GPUs; 0 for the ranks that [launch] starts."
+    )
+    network: str = Field(
+        "400", description="Network between machines: the Gbit/s of a GPU, or the name of a link."
+    )
+    devices: Path | None = Field(
+        None, description="TOML file with more GPUs and links, like pretrain/planning/devices.toml."
+    )
+    search: bool = Field(
+        False,
+        description="Search for the fastest layouts of this run's step on these GPUs, and say why "
+        "others lose.",
+    )
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = Field(False, description="Print JSON.")
 
 
-class DoctorCommand(_Command):
+class DoctorCommand(Command):
     """Check this machine: versions, devices, shadowed packages, free disk, writable paths."""
 
     output: LocalPath = Field(Path("runs"), description="Folder that runs will be written to.")
@@ -219,73 +236,3 @@ class DoctorCommand(_Command):
         description="Instead, compile every GPU kernel for every supported architecture (without "
         "a GPU) and print the resources that each needs; takes minutes the first time.",
     )
-
-
-class _LaunchCommand(_Command):
-    """Base of the `resonance launch` commands."""
-
-    run_file: tyro.conf.Positional[Path] = Field(description="Run file (TOML).")
-
-
-class _StartCommand(_LaunchCommand):
-    """Base of the commands that start a run."""
-
-    dry_run: bool = Field(False, description="Only print what would be started.")
-    submit: bool = Field(False, description="Start or submit the run.")
-
-    @model_validator(mode="after")
-    def _one_of_two(self) -> "_StartCommand":
-        if self.dry_run and self.submit:
-            raise ValueError("--dry-run and --submit exclude one another")
-        return self
-
-
-class LaunchLocalCommand(_StartCommand):
-    """Start every rank of a run on this machine with torchrun, unless --dry-run is given."""
-
-    resume: bool = Field(False, description="Resume from the run's newest complete checkpoint.")
-
-
-class LaunchSlurmCommand(_StartCommand):
-    """Print the batch script of a run; with --submit, check the run and submit it."""
-
-    chain: int = Field(
-        1,
-        ge=1,
-        description="Number of jobs that run one after another, for runs longer than the "
-        "partition's time limit.",
-    )
-    sweep: tuple[str, ...] = Field(
-        (),
-        description="Values to sweep, as KEY=VALUE,VALUE: every combination becomes a task of one "
-        "job array. Example: train.seed=0,1 optim.learning_rate=1e-3,3e-3.",
-    )
-
-
-class LaunchKubernetesCommand(_StartCommand):
-    """Print the Kubernetes manifests of a run; with --submit, check and create them."""
-
-
-class LaunchCheckCommand(_LaunchCommand):
-    """Check a run before it is submitted; each finding names a remedy."""
-
-    launcher: Literal["local", "slurm", "kubernetes"] = Field(
-        "local", description="Launcher that the run is checked for."
-    )
-    on_nodes: bool = Field(
-        False, description="Also compare versions on the nodes, in a short Slurm job."
-    )
-
-
-class LaunchStatusCommand(_LaunchCommand):
-    """Show the state of a run's submitted jobs."""
-
-
-class LaunchLogsCommand(_LaunchCommand):
-    """Show the end of the newest log of a run's jobs."""
-
-    lines: int = Field(40, ge=1, description="Number of lines to show.")
-
-
-class LaunchCancelCommand(_LaunchCommand):
-    """Cancel all jobs of a run that have not ended."""

@@ -18,7 +18,6 @@ import torch
 
 from benchmarks.gpu.device import Device, Rates
 from benchmarks.gpu.layers import attention_pass, every_op_pass, mixer_pass
-from benchmarks.gpu.planned import planned
 from benchmarks.gpu.recorded import counted, recorded_calls
 from benchmarks.gpu.table import write_table
 from benchmarks.gpu.training import measure_steps
@@ -26,6 +25,9 @@ from benchmarks.harness.command import NO_DEVICE_STATUS, benchmark_parser, run_p
 from benchmarks.harness.processes import in_fresh_process
 from benchmarks.harness.thresholds import Figure, Outcome
 from pretrain.config import RunConfig
+from pretrain.planning.devices import load_devices
+from pretrain.planning.figures import figures as plan_of
+from pretrain.planning.plan import machines_of
 from spectral.config import ModelConfig
 from spectral.layer_pattern import layer_period
 from spectral.presets import PRESETS
@@ -129,11 +131,15 @@ def time_steps(sizes: Sizes, device: Device, rates: Rates) -> list[Figure]:
     figures = []
     for name, model in sizes.models.items():
         for T in sizes.steps:
-            plan = planned(run_of(model, T, sizes, device, compiled=False))
+            run = run_of(model, T, sizes, device, compiled=False)
+            # memory and operations are the same on any GPU
+            plan = plan_of(
+                run, 1, machines_of(load_devices(), "h200", "400", 1), kernels=device.is_gpu
+            )
             for compiled in (False, True):
                 run = run_of(model, T, sizes, device, compiled=compiled)
                 steps = in_fresh_process(measure_steps, run, device.torch.type, sizes.num_steps)
-                share = plan.flops / steps.seconds / rates.flops
+                share = plan.model_flops / steps.seconds / rates.flops
                 print(f"{name:>8}{T:>9}{compiled!s:>10}{T / steps.seconds:>11,.0f}{share:>7.2f}"
                       f"{steps.peak_bytes / 2**30:>10.2f}")  # fmt: skip
                 label = f"{name}, {T:,} tokens{', compiled' if compiled else ''}"
@@ -141,8 +147,8 @@ def time_steps(sizes: Sizes, device: Device, rates: Rates) -> list[Figure]:
                     Figure(f"{label}: speed", T / steps.seconds, "tokens/s"),
                     Figure(f"{label}: FLOP/s of the model over a matrix product's", share),
                     Figure(f"{label}: peak memory", steps.peak_bytes / 2**30, "GiB"),
-                    Figure(f"{label}: peak memory over the planner's state",
-                           steps.peak_bytes / plan.state_bytes),
+                    Figure(f"{label}: peak memory over the planner's figure",
+                           steps.peak_bytes / plan.bytes),
                 ]  # fmt: skip
     return figures
 

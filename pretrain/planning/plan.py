@@ -1,79 +1,90 @@
-"""`resonance plan`: the memory, traffic and operations of a layout's ranks before it runs."""
+"""`resonance plan`: memory, time and traffic of a run on GPUs that need not be there."""
 
-import itertools
-from collections.abc import Iterator
+import json
+import multiprocessing
 
 from rich.console import Console
-from rich.table import Table
-from tqdm import tqdm
 
+from launch.kubernetes.pod import ranks_per_pod
+from launch.slurm.directives import ranks_per_node
 from pretrain.commands import PlanCommand
 from pretrain.config import RunConfig
 from pretrain.errors import RunError
-from pretrain.planning.simulate import Simulation, simulate
-from pretrain.run_file import load_run, with_chunk
-from spectral.presets import PRESETS
+from pretrain.planning.devices import Devices, load_devices
+from pretrain.planning.figures import GIB, Figures, figures
+from pretrain.planning.search import changes, nearest_that_fits, search
+from pretrain.planning.show import ranking_table, show, show_ranking
+from pretrain.planning.step_time import Machines
+from pretrain.run_file import load_run
 
-AXES = ("tensor", "pipeline", "sequence")
 
-
-def plan(command: PlanCommand) -> None:
-    """Print a table of a run's layout or, without a run, of layouts of every preset.
+def plan(command: PlanCommand) -> str | None:
+    """Print the figures of a run, or with `--json` return them.
 
     Raises:
-        RunError: The run's layout is impossible on this number of ranks.
+        RunError: The layout is impossible on these GPUs, they differ from those of `[launch]`, or a
+            device or link is unknown.
     """
-    table = Table(title=f"rank 0 of {command.ranks:,}, an optimizer step")
-    for title in ("model", "layout", "parameters", "state GiB", "PFLOP", "sent MiB"):
-        table.add_column(title, justify="left" if title in ("model", "layout") else "right")
-    if command.run_file is not None:
-        run = with_chunk(load_run(command.run_file), None)
-        _add(table, command.run_file.stem, run, simulate(run, command.ranks))
-    else:
-        layouts = list(preset_layouts(command.ranks))
-        for name, run in tqdm(layouts, desc="plan", unit="layout", disable=None):
-            try:
-                _add(table, name, run, simulate(run, command.ranks))
-            except RunError:
-                # heads or layers that this layout cannot share
-                continue
-    Console().print(table)
+    run = load_run(command.run_file)
+    gpus, per_node = _ranks(run, command.gpus)
+    devices = load_devices(command.devices)
+    machines = machines_of(devices, command.gpu, command.network, per_node)
+    # rehearsals begin with their imports done
+    multiprocessing.set_forkserver_preload(["pretrain.planning.rehearsal"])
+    if command.search:
+        ranking = search(run, gpus, machines)
+        if command.as_json:
+            return json.dumps(ranking_table(run, ranking), indent=2)
+        show_ranking(run, ranking, machines, Console())
+        return None
+    result = figures(run, gpus, machines)
+    near = None if result.fits else nearest_that_fits(run, gpus, machines)
+    if command.as_json:
+        nearest = {"nearest_that_fits": changes(run, near.run)} if near else {}
+        return json.dumps(result.table() | nearest, indent=2)
+    show(result, machines, Console())
+    if near is not None:
+        print(f"nearest that fits, {near.bytes / GIB:,.1f} GiB: {changes(run, near.run)}")
+    return None
 
 
-def preset_layouts(ranks: int) -> Iterator[tuple[str, RunConfig]]:
-    """Every preset at its context length, with every combination of the axes."""
-    for name, preset in PRESETS.items():
-        for sizes in itertools.product((1, 8), (1, 4), (1, 8)):
-            parallel = dict(zip(AXES, sizes, strict=True))
-            model_ranks = sizes[0] * sizes[1] * sizes[2]
-            if ranks % model_ranks:
-                continue
-            data = ranks // model_ranks
-            batch = {"global_batch_size": 4 * data, "micro_batch_size": 1}
-            yield (
-                name,
-                RunConfig.model_validate(
-                    {
-                        "model": preset.model.model_dump(),
-                        "data": {"sequence_length": preset.context_length},
-                        "train": batch,
-                        "parallel": parallel | {"zero_stage": 1 if sizes[1] > 1 else 3},
-                    }
-                ),
-            )
+def machines_of(devices: Devices, gpu: str, network: str, per_node: int) -> Machines:
+    """The hardware of a run.
+
+    Args:
+        devices: Known GPUs and links.
+        gpu: Name of the GPU.
+        network: Name or Gbit/s of the network.
+        per_node: Ranks of a machine; 0 for the GPU's usual number.
+
+    Raises:
+        RunError: A name is unknown.
+    """
+    device = devices.gpu(gpu)
+    link, between = devices.links[device.link], devices.network(network)
+    return Machines(device, link, between, per_node or device.per_node)
 
 
-def _add(table: Table, name: str, run: RunConfig, figures: Simulation) -> None:
-    parallel = run.parallel
-    layout = " ".join(f"{axis} {getattr(parallel, axis)}" for axis in AXES)
-    sent = "\n".join(
-        f"{kind} {count / 2**20:,.1f}" for kind, count in sorted(figures.sent.items()) if count
+def describe_memory(result: Figures, machines: Machines) -> str:
+    """A sentence about a run's memory, with its largest parts."""
+    parts = sorted(result.memory.items(), key=lambda part: -part[1])[:3]
+    verdict = "fits into" if result.fits else "does not fit into"
+    return (
+        f"{result.bytes / GIB:,.1f} GiB {verdict} the {result.capacity / GIB:,.1f} GiB of "
+        f"{machines.device.name}: " + ", ".join(f"{name} {size / GIB:,.1f}" for name, size in parts)
     )
-    table.add_row(
-        f"{name}, {run.data.sequence_length:,} tokens",
-        f"{layout}, ZeRO {parallel.zero_stage}",
-        f"{figures.parameters:,}",
-        f"{figures.state_bytes / 2**30:,.2f}",
-        f"{figures.flops / 1e15:,.2f}",
-        sent,
-    )
+
+
+def _ranks(run: RunConfig, asked: int) -> tuple[int, int]:
+    """Number of ranks, and of those on a machine as far as `[launch]` says (0 if it does not)."""
+    launch = run.launch
+    per_node = max(ranks_per_node(launch), ranks_per_pod(launch))
+    launched = launch.nodes * per_node
+    if launched == 1:
+        return asked or 1, 0
+    if asked not in (0, launched):
+        raise RunError(
+            f"--gpus is {asked}, but [launch] starts {launch.nodes} machines x {per_node} ranks = "
+            f"{launched}; expected --gpus {launched}, or another launch.nodes"
+        )
+    return launched, per_node

@@ -31,17 +31,30 @@ class TrafficCounter(TorchDispatchMode):
         """Count an operation if it is a collective, and run it."""
         if func.namespace == "c10d":
             name = func._schema.name.split("::")[1].strip("_")
-            sent = _SENT.get(name)
+            sent = sent_bytes(name, args)
             if sent is not None:
                 self.calls[name] += 1
-                tensors = (x for x in tree_leaves(args[sent]) if isinstance(x, Tensor))
-                self.bytes[name] += sum(x.numel() * x.element_size() for x in tensors)
+                self.bytes[name] += sent
         return func(*args, **(kwargs or {}))
 
     @property
     def total(self) -> int:
         """Bytes of all collectives together."""
         return sum(self.bytes.values())
+
+
+def sent_bytes(name: str, args: tuple[Any, ...]) -> int | None:
+    """Bytes that this rank gives to a c10d operation; None if it gives none.
+
+    Args:
+        name: Name of the operation, without underscores around it.
+        args: Its arguments.
+    """
+    sent = _SENT.get(name)
+    if sent is None:
+        return None
+    tensors = (x for x in tree_leaves(args[sent]) if isinstance(x, Tensor))
+    return sum(x.numel() * x.element_size() for x in tensors)
 
 
 # per c10d operation, the index of the argument that this rank sends; others send nothing

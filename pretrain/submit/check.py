@@ -26,12 +26,13 @@ from launch.slurm.directives import ranks_per_node
 from launch.submissions import NAME as LEDGER
 from launch.versions import REMEDY
 from pretrain.checkpoint.catalog import find_newest, list_checkpoints
-from pretrain.commands import LaunchCheckCommand
 from pretrain.config import RunConfig
 from pretrain.errors import RunError
+from pretrain.launch_commands import LaunchCheckCommand
 from pretrain.run_checks import check_run
 from pretrain.run_file import load_run
 from pretrain.submit.jobs import job_of, launch_directory, pods_job_of, require_ended
+from pretrain.submit.memory_check import check_memory
 from pretrain.submit.mounts import check_mounts
 from pretrain.submit.node_counts import check_fewer_nodes
 from pretrain.submit.remaining_work import checkpoint_bytes, longest_plan
@@ -47,7 +48,9 @@ def launch_check(command: LaunchCheckCommand) -> str:
         RunError: A finding would stop the run; the message is the report.
     """
     run = load_run(command.run_file)
-    findings = check(run, command.launcher, on_nodes=command.on_nodes)
+    findings = check(
+        run, command.launcher, on_nodes=command.on_nodes, gpu=command.gpu, force=command.force
+    )
     if any(finding.level == "bad" for finding in findings):
         raise RunError(f"found problems\n{report(findings)}")
     return redact(report(findings))
@@ -59,6 +62,9 @@ def require_good(
     sweep: Sequence[RunConfig] = (),
     keys: Sequence[str] = (),
     chain: int = 1,
+    *,
+    gpu: str = "",
+    force: bool = False,
 ) -> list[str]:
     """Check a run that is about to be submitted.
 
@@ -68,6 +74,8 @@ def require_good(
         sweep: The runs of the sweep's tasks.
         keys: Keys in which they differ.
         chain: Number of jobs that run one after another.
+        gpu: Name of the GPU whose memory the run must fit; empty for launch.slurm.gpu_type.
+        force: Whether a run may be too big for it.
 
     Returns:
         A report of the warnings, if there are any.
@@ -75,7 +83,7 @@ def require_good(
     Raises:
         RunError: A finding would stop the run.
     """
-    findings = check(run, launcher, sweep=sweep, keys=keys, chain=chain)
+    findings = check(run, launcher, sweep=sweep, keys=keys, chain=chain, gpu=gpu, force=force)
     bad = [finding for finding in findings if finding.level == "bad"]
     if bad:
         raise RunError(f"not submitted\n{report(bad)}")
@@ -91,6 +99,8 @@ def check(
     keys: Sequence[str] = (),
     chain: int = 1,
     on_nodes: bool = False,
+    gpu: str = "",
+    force: bool = False,
 ) -> list[Finding]:
     """All findings about a run or a sweep, for one launcher.
 
@@ -101,17 +111,21 @@ def check(
         keys: Keys in which they differ.
         chain: Number of jobs that run one after another.
         on_nodes: Whether to compare versions on the nodes, too.
+        gpu: Name of the GPU whose memory the run must fit; empty for launch.slurm.gpu_type.
+        force: Whether a run may be too big for it.
     """
+    memory = [*check_memory(sweep or [run], launcher, gpu, force=force)]
     if launcher == "kubernetes":
         job = pods_job_of(run)
         return [
             _batch(run),
             check_mounts(run, job, launcher),
+            *memory,
             _earlier_jobs(run),
             *_kubernetes(job),
         ]
     runs = sweep or [run]
-    findings = [*_store(run)]
+    findings = [*memory, *_store(run)]
     for task in runs:
         findings += [_data(task, launcher), _start(task)]
     sizes = [size for size in map(checkpoint_bytes, runs) if size is not None]

@@ -10,9 +10,9 @@ from launch.errors import LaunchError
 from launch.job import Job, job_name
 from launch.kubernetes import client as kubernetes
 from launch.slurm import client as slurm
-from pretrain.commands import LaunchCancelCommand, LaunchLogsCommand, LaunchStatusCommand
 from pretrain.config import RunConfig
 from pretrain.errors import RunError
+from pretrain.launch_commands import LaunchCancelCommand, LaunchLogsCommand, LaunchStatusCommand
 from pretrain.run_file import dump_run, load_run, private_keys
 
 

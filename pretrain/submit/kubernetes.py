@@ -4,7 +4,7 @@ import sys
 
 from launch.kubernetes import client, pod
 from launch.kubernetes.render import dump, manifests
-from pretrain.commands import LaunchKubernetesCommand
+from pretrain.launch_commands import LaunchKubernetesCommand
 from pretrain.run_file import load_run
 from pretrain.submit.check import require_good, require_possible
 from pretrain.submit.jobs import pods_job_of
@@ -31,5 +31,5 @@ def launch_kubernetes(command: LaunchKubernetesCommand) -> str:
                 file=sys.stderr,
             )
         return dump(documents)
-    warnings = require_good(run, "kubernetes")
+    warnings = require_good(run, "kubernetes", gpu=command.gpu, force=command.force)
     return "\n".join([*warnings, client.submit(job, documents)])

@@ -6,8 +6,8 @@ import shlex
 from launch.local import local_command, rank_environment
 from launch.preflight import check_port
 from pretrain.checkpoint.resume import checked_start
-from pretrain.commands import LaunchLocalCommand
 from pretrain.errors import RunError
+from pretrain.launch_commands import LaunchLocalCommand
 from pretrain.resilience.run_lock import RunLock
 from pretrain.run_file import load_run
 

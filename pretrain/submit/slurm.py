@@ -7,7 +7,7 @@ from launch.slurm import client
 from launch.slurm.commands import test_only
 from launch.slurm.directives import ranks_per_node
 from launch.slurm.script import batch_script
-from pretrain.commands import LaunchSlurmCommand
+from pretrain.launch_commands import LaunchSlurmCommand
 from pretrain.run_file import load_run
 from pretrain.submit.check import require_good, require_possible
 from pretrain.submit.jobs import job_of
@@ -35,7 +35,15 @@ def launch_slurm(command: LaunchSlurmCommand) -> str:
             file=sys.stderr,
         )
         return batch_script(job)
-    warnings = require_good(run, "slurm", sweep, sweep_keys(command.sweep), command.chain)
+    warnings = require_good(
+        run,
+        "slurm",
+        sweep,
+        sweep_keys(command.sweep),
+        command.chain,
+        gpu=command.gpu,
+        force=command.force,
+    )
     script = client.write_files(job)
     test_only(script)
     numbers = client.submit(job, script, command.chain)

@@ -13,12 +13,8 @@ from launch.job import Job
 from launch.slurm import client
 from launch.slurm.commands import test_only as estimate
 from launch.submissions import read
-from pretrain.commands import (
-    LaunchCancelCommand,
-    LaunchSlurmCommand,
-    LaunchStatusCommand,
-)
 from pretrain.errors import RunError
+from pretrain.launch_commands import LaunchCancelCommand, LaunchSlurmCommand, LaunchStatusCommand
 from pretrain.run_file import load_run
 from pretrain.submit.jobs import launch_cancel, launch_status
 from pretrain.submit.slurm import launch_slurm

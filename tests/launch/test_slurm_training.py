@@ -8,14 +8,14 @@ import pytest
 
 from launch.slurm import client
 from launch.submissions import read
-from pretrain.commands import (
+from pretrain.errors import RunError
+from pretrain.launch_commands import (
     LaunchCancelCommand,
     LaunchCheckCommand,
     LaunchLogsCommand,
     LaunchSlurmCommand,
     LaunchStatusCommand,
 )
-from pretrain.errors import RunError
 from pretrain.run_file import load_run
 from pretrain.submit.check import check
 from pretrain.submit.jobs import launch_cancel, launch_logs, launch_status
