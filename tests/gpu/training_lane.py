@@ -83,14 +83,14 @@ def test_a_resumed_run_has_the_losses_of_the_undisturbed_one(
     resonance("pretrain", run_file, "--resume", fresh=True)
     steps = {step.step: step for step in losses(output)}
     assert steps == {step.step: step for step in whole}
-    flags = ("--prompt", "def ", "--max-new-tokens", 8, "--temperature", 0)
+    flags = ("--prompt", "def ", "--max-tokens", 8, "--temperature", 0)
     printed = [resonance("generate", output, *flags, fresh=True) for _ in range(2)]
     assert printed[0] == printed[1]
     assert "def " in printed[0]
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_model_on_the_device_equals_the_cpu_in_float64(name: str) -> None:
+def test_a_model_on_the_device_is_as_near_to_float64_as_on_the_cpu(name: str) -> None:
     torch.manual_seed(0)
     model = SpectralLM(config(**MODELS[name], max_time_constant=1e3)).eval()
     tokens_BT = torch.randint(51, (2, 45))
@@ -105,13 +105,14 @@ def test_a_model_on_the_device_equals_the_cpu_in_float64(name: str) -> None:
         grads = [p.grad for p in model.parameters() if p.grad is not None]
         return [loss.nll.detach().double().cpu(), *(g.double().cpu() for g in grads)]
 
-    found = gradients(torch.float32, DEVICE)
-    exact = gradients(torch.float64, torch.device("cpu"))
-    assert len(found) == len(exact)
-    for ours, theirs in zip(found, exact, strict=True):
+    cpu = torch.device("cpu")
+    found, on_cpu = gradients(torch.float32, DEVICE), gradients(torch.float32, cpu)
+    exact = gradients(torch.float64, cpu)
+    for ours, theirs, true in zip(found, on_cpu, exact, strict=True):
         assert math.isfinite(float(ours.norm()))
-        # float32 keeps seven digits; a gradient is a sum over some thousand products
-        assert float((ours - theirs).norm()) <= 1e-4 * float(theirs.norm()) + 1e-5
+        # another order of sums: errors of the same size, not the same errors
+        limit = 4.0 * float((theirs - true).norm()) + 1e-6 * float(true.norm())
+        assert float((ours - true).norm()) <= limit
 
 
 @pytest.mark.parametrize("name", MODELS)
