@@ -20,6 +20,7 @@ from spectral.block import Block
 from spectral.layout import ExpertDispatch, HeadGroup, Layout
 from spectral.lm import SpectralLM
 from spectral.mixers.context import SequenceContext
+from spectral.modules.linear import cpu_multiplies_bfloat16
 from spectral.sequence.documents import ChunkDocuments
 from spectral.sequence.span import Carry, Span
 
@@ -39,6 +40,8 @@ def compile_blocks(model: SpectralLM, mesh: Mesh, zero_stage: int) -> None:
     """
     # such operators are torch's own, as without compilation
     warnings.filterwarnings("ignore", message=".*does not support code generation for complex")
+    # a fact about the processor, which torch finds out by means that it does not compile
+    torch.compiler.assume_constant_result(cpu_multiplies_bfloat16.__wrapped__)
     is_split = max(mesh.tensor.size, mesh.sequence.size, mesh.expert.size) > 1
     if is_split:
         _leave_to_library(model.layout)
