@@ -14,7 +14,7 @@ from pretrain.submit.memory_check import check_memory
 SMALL_GPU = """
 [gpus.small]
 name = "Small"
-memory_gib = 1.2
+memory_gib = 0.7
 memory_gb_s = 1000
 vector_tflops = 10
 tflops = { bfloat16 = 100, float32 = 10 }
@@ -47,9 +47,9 @@ def small_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_that_does_not_fit_is_refused_with_the_nearest_that_does() -> None:
     (finding,) = check_memory([_run()], "local", "small", force=False)
     assert finding.level == "bad"
-    assert "does not fit into the 1.2 GiB of Small: activations" in finding.text
+    assert "does not fit into the 0.7 GiB of Small: activations" in finding.text
     assert "nearest that fits" in finding.remedy
-    assert "GiB: parallel.sequence = 2" in finding.remedy
+    assert "GiB: train.activation_checkpointing = 'full'" in finding.remedy
     assert finding.remedy.endswith("; or --force")
     (forced,) = check_memory([_run()], "local", "small", force=True)
     assert (forced.level, forced.text) == ("warn", finding.text)
