@@ -120,4 +120,6 @@ def _start(arguments: dict[str, Any], settings: dict[str, Any]) -> Any:
         # KeyboardInterrupt itself when nobody answers its question for a key
         text = redact(" ".join(str(error).split())) or type(error).__name__
         print(f"Weights & Biases: {text}; it continues offline", file=sys.stderr)
+        # its service would keep the run that failed, and refuse another one with the same id
+        wandb.teardown()
         return init(mode="offline")

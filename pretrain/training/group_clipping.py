@@ -1,5 +1,6 @@
 """Clipping of each parameter group's gradient by its own norm."""
 
+from collections import defaultdict
 from typing import Any
 
 import torch
@@ -15,11 +16,16 @@ SCALE = "gradient_scale"
 def clip_groups(engine: Any, most: float) -> None:
     """Let the next step scale down the gradient of each group whose norm is above `most`.
 
-    A collective, after the passes of a step whose gradient is finite.
+    Groups that differ in the precision of their exchange alone count as one. A collective, after
+    the passes of a step whose gradient is finite.
     """
     groups = torch_optimizer(engine).param_groups
-    for group, norm in zip(groups, group_norms(engine), strict=True):
-        group[SCALE] = min(1.0, most / (norm + 1e-6))
+    kinds = [(group["decays"], group.get("matrices")) for group in groups]
+    squares: dict[tuple[Any, ...], float] = defaultdict(float)
+    for kind, norm in zip(kinds, group_norms(engine), strict=True):
+        squares[kind] += norm**2
+    for kind, group in zip(kinds, groups, strict=True):
+        group[SCALE] = min(1.0, most / (squares[kind] ** 0.5 + 1e-6))
 
 
 def scale_gradients(optimizer: torch.optim.Optimizer) -> None:

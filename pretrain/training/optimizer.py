@@ -66,8 +66,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> Groups:
     }
     first, second = _divided(model.parameters(), lambda p: id(p) in decayed)
     return [
-        {"params": first, "weight_decay": weight_decay},
-        {"params": second, "weight_decay": 0.0},
+        {"params": first, "weight_decay": weight_decay, "decays": True},
+        {"params": second, "weight_decay": 0.0, "decays": False},
     ]
 
 

@@ -32,6 +32,9 @@ BF16 |= {
     "bf16-offload": {"zero_stage": 3, "offload_optimizer": "cpu", "offload_parameters": "cpu"},
     "bf16-shards": {"tensor": 2, "shard_activations": True},
 }
+# its groups are divided once more there, and are clipped as if they were not
+MUON = {"name": "muon", "clip": "groups", "clip_norm": 0.1}
+MUON_STAGES = (2, 3)
 
 
 def _train(rank: int, runs: dict[str, RunConfig], folder: Path) -> None:
@@ -84,9 +87,15 @@ def _run(corpus: SmallCorpus, folder: Path, name: str, **tables: dict[str, objec
 def found(small_corpus: SmallCorpus, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("precision")
 
-    def run(name: str, parallel: dict[str, object] | None = None, **train: object) -> None:
+    def run(
+        name: str,
+        parallel: dict[str, object] | None = None,
+        optim: dict[str, object] | None = None,
+        **train: object,
+    ) -> None:
         group = two if parallel else one
-        group[name] = _run(small_corpus, folder, name, train=train, parallel=parallel or {})
+        tables = {"train": train, "parallel": parallel or {}, "optim": optim or {}}
+        group[name] = _run(small_corpus, folder, name, **tables)
 
     one: dict[str, RunConfig] = {}
     two: dict[str, RunConfig] = {}
@@ -100,6 +109,9 @@ def found(small_corpus: SmallCorpus, tmp_path_factory: pytest.TempPathFactory) -
     for name, parallel in BF16.items():
         run(name, parallel, precision="bf16")
     run("bf16-float32-sums", {"zero_stage": 3}, precision="bf16", gradient_reduction="float32")
+    run("bf16-muon", optim=MUON, precision="bf16")
+    for stage in MUON_STAGES:
+        run(f"bf16-muon-zero-{stage}", {"zero_stage": stage}, MUON, precision="bf16")
     run_ranks(_train, 1, folder, one, folder)
     run_ranks(_train, 2, folder, two, folder)
     alone = {
@@ -143,6 +155,14 @@ def test_bfloat16_trains_as_on_one_rank(found: dict[str, Any], name: str) -> Non
         # sums of two ranks are rounded to eight bits of mantissa
         assert _losses(found[f"{name}-{rank}"]) == pytest.approx(
             _losses(found["bf16-none-0"]), rel=4e-3
+        )
+
+
+@pytest.mark.parametrize("stage", MUON_STAGES)
+def test_muon_in_bfloat16_trains_as_on_one_rank(found: dict[str, Any], stage: int) -> None:
+    for rank in range(2):
+        assert _losses(found[f"bf16-muon-zero-{stage}-{rank}"]) == pytest.approx(
+            _losses(found["bf16-muon-0"]), rel=4e-3
         )
 
 

@@ -1,6 +1,8 @@
 """metrics.jsonl of a run that is resumed, and reporters that fail."""
 
+import http.server
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
@@ -88,6 +90,47 @@ def test_wandb_without_a_network_continues_offline_within_seconds(
     metrics.log(_record(1))
     metrics.close()
     assert "Weights & Biases: " in capsys.readouterr().err
+    assert list((tmp_path / "wandb").glob(f"offline-run-*-{(tmp_path / 'wandb_id').read_text()}"))
+
+
+class _RefusingServer(http.server.BaseHTTPRequestHandler):
+    """A W&B server that knows the user and refuses the run, as for an unknown entity."""
+
+    def do_POST(self) -> None:
+        query = self.rfile.read(int(self.headers["Content-Length"]))
+        viewer = {"viewer": {"id": "1", "entity": "me", "username": "me", "flags": "{}"}}
+        answer: dict[str, object] = {"errors": [{"message": "entity nobody not found"}]}
+        body = json.dumps({"data": viewer} if b"viewer" in query else answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+
+def test_wandb_with_a_wrong_entity_continues_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _RefusingServer)
+    threading.Thread(target=server.serve_forever).start()
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    # the service of earlier tests keeps its address
+    wandb.teardown()
+    monkeypatch.setenv("WANDB_ENTITY", "nobody")
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+    try:
+        with mock.patch("wandb.teardown", wraps=wandb.teardown) as teardown:
+            metrics = Metrics(_run(tmp_path), 0, 0)
+        metrics.log(_record(1))
+        metrics.close()
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert "entity nobody not found" in capsys.readouterr().err
+    # under the same id: the service that may still hold it for the run that was refused is ended
+    teardown.assert_called_once()
     assert list((tmp_path / "wandb").glob(f"offline-run-*-{(tmp_path / 'wandb_id').read_text()}"))
 
 
