@@ -15,7 +15,7 @@ GIB = 2**30
 
 
 class Figures(NamedTuple):
-    """What a plan says of a layout. Memory is that of the fullest rank, time of the slowest.
+    """Predicted memory, time and cost of a layout: of the fullest rank, and of the slowest.
 
     Attributes:
         run: The run, with its layout.

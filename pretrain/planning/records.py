@@ -9,7 +9,7 @@ class OpaqueError(Exception):
 
 
 class OpCost(NamedTuple):
-    """What an operation needs.
+    """Resources that an operation needs.
 
     Attributes:
         kind: `matrix`, `fft` or `other` arithmetic.

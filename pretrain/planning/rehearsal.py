@@ -34,7 +34,7 @@ PASS, LAST_PASS = "pass", "last pass"
 
 
 class Rehearsal(NamedTuple):
-    """What a rank does in a step.
+    """Storages, operations and collectives of a rank in a step.
 
     Attributes:
         parameters: Parameters of its part of the model, before ZeRO shards them.

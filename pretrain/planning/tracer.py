@@ -72,7 +72,7 @@ class Tracer(TorchDispatchMode):
 
     @contextmanager
     def repeated(self, number: int) -> Iterator[None]:
-        """What happens in this context stands for as many times as much, one after the other."""
+        """Context whose records count `number` times, one after the other."""
         before, self._weight = self._weight, self._weight * number
         try:
             yield

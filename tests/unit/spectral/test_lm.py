@@ -38,18 +38,24 @@ def test_recurrent_form_equals_parallel_form(conv_heads: tuple[int, ...], length
 @pytest.mark.parametrize("mixer", MIXERS)
 @pytest.mark.parametrize("gates", ["none", "bands", "selection"])
 def test_decoding_under_autocast(mixer: str, gates: str) -> None:
-    """Matrix products round to bfloat16, what mixes along the sequence does not."""
+    """The recurrent form differs from the parallel one by a few roundings to bfloat16.
+
+    By the median: some tokens' keys and gates enlarge rounding errors in either form.
+    """
     config = small_config(mixers=(mixer,), fft={"chunk": 8}, num_modes=8, **SETTINGS.get(gates, {}))
-    model, tokens = small_model(config).float(), some_tokens(1, 30)
+    model, tokens = small_model(config).float(), some_tokens(8, 30)
+    errors = []
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        whole = model(tokens)
+        whole = model(tokens).float()
         _, state = model.prefill(tokens[:, :13])
         for position in range(13, 30):
             logits, state = model.step(tokens[:, position], state)
-            error = (logits - whole[:, position]).norm() / whole[:, position].norm()
-            assert error < 0.05
+            expected = whole[:, position]
+            errors.append((logits - expected).norm(dim=-1) / expected.norm(dim=-1))
+    # five times bfloat16's unit of rounding
+    assert torch.cat(errors).median() < 5 * 2.0**-8
     with torch.no_grad():
-        assert not torch.allclose(whole.float(), model(tokens), atol=1e-4), "nothing was rounded"
+        assert not torch.allclose(whole, model(tokens), atol=1e-4), "nothing was rounded"
 
 
 def test_a_packed_document_computes_as_if_alone() -> None:
