@@ -13,8 +13,9 @@ from pretrain.run_file import MAX_BYTES, describe, parse_toml
 from spectral.config_table import Table
 
 KNOWN = Path(__file__).with_name("devices.toml")
-Above0 = Annotated[float, Field(gt=0.0)]
-Share = Annotated[float, Field(gt=0.0, le=1.0)]
+# bounds within which no figure of a plan overflows
+Above0 = Annotated[float, Field(gt=0.0, lt=1e12)]
+Share = Annotated[float, Field(ge=1e-3, le=1.0)]
 
 
 class Link(Table):
@@ -37,19 +38,29 @@ class Device(Table):
     name: str = Field(description="Full name.")
     memory_gib: Above0 = Field(description="Memory.")
     reserved_gib: float = Field(
-        0.0, ge=0.0, description="Memory for context, libraries and fragmentation."
+        0.0, ge=0.0, lt=1e12, description="Memory for context, libraries and fragmentation."
     )
     memory_gb_s: Above0 = Field(description="Bandwidth of the memory, 10^9 bytes per second.")
     tflops: dict[str, Above0] = Field(
-        description="Peak of matrix products by dtype, 10^12 operations per second."
+        min_length=1, description="Peak of matrix products by dtype, 10^12 operations per second."
     )
     vector_tflops: Above0 = Field(description="Peak of other arithmetic, such as transforms.")
     efficiency: Share = Field(1.0, description="Share of the peak that matrix products reach.")
     memory_efficiency: Share = Field(1.0, description="Share of the bandwidth that streams reach.")
     launch_us: float = Field(0.0, ge=0.0, description="Time between eager operations.")
+    overhead_us: float = Field(
+        0.0,
+        ge=0.0,
+        description="Time of an operation beside its arithmetic, which hides none of it.",
+    )
     link: str = Field("", description="Link between the devices of a machine.")
     per_node: int = Field(8, ge=1, description="Usual number in a machine.")
     source: str = Field("", description="Origin of the figures.")
+
+    @property
+    def capacity(self) -> int:
+        """Bytes that a run can use."""
+        return round((self.memory_gib - self.reserved_gib) * 2**30)
 
 
 class Devices(Table):

@@ -55,8 +55,10 @@ def step_seconds(
         spent = 0.0
         for cost, number in segment.ops.items():
             part, time = op_seconds(cost, machines.device)
+            overhead = machines.device.overhead_us * 1e-6
             seconds[part] += time * number * repeats
-            spent += time * number * repeats
+            seconds[LAUNCHES] += overhead * number * repeats
+            spent += (time + overhead) * number * repeats
         for collective, number in segment.collectives.items():
             where, link = machines.link_of(collective.ranks)
             time = collective_seconds(collective, link) * number * repeats

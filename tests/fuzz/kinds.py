@@ -47,7 +47,13 @@ from data_pipeline.shards.reader import ShardReader
 from data_pipeline.shards.stats import stats
 from data_pipeline.shards.verify import inspect
 from data_pipeline.tokenizer import load_tokenizer
+from pretrain.errors import RunError
 from pretrain.generation.generate import read_prompts
+from pretrain.planning.devices import KNOWN as KNOWN_DEVICES
+from pretrain.planning.devices import load_devices
+from pretrain.planning.plan import machines_of
+from pretrain.planning.records import Collective, OpCost
+from pretrain.planning.step_time import collective_seconds, op_seconds
 from pretrain.run_file import load_run
 from tests.fuzz.mutations import Mutation, mutated_bytes, mutated_json, mutated_tree
 
@@ -221,6 +227,25 @@ def read_run(folder: Path) -> None:
     load_run(folder / "run.toml")
 
 
+def _write_devices(folder: Path) -> None:
+    (folder / "devices.toml").write_bytes(KNOWN_DEVICES.read_bytes())
+
+
+def read_devices(folder: Path) -> None:
+    """What `resonance plan --devices` does with the file: each device, over its links."""
+    devices = load_devices(folder / "devices.toml")
+    for name in devices.gpus:
+        for network in devices.links:
+            # one without its link is refused, whatever the others are
+            with contextlib.suppress(RunError):
+                machines = machines_of(devices, name, network, 0)
+                assert isinstance(machines.device.capacity, int)
+                matrix = OpCost("matrix", "torch.float32", 10**9, 10**6)
+                op_seconds(matrix, machines.device)
+                for link in (machines.link, machines.network):
+                    collective_seconds(Collective("allreduce", 10**6, (0, 1)), link)
+
+
 KINDS = {
     "corpus": Kind(_corpus, read_corpus, {"a.*": mutated_bytes}),
     "manifest": Kind(_shards, read_shards, {"data/*/manifest.json": mutated_json}),
@@ -233,6 +258,8 @@ KINDS = {
     "media": Kind(_media, read_media, {"a.*": mutated_bytes}, _pack),
     "run file": Kind(_write_run, read_run, {"run.toml": mutated_toml}),
     "run file, bytes": Kind(_write_run, read_run, {"run.toml": mutated_bytes}),
+    "devices": Kind(_write_devices, read_devices, {"devices.toml": mutated_toml}),
+    "devices, bytes": Kind(_write_devices, read_devices, {"devices.toml": mutated_bytes}),
     "tokenizer": Kind(_tokenizers, read_tokenizer, {"*.json": mutated_json}),
     "prompts": Kind(_prompts, read_prompt_files, {"a.*": mutated_bytes}),
 }

@@ -83,3 +83,8 @@ def test_passes_count_as_often_as_a_step_has_them_and_stages_wait() -> None:
     # two passes' time before the first and after the last
     assert piped == pytest.approx(alone | {"bubble": 2 * 3 * 2.5 * 2e-3 / 5})
     assert rehearsal.sent() == {"allreduce": 10**6}
+    # a processor works on an operation only once it has been called
+    slow = MACHINES._replace(device=DEVICE.model_copy(update={"overhead_us": 4}))
+    called = step_seconds(rehearsal, slow, stages=3, passes=5)
+    assert called["launches"] == pytest.approx(3 * 2.5 * 4e-6)
+    assert called["bubble"] == pytest.approx(2 * 3 * 2.5 * (2e-3 + 4e-6) / 5)

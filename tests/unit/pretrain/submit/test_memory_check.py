@@ -59,7 +59,7 @@ def test_equal_tasks_of_a_sweep_are_planned_once_for_slurms_gpu() -> None:
     runs = [_run(gpu_type="h100") for _ in range(3)]
     (finding,) = check_memory(runs, "slurm", "", force=False)
     assert finding.level == "ok"
-    assert "GiB fits into the 77.0 GiB of H100 SXM" in finding.text
+    assert "GiB fits into the 76.1 GiB of H100 SXM" in finding.text
 
 
 def test_without_a_gpu_nothing_is_planned() -> None:
