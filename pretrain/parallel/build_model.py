@@ -37,7 +37,7 @@ def build_model(run: RunConfig, mesh: Mesh, settle: Settle = stay) -> nn.Module:
     if run.train.compile:
         from pretrain.parallel.compiled_blocks import compile_blocks
 
-        compile_blocks(model, mesh, run.parallel.zero_stage)
+        compile_blocks(model, mesh)
     precision: Precision = model.precision  # type: ignore[assignment]
     model.forward = precision.around(model.forward)  # type: ignore[method-assign]
     return model

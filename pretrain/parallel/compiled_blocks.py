@@ -30,13 +30,12 @@ MOST_GRAPHS = 64
 COMPILER: dict[str, Any] = {"backend": "inductor", "options": {"fallback_random": True}}
 
 
-def compile_blocks(model: SpectralLM, mesh: Mesh, zero_stage: int) -> None:
+def compile_blocks(model: SpectralLM, mesh: Mesh) -> None:
     """Compile the blocks of a model in place, after it has its layout and its recomputation.
 
     Args:
         model: Model with this rank's parts.
         mesh: This rank's position.
-        zero_stage: DeepSpeed ZeRO stage; 3 gathers the parameters of a whole block then.
     """
     # such operators are torch's own, as without compilation
     warnings.filterwarnings("ignore", message=".*does not support code generation for complex")
@@ -48,11 +47,6 @@ def compile_blocks(model: SpectralLM, mesh: Mesh, zero_stage: int) -> None:
     for block in [module for module in model.modules() if isinstance(module, Block)]:
         if is_split:
             _leave_exchanges(block)
-        if zero_stage == 3:
-            from deepspeed.utils import set_z3_leaf_module
-
-            # hooks inside of a graph would split it
-            set_z3_leaf_module(block, True)
         for module in _units(block):
             _Compiled(module, whole=not is_split)
 

@@ -73,7 +73,7 @@ class Stage(nn.Module):
         if run.train.compile:
             from pretrain.parallel.compiled_blocks import compile_blocks
 
-            compile_blocks(model, mesh, run.parallel.zero_stage)
+            compile_blocks(model, mesh)
         self.model: SpectralLM = model
         # seeds of the next micro-batches, in their order
         self.seeds: Iterator[int] = iter(())

@@ -18,6 +18,7 @@ from pretrain.runtime.wire import configure_wire, round_matrices, rounded_gather
 from pretrain.training.deepspeed_config import deepspeed_config, travels_in_bfloat16
 from pretrain.training.optimizer import bind_matrices, build_optimizer
 from pretrain.training.schedule import build_schedule
+from spectral.block import Block
 
 
 def build_engine(run: RunConfig, ranks: Ranks, mesh: Mesh) -> Any:
@@ -59,11 +60,17 @@ def _settler(run: RunConfig, ranks: Ranks, mesh: Mesh) -> Settle:
         return move
     start_deepspeed()
     from deepspeed.runtime.zero import Init
+    from deepspeed.utils import set_z3_leaf_module
 
     first: list[Any] = []
 
     def shard(part: nn.Module) -> None:
         move(part)
+        for block in part.modules():
+            if isinstance(block, Block):
+                # gathered whole: parameters that a layer reads outside of `forward`, too, and no
+                # hook splits a compiled graph
+                set_z3_leaf_module(block, True)
         parameters = list(part.parameters())
         if first:
             first[0].convert_to_zero_parameters(param_list=parameters)

@@ -41,7 +41,7 @@ def _model(**train: Any) -> SpectralLM:
     torch.manual_seed(0)
     model = SpectralLM(small_config())
     checkpoint_activations(model.blocks, TrainConfig(**train))
-    compiled_blocks.compile_blocks(model, MESH, zero_stage=0)
+    compiled_blocks.compile_blocks(model, MESH)
     return model
 
 

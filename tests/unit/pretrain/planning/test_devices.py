@@ -41,7 +41,7 @@ def test_a_file_adds_devices_and_replaces_known_ones(tmp_path: Path) -> None:
         ("[links.x]\ngb_s = 0", r"links\.x\.gb_s: .*greater than 0, found 0"),
         ("gpus = 3", r"gpus: "),
         (TOY.replace("{ float32 = 1 }", "{}"), r"gpus\.toy\.tflops: .*at least 1 item"),
-        (TOY.replace("memory_gib = 1", "memory_gib = 1e300"), r"gpus\.toy\.memory_gib: .*less than"),
+        (TOY.replace("memory_gib = 1", "memory_gib = 1e99"), r"gpus\.toy\.memory_gib: .*less than"),
         (f"{TOY}efficiency = 1e-300", r"gpus\.toy\.efficiency: .*greater than or equal to 0\.001"),
         ("[", "not a TOML file"),
     ],
