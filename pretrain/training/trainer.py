@@ -43,6 +43,7 @@ from pretrain.training.group_clipping import clip_groups
 from pretrain.training.noise_scale import NoiseScale
 from pretrain.training.progress import Progress
 from pretrain.training.resumption import changed_keys
+from pretrain.training.sampling.sampler import Sampler
 from pretrain.training.validation import validation_loss
 
 
@@ -109,6 +110,7 @@ class Trainer:
         self.journal = Journal(run, ranks, self.progress.step, num_parameters)
         self.retention = Retention(run, self.journal.say)
         self.saver = Saver(run, self.tokenizer, ranks, self.retention)
+        self.sampler = Sampler(run, self.engine, ranks, self.mesh, self.heartbeat)
         self.journal.announce(checkpoint)
         if checkpoint is not None:
             for line in changed_keys(run, checkpoint, self.progress.step):
@@ -146,7 +148,7 @@ class Trainer:
                 self.save(needed=True)
             step = self.progress.step
             saved = f"step {step} is saved; --resume continues" if step else "no step is done yet"
-            self.journal.say(f"asked to stop: {saved}")
+            self.journal.tell("stop", step, f"asked to stop: {saved}")
             self.retention.finish(self.heartbeat)
             raise SystemExit(REQUEUE_STATUS) from None
         finally:
@@ -181,6 +183,7 @@ class Trainer:
         if num_failed:
             self.finish_save()
         step, learning_rate = self.progress.step + 1, self.engine.get_lr()[0]
+        self.sampler.begin(step, self.poll.waited_s)
         set_accumulation(self.engine, len(batches))
         gradient = compute_gradient(
             self.context,
@@ -196,10 +199,12 @@ class Trainer:
             counted = batches if self.mesh.counts else []
             losses = gradient.losses if self.mesh.counts else []
             self.journal.log_bad_step(step, verdict, counted, losses)
+        self.sampler.end_passes()
         self.heartbeat.beat("optimizer")
         if self.run.optim.clip == "groups" and verdict.applies:
             clip_groups(self.engine, self.run.optim.clip_norm)
         finish_step(self.engine, apply=verdict.applies)
+        spectrum, sampled = self.sampler.end_step()
         self.progress.pass_data()
         if not verdict.applies:
             self._pass_over(verdict)
@@ -214,12 +219,12 @@ class Trainer:
             "auxiliary_loss": gradient.auxiliary,
             "grad_norm": gradient.norm,
             "learning_rate": learning_rate,
-            "tokens_per_s": num_tokens / (self.poll.waited_s + time.perf_counter() - begin),
         }
+        record |= self.sampler.speed(num_tokens, begin - self.poll.waited_s) | sampled
         record |= self.noise.record(
             gradient.norm, num_labels, self.mesh.zero.size, self.ranks.device
         )
-        self.journal.log_step(record, gradient.rank_seconds)
+        self.journal.log_step(record, gradient.rank_seconds, spectrum)
         return record
 
     def validate(self) -> Record:
@@ -261,7 +266,9 @@ class Trainer:
         """Wait for the checkpoint being written, if any; see `save`."""
         self.heartbeat.beat("waiting for a checkpoint")
         try:
-            self.progress.saved_step = self.saver.wait() or self.progress.saved_step
+            if saved := self.saver.wait():
+                self.progress.saved_step = saved
+                self.journal.event("save", saved)
         except CheckpointError as error:
             if needed or self.run.checkpoint.on_error == "stop":
                 raise
@@ -281,7 +288,7 @@ class Trainer:
             return
         self.progress.rewind(checkpoint)
         self.journal.rewind(self.progress.step)
-        self.journal.say(f"back to {checkpoint.name}")
+        self.journal.tell("rollback", self.progress.step, f"back to {checkpoint.name}")
 
     def _validation_is_due(self) -> bool:
         every = self.run.train.validate_every
