@@ -175,6 +175,7 @@ NEEDS = (
         lambda run: _skips(run) and run.guard.limit > 0,
         "guard.limit above 0, and guard.on_nonfinite or on_spike that skips steps",
     ),
+    Need(("monitor.peak_tflops",), lambda run: run.monitor.every > 0, "monitor.every above 0"),
     Need(
         ("monitor.prometheus_address",),
         lambda run: run.monitor.prometheus_port > 0,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from spectral.config import ModelConfig
 from spectral.encoder import SpectralEncoder
-from spectral.input_checks import check_labels
+from spectral.input_checks import check_labels, check_tokens
 from spectral.lm import LMLoss
 from spectral.modules.linear import WideLinear
 from spectral.modules.pooling import pool_documents
@@ -77,7 +77,8 @@ class SpectralClassifier(SpectralEncoder):
         """
         if labels_BT is not None:
             check_labels(labels_BT, tokens_BT.shape)
-        x_BTD, _, auxiliary = self._hidden(tokens_BT, segment_ids_BT, None)
+        check_tokens(tokens_BT, 2)
+        x_BTD, _, auxiliary = self.hidden(self.embed(tokens_BT), segment_ids_BT)
         if labels_BT is None:
             return self.classify(x_BTD, segment_ids_BT)
         return self.losses(x_BTD, labels_BT, segment_ids_BT, auxiliary)

@@ -5,6 +5,7 @@ Shape letters: B batch, T time (tokens), D channels, S documents of a row.
 
 from torch import Tensor
 
+from spectral.input_checks import check_tokens
 from spectral.lm import SpectralLM
 from spectral.modules.pooling import pool_documents
 
@@ -18,7 +19,8 @@ class SpectralEncoder(SpectralLM):
 
     def encode(self, tokens_BT: Tensor, segment_ids_BT: Tensor | None = None) -> Tensor:
         """Normalised hidden states x_BTD of every token; arguments as of `forward`."""
-        return self._hidden(tokens_BT, segment_ids_BT, None)[0]
+        check_tokens(tokens_BT, 2)
+        return self.hidden(self.embed(tokens_BT), segment_ids_BT)[0]
 
     def pooled(self, tokens_BT: Tensor, segment_ids_BT: Tensor | None = None) -> Tensor:
         """A vector of each document, pooled as configured: pooled_BSD, zero where there is none."""

@@ -58,7 +58,7 @@ def evaluate_masked(command: EvaluateCommand) -> MaskedEvaluation:
         # a row at a time: logits of a whole batch are large
         for x_TD, labels_T in zip(x_BTD, on_device.labels, strict=True):
             chosen = labels_T >= 0
-            logits_NV = linear(x_TD[chosen], split.model.embedding.table()).double()
+            logits_NV = linear(x_TD[chosen], split.model.table()).double()
             nll += float(
                 torch.nn.functional.cross_entropy(logits_NV, labels_T[chosen], reduction="sum")
             )

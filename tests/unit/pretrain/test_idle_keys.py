@@ -62,6 +62,7 @@ CASES: list[tuple[str, Any, dict[str, Any]]] = [
     ("checkpoint.keep_every", 7, {"checkpoint.every": 7}),
     ("guard.limit", 7, {"guard.on_spike": "rollback"}),
     ("guard.limit_steps", 7, {"guard.on_spike": "skip"}),
+    ("monitor.peak_tflops", 1.0, {"monitor.every": 5}),
     ("monitor.prometheus_address", "0.0.0.0", {"monitor.prometheus_port": 9}),
 ]
 # none of the keys of a case has an effect with these
@@ -72,6 +73,7 @@ IDLE = {
     "data.shuffle": False,
     "checkpoint.every": 0,
     "guard.on_nonfinite": "stop",
+    "monitor.every": 0,
     "train.precision": "float32",
 }
 ONE_KIND = {"model.conv_heads": {"model.mixers": ["wavelet"]}} | {
