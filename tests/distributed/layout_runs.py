@@ -4,6 +4,7 @@ Models with gates train in float64: selection makes another choice of a few mode
 error, so two float32 runs of one layout drift apart as well, once one of them is disturbed by it.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from data_pipeline.build.build import build
+from data_pipeline.config import BuildConfig
 from pretrain.config import RunConfig
 from pretrain.parallel.placement import Placement
 from pretrain.run_file import load_run
@@ -30,7 +33,10 @@ MODELS: dict[str, dict[str, object]] = {
     # of three stages, the one between has nothing but matrices that decays
     "muon stages": {"mixers": ("fft",), "num_layers": 3},
     "everything": EVERYTHING,
+    "encoder": {"conv_heads": (2,), "causal": False},
+    "classifier": {"causal": False, "classes": 3, "pooling": "max"},
 }
+OBJECTIVES = {"encoder": "masked_token", "classifier": "classify"}
 
 
 class Layout(NamedTuple):
@@ -171,6 +177,13 @@ def _run(corpus: SmallCorpus, folder: Path, case: "Case") -> RunConfig:
     values = load_run(corpus.run_file(folder / "run.toml")).model_dump()
     values["model"] |= {"vocab_size": 513, "num_modes": 8, "conv_chunk": 16} | model
     values["data"] |= {"num_workers": 0, "sequence_length": 128}
+    values["objective"]["kind"] = OBJECTIVES.get(case.model, "next_token")
+    if case.model == "classifier":
+        built = labelled_texts(folder / "labelled", corpus)
+        values["data"] |= {
+            "datasets": [{"path": str(built / "train")}],
+            "valid": str(built / "valid"),
+        }
     optimizer = _optimizer(case.model)
     # norms of groups are above 0.1, in different measure
     clip = {"clip": "groups", "clip_norm": 0.1} if case.model == "muon" else {}
@@ -194,6 +207,31 @@ def _run(corpus: SmallCorpus, folder: Path, case: "Case") -> RunConfig:
     values["parallel"]["offload_optimizer"] = layout.states
     values["parallel"]["offload_parameters"] = layout.states if layout.zero == 3 else "none"
     return RunConfig.model_validate(values)
+
+
+def labelled_texts(folder: Path, corpus: SmallCorpus) -> Path:
+    """Texts of a few words whose label is their only word of three."""
+    folder.mkdir(exist_ok=True)
+    if not (folder / "built").exists():
+        rows = [
+            {
+                "text": f"{n} word {('red', 'green', 'blue')[n % 3]} " + "and " * (n % 7),
+                "label": n % 3,
+            }
+            for n in range(200)
+        ]
+        lines = (json.dumps(row) + "\n" for row in rows)
+        (folder / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
+        build(
+            BuildConfig(
+                sources=(str(folder / "rows.jsonl"),),
+                tokenizer=str(corpus.tokenizer),
+                kind="labelled",
+                output=str(folder / "built"),
+                valid_fraction=0.2,
+            )
+        )
+    return folder / "built"
 
 
 def _optimizer(model: str) -> str:
