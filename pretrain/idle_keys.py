@@ -63,7 +63,7 @@ NEEDS = (
         "objective.kind = 'classify' or 'text_to_text'",
     ),
     Need(
-        ("model.fusion_bands", "model.fusion_dim"),
+        ("model.source_bands", "model.source_dim"),
         lambda run: run.model.source_layers > 0,
         "model.source_layers above 0",
     ),

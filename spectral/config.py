@@ -63,10 +63,10 @@ class ModelConfig(Table):
         description="Bidirectional blocks that read the source of a pair, for text to text; 0: a "
         "model of single texts.",
     )
-    fusion_bands: Positive = Field(
+    source_bands: Positive = Field(
         4, description="Bands in which a target reads its source; the first is content alone."
     )
-    fusion_dim: Positive = Field(16, description="Key channels of a head in each of these bands.")
+    source_dim: Positive = Field(16, description="Key channels of a head in each of these bands.")
     num_modes: Positive = Field(
         16, description="Modes (damped sinusoids) of each channel's filter."
     )

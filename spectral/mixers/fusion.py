@@ -91,7 +91,7 @@ class SpectralFusion(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         D, H = config.dim, config.num_heads
-        G, K = config.fusion_bands, config.fusion_dim
+        G, K = config.source_bands, config.source_dim
         self.num_bands, self.key_dim, self.head_dim = G, K, D // H
         self.norm_eps = config.norm_eps
         self.norm = RMSNorm(D, eps=config.norm_eps)

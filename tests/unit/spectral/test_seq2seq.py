@@ -14,7 +14,7 @@ T = SEGMENTS.shape[1]
 CASES: dict[str, dict[str, object]] = {
     "heads": {},
     "fft": {"mixers": ("fft",), "fft": {"chunk": 4}},
-    "one band": {"fusion_bands": 1},
+    "one band": {"source_bands": 1},
 }
 
 
