@@ -150,10 +150,13 @@ class Splitter:
         D = mixer.head_norm.shape[0]
         ranges = tuple(self.share(end - first, first) for first, end in mixer.channel_groups)
         ranges = tuple(part for part in ranges if part[0] < part[1])
-        for name, group in mixer.per_head_projections.items():
-            heads = (self.share(mixer.head_groups[group]),)
+        for name in mixer.per_head_projections:
             whole = getattr(mixer, name)
-            setattr(mixer, name, self.column(whole, f"mixer.{name}", heads, reduce=False))
+            outputs = (self.share(whole.out_features),)
+            setattr(mixer, name, self.column(whole, f"mixer.{name}", outputs, reduce=False))
+        for name in mixer.per_channel_parameters:
+            *others, channels = getattr(mixer, name).shape
+            self.cut(mixer, name, "mixer", len(others), (self.share(channels),))
         mixer.head_groups = tuple(number // self.axis.size for number in mixer.head_groups)
         packed = [
             tuple((a + i * D, b + i * D) for i in range(n) for a, b in ranges) for n in (3, 4)
