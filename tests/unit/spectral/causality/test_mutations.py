@@ -170,7 +170,7 @@ def test_a_state_that_does_not_turn_at_the_end_of_a_chunk(monkeypatch: pytest.Mo
 
 def test_a_recall_mask_that_includes_the_future(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_model(small_config(conv_heads=(0,)))
-    monkeypatch.setattr(Tensor, "tril_", lambda seen: seen)
+    monkeypatch.setattr(Tensor, "tril_", lambda seen, *_: seen)
     with pytest.raises(AssertionError, match="a logit sees the future"):
         check_causal(model)
     with pytest.raises(AssertionError, match="a logit sees the future"):
