@@ -90,7 +90,7 @@ def _rwkv4(size: Size, length: int) -> Iterable[nn.Module]:
     return [block.attention for block in RwkvModel(config).blocks]
 
 
-def _xlstm(size: Size, _length: int) -> Iterable[nn.Module]:
+def _xlstm(size: Size, length: int) -> Iterable[nn.Module]:
     from transformers import xLSTMConfig, xLSTMModel
 
     config = xLSTMConfig(
@@ -99,6 +99,8 @@ def _xlstm(size: Size, _length: int) -> Iterable[nn.Module]:
         num_hidden_layers=size.num_layers,
         num_heads=size.num_heads,
         mode="train",
+        # sequences are whole chunks
+        chunk_size=min(64, length),
         eos_token_id=1,
         autocast_kernel_dtype="float32",
     )
