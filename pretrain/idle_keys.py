@@ -73,7 +73,19 @@ NEEDS = (
         _has_modes,
         "convolution heads, or other model.mixers",
     ),
-    Need(("model.recall_chunk", "model.rotary_base"), _has_recall, "recall heads"),
+    Need(
+        (
+            *("model.recall_chunk", "model.rotary_base", "model.recall_rule"),
+            *("model.recall_phase", "model.recall_bias"),
+        ),
+        _has_recall,
+        "recall heads",
+    ),
+    Need(
+        ("model.recall_strength", "model.recall_erase"),
+        lambda run: _has_recall(run) and run.model.recall_rule == "delta",
+        "recall heads with model.recall_rule = 'delta'",
+    ),
     Need(
         ("model.experts",),
         lambda run: run.model.feed_forward == "experts",

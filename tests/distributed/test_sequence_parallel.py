@@ -97,6 +97,7 @@ def _wire(rank: int, folder: Path) -> None:
     found: dict[tuple[str, int], int] = {}
     cases = {
         "heads": config(conv_chunk=64),
+        "delta": config(conv_chunk=64, recall_rule="delta", recall_phase="data"),
         "gated": config(conv_chunk=64, **EVERYTHING),
         "fft": config(mixers=("fft",), fft={"chunk": 2048}, conv_chunk=64),
         "wavelet": config(mixers=("wavelet",), conv_chunk=64),
@@ -135,5 +136,5 @@ def test_bytes_on_the_wire_do_not_depend_on_the_length(tmp_path: Path) -> None:
     for name in {name for name, _ in found} - {"moved"}:
         assert 0 < found[name, 8_192] == found[name, 204_800]
     assert found["moved", 204_800] == 25 * found["moved", 8_192]
-    for name in ("heads", "gated", "wavelet"):
+    for name in ("heads", "delta", "gated", "wavelet"):
         assert found["moved", 204_800] > 20 * found[name, 204_800]

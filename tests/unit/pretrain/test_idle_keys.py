@@ -29,6 +29,11 @@ CASES: list[tuple[str, Any, dict[str, Any]]] = [
     ("model.conv_chunk", 4, {}),
     ("model.recall_chunk", 4, {}),
     ("model.rotary_base", 9.0, {}),
+    ("model.recall_rule", "delta", {}),
+    ("model.recall_phase", "data", {}),
+    ("model.recall_bias", True, {}),
+    ("model.recall_strength", 1.0, {"model.recall_rule": "delta"}),
+    ("model.recall_erase", "channel", {"model.recall_rule": "delta"}),
     ("model.experts.count", 4, {"model.feed_forward": "experts"}),
     ("model.gates.selection_parts", [], {"model.gates.selection": True}),
     ("model.gates.consistency_weight", 0.1, {"model.gates.bands": True}),
@@ -81,6 +86,9 @@ ONE_KIND = {"model.conv_heads": {"model.mixers": ["wavelet"]}} | {
     "model.conv_chunk": {"model.conv_heads": [0]},
     "model.recall_chunk": {"model.conv_heads": [4]},
     "model.rotary_base": {"model.conv_heads": [4]},
+    "model.recall_rule": {"model.conv_heads": [4]},
+    "model.recall_phase": {"model.conv_heads": [4]},
+    "model.recall_bias": {"model.conv_heads": [4]},
 }
 
 
