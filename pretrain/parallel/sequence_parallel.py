@@ -21,20 +21,31 @@ from torch import Tensor
 from data_pipeline.stream.batch import Batch
 from kernels.matrix_scan.op import matrix_scan
 from kernels.state_scan.op import state_scan
-from pretrain.parallel.collectives import shifted, summed_over
+from pretrain.parallel.collectives import gathered_along, shifted, summed_over
 from pretrain.parallel.mesh import Axis
 from spectral.sequence.span import Carry, Span
 
 
 class RankSpan(Span):
-    """This rank's span; spans are equally long and in the order of the ranks."""
+    """This rank's span; spans are equally long and in the order of the ranks.
 
-    def __init__(self, axis: Axis):
-        self.axis = axis
+    Args:
+        axis: The ranks.
+        backward: Whether the sequence is read backwards, the last rank's span first.
+    """
+
+    def __init__(self, axis: Axis, *, backward: bool = False):
+        self.axis, self.backward = axis, backward
+        self.rank = axis.size - 1 - axis.rank if backward else axis.rank
+        self._other = None if backward else RankSpan(axis, backward=True)
+
+    def reversed(self) -> Span:
+        """The same span of the sequence that is read backwards."""
+        return self if self._other is None else self._other
 
     def position(self, length: int) -> int:
         """Tokens of the sequence before this span of `length` tokens."""
-        return self.axis.rank * length
+        return self.rank * length
 
     def start_carry(self, decay_BJN: Tensor, update_BJNF: Tensor, initial_BNF: Tensor) -> Carry:
         """Start the exchange of states; the caller may compute until it waits for them.
@@ -68,7 +79,7 @@ class RankSpan(Span):
         self, local: Tensor, initial: Tensor, follow: "_Follow"
     ) -> Callable[[], Tensor]:
         """Send what this span does to a state; the result waits for the state that arrives here."""
-        exchange = _Exchange(self.axis, follow)
+        exchange = _Exchange(self.axis, follow, self.backward)
         started = _Begin.apply(local, exchange)
 
         def arrive() -> Tensor:
@@ -88,19 +99,30 @@ class RankSpan(Span):
                 f"a span of {x_BTD.shape[1]} tokens is shorter than the {width} that the next one "
                 "reads of it: use fewer sequence ranks"
             )
+        step = -1 if self.backward else 1
         if x_BTD.is_floating_point():
-            past: Tensor = _Past.apply(x_BTD, width, self.axis)
+            past: Tensor = _Past.apply(x_BTD, width, self.axis, step)
             return past
-        previous = shifted(x_BTD[:, -width:], self.axis, step=1)
-        return previous if self.axis.rank else None
+        previous = shifted(x_BTD[:, -width:], self.axis, step)
+        return previous if self.rank else None
 
     def total(self, part: Tensor) -> Tensor:
         """The sum over all spans, differentiably: each rank's loss may depend on every part."""
         return summed_over(part, self.axis)
 
+    def largest(self, part: Tensor) -> Tensor:
+        """The elementwise maximum over all spans; each rank's loss may depend on every part."""
+        return gathered_along(part[None], 0, self.axis).amax(0)
+
+    def num_documents(self, segment_ids_BT: Tensor) -> int:
+        """Largest number of documents in a row of whole sequences."""
+        highest = segment_ids_BT.max()
+        dist.all_reduce(highest, dist.ReduceOp.MAX, group=self.axis.group)
+        return int(highest) + 1
+
     def uniform(self, like_R: Tensor, batch: int) -> Tensor:
         """The random numbers that a single rank would draw for these chunks."""
-        size, rank = self.axis.size, self.axis.rank
+        size, rank = self.axis.size, self.rank
         chunks, shape = like_R.shape[0] // batch, like_R.shape[1:]
         drawn = torch.rand(batch, size * chunks, *shape, dtype=like_R.dtype, device=like_R.device)
         return drawn[:, rank * chunks : (rank + 1) * chunks].flatten(0, 1)
@@ -109,8 +131,8 @@ class RankSpan(Span):
 class _Exchange:
     """An all-gather under way, and in the backward pass the reduce-scatter of its gradient."""
 
-    def __init__(self, axis: Axis, follow: "_Follow"):
-        self.axis, self.follow = axis, follow
+    def __init__(self, axis: Axis, follow: "_Follow", backward: bool):
+        self.axis, self.follow, self.backward = axis, follow, backward
         self.shape = torch.Size()
         self.gathered = self.gradient = torch.empty(0)
         self.work: Any = None
@@ -191,7 +213,8 @@ def _transformed(span: Tensor, state_BHKV: Tensor) -> Tensor:
 
 def _incoming(gathered: Tensor, initial: Tensor, exchange: _Exchange) -> Tensor:
     state = initial
-    for earlier in gathered[: exchange.axis.rank]:
+    spans, rank = gathered.unbind(), exchange.axis.rank
+    for earlier in reversed(spans[rank + 1 :]) if exchange.backward else spans[:rank]:
         state = exchange.follow(earlier, state)
     return state.clone()
 
@@ -200,15 +223,15 @@ class _Past(torch.autograd.Function):
     """The end of the previous span; its gradient is sent back to that rank."""
 
     @staticmethod
-    def forward(ctx: Any, x_BTD: Tensor, width: int, axis: Axis) -> Tensor:
-        ctx.shape, ctx.width, ctx.axis = x_BTD.shape, width, axis
-        return shifted(x_BTD[:, x_BTD.shape[1] - width :], axis, step=1)
+    def forward(ctx: Any, x_BTD: Tensor, width: int, axis: Axis, step: int) -> Tensor:
+        ctx.shape, ctx.width, ctx.axis, ctx.step = x_BTD.shape, width, axis, step
+        return shifted(x_BTD[:, x_BTD.shape[1] - width :], axis, step)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         grad_BTD = grad.new_zeros(ctx.shape)
-        grad_BTD[:, ctx.shape[1] - ctx.width :] = shifted(grad, ctx.axis, step=-1)
-        return grad_BTD, None, None
+        grad_BTD[:, ctx.shape[1] - ctx.width :] = shifted(grad, ctx.axis, -ctx.step)
+        return grad_BTD, None, None, None
 
 
 def _as_real(x: Tensor) -> Tensor:
