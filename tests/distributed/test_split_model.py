@@ -11,7 +11,7 @@ from torch import Tensor
 from pretrain.config import RunConfig
 from spectral.classifier import MORE_LABELS
 from spectral.config import ModelConfig
-from tests.distributed.features import EVERYTHING, GATES, config
+from tests.distributed.features import EVERYTHING, GATES, RECALL, config
 from tests.distributed.ranks import run_ranks
 
 T = 64
@@ -20,12 +20,7 @@ CASES: dict[str, dict[str, object]] = {
     "convolution": {"conv_heads": (4,)},
     "recall": {"conv_heads": (0,)},
     "delta": {"conv_heads": (0,), "recall_rule": "delta"},
-    "every recall key": {
-        "recall_rule": "delta",
-        "recall_erase": "channel",
-        "recall_phase": "data",
-        "recall_bias": True,
-    },
+    "every recall key": RECALL,
     "turning": {"conv_heads": (0,), "recall_phase": "data"},
     "alternating": {"conv_heads": (4, 0)},
     "everything": EVERYTHING,
