@@ -6,7 +6,7 @@ import unicodedata
 import uuid
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import transformers
@@ -19,6 +19,7 @@ from pretrain.checkpoint.catalog import tokenizer_path
 from pretrain.checkpoint.load import load_model
 from pretrain.commands import ExportCommand
 from pretrain.errors import RunError
+from pretrain.huggingface.encoder_export import export_encoder, is_encoder
 from pretrain.huggingface.load import import_model
 from pretrain.huggingface.model_card import Proof, model_card
 from pretrain.huggingface.source_bundle import bundled_sources
@@ -27,6 +28,7 @@ from pretrain.huggingface.wrap import wrap
 from pretrain.parallel.split_model import empty_model
 from spectral.config import ModelConfig
 from spectral.decoding import greedy_tokens
+from spectral.encoder import SpectralEncoder
 from spectral.lm import SpectralLM
 
 # float32 sums in another order, for logits of the order of 10
@@ -72,7 +74,7 @@ class ExportReport(NamedTuple):
         )
 
 
-def export(command: ExportCommand) -> ExportReport:
+def export(command: ExportCommand) -> ExportReport | str:
     """Write a folder, load it back, compare, and only then rename (`resonance checkpoint export`).
 
     Returns:
@@ -92,6 +94,10 @@ def export(command: ExportCommand) -> ExportReport:
     beside = output.with_name(f".{output.name}.{uuid.uuid4().hex}.partial")
     partial = beside / f"{output.name}_partial"
     try:
+        if is_encoder(run.model):
+            encoder_proof = export_encoder(partial, cast(SpectralEncoder, model), tokenizer, run)
+            partial.rename(output)
+            return f"{output}: {encoder_proof}"
         _write(partial, model, tokenizer, run.data.sequence_length)
         expected = observe(model, tokenizer)
         # one model at a time is in memory
