@@ -30,6 +30,12 @@ MODELS: dict[str, dict[str, object]] = {
     "muon": {"conv_heads": (2,)},
     # of three stages, the one between has nothing but matrices that decays
     "muon stages": {"mixers": ("fft",), "num_layers": 3},
+    "delta": {
+        "conv_heads": (2,),
+        "recall_rule": "delta",
+        "recall_phase": "data",
+        "recall_bias": True,
+    },
     "everything": EVERYTHING,
     "encoder": {"conv_heads": (2,), "causal": False},
     "classifier": {"causal": False, "classes": 3, "mixers": ("heads", "fft"), "num_layers": 2},
