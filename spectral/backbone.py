@@ -135,9 +135,7 @@ class Backbone:
                 document before the next chunk.
         """
         if state is not None:
-            check_state(
-                x_BTD.shape[0], state.position, state.layers[0].short_BWD.shape[0]
-            )
+            check_state(x_BTD.shape[0], state.position, state.layers[0].short_BWD.shape[0])
         first = self._tokens_to_chunk_end(state, x_BTD.shape[1])
         if state is None or first == 0:
             x_BTD, state, _ = self.hidden(x_BTD, segment_ids_BT, state, layers)

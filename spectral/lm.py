@@ -20,10 +20,12 @@ class LMLoss(NamedTuple):
         nll: Sum of the negative log-likelihoods in nats.
         auxiliary: Weighted auxiliary losses of all layers' gates and routers; to be added per
             token.
+        correct: Number of texts whose label is predicted right; None without such labels.
     """
 
     nll: Tensor
     auxiliary: Tensor
+    correct: Tensor | None = None
 
 
 class SpectralLM(Backbone, nn.Module):
@@ -71,8 +73,14 @@ class SpectralLM(Backbone, nn.Module):
         x_BTD, _, auxiliary = self.hidden(self.embed(tokens_BT), segment_ids_BT)
         if labels_BT is None:
             return linear(x_BTD, self.table())
-        nll = self.summed_loss(x_BTD, labels_BT)
-        return LMLoss(nll, auxiliary)
+        return self.losses(x_BTD, labels_BT, segment_ids_BT, auxiliary)
+
+    def losses(
+        self, x_BTD: Tensor, labels_BT: Tensor, segment_ids_BT: Tensor | None, auxiliary: Tensor
+    ) -> LMLoss:
+        """Losses of normalised hidden states, with the weighted auxiliary losses of the blocks."""
+        del segment_ids_BT
+        return LMLoss(self.summed_loss(x_BTD, labels_BT), auxiliary)
 
     def summed_loss(self, x_BTD: Tensor, labels_BT: Tensor) -> Tensor:
         """Negative log-likelihood in nats, summed over the tokens of normalised hidden states.

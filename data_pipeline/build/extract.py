@@ -25,6 +25,7 @@ _SCHEMA = pa.schema(
         ("text", pa.large_string()),
         ("source", pa.string()),
         ("language", pa.string()),
+        ("more", pa.list_(pa.large_string())),
         ("hash", pa.binary(16)),
         ("text_bytes", pa.int64()),
         ("signature", pa.list_(pa.uint32())),
@@ -97,6 +98,7 @@ def _rows(
         config.read,
         config.storage,
         on_bad=lambda reason, where: counts.add("bad_input", reason, where, num_examples),
+        kind=config.kind,
     )
     for piece in part.slices:
         for document in reader.documents(piece):
@@ -111,13 +113,20 @@ def _row(document: Document, config: BuildConfig, counts: Counts) -> dict[str, A
     text = clean(document.text, document.source, config.cleaning, counts)
     if text is None:
         return None
+    target: tuple[str, ...] = ()
+    if config.kind == "pairs":
+        cleaned = clean(document.more[0], document.source, config.cleaning, counts)
+        if cleaned is None:
+            return None
+        target = (cleaned,)
     near = config.cleaning.near_duplicates
     return {
         "text": text,
         "source": document.source,
         "language": document.language,
+        "more": target or document.more,
         "hash": document_hash(text),
-        "text_bytes": len(text.encode()),
+        "text_bytes": len("".join((text, *target)).encode()),
         "signature": signature(text, config.cleaning) if near else None,
     }
 

@@ -13,7 +13,7 @@ from transformers import GenerationMixin, LogitsProcessorList
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
-from kernels.precision import as_signal, full_precision
+from kernels.precision import full_precision
 from pretrain.huggingface.configuration_resonance import ResonanceConfig
 from pretrain.huggingface.coverage_penalty import CoveragePenalty
 from pretrain.huggingface.diverse_beam_search import diverse_beam_search
@@ -399,9 +399,7 @@ class ResonanceForCausalLM(ResonancePreTrainedModel, GenerationMixin):
         return super().generate(inputs, **options)
 
 
-def _check_cache(
-    cache: RecurrentCache | None, position_ids: Tensor | None, batch: int
-) -> None:
+def _check_cache(cache: RecurrentCache | None, position_ids: Tensor | None, batch: int) -> None:
     """Refuse a cache that is not the model's own, or that new documents would have to end.
 
     Raises:

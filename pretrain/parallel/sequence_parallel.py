@@ -18,20 +18,31 @@ from torch import Tensor
 
 from data_pipeline.stream.batch import Batch
 from kernels.state_scan.op import state_scan
-from pretrain.parallel.collectives import shifted, summed_over
+from pretrain.parallel.collectives import gathered_along, shifted, summed_over
 from pretrain.parallel.mesh import Axis
 from spectral.sequence.span import Carry, Span
 
 
 class RankSpan(Span):
-    """This rank's span; spans are equally long and in the order of the ranks."""
+    """This rank's span; spans are equally long and in the order of the ranks.
 
-    def __init__(self, axis: Axis):
-        self.axis = axis
+    Args:
+        axis: The ranks.
+        backward: Whether the sequence is read backwards, the last rank's span first.
+    """
+
+    def __init__(self, axis: Axis, *, backward: bool = False):
+        self.axis, self.backward = axis, backward
+        self.rank = axis.size - 1 - axis.rank if backward else axis.rank
+        self._other = None if backward else RankSpan(axis, backward=True)
+
+    def reversed(self) -> Span:
+        """The same span of the sequence that is read backwards."""
+        return self if self._other is None else self._other
 
     def position(self, length: int) -> int:
         """Tokens of the sequence before this span of `length` tokens."""
-        return self.axis.rank * length
+        return self.rank * length
 
     def start_carry(self, decay_BJN: Tensor, update_BJNF: Tensor, initial_BNF: Tensor) -> Carry:
         """Start the exchange of states; the caller may compute until it waits for them.
@@ -40,7 +51,7 @@ class RankSpan(Span):
         """
         _, final_BNF = state_scan(decay_BJN, update_BJNF, torch.zeros_like(initial_BNF))
         total_BN1 = decay_BJN.prod(dim=1)[..., None]
-        exchange = _Exchange(self.axis)
+        exchange = _Exchange(self.axis, self.backward)
         started = _Begin.apply(torch.cat([final_BNF, total_BN1], dim=-1), exchange)
 
         def finish() -> tuple[Tensor, Tensor]:
@@ -60,19 +71,30 @@ class RankSpan(Span):
                 f"a span of {x_BTD.shape[1]} tokens is shorter than the {width} that the next one "
                 "reads of it: use fewer sequence ranks"
             )
+        step = -1 if self.backward else 1
         if x_BTD.is_floating_point():
-            past: Tensor = _Past.apply(x_BTD, width, self.axis)
+            past: Tensor = _Past.apply(x_BTD, width, self.axis, step)
             return past
-        previous = shifted(x_BTD[:, -width:], self.axis, step=1)
-        return previous if self.axis.rank else None
+        previous = shifted(x_BTD[:, -width:], self.axis, step)
+        return previous if self.rank else None
 
     def total(self, part: Tensor) -> Tensor:
         """The sum over all spans, differentiably: each rank's loss may depend on every part."""
         return summed_over(part, self.axis)
 
+    def largest(self, part: Tensor) -> Tensor:
+        """The elementwise maximum over all spans; each rank's loss may depend on every part."""
+        return gathered_along(part[None], 0, self.axis).amax(0)
+
+    def num_documents(self, segment_ids_BT: Tensor) -> int:
+        """Largest number of documents in a row of whole sequences."""
+        highest = segment_ids_BT.max()
+        dist.all_reduce(highest, dist.ReduceOp.MAX, group=self.axis.group)
+        return int(highest) + 1
+
     def uniform(self, like_R: Tensor, batch: int) -> Tensor:
         """The random numbers that a single rank would draw for these chunks."""
-        size, rank = self.axis.size, self.axis.rank
+        size, rank = self.axis.size, self.rank
         chunks, shape = like_R.shape[0] // batch, like_R.shape[1:]
         drawn = torch.rand(batch, size * chunks, *shape, dtype=like_R.dtype, device=like_R.device)
         return drawn[:, rank * chunks : (rank + 1) * chunks].flatten(0, 1)
@@ -81,8 +103,8 @@ class RankSpan(Span):
 class _Exchange:
     """An all-gather under way, and in the backward pass the reduce-scatter of its gradient."""
 
-    def __init__(self, axis: Axis):
-        self.axis = axis
+    def __init__(self, axis: Axis, backward: bool):
+        self.axis, self.backward = axis, backward
         self.shape = torch.Size()
         self.gathered = self.gradient = torch.empty(0)
         self.work: Any = None
@@ -134,13 +156,13 @@ class _Finish(torch.autograd.Function):
         gathered = exchange.end()
         ctx.exchange, ctx.handle = exchange, handle.new_empty(0)
         ctx.save_for_backward(gathered, initial_BNF)
-        return _incoming(gathered, initial_BNF, exchange.axis.rank)
+        return _incoming(gathered, initial_BNF, exchange)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         saved = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
         with torch.enable_grad():
-            state = _incoming(saved[0], saved[1], ctx.exchange.axis.rank)
+            state = _incoming(saved[0], saved[1], ctx.exchange)
         dgathered, dinitial = torch.autograd.grad(
             state, saved, grad, allow_unused=True, materialize_grads=True
         )
@@ -148,9 +170,10 @@ class _Finish(torch.autograd.Function):
         return ctx.handle, dinitial, None
 
 
-def _incoming(gathered: Tensor, initial_BNF: Tensor, rank: int) -> Tensor:
-    state = initial_BNF
-    for earlier in gathered[:rank]:
+def _incoming(gathered: Tensor, initial_BNF: Tensor, exchange: _Exchange) -> Tensor:
+    state, rank = initial_BNF, exchange.axis.rank
+    spans = gathered.unbind()
+    for earlier in reversed(spans[rank + 1 :]) if exchange.backward else spans[:rank]:
         state = torch.addcmul(earlier[..., :-1], earlier[..., -1:], state)
     return state.clone()
 
@@ -159,15 +182,15 @@ class _Past(torch.autograd.Function):
     """The end of the previous span; its gradient is sent back to that rank."""
 
     @staticmethod
-    def forward(ctx: Any, x_BTD: Tensor, width: int, axis: Axis) -> Tensor:
-        ctx.shape, ctx.width, ctx.axis = x_BTD.shape, width, axis
-        return shifted(x_BTD[:, x_BTD.shape[1] - width :], axis, step=1)
+    def forward(ctx: Any, x_BTD: Tensor, width: int, axis: Axis, step: int) -> Tensor:
+        ctx.shape, ctx.width, ctx.axis, ctx.step = x_BTD.shape, width, axis, step
+        return shifted(x_BTD[:, x_BTD.shape[1] - width :], axis, step)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         grad_BTD = grad.new_zeros(ctx.shape)
-        grad_BTD[:, ctx.shape[1] - ctx.width :] = shifted(grad, ctx.axis, step=-1)
-        return grad_BTD, None, None
+        grad_BTD[:, ctx.shape[1] - ctx.width :] = shifted(grad, ctx.axis, -ctx.step)
+        return grad_BTD, None, None, None
 
 
 def _as_real(x: Tensor) -> Tensor:

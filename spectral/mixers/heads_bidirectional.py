@@ -13,7 +13,6 @@ from spectral.gates.losses import GateLosses, mean_losses
 from spectral.mixers.base import MixerState
 from spectral.mixers.context import SequenceContext
 from spectral.mixers.heads import HeadsMixer
-from spectral.sequence.documents import chunk_documents
 
 
 class BidirectionalMixer(HeadsMixer):
@@ -33,9 +32,13 @@ class BidirectionalMixer(HeadsMixer):
         """Mix in both directions; the state is that of the forward direction."""
         y_BTD, state, losses = super().mix(z_BTZ, x_BTD, context, state)
         # the reverse direction shares projections, but not the short convolution
-        backward = _reversed(context)
-        reverse_BTZ, _ = self.reverse.short_conv(
-            z_BTZ.flip(1), backward.segment_ids_BT, None, backward.before_BW
+        backward = context.backward
+        if backward is None:
+            raise ValueError("context: expected one of a bidirectional model, got a causal one's")
+        short_conv, flipped_BTZ = self.reverse.short_conv, z_BTZ.flip(1)
+        past_BWD = backward.layout.span.before(flipped_BTZ, short_conv.width - 1)
+        reverse_BTZ, _ = short_conv(
+            flipped_BTZ, backward.segment_ids_BT, past_BWD, backward.before_BW
         )
         log_decay_BTH = self.log_decay(x_BTD.flip(1))
         reverse_BTD, _, reverse_losses = self.reverse.mix_heads(
@@ -56,12 +59,3 @@ class _ReverseMixer(HeadsMixer):
         self.short_conv.reset_parameters()
         if self.filter is not None:
             self.filter.reset_parameters()
-
-
-def _reversed(context: SequenceContext) -> SequenceContext:
-    """The same sequence read backwards; positions count from its end."""
-    if context.segment_ids_BT is None:
-        return context
-    segments_BT = context.segment_ids_BT.flip(1)
-    documents = {chunk: chunk_documents(segments_BT, chunk) for chunk in context.documents}
-    return context._replace(segment_ids_BT=segments_BT, documents=documents)

@@ -34,6 +34,10 @@ class Span:
         """Tokens of the sequence before this span of `length` tokens."""
         return 0
 
+    def reversed(self) -> "Span":
+        """This span in the sequence that is read backwards: what came after it comes before."""
+        return self
+
     def start_carry(self, decay_BJN: Tensor, update_BJNF: Tensor, initial_BNF: Tensor) -> Carry:
         """Start to carry states from chunk to chunk; the caller may compute until it waits.
 
@@ -55,6 +59,14 @@ class Span:
     def total(self, part: Tensor) -> Tensor:
         """Sum of the parts of all spans."""
         return part
+
+    def largest(self, part: Tensor) -> Tensor:
+        """Elementwise maximum of the parts of all spans."""
+        return part
+
+    def num_documents(self, segment_ids_BT: Tensor) -> int:
+        """Largest number of documents in a row, padding included."""
+        return int(segment_ids_BT.max()) + 1
 
     def uniform(self, like_R: Tensor, batch: int) -> Tensor:  # noqa: ARG002
         """Random numbers in [0, 1) for rows of chunks: the same in every layout."""

@@ -19,9 +19,9 @@ from data_pipeline.build import shard_writer
 from data_pipeline.build.build import build
 from data_pipeline.build.planning import Kept, plan_shards
 from data_pipeline.build.train_tokenizer import train_tokenizer
+from data_pipeline.cleaning_config import CleaningConfig
 from data_pipeline.config import (
     BuildConfig,
-    CleaningConfig,
     DataConfig,
     ReadConfig,
     StorageConfig,

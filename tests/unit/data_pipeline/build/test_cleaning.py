@@ -5,7 +5,7 @@ import pytest
 from data_pipeline.build import gopher
 from data_pipeline.build.cleaning import Counts, clean
 from data_pipeline.build.duplicates import DuplicateFinder, document_hash, in_valid, signature
-from data_pipeline.config import CleaningConfig, GopherConfig
+from data_pipeline.cleaning_config import CleaningConfig, GopherConfig
 
 OFF = CleaningConfig(unicode_form="none", control_characters=False)
 PROSE = (

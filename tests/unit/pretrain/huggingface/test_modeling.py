@@ -98,9 +98,7 @@ def _documents() -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("name", _documents())
 @torch.no_grad()
-def test_packed_documents_do_not_affect_one_another(
-    model: ResonanceForCausalLM, name: str
-) -> None:
+def test_packed_documents_do_not_affect_one_another(model: ResonanceForCausalLM, name: str) -> None:
     tokens, told = ids(20), _documents()[name]
     logits = model(tokens, **told).logits
     other = tokens.clone()

@@ -1,0 +1,83 @@
+"""Labels of a build: their names, numbers and counts, from the documents that are kept."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from pyarrow import parquet
+
+from data_pipeline.build.extract import part_file
+from data_pipeline.build.planning import SPLITS, Kept
+from data_pipeline.config import BuildConfig
+from data_pipeline.errors import DataError
+from data_pipeline.shards.make_manifest import LabelTable
+from data_pipeline.shards.manifest import MAX_LABELS, Manifest, load_manifest, split_folders
+
+
+class Labels(NamedTuple):
+    """Labels of a build.
+
+    Attributes:
+        table: Their names and numbers.
+        counts: By split, the number of texts with each label.
+    """
+
+    table: LabelTable
+    counts: dict[str, list[int]]
+
+
+def find_labels(config: BuildConfig, kept: Kept, work: Path) -> Labels:
+    """The labels of the documents that are kept; those of another build if one is named.
+
+    Raises:
+        DataError: That build lacks one, or there are too many.
+    """
+    counts: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
+    most, several = 1, ""
+    for is_valid, labels in _labels_of(kept, work):
+        counts[SPLITS[is_valid]].update(labels)
+        most = max(most, len(labels))
+        if len(labels) != 1 and not several:
+            several = f"one with {len(labels)} labels, {', '.join(labels)[:80]}"
+    names = tuple(sorted(set().union(*counts.values())))
+    multi = bool(several)
+    if config.labels_of:
+        manifest = _labels_from(config)
+        if unknown := sorted(set(names) - set(manifest.labels)):
+            raise DataError(
+                f"{', '.join(config.sources)}: the label {unknown[0]!r}; expected one of the "
+                f"{len(manifest.labels)} of {config.labels_of} (labels_of)"
+            )
+        if multi and not manifest.multi_label:
+            raise DataError(
+                f"{', '.join(config.sources)}: {several}; expected one label for each text, as in "
+                f"{config.labels_of} (labels_of)"
+            )
+        names, multi = manifest.labels, manifest.multi_label
+    if not 0 < len(names) <= MAX_LABELS:
+        raise DataError(
+            f"{', '.join(config.sources)}: {len(names):,} labels; expected 1 to {MAX_LABELS:,}"
+        )
+    by_split = {split: [counts[split][name] for name in names] for split in SPLITS}
+    return Labels(LabelTable(names, most, multi), by_split)
+
+
+def _labels_from(config: BuildConfig) -> Manifest:
+    folder = split_folders(config.labels_of, config.storage)[0]
+    manifest = load_manifest(folder, config.storage)
+    if manifest.kind != "labelled":
+        raise DataError(f"{folder}: holds {manifest.kind}; expected labelled texts (labels_of)")
+    return manifest
+
+
+def _labels_of(kept: Kept, work: Path) -> Iterator[tuple[int, list[str]]]:
+    """Split and labels of each document, in the order of the corpus."""
+    for part in np.unique(kept.part):
+        is_part = kept.part == part
+        rows, splits = kept.row[is_part], kept.is_valid[is_part]
+        with parquet.ParquetFile(part_file(work, int(part))) as file:
+            column = file.read(columns=["more"], use_threads=False)["more"].to_pylist()
+        for row, is_valid in zip(rows.tolist(), splits.tolist(), strict=True):
+            yield is_valid, column[row]
