@@ -168,6 +168,12 @@ class ExportCommand(Command):
         description="Run directory or single checkpoint."
     )
     output: tyro.conf.Positional[LocalPath] = Field(description="Folder to create; must not exist.")
+    license: str = Field(
+        "unknown",
+        pattern=r"^[A-Za-z0-9.+-]+$",
+        description="Licence of the weights for the model card, as the Hub spells it: mit, "
+        "apache-2.0.",
+    )
 
 
 class VerifyCheckpointCommand(Command):
@@ -254,4 +260,25 @@ class DoctorCommand(Command):
         False,
         description="Instead, compile every GPU kernel for every supported architecture (without "
         "a GPU) and print the resources that each needs; takes minutes the first time.",
+    )
+    leak: str = Field(
+        "",
+        description="Instead, a causal language model to check for leaks: does a later token move "
+        "earlier logits, a packed document the next one, padding or batch mates a row, a cache its "
+        "continuation? A run directory, checkpoint, folder or name that transformers loads.",
+    )
+    checks: tuple[str, ...] = Field((), description="Names of some of the leak checks; all of them.")
+    length: int = Field(
+        300,
+        ge=16,
+        description="Tokens of a row that is checked for leaks; should exceed the model's chunks.",
+    )
+    dtype: Literal["float32", "float64", "bfloat16", "float16"] = Field(
+        "float32", description="Precision in which a model is checked for leaks."
+    )
+    trust_code: bool = Field(
+        False, description="Whether the model to check may run code from its folder."
+    )
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = Field(
+        False, description="Whether to print the result of leak checks as JSON."
     )

@@ -60,7 +60,9 @@ def find_labels(config: BuildConfig, kept: Kept, work: Path) -> Labels:
         raise DataError(
             f"{', '.join(config.sources)}: {len(names):,} labels; expected 1 to {MAX_LABELS:,}"
         )
-    by_split = {split: [counts[split][name] for name in names] for split in SPLITS}
+    by_split: dict[str, list[int]] = {
+        split: [counts[split][name] for name in names] for split in SPLITS
+    }
     return Labels(LabelTable(names, most, multi), by_split)
 
 

@@ -87,7 +87,7 @@ def _tokenizer(path: str, fingerprint: str) -> Tokenizer:
 
 
 class DocumentLayout(NamedTuple):
-    """What a document of a shard is made of.
+    """Parts of a document of a shard.
 
     Attributes:
         kind: Texts, labelled texts or pairs.
@@ -98,7 +98,7 @@ class DocumentLayout(NamedTuple):
     labels: LabelTable | None = None
 
     def tail(self, more: list[str], text_ids: list[int], tokenizer: Tokenizer) -> list[int]:
-        """What follows a text: the numbers of its labels, or the target of a pair.
+        """Tokens after a text: the numbers of its labels, or the target of a pair.
 
         Raises:
             DataError: A text has more labels than tokens.

@@ -53,7 +53,7 @@ class WholeDataset(PackedDataset):
             )
 
     def lanes(self) -> int:
-        """One: texts are short, and neighbours are shuffled."""
+        """A single lane: texts are short, and neighbours are shuffled."""
         return 1
 
     def row_spans(self, lanes: int, history: History, row: int, length: int) -> list[DocumentSlice]:

@@ -11,9 +11,9 @@ from pretrain.objectives import classify, masked_token
 
 
 def preparing_of(run: RunConfig) -> Preparing | None:
-    """What changes the rows of a run before they are batches; None if nothing does."""
+    """Maker of the function that changes rows before they are batches; None if none does."""
     if run.objective.kind == "masked_token":
-        return functools.partial(masked_token.masking, run)
+        return functools.partial(masked_token.preparation, run)
     return None
 
 

@@ -111,8 +111,8 @@ class Trainer:
         if checkpoint is not None:
             for line in changed_keys(run, checkpoint, self.progress.step):
                 self.journal.say(line)
-        for line in (*([transfer] if transfer else []), *idle_keys_of(run)):
-            self.journal.say(str(line))
+        for line in (*([str(transfer)] if transfer else []), *idle_keys_of(run)):
+            self.journal.say(line)
         for finding in check_health(run.health, run.train.output, ranks):
             self.journal.say(f"health: {finding}")
 

@@ -4,7 +4,6 @@ Models with gates train in float64: selection makes another choice of a few mode
 error, so two float32 runs of one layout drift apart as well, once one of them is disturbed by it.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,14 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from data_pipeline.build.build import build
-from data_pipeline.config import BuildConfig
 from pretrain.config import RunConfig
 from pretrain.parallel.placement import Placement
 from pretrain.run_file import load_run
 from tests.conftest import SmallCorpus
 from tests.distributed.features import EVERYTHING
 from tests.distributed.ranks import run_ranks
+from tests.labelled import labelled_texts
 
 # ZeRO 2 and 3 reduce gradients in float32 at most, so gated models would choose other modes later
 STEPS, GATED_STEPS = 10, 5
@@ -40,7 +38,7 @@ MODELS: dict[str, dict[str, object]] = {
     },
     "everything": EVERYTHING,
     "encoder": {"conv_heads": (2,), "causal": False},
-    "classifier": {"causal": False, "classes": 3, "pooling": "max"},
+    "classifier": {"causal": False, "classes": 3, "mixers": ("heads", "fft"), "num_layers": 2},
 }
 OBJECTIVES = {"encoder": "masked_token", "classifier": "classify"}
 
@@ -213,31 +211,6 @@ def _run(corpus: SmallCorpus, folder: Path, case: "Case") -> RunConfig:
     values["parallel"]["offload_optimizer"] = layout.states
     values["parallel"]["offload_parameters"] = layout.states if layout.zero == 3 else "none"
     return RunConfig.model_validate(values)
-
-
-def labelled_texts(folder: Path, corpus: SmallCorpus) -> Path:
-    """Texts of a few words whose label is their only word of three."""
-    folder.mkdir(exist_ok=True)
-    if not (folder / "built").exists():
-        rows = [
-            {
-                "text": f"{n} word {('red', 'green', 'blue')[n % 3]} " + "and " * (n % 7),
-                "label": n % 3,
-            }
-            for n in range(200)
-        ]
-        lines = (json.dumps(row) + "\n" for row in rows)
-        (folder / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
-        build(
-            BuildConfig(
-                sources=(str(folder / "rows.jsonl"),),
-                tokenizer=str(corpus.tokenizer),
-                kind="labelled",
-                output=str(folder / "built"),
-                valid_fraction=0.2,
-            )
-        )
-    return folder / "built"
 
 
 def _optimizer(model: str) -> str:
