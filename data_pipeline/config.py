@@ -7,7 +7,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from data_pipeline.cluster_config import ClusterConfig
+from data_pipeline.config_table import Table
+from data_pipeline.gopher_config import GopherConfig
 
 # a longer document of a plain text file (50 MB texts exist) is split
 MAX_DOCUMENT_BYTES = 64 * 2**20
@@ -33,12 +37,6 @@ def _path(value: object) -> object:
 # of a run file too, whose numbers may not be strings
 LocalPath = Annotated[Path, BeforeValidator(_path), AfterValidator(_local)]
 LocalName = Annotated[str, AfterValidator(_local)]
-
-
-class Table(BaseModel):
-    """Base of all tables read from outside: frozen; rejects unknown keys, infinities and NaN."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class StorageConfig(Table):
@@ -95,31 +93,6 @@ class ReadConfig(Table):
         "fail",
         description="Reaction to broken JSON, missing text, invalid UTF-8 and truncated files: "
         "fail, or skip and count.",
-    )
-
-
-class GopherConfig(Table):
-    """The quality and repetition rules of Rae et al. 2021 (Gopher), appendix A.1.1."""
-
-    quality: bool = Field(
-        False, description="Whether to apply the length, symbol and stop-word rules."
-    )
-    repetition: bool = Field(False, description="Whether to apply the repetition rules.")
-    min_words: int = Field(50, ge=0, description="Minimum number of words in a document.")
-    max_words: int = Field(100_000, ge=1, description="Maximum number of words in a document.")
-    min_mean_word_length: float = Field(3.0, description="Minimum mean length of words.")
-    max_mean_word_length: float = Field(10.0, description="Maximum mean length of words.")
-    max_symbol_ratio: float = Field(0.1, description="Maximum number of '#' or '...' per word.")
-    max_bullet_lines: float = Field(
-        0.9, description="Maximum share of lines that start with a bullet."
-    )
-    max_ellipsis_lines: float = Field(0.3, description="Maximum share of lines that end in '...'.")
-    min_alphabetic_words: float = Field(0.8, description="Minimum share of words with a letter.")
-    min_stop_words: int = Field(
-        2,
-        ge=0,
-        description="Minimum number of different stop words: the, be, to, of, and, that, have, "
-        "with.",
     )
 
 
@@ -207,6 +180,20 @@ class BuildConfig(Table):
     )
     num_processes: int = Field(
         1, ge=1, description="Worker processes; shards do not depend on their number."
+    )
+    against: tuple[str, ...] = Field(
+        (),
+        description="Earlier builds by the same tokenizer, folders or URLs: documents that "
+        "duplicate theirs are dropped.",
+    )
+    decontaminate: tuple[str, ...] = Field(
+        (),
+        description="JSONL files of evaluation texts: documents that share an n-gram with one "
+        "are dropped.",
+    )
+    decontaminate_ngram: int = Field(13, ge=1, description="Words per n-gram for decontamination.")
+    cluster: ClusterConfig = Field(
+        ClusterConfig(), description="Processes of other machines, instead of num_processes."
     )
     read: ReadConfig = Field(ReadConfig(), description="Layout of documents inside the sources.")
     cleaning: CleaningConfig = Field(CleaningConfig(), description="Cleaning steps.")

@@ -1,0 +1,30 @@
+"""Configuration of the Gopher rules (imports no torch)."""
+
+from pydantic import Field
+
+from data_pipeline.config_table import Table
+
+
+class GopherConfig(Table):
+    """The quality and repetition rules of Rae et al. 2021 (Gopher), appendix A.1.1."""
+
+    quality: bool = Field(
+        False, description="Whether to apply the length, symbol and stop-word rules."
+    )
+    repetition: bool = Field(False, description="Whether to apply the repetition rules.")
+    min_words: int = Field(50, ge=0, description="Minimum number of words in a document.")
+    max_words: int = Field(100_000, ge=1, description="Maximum number of words in a document.")
+    min_mean_word_length: float = Field(3.0, description="Minimum mean length of words.")
+    max_mean_word_length: float = Field(10.0, description="Maximum mean length of words.")
+    max_symbol_ratio: float = Field(0.1, description="Maximum number of '#' or '...' per word.")
+    max_bullet_lines: float = Field(
+        0.9, description="Maximum share of lines that start with a bullet."
+    )
+    max_ellipsis_lines: float = Field(0.3, description="Maximum share of lines that end in '...'.")
+    min_alphabetic_words: float = Field(0.8, description="Minimum share of words with a letter.")
+    min_stop_words: int = Field(
+        2,
+        ge=0,
+        description="Minimum number of different stop words: the, be, to, of, and, that, have, "
+        "with.",
+    )
