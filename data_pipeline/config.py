@@ -9,9 +9,9 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from data_pipeline.cleaning_config import CleaningConfig
 from data_pipeline.cluster_config import ClusterConfig
 from data_pipeline.config_table import Table
-from data_pipeline.gopher_config import GopherConfig
 
 # a longer document of a plain text file (50 MB texts exist) is split
 MAX_DOCUMENT_BYTES = 64 * 2**20
@@ -71,14 +71,25 @@ class StorageConfig(Table):
 class ReadConfig(Table):
     """Layout of documents inside source files."""
 
-    format: Literal["auto", "text", "jsonl", "parquet"] = Field(
+    format: Literal["auto", "text", "jsonl", "parquet", "csv", "tsv"] = Field(
         "auto", description="Format of the sources; auto decides by suffix, text if unknown."
+    )
+    columns: tuple[str, ...] = Field(
+        (), description="Names of the columns of CSV and TSV files that have no line of names."
     )
     document: Literal["file", "line", "paragraph"] = Field(
         "file",
         description="Unit of plain text that is one document; paragraphs end at empty lines.",
     )
-    text_key: str = Field("text", description="JSONL key or Parquet column of the text.")
+    text_key: str = Field("text", description="Key or column of the text.")
+    label_key: str = Field(
+        "label", description="Key or column of the label of a text: a string, an integer or a list."
+    )
+    label_separator: str = Field(
+        "", description="Text between the labels of a string of several; empty for one label."
+    )
+    source_key: str = Field("source", description="Key or column of the source of a pair.")
+    target_key: str = Field("target", description="Key or column of the target of a pair.")
     language_key: str = Field(
         "language", description="Optional JSONL key or Parquet column of the language."
     )
@@ -94,39 +105,6 @@ class ReadConfig(Table):
         description="Reaction to broken JSON, missing text, invalid UTF-8 and truncated files: "
         "fail, or skip and count.",
     )
-
-
-class CleaningConfig(Table):
-    """Cleaning steps, in the order in which they run."""
-
-    unicode_form: Literal["NFC", "NFKC", "none"] = Field(
-        "NFC", description="Unicode normal form; NFKC also folds compatibility characters."
-    )
-    control_characters: bool = Field(
-        True,
-        description="Whether to remove control characters other than tab, newline and carriage "
-        "return.",
-    )
-    min_characters: int = Field(1, ge=1, description="Minimum number of characters in a document.")
-    max_characters: int = Field(
-        0, ge=0, description="Maximum number of characters in a document; 0 for no limit."
-    )
-    gopher: GopherConfig = Field(GopherConfig(), description="Gopher rules.")
-    exact_duplicates: bool = Field(
-        True, description="Whether to drop exact copies of earlier documents."
-    )
-    near_duplicates: bool = Field(
-        False, description="Whether to drop near-duplicates (MinHash-LSH)."
-    )
-    near_threshold: float = Field(
-        0.8,
-        gt=0,
-        lt=1,
-        description="Jaccard similarity of word n-grams that makes a document a near-duplicate.",
-    )
-    near_ngram: int = Field(5, ge=1, description="Words per n-gram for near-duplicates.")
-    near_permutations: int = Field(128, ge=16, description="Length of a MinHash signature.")
-    num_examples: int = Field(3, ge=0, description="Examples per reason in the report.")
 
 
 class TokenizerTrainConfig(Table):
@@ -164,6 +142,15 @@ class BuildConfig(Table):
     )
     tokenizer: str = Field(
         "byte", description="SentencePiece model, Hugging Face tokenizer folder, or 'byte'."
+    )
+    kind: Literal["texts", "labelled", "pairs"] = Field(
+        "texts",
+        description="What is built: texts, texts with labels, or pairs of source and target.",
+    )
+    labels_of: str = Field(
+        "",
+        description="Folder of a split whose labels are used, in their order; a label that it "
+        "lacks is bad input. Empty: the labels of these sources, sorted.",
     )
     output: LocalName = Field("data", description="Folder for train/, valid/ and report.json.")
     valid_fraction: float = Field(
@@ -247,6 +234,11 @@ class DataConfig(Table):
     )
     shuffle_block: int = Field(
         4, ge=1, description="Shards per block; the documents of a block are shuffled together."
+    )
+    long_texts: Literal["refuse", "cut"] = Field(
+        "refuse",
+        description="Texts with labels that are longer than sequence_length: refuse the run, or "
+        "cut their end off.",
     )
     lanes: int = Field(
         0,

@@ -1,4 +1,4 @@
-"""Base of all configuration tables (imports no torch)."""
+"""Base of the tables of a configuration (imports no torch)."""
 
 from pydantic import BaseModel, ConfigDict
 

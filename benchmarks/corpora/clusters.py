@@ -10,8 +10,9 @@ from benchmarks.data.tokenizing import documents
 from benchmarks.harness.thresholds import Figure
 from data_pipeline.build.build import build
 from data_pipeline.build.train_tokenizer import train_tokenizer
+from data_pipeline.cleaning_config import CleaningConfig
 from data_pipeline.cluster_config import ClusterConfig
-from data_pipeline.config import BuildConfig, CleaningConfig, TokenizerTrainConfig
+from data_pipeline.config import BuildConfig, TokenizerTrainConfig
 
 
 def measure_clusters(text_bytes: int, vocab_size: int, rounds: int) -> list[Figure]:

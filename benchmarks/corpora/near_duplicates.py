@@ -26,7 +26,7 @@ from data_pipeline.build.duplicates.signatures import (
     signature,
 )
 from data_pipeline.build.workers.pool import ProcessPool
-from data_pipeline.config import CleaningConfig
+from data_pipeline.cleaning_config import CleaningConfig
 
 CONFIG = CleaningConfig(near_duplicates=True, exact_duplicates=False)
 

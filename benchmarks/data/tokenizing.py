@@ -12,7 +12,7 @@ from data_pipeline.build.duplicates.documents import RowFile
 from data_pipeline.build.extract import extract_part, load_record, part_file
 from data_pipeline.build.planning import choose_documents, plan_shards
 from data_pipeline.build.readers import Reader
-from data_pipeline.build.shard_writer import write_shard
+from data_pipeline.build.shard_writer import DocumentLayout, write_shard
 from data_pipeline.build.sources import plan_parts, source_files
 from data_pipeline.build.workers.pool import ProcessPool
 from data_pipeline.config import BuildConfig, ReadConfig, StorageConfig
@@ -87,7 +87,13 @@ class Tokenizing:
             ]
             spans, _ = choose_documents(config, files, work, ProcessPool(1))
             tasks = [
-                (self.tokenizer.path, self.tokenizer.fingerprint, task, work)
+                (
+                    self.tokenizer.path,
+                    self.tokenizer.fingerprint,
+                    DocumentLayout("texts"),
+                    task,
+                    work,
+                )
                 for task in plan_shards(config, spans, work)
             ]
             started_s = time.perf_counter()

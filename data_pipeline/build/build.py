@@ -33,6 +33,7 @@ from data_pipeline.build.extract import (
     ngram_file,
     part_file,
 )
+from data_pipeline.build.labels import Labels, find_labels
 from data_pipeline.build.needs import NEEDS
 from data_pipeline.build.output_checks import (
     WORK,
@@ -45,20 +46,15 @@ from data_pipeline.build.output_checks import (
 from data_pipeline.build.planning import SPLITS, ShardTask, choose_documents, plan_shards
 from data_pipeline.build.report import NAME as REPORT_NAME
 from data_pipeline.build.report import BuildReport, SplitReport, describe_split, load_report
-from data_pipeline.build.shard_writer import load_finished, write_shard
+from data_pipeline.build.shard_writer import DocumentLayout, load_finished, write_shard
 from data_pipeline.build.sources import Part, SourceFile, plan_parts, source_files
 from data_pipeline.build.workers.interface import Workers
 from data_pipeline.build.workers.opening import open_workers
 from data_pipeline.config import BuildConfig
 from data_pipeline.errors import DataError, WriteError
 from data_pipeline.idle_keys import idle_keys
-from data_pipeline.shards.manifest import (
-    INDEX_NAME,
-    ShardEntry,
-    dump_manifest,
-    index_header,
-    make_manifest,
-)
+from data_pipeline.shards.make_manifest import dump_manifest, make_manifest
+from data_pipeline.shards.manifest import INDEX_NAME, ShardEntry, index_header
 from data_pipeline.shards.manifest import NAME as MANIFEST_NAME
 from data_pipeline.storage.atomic import disk_errors, write_atomically, write_text_atomically
 from data_pipeline.tokenizer import Tokenizer, load_tokenizer
@@ -213,6 +209,8 @@ def _run(
     totals.merge(counts, config.cleaning.num_examples)
     documents_read = sum(record.documents_read for record in records)
     shards = plan_shards(config, spans, work)
+    is_labelled = config.kind == "labelled"
+    labels = find_labels(config, spans, work) if is_labelled and shards else None
     if not shards:
         raise DataError(
             f"{', '.join(config.sources)}: none of {documents_read} documents is left (dropped: "
@@ -224,7 +222,7 @@ def _run(
         documents_read=documents_read,
         bytes_read=sum(record.bytes_read for record in records),
         cleaning=asdict(totals),
-        splits=_write_shards(config, tokenizer, shards, work, workers),
+        splits=_write_shards(config, tokenizer, shards, labels, work, workers),
         seconds=0.0,
     )
 
@@ -259,20 +257,24 @@ def _write_shards(
     config: BuildConfig,
     tokenizer: Tokenizer,
     shards: list[ShardTask],
+    labels: Labels | None,
     work: Path,
     workers: Workers,
 ) -> dict[str, SplitReport]:
     """Write the missing shards, and a manifest per split."""
     output = work.parent
+    table = None if labels is None else labels.table
     missing = [task for task in shards if load_finished(work, output / task.split, task) is None]
-    tasks = [(config.tokenizer, tokenizer.fingerprint, task, work) for task in missing]
+    layout = DocumentLayout(config.kind, table)
+    tasks = [(config.tokenizer, tokenizer.fingerprint, layout, task, work) for task in missing]
     workers.run("tokenize", write_shard, tasks)
     splits: dict[str, SplitReport] = {}
     for split in SPLITS:
         # read twice, since the rows of all shards may not fit into memory
         written = [task for task in shards if task.split == split]
         entries = [entry for entry, _ in _finished(written, work)]
-        manifest = make_manifest(tokenizer, entries)
+        counts = () if labels is None else labels.counts[split]
+        manifest = make_manifest(tokenizer, entries, config.kind, table, counts)
         with write_atomically(output / split / INDEX_NAME) as file:
             file.write(index_header(manifest.samples))
             file.writelines(rows for _, rows in _finished(written, work))

@@ -26,6 +26,7 @@ _SCHEMA = pa.schema(
         ("text", pa.large_string()),
         ("source", pa.string()),
         ("language", pa.string()),
+        ("more", pa.list_(pa.large_string())),
         ("hash", pa.binary(16)),
         ("text_bytes", pa.int64()),
         ("signature", pa.list_(pa.uint32())),
@@ -115,6 +116,7 @@ def _rows(
         config.read,
         config.storage,
         on_bad=lambda reason, where: counts.add("bad_input", reason, where, num_examples),
+        kind=config.kind,
     )
     for piece in part.slices:
         for document in reader.documents(piece):
@@ -132,7 +134,16 @@ def _row(
     text = clean(document.text, document.source, config.cleaning, counts)
     if text is None:
         return None
-    if hashes is not None and is_contaminated(text, config.decontaminate_ngram, hashes):
+    target: tuple[str, ...] = ()
+    if config.kind == "pairs":
+        cleaned = clean(document.more[0], document.source, config.cleaning, counts)
+        if cleaned is None:
+            return None
+        target = (cleaned,)
+    texts = (text, *target)
+    if hashes is not None and any(
+        is_contaminated(each, config.decontaminate_ngram, hashes) for each in texts
+    ):
         shown = example(document.source, text)
         counts.add("dropped", "contaminated", shown, config.cleaning.num_examples)
         return None
@@ -141,8 +152,9 @@ def _row(
         "text": text,
         "source": document.source,
         "language": document.language,
+        "more": target or document.more,
         "hash": document_hash(text),
-        "text_bytes": len(text.encode()),
+        "text_bytes": len("".join((text, *target)).encode()),
         "signature": signature(text, config.cleaning) if near else None,
     }
 

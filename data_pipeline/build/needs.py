@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from data_pipeline.cleaning_config import GopherConfig
 from data_pipeline.cluster_config import KINDS, ClusterConfig
-from data_pipeline.gopher_config import GopherConfig
 from data_pipeline.idle_keys import Need
 
 SWITCHES = ("quality", "repetition")
@@ -43,9 +43,29 @@ NEEDS = (
         "cleaning.near_duplicates",
     ),
     Need(
-        ("read.text_key", "read.language_key"),
+        ("read.language_key",),
         lambda config: config.read.format != "text",
-        "read.format jsonl, parquet or auto",
+        "another read.format than text",
+    ),
+    Need(
+        ("read.text_key",),
+        lambda config: config.read.format != "text" and config.kind != "pairs",
+        "another read.format than text, and another kind than pairs",
+    ),
+    Need(
+        ("read.label_key", "read.label_separator", "labels_of"),
+        lambda config: config.kind == "labelled",
+        "kind labelled",
+    ),
+    Need(
+        ("read.source_key", "read.target_key"),
+        lambda config: config.kind == "pairs",
+        "kind pairs",
+    ),
+    Need(
+        ("read.columns",),
+        lambda config: config.read.format in ("auto", "csv", "tsv"),
+        "read.format csv, tsv or auto",
     ),
     Need(
         ("read.document", "read.max_document_bytes"),

@@ -38,7 +38,7 @@ _AUTOMATIC_SHARDS = 32
 _SMALLEST_SHARD = 256 * 2**10
 _LARGEST_SHARD = 64 * 2**20
 # a document that is dropped has this place instead of that of its split in `SPLITS`
-_DROPPED = 255
+DROPPED = 255
 
 Integers = npt.NDArray[np.int64]
 
@@ -148,7 +148,7 @@ def choose_span(
             if state < EXACT:
                 splits.append(int(in_valid(hash_, config.valid_fraction)))
             else:
-                splits.append(_DROPPED)
+                splits.append(DROPPED)
                 counts.add("dropped", REASONS[state], source, config.cleaning.num_examples)
     choice = Choice(np.array(splits, dtype=np.uint8), np.concatenate(sizes))
     with write_atomically(_choice_file(work, span.number)) as file:
@@ -161,7 +161,7 @@ def plan_shards(config: BuildConfig, spans: Sequence[Span], work: Path) -> list[
     total = 0
     for span in spans:
         choice = load_choice(work, span.number)
-        total += int(choice.text_bytes[choice.split != _DROPPED].sum())
+        total += int(choice.text_bytes[choice.split != DROPPED].sum())
     automatic = min(max(total // _AUTOMATIC_SHARDS, _SMALLEST_SHARD), _LARGEST_SHARD)
     shard_bytes = config.shard_bytes or automatic
     return [

@@ -106,12 +106,16 @@ def _find_start(run: RunConfig, *, resume: bool, auto_resume: bool) -> Path | No
 def _branch_point(run: RunConfig) -> Path | None:
     """The verified checkpoint that a branch starts from; None for a run that is none.
 
+    A run of another objective is none: it begins with the parameters that fit.
+
     Raises:
         RunError: There is none, it has another model, or the run ends before it.
     """
     if not run.train.branch_from:
         return None
     checkpoint = find_checkpoint(Path(run.train.branch_from))
+    if load_saved_run(checkpoint).objective.kind != run.objective.kind:
+        return None
     check_same_model(checkpoint, run)
     if run.train.steps <= (step := _step(checkpoint)):
         raise RunError(

@@ -16,7 +16,8 @@ from data_pipeline.config import ReadConfig
 from pretrain.commands import EvaluateCommand
 from pretrain.errors import RunError
 from pretrain.huggingface.load import load_pretrained
-from spectral.lm import LMState, SpectralLM
+from spectral.backbone import LMState
+from spectral.lm import SpectralLM
 
 # tokens per forward pass of an exported folder, which does not record the training length
 DEFAULT_WINDOW = 2_048

@@ -40,6 +40,7 @@ CONSEQUENCES = {
     "data.storage": _SAME,
     "data.cache": _SAME,
     "data.cache_bytes": _SAME,
+    "objective": "later steps learn by the new rule",
     "optim": "later steps use the new value with the optimizer's stored state",
     "optim.name": "parameters stay, and the optimizer's state (momentum and second moments of all "
     "parameters) is begun again",

@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from data_pipeline.build.build import build
-from data_pipeline.config import BuildConfig, CleaningConfig
+from data_pipeline.cleaning_config import CleaningConfig
+from data_pipeline.config import BuildConfig
 
 
 def digests(output: Path) -> dict[str, str]:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.build.build import build
+from data_pipeline.cleaning_config import CleaningConfig
 from data_pipeline.cluster_config import ClusterConfig
-from data_pipeline.config import BuildConfig, CleaningConfig
+from data_pipeline.config import BuildConfig
 from tests.launch.slurm_cluster import Cluster, wait_for
 
 pytestmark = pytest.mark.system

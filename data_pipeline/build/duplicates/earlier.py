@@ -99,7 +99,12 @@ def read_earlier(config: BuildConfig, shard: EarlierShard, path: Path) -> None:
                 tokens = reader.tokens(shard.number, row)
                 if isinstance(tokens, str):
                     raise DataError(f"against: {reader.url(shard.number)}: {tokens}")
-                text = tokenizer.decode(tokens[1:-1].tolist())
+                text = tokenizer.decode(_text_of(tokens.tolist(), tokenizer))
                 values = signature(text, config.cleaning) if near else None
                 rows.append({"hash": document_hash(text), "signature": values})
             writer.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA))
+
+
+def _text_of(tokens: list[int], tokenizer: Tokenizer) -> list[int]:
+    """The tokens of a document's text: labels, or the target of a pair, come after its EOS."""
+    return tokens[1 : tokens.index(tokenizer.eos_id, 1)]

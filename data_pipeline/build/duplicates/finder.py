@@ -36,7 +36,7 @@ from data_pipeline.build.duplicates.rounds import (
 from data_pipeline.build.duplicates.runs import DOCUMENT, Integers, Limits, read_list
 from data_pipeline.build.duplicates.signatures import bands_of
 from data_pipeline.build.workers.interface import Workers
-from data_pipeline.config import CleaningConfig
+from data_pipeline.cleaning_config import CleaningConfig
 from data_pipeline.input_files import read_json
 from data_pipeline.storage.atomic import disk_errors, write_text_atomically
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from datasketch import MinHash, MinHashLSH
 
-from data_pipeline.config import CleaningConfig
+from data_pipeline.cleaning_config import CleaningConfig
 
 Signature = npt.NDArray[np.uint32]
 # a row per document

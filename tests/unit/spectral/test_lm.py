@@ -8,6 +8,7 @@ from spectral.lm import SpectralLM
 from spectral.mixers.build import MIXERS
 from tests.unit.spectral.causality.checks import (
     check_causal,
+    check_gradients,
     check_isolated,
     check_recurrent,
     small_config,
@@ -16,6 +17,16 @@ from tests.unit.spectral.causality.checks import (
 )
 from tests.unit.spectral.gates.test_spectral_gate import SETTINGS
 
+RECALL: dict[str, dict[str, object]] = {
+    "delta": {"recall_rule": "delta"},
+    "turning": {"recall_phase": "data", "recall_bias": True},
+    "every key": {
+        "recall_rule": "delta",
+        "recall_erase": "channel",
+        "recall_phase": "data",
+        "recall_bias": True,
+    },
+}
 MIXTURES = {"mixed": (2,), "by turns": (), "convolution": (4,), "recall": (0,)}
 
 
@@ -33,6 +44,16 @@ def test_no_logit_depends_on_another_document(conv_heads: tuple[int, ...]) -> No
 @pytest.mark.parametrize("length", [1, 4, 8, 9, 30])
 def test_recurrent_form_equals_parallel_form(conv_heads: tuple[int, ...], length: int) -> None:
     check_recurrent(small_model(small_config(conv_heads=conv_heads)), length)
+
+
+@pytest.mark.parametrize("name", RECALL)
+def test_recall_heads_of_every_kind(name: str) -> None:
+    config = small_config(conv_heads=(0,), **RECALL[name])
+    check_causal(small_model(config))
+    check_isolated(small_model(config))
+    for length in (1, 4, 9, 30):
+        check_recurrent(small_model(config), length)
+    check_gradients(config)
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
@@ -109,6 +130,10 @@ def test_parameters_do_not_depend_on_chunk_lengths() -> None:
         ({"conv_heads": (5,)}, "at most num_heads=4, got"),
         ({"dim": 12}, "must be even, got 3"),
         ({"conv_chunk": 0}, "greater than or equal to 1"),
+        ({"recall_strength": 2.5}, "recall_strength\n  Input should be less than or equal to 2"),
+        ({"recall_strength": 0.0}, "recall_strength\n  Input should be greater than 0"),
+        ({"recall_rule": "rule"}, "recall_rule\n  Input should be 'decay' or 'delta'"),
+        ({"recall_phase": "free"}, "recall_phase\n  Input should be 'static' or 'data'"),
         ({"depth": 3}, "Extra inputs are not permitted"),
     ],
 )

@@ -4,7 +4,7 @@ import numpy as np
 from datasketch import MinHash, MinHashLSH
 
 from data_pipeline.build.duplicates.signatures import Signature
-from data_pipeline.config import CleaningConfig
+from data_pipeline.cleaning_config import CleaningConfig
 
 
 class SequentialFinder:

@@ -22,9 +22,9 @@ from data_pipeline.build.duplicates.documents import RowFile, plan_spans
 from data_pipeline.build.planning import SPLITS, load_choice, plan_shards, rows_of_piece
 from data_pipeline.build.train_tokenizer import train_tokenizer
 from data_pipeline.build.workers.pool import ProcessPool
+from data_pipeline.cleaning_config import CleaningConfig
 from data_pipeline.config import (
     BuildConfig,
-    CleaningConfig,
     DataConfig,
     ReadConfig,
     StorageConfig,

@@ -5,8 +5,7 @@ import pytest
 from data_pipeline.build import gopher
 from data_pipeline.build.cleaning import Counts, clean
 from data_pipeline.build.duplicates.signatures import document_hash, in_valid, signature
-from data_pipeline.config import CleaningConfig
-from data_pipeline.gopher_config import GopherConfig
+from data_pipeline.cleaning_config import CleaningConfig, GopherConfig
 from tests.unit.data_pipeline.build.sequential import SequentialFinder
 
 OFF = CleaningConfig(unicode_form="none", control_characters=False)

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from data_pipeline.build.build import build
 from data_pipeline.build.workers import remote
 from data_pipeline.build.workers.cluster import DaskCluster, dask_cluster
+from data_pipeline.cleaning_config import CleaningConfig
 from data_pipeline.cluster_config import ClusterConfig
-from data_pipeline.config import CleaningConfig
 from data_pipeline.errors import DataError, WriteError
 from tests.unit.data_pipeline.build.test_build import config_for, digests
 

@@ -7,7 +7,8 @@ import pytest
 
 from data_pipeline.build.build import build
 from data_pipeline.build.duplicates.contamination import is_contaminated, read_texts
-from data_pipeline.config import BuildConfig, CleaningConfig
+from data_pipeline.cleaning_config import CleaningConfig
+from data_pipeline.config import BuildConfig
 from data_pipeline.errors import DataError
 from tests.unit.data_pipeline.build.test_build import config_for, digests
 from tests.unit.data_pipeline.conftest import make_text

@@ -19,7 +19,7 @@ from data_pipeline.build.duplicates.finder import DuplicateFinder
 from data_pipeline.build.duplicates.runs import FirstSeen, Limits
 from data_pipeline.build.duplicates.signatures import Signatures, bands_of, resembling
 from data_pipeline.build.workers.pool import ProcessPool
-from data_pipeline.config import CleaningConfig
+from data_pipeline.cleaning_config import CleaningConfig
 from tests.unit.data_pipeline.build.sequential import SequentialFinder
 
 PERMUTATIONS = 16
