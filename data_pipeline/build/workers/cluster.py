@@ -29,6 +29,10 @@ from data_pipeline.errors import DataError
 
 # tasks that the scheduler holds at a time: a corpus may have millions
 _WINDOW = 2048
+# tasks keep nothing in memory that could be moved elsewhere: a worker that paused would never wake
+_WORKER_SETTINGS = {
+    f"distributed.worker.memory.{name}": False for name in ("target", "spill", "pause")
+}
 _LOST = (asyncio.CancelledError, CommClosedError, OSError)
 
 
@@ -65,9 +69,9 @@ class DaskCluster:
                         running.add(self._submit(name, function, task))
             except KilledWorker as error:
                 raise DataError(
-                    f"{name}: {self._config.attempts} workers that ran one task were lost, the "
-                    f"last one {error.last_worker.address}, perhaps for lack of memory; expected "
-                    f"it to finish within cluster.memory ({self._config.memory}). The same "
+                    f"{name}: {error.allowed_failures + 1} workers that ran one task were lost, "
+                    f"the last one {error.last_worker.address}, perhaps for lack of memory; "
+                    f"expected it to finish within cluster.memory ({self._config.memory}). The same "
                     "command resumes the work."
                 ) from error
             except ImportError as error:
@@ -110,6 +114,7 @@ def dask_cluster(config: ClusterConfig, work: Path, mark: Path) -> Iterator[Dask
     settings = {
         "distributed.scheduler.allowed-failures": config.attempts - 1,
         "distributed.comm.timeouts.connect": f"{config.wait_s}s",
+        **_WORKER_SETTINGS,
     }
     with dask.config.set(settings), contextlib.ExitStack() as stack:
         if config.kind == "local":
@@ -165,7 +170,15 @@ def _slurm(config: ClusterConfig, work: Path) -> Iterator[Any]:
             log_directory=str(folder),
             local_directory=tempfile.gettempdir(),
             death_timeout=str(int(config.wait_s)),
-            job_script_prologue=[f"export PYTHONPATH={shlex.quote(paths)}", *config.setup],
+            job_script_prologue=[
+                f"export PYTHONPATH={shlex.quote(paths)}",
+                *(
+                    f"export DASK_{name.replace('.', '__').upper()}={value}"
+                    for name, value in _WORKER_SETTINGS.items()
+                ),
+                *config.setup,
+            ],
+            worker_extra_args=["--no-dashboard"],
             python=shlex.quote(sys.executable),
             job_name="resonance-data",
             scheduler_options={"dashboard_address": "127.0.0.1:0"}

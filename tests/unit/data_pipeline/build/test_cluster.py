@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from distributed import LocalCluster
 from pydantic import ValidationError
@@ -74,7 +75,10 @@ def die_once(folder: Path, number: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_the_tasks_of_a_lost_worker_run_again(workers: DaskCluster, tmp_path: Path) -> None:
+def test_the_tasks_of_a_lost_worker_run_again(
+    workers: DaskCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data_pipeline.build.workers.cluster._WINDOW", 5)
     folder = tmp_path / "calls"
     folder.mkdir()
     workers.run("try", die_once, [(folder, number) for number in range(12)])
@@ -146,18 +150,31 @@ def test_clusters_that_do_not_answer(tmp_path: Path) -> None:
         ClusterConfig(kind="kubernetes")
 
 
+def listening() -> set[str]:
+    """Addresses at which this process and its children wait for connections."""
+    this = psutil.Process()
+    return {
+        f"{connection.laddr.ip}:{connection.laddr.port}"
+        for process in (this, *this.children(recursive=True))
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+
+
 def test_a_cluster_of_this_machine_listens_on_the_loopback_interface_alone(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     addresses: list[str] = []
 
-    def seen(workers: DaskCluster, *_: object) -> None:
-        info = workers._client.scheduler_info()
-        addresses.extend([info["address"], *info["workers"]])
+    before = listening()
+
+    def seen(*_: object) -> None:
+        addresses.extend(listening() - before)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(DaskCluster, "run", seen)
     with pytest.raises(KeyboardInterrupt):
         build(config_for(corpus, tmp_path / "out", cluster=ClusterConfig(kind="local", workers=1)))
-    assert len(addresses) == 2
-    assert all(address.startswith("tcp://127.0.0.1:") for address in addresses)
+    # scheduler, nanny, worker, and two dashboards
+    assert len(addresses) >= 4
+    assert {address.rsplit(":", 1)[0] for address in addresses} == {"127.0.0.1"}
