@@ -1,7 +1,6 @@
 """`resonance plan`: memory, time and traffic of a run on GPUs that need not be there."""
 
 import json
-import multiprocessing
 
 from rich.console import Console
 
@@ -11,7 +10,7 @@ from pretrain.commands import PlanCommand
 from pretrain.config import RunConfig
 from pretrain.errors import RunError
 from pretrain.planning.devices import Devices, load_devices
-from pretrain.planning.figures import GIB, Figures, figures
+from pretrain.planning.figures import GIB, Figures, figures, preload
 from pretrain.planning.search import changes, nearest_that_fits, search
 from pretrain.planning.show import ranking_table, show, show_ranking
 from pretrain.planning.step_time import Machines
@@ -30,7 +29,7 @@ def plan(command: PlanCommand) -> str | None:
     devices = load_devices(command.devices)
     machines = machines_of(devices, command.gpu, command.network, per_node)
     # rehearsals begin with their imports done
-    multiprocessing.set_forkserver_preload(["pretrain.planning.rehearsal"])
+    preload(run)
     if command.search:
         ranking = search(run, gpus, machines)
         if command.as_json:
