@@ -22,7 +22,7 @@ def check_run(run: RunConfig, num_ranks: int, checkpoint: Path | None = None) ->
 
     Raises:
         RunError: The layout is impossible, a part of the model could not learn, a key would do
-            nothing that matters, or another tokenizer made the shards.
+            nothing that matters, a text is missing, or another tokenizer made the shards.
         DataError: A dataset is missing or unreadable, or holds nothing to predict.
     """
     run = with_chunk(run, checkpoint)
@@ -38,6 +38,9 @@ def check_run(run: RunConfig, num_ranks: int, checkpoint: Path | None = None) ->
             run.data.sequence_length,
         ):
             check_chunks(with_length(run, length))
+    for file in run.evaluate.texts if run.evaluate.every else ():
+        if not file.is_file():
+            raise RunError(f"evaluate.texts: {file} is no file; expected UTF-8 text")
     if not run.data.datasets:
         raise RunError('data.datasets is empty; expected for example [{ path = "data/train" }]')
     for path in [*(dataset.path for dataset in run.data.datasets), run.data.valid]:
