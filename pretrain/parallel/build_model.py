@@ -28,7 +28,7 @@ def build_model(run: RunConfig, mesh: Mesh, settle: Settle = stay) -> nn.Module:
 
         return PipelinedLM(run, mesh, settle)
     model = empty_model(run.model)
-    for name, part in initialised_parts(model, run.train.seed):
+    for name, part in initialised_parts(model, run):
         local_part = split_part(part, name, run.parallel, mesh)
         if local_part is not part:
             setattr(model, name, local_part)

@@ -54,7 +54,7 @@ class Stage(nn.Module):
             needed.add("embedding")
         if self.is_last:
             needed.add("final_norm")
-        for name, part in initialised_parts(model, run.train.seed):
+        for name, part in initialised_parts(model, run):
             if name not in needed:
                 # initialised on all ranks alike for the random state, and dropped
                 part.to_empty(device="meta")
