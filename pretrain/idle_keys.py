@@ -124,6 +124,11 @@ NEEDS = (
         "optim.name = 'muon'",
     ),
     Need(
+        ("optim.base_width",),
+        lambda run: run.optim.scale == "width",
+        "optim.scale = 'width'",
+    ),
+    Need(
         ("optim.schedule_by",),
         lambda run: bool(run.train.batch_warmup or run.train.length_warmup),
         "train.batch_warmup or train.length_warmup",
@@ -153,6 +158,12 @@ NEEDS = (
         lambda run: bool(run.data.valid and run.train.validate_every),
         "data.valid and train.validate_every above 0",
     ),
+    Need(
+        ("evaluate.texts", "evaluate.tasks"),
+        lambda run: run.evaluate.every > 0,
+        "evaluate.every above 0",
+    ),
+    Need(("evaluate.limit",), lambda run: bool(run.evaluate.tasks), "evaluate.tasks"),
     Need(
         ("train.gradient_reduction",),
         lambda run: run.train.precision in ("auto", "bf16") and run.parallel.zero_stage > 0,
