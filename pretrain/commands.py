@@ -176,6 +176,15 @@ class ExportCommand(Command):
     )
 
 
+class ImportCommand(Command):
+    """Import a folder that others fine-tuned as a checkpoint that `pretrain --from` starts from."""
+
+    folder: tyro.conf.Positional[Path] = Field(
+        description="Folder of `checkpoint export`, fine-tuned or merged, with config.json."
+    )
+    output: tyro.conf.Positional[LocalPath] = Field(description="Checkpoint to create.")
+
+
 class VerifyCheckpointCommand(Command):
     """Verify a checkpoint: file hashes, missing shards, shapes, state and the model's output."""
 
