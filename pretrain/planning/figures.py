@@ -185,15 +185,13 @@ def _rehearsed(run: RunConfig, gpus: int, kernels: bool) -> Sequence[Rehearsal]:
         if shallow is None:
             (rehearsal,) = _in_processes([(partial(work, bounds=bounds), run)])
         else:
-            rehearsal = continued(
-                *_in_processes(
-                    [
-                        (partial(work, bounds=places), each)
-                        for each, places in zip(shallow.runs, shallow.bounds, strict=True)
-                    ]
-                ),
-                shallow.times,
+            first, second = _in_processes(
+                [
+                    (partial(work, bounds=places), each)
+                    for each, places in zip(shallow.runs, shallow.bounds, strict=True)
+                ]
             )
+            rehearsal = continued(first, second, shallow.times)
         rehearsals.append(rehearsal)
         message = rehearsal.message or message
     return rehearsals
