@@ -48,9 +48,13 @@ COMMANDS = {
     "data stats": Command(data_config.StatsConfig, "data_pipeline.shards.stats", "stats"),
     "pretrain": Command(commands.PretrainCommand, "pretrain.training.train", "pretrain"),
     "evaluate": Command(commands.EvaluateCommand, "pretrain.evaluation.evaluate", "evaluate"),
+    "embed": Command(commands.EmbedCommand, "pretrain.evaluation.embed", "embed"),
     "generate": Command(commands.GenerateCommand, "pretrain.generation.generate", "generate"),
     "chat": Command(commands.ChatCommand, "pretrain.generation.chat", "chat"),
     "checkpoint export": Command(commands.ExportCommand, "pretrain.huggingface.export", "export"),
+    "checkpoint import": Command(
+        commands.ImportCommand, "pretrain.huggingface.import_folder", "import_folder"
+    ),
     "checkpoint verify": Command(
         commands.VerifyCheckpointCommand, "pretrain.checkpoint.verify", "verify"
     ),

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import tyro
 from pydantic import BaseModel, ConfigDict, Field
 
-from data_pipeline.config import LocalName, LocalPath, StorageConfig
+from data_pipeline.config import LocalName, LocalPath, ReadConfig, StorageConfig
 from pretrain.config import RunConfig
 
 
@@ -29,13 +29,18 @@ class PretrainCommand(Command):
     branch_from: Annotated[Path | None, tyro.conf.arg(name="from")] = Field(
         None,
         description="Start a run of its own from this checkpoint or run directory, as "
-        "train.branch_from; if train.output is that run's, a folder next to it.",
+        "train.branch_from; if train.output is that run's, a folder next to it. A run of another "
+        "objective reads the parameters that fit, and lists those that it initialises.",
     )
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = Field(RunConfig())
 
 
 class EvaluateCommand(Command):
-    """Measure loss, perplexity and bits per byte on a split or text files, or run lm-eval."""
+    """Measure a model on a split, text files or tasks of lm-eval.
+
+    Language models: loss, perplexity, bits per byte. Encoders: loss and accuracy on masked tokens.
+    Classifiers: accuracy, macro F1, calibration, confusions.
+    """
 
     checkpoint: tyro.conf.Positional[Path] = Field(
         description="Run directory, single checkpoint or, with --text or --tasks, exported folder."
@@ -67,6 +72,20 @@ class EvaluateCommand(Command):
         0, ge=0, description="Tokens per window; 0 for the length used in training."
     )
     batch_size: int = Field(8, ge=1, description="Windows per forward pass.")
+
+
+class EmbedCommand(Command):
+    """Write a vector for every text, by an encoder or a classifier, as a Parquet file."""
+
+    checkpoint: tyro.conf.Positional[Path] = Field(
+        description="Run directory, single checkpoint or exported folder."
+    )
+    inputs: tuple[str, ...] = Field(description="Files, folders, globs or URLs of texts.")
+    output: LocalPath = Field(description="Parquet file with the columns source, number, vector.")
+    normalise: bool = Field(False, description="Whether to give every vector the length 1.")
+    batch_size: int = Field(32, ge=1, description="Texts per forward pass.")
+    read: ReadConfig = Field(ReadConfig(), description="Layout of texts inside the files.")
+    storage: StorageConfig = Field(StorageConfig(), description="Access to files.")
 
 
 class GenerationOptions(Command):
@@ -149,6 +168,21 @@ class ExportCommand(Command):
         description="Run directory or single checkpoint."
     )
     output: tyro.conf.Positional[LocalPath] = Field(description="Folder to create; must not exist.")
+    license: str = Field(
+        "unknown",
+        pattern=r"^[A-Za-z0-9.+-]+$",
+        description="Licence of the weights for the model card, as the Hub spells it: mit, "
+        "apache-2.0.",
+    )
+
+
+class ImportCommand(Command):
+    """Import a folder that others fine-tuned as a checkpoint that `pretrain --from` starts from."""
+
+    folder: tyro.conf.Positional[Path] = Field(
+        description="Folder of `checkpoint export`, fine-tuned or merged, with config.json."
+    )
+    output: tyro.conf.Positional[LocalPath] = Field(description="Checkpoint to create.")
 
 
 class VerifyCheckpointCommand(Command):
@@ -259,4 +293,25 @@ class DoctorCommand(Command):
         False,
         description="Instead, compile every GPU kernel for every supported architecture (without "
         "a GPU) and print the resources that each needs; takes minutes the first time.",
+    )
+    leak: str = Field(
+        "",
+        description="Instead, a causal language model to check for leaks: does a later token move "
+        "earlier logits, a packed document the next one, padding or batch mates a row, a cache its "
+        "continuation? A run directory, checkpoint, folder or name that transformers loads.",
+    )
+    checks: tuple[str, ...] = Field((), description="Names of some of the leak checks; all of them.")
+    length: int = Field(
+        300,
+        ge=16,
+        description="Tokens of a row that is checked for leaks; should exceed the model's chunks.",
+    )
+    dtype: Literal["float32", "float64", "bfloat16", "float16"] = Field(
+        "float32", description="Precision in which a model is checked for leaks."
+    )
+    trust_code: bool = Field(
+        False, description="Whether the model to check may run code from its folder."
+    )
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = Field(
+        False, description="Whether to print the result of leak checks as JSON."
     )

@@ -9,6 +9,7 @@ from data_pipeline.config import DataConfig, LocalPath
 from data_pipeline.stream.step_sizes import StepSizes
 from launch.config import LaunchConfig
 from pretrain.health_config import GuardConfig, HealthConfig, MonitorConfig
+from pretrain.objective_config import ObjectiveConfig
 from pretrain.optim_config import OptimConfig
 from pretrain.train_config import EvaluateConfig, TrainConfig
 from spectral.config import ModelConfig
@@ -104,6 +105,7 @@ class RunConfig(Table):
     """
 
     model: ModelConfig = Field(ModelConfig(), description="Model architecture.")
+    objective: ObjectiveConfig = Field(ObjectiveConfig(), description="What the run learns.")
     data: DataConfig = Field(DataConfig(), description="Training and validation data.")
     optim: OptimConfig = Field(OptimConfig(), description="Optimizer and learning-rate schedule.")
     train: TrainConfig = Field(TrainConfig(), description="Length, batch size and output.")
@@ -119,17 +121,16 @@ class RunConfig(Table):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "RunConfig":
-        if not self.model.causal:
-            raise ValueError(
-                "model.causal must be true to predict next tokens, got false: such a model reads "
-                "the tokens that it would predict"
-            )
         if self.train.global_batch_size % self.train.micro_batch_size:
             raise ValueError(
                 "train.global_batch_size must be a multiple of train.micro_batch_size, got "
                 f"{self.train.global_batch_size} and {self.train.micro_batch_size}"
             )
-        problem = self.train.stage_problem() or self.optim.schedule_problem(self.train.steps)
+        problem = (
+            self.objective.problem(self.model)
+            or self.train.stage_problem()
+            or self.optim.schedule_problem(self.train.steps)
+        )
         if problem:
             raise ValueError(problem)
         return self

@@ -73,7 +73,25 @@ class HealthConfig(Table):
 
 
 class MonitorConfig(Table):
-    """The `[monitor]` table: metrics for Prometheus, and of the gradient's noise."""
+    """The `[monitor]` table: which figures a run takes, and who else receives them."""
+
+    every: int = Field(
+        50,
+        ge=0,
+        description="Steps between samples of time by part, memory, norms and spectra; 0 for none.",
+    )
+    peak_tflops: float = Field(
+        0.0,
+        ge=0.0,
+        lt=1e9,
+        description="Peak of a device in 10^12 operations per second, for the utilisation; 0 for "
+        "that of the planner's table or, of a processor, a measured one.",
+    )
+    tensorboard: bool = Field(
+        False,
+        description="Also write the metrics for TensorBoard, into the folder tensorboard of the "
+        "run directory; needs the package tensorboard.",
+    )
 
     prometheus_port: int = Field(
         0,

@@ -1,6 +1,6 @@
 """Keys that a run sets and that have no effect in it (imports no torch)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from data_pipeline.idle_keys import Need, idle_keys
 from data_pipeline.storage.files import is_remote
@@ -37,7 +37,31 @@ def _skips(run: RunConfig) -> bool:
     return bool({run.guard.on_nonfinite, run.guard.on_spike} & {"skip", "rollback"})
 
 
+def _learns(*kinds: str) -> Callable[[RunConfig], bool]:
+    return lambda run: run.objective.kind in kinds
+
+
 NEEDS = (
+    Need(
+        (
+            "objective.mask_rate",
+            "objective.mask_span",
+            "objective.mask_random",
+            "objective.mask_keep",
+        ),
+        _learns("masked_token"),
+        "objective.kind = 'masked_token'",
+    ),
+    Need(
+        ("data.long_texts",),
+        _learns("classify"),
+        "objective.kind = 'classify'",
+    ),
+    Need(
+        ("model.pooling",),
+        _learns("classify", "masked_token"),
+        "objective.kind = 'classify' or 'masked_token'",
+    ),
     Need(("model.conv_heads",), lambda run: "heads" in run.model.mixers, "'heads' in model.mixers"),
     Need(("model.fft",), lambda run: "fft" in run.model.mixers, "'fft' in model.mixers"),
     Need(("model.fft.direct",), lambda run: not run.model.causal, "model.causal = false"),
@@ -49,7 +73,19 @@ NEEDS = (
         _has_modes,
         "convolution heads, or other model.mixers",
     ),
-    Need(("model.recall_chunk", "model.rotary_base"), _has_recall, "recall heads"),
+    Need(
+        (
+            *("model.recall_chunk", "model.rotary_base", "model.recall_rule"),
+            *("model.recall_phase", "model.recall_bias"),
+        ),
+        _has_recall,
+        "recall heads",
+    ),
+    Need(
+        ("model.recall_strength", "model.recall_erase"),
+        lambda run: _has_recall(run) and run.model.recall_rule == "delta",
+        "recall heads with model.recall_rule = 'delta'",
+    ),
     Need(
         ("model.experts",),
         lambda run: run.model.feed_forward == "experts",
@@ -162,6 +198,7 @@ NEEDS = (
         lambda run: _skips(run) and run.guard.limit > 0,
         "guard.limit above 0, and guard.on_nonfinite or on_spike that skips steps",
     ),
+    Need(("monitor.peak_tflops",), lambda run: run.monitor.every > 0, "monitor.every above 0"),
     Need(
         ("monitor.prometheus_address",),
         lambda run: run.monitor.prometheus_port > 0,

@@ -20,7 +20,8 @@ class TrainConfig(Table):
     branch_from: LocalName = Field(
         "",
         description="Checkpoint, or run directory for its newest, that a run without checkpoints "
-        "starts from, with its optimizer state and position in the data; empty for a new model.",
+        "starts from, with its optimizer state and position in the data; empty for a new model. "
+        "With another objective.kind there, only its parameters are read.",
     )
     steps: Positive = Field(1000, description="Number of optimizer steps.")
     global_batch_size: Positive = Field(8, description="Windows per step, over all ranks.")

@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.kernels.roofline import TrafficMode
-from pretrain.planning.flops import op_formulas
+from pretrain.runtime.flops import op_formulas
 
 
 class Work(NamedTuple):

@@ -33,11 +33,11 @@ def owned_shards(engine: Any, state_of: StateOf) -> dict[str, Shard]:
         state_of: Function from a parameter's name to the names of its optimizer's tensors.
     """
     held = [fragment for fragment in fragments(engine, state_of) if fragment.numel]
-    replicas = gathered_objects({_part(fragment): fragment.replica for fragment in held})
+    replicas = gathered_objects({part_of(fragment): fragment.replica for fragment in held})
     writers = choose_writers(replicas)
     shards: dict[str, Shard] = {}
     for fragment in held:
-        if fragment.replica != writers[_part(fragment)]:
+        if fragment.replica != writers[part_of(fragment)]:
             continue
         for kind in (VALUE, *state_of(fragment.placement.name)):
             _add(shards, kind, fragment, fragment.get(kind).to("cpu", torch.float32, copy=True))
@@ -134,7 +134,8 @@ def _add(shards: dict[str, Shard], kind: str, fragment: Fragment, values: Tensor
     shard.pieces.extend(pieces(values, placement, fragment.start))
 
 
-def _part(fragment: Fragment) -> Part:
+def part_of(fragment: Fragment) -> Part:
+    """The part of a parameter that a fragment is a stretch of."""
     return fragment.placement.name, fragment.placement.ranges
 
 

@@ -18,7 +18,7 @@ from data_pipeline.stream.packing import empty_windows
 from data_pipeline.tokenizer import Tokenizer, load_tokenizer
 from pretrain.config import RunConfig
 from pretrain.evaluation.text_loss import TextLoss, read_text
-from pretrain.loss import valid_loss
+from pretrain.loss import valid_sums
 from pretrain.monitoring.jsonl import Record
 from pretrain.parallel.evaluator import evaluator
 from pretrain.parallel.mesh import Mesh
@@ -94,8 +94,8 @@ class TrainingEvaluation:
             pad_id=self.tokenizer.pad_id,
         )
         spans = (own_span(batch, self.mesh.sequence) for batch in self.poll.polled(batches))
-        sums = valid_loss(evaluator(engine), spans, self.ranks.device)
-        nll, count = summed([value * self.mesh.counts for value in sums], self.ranks.device)
+        sums = valid_sums(evaluator(engine), spans, self.ranks.device)
+        nll, count, _ = summed([value * self.mesh.counts for value in sums], self.ranks.device)
         return TextLoss(text.name, nll, int(count), text.num_bytes)
 
     def _task_metrics(self, engine: Any) -> Record:

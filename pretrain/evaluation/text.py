@@ -11,7 +11,8 @@ from pretrain.commands import EvaluateCommand
 from pretrain.errors import RunError
 from pretrain.evaluation.text_loss import TextLoss, read_text
 from pretrain.huggingface.load import load_pretrained
-from spectral.lm import LMState, SpectralLM
+from spectral.backbone import LMState
+from spectral.lm import SpectralLM
 
 # tokens per forward pass of an exported folder, which does not record the training length
 DEFAULT_WINDOW = 2_048

@@ -1,12 +1,14 @@
 """Export of a checkpoint to a Hugging Face folder, with a proof that its output is equal."""
 
+import contextlib
 import os
 import shutil
+import sys
 import unicodedata
 import uuid
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import transformers
@@ -19,14 +21,16 @@ from pretrain.checkpoint.catalog import tokenizer_path
 from pretrain.checkpoint.load import load_model
 from pretrain.commands import ExportCommand
 from pretrain.errors import RunError
+from pretrain.huggingface.encoder_export import export_encoder, is_encoder
 from pretrain.huggingface.load import import_model
-from pretrain.huggingface.model_card import Proof, model_card
+from pretrain.huggingface.model_card import Proof, model_card, training_lines
 from pretrain.huggingface.source_bundle import bundled_sources
 from pretrain.huggingface.tokenizer import huggingface_tokenizer
 from pretrain.huggingface.wrap import wrap
 from pretrain.parallel.split_model import empty_model
 from spectral.config import ModelConfig
 from spectral.decoding import greedy_tokens
+from spectral.encoder import SpectralEncoder
 from spectral.lm import SpectralLM
 
 # float32 sums in another order, for logits of the order of 10
@@ -72,7 +76,7 @@ class ExportReport(NamedTuple):
         )
 
 
-def export(command: ExportCommand) -> ExportReport:
+def export(command: ExportCommand) -> ExportReport | str:
     """Write a folder, load it back, compare, and only then rename (`resonance checkpoint export`).
 
     Returns:
@@ -92,12 +96,23 @@ def export(command: ExportCommand) -> ExportReport:
     beside = output.with_name(f".{output.name}.{uuid.uuid4().hex}.partial")
     partial = beside / f"{output.name}_partial"
     try:
-        _write(partial, model, tokenizer, run.data.sequence_length)
+        if is_encoder(run.model):
+            encoder_proof = export_encoder(partial, cast(SpectralEncoder, model), tokenizer, run)
+            partial.rename(output)
+            return f"{output}: {encoder_proof}"
+        _write(partial, model, tokenizer)
         expected = observe(model, tokenizer)
         # one model at a time is in memory
         del model
         proof = prove(expected, tokenizer, partial)
-        card = model_card(empty_model(run.model), tokenizer, checkpoint, proof)
+        card = model_card(
+            empty_model(run.model),
+            tokenizer,
+            checkpoint,
+            proof,
+            training_lines(run, checkpoint),
+            command.license,
+        )
         (partial / "README.md").write_text(card, encoding="utf-8")
         partial.rename(output)
     except SafetensorError as error:
@@ -156,7 +171,9 @@ def prove(expected: Observed, tokenizer: Tokenizer, folder: Path) -> Proof:
     """
     if not torch.equal(import_model(folder)(expected.probe), expected.logits):
         raise RunError(f"{folder}: the model that is imported back has other logits")
-    loaded = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    # accelerate, where it is installed, loads DeepSpeed, which prints
+    with contextlib.redirect_stdout(sys.stderr):
+        loaded = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
     error = float((loaded(expected.probe).logits - expected.logits).abs().max())
     if not error <= MAX_LOGIT_ERROR:
         raise RunError(f"{folder}: logits differ by {error:.1e}; expected {MAX_LOGIT_ERROR:.0e}")
@@ -198,11 +215,9 @@ def _prove_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
                 )
 
 
-def _write(folder: Path, model: SpectralLM, tokenizer: Tokenizer, length: int) -> None:
+def _write(folder: Path, model: SpectralLM, tokenizer: Tokenizer) -> None:
     exported = wrap(model, tokenizer)
     exported.save_pretrained(folder, max_shard_size=MAX_SHARD)
     for name, text in bundled_sources().items():
         (folder / name).write_text(text, encoding="utf-8")
-    exported_tokenizer = huggingface_tokenizer(tokenizer)
-    exported_tokenizer.model_max_length = length
-    exported_tokenizer.save_pretrained(folder)
+    huggingface_tokenizer(tokenizer).save_pretrained(folder)

@@ -2,147 +2,367 @@
 
 The computation is in Resonance's own files, copied next to this one.
 
-Shape letters: B batch, T time (tokens), V vocabulary.
+Shape letters: B batch, T time (tokens), D channels, V vocabulary, R rows of a group, C columns.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
-from transformers import GenerationMixin, LogitsProcessorList, PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.utils.output_capturing import capture_outputs
+from transformers import GenerationMixin, LogitsProcessorList
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.utils.generic import can_return_tuple
 
+from kernels.precision import full_precision
 from pretrain.huggingface.configuration_resonance import ResonanceConfig
 from pretrain.huggingface.coverage_penalty import CoveragePenalty
 from pretrain.huggingface.diverse_beam_search import diverse_beam_search
-from spectral.block import Block
-from spectral.embedding import TableEmbedding
-from spectral.lm import LMState, SpectralLM
+from pretrain.huggingface.pretrained_base import ResonancePreTrainedModel
+from pretrain.huggingface.recurrent_cache import RecurrentCache, RowGroup, whole_batch
+from pretrain.huggingface.row_packing import RowPacking, pack_rows
+from spectral.backbone import Backbone, LMState
+from spectral.gates.spectral_gate import uses_gates
+from spectral.input_checks import check_tokens
+from spectral.modules.linear import Linear, linear
 
 
-class RecurrentCache:
-    """The model's state after the tokens so far; its size does not depend on their number."""
-
-    is_compileable = False
-
-    def __init__(self, state: LMState):
-        self.state = state
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Number of tokens so far, the same in every layer."""
-        del layer_idx
-        return self.state.position
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Give row i the state of row beam_idx[i]."""
-        layers = tree_map(lambda tensor: tensor.index_select(0, beam_idx), self.state.layers)
-        self.state = LMState(self.state.position, layers)
-
-
-class ResonanceForCausalLM(PreTrainedModel, GenerationMixin):
-    """`SpectralLM` for `generate` and `pipeline`."""
-
-    config_class = ResonanceConfig
-    base_model_prefix = "model"
-    supports_gradient_checkpointing = True
-    _is_stateful = True
-    _can_record_outputs: ClassVar[dict[str, Any]] = {"hidden_states": Block}
+class ResonanceModel(Backbone, ResonancePreTrainedModel):
+    """Hidden states of a spectral language model."""
 
     def __init__(self, config: ResonanceConfig):
         super().__init__(config)
-        self.model = SpectralLM(config)
-        # read by transformers; the layers read the model's own attribute
         self.gradient_checkpointing = False
+        self.build(config)
+        self.mark_float32(self)
+        if not next(self.parameters()).is_meta:
+            self.reset_parameters()
+            for parameter in self.parameters():
+                # transformers must not initialise it again
+                parameter._is_hf_initialized = True  # type: ignore[attr-defined]
         self.post_init()
 
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, SpectralLM):
-            module.reset_parameters()
+    def adopt(self, other: Backbone) -> None:
+        """Take over the parts of another backbone, without copying their parameters."""
+        self.embedding, self.blocks, self.final_norm = (
+            other.embedding,
+            other.blocks,
+            other.final_norm,
+        )
+        self.mark_float32(self)
 
-    def _set_gradient_checkpointing(self, enable: bool = True, **_: Any) -> None:
-        self.gradient_checkpointing = self.model.activation_checkpointing = enable
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: RecurrentCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        seq_idx: Tensor | None = None,
+        cu_seq_lens: Tensor | None = None,
+        cu_seq_lens_q: Tensor | None = None,
+        cu_seq_lens_k: Tensor | None = None,
+        max_length_q: int | None = None,
+        max_length_k: int | None = None,
+    ) -> BaseModelOutputWithPast:
+        """Hidden states of tokens: `last_hidden_state` [B, T, D], and the cache on request.
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The embedding, which is also the output layer."""
-        return self.model.embedding
+        Args:
+            input_ids: Tokens [B, T].
+            attention_mask: 0 for padding, anywhere in a row: the other tokens are computed as if
+                it were not there. May have more columns than tokens, for those in the cache.
+                Numbers above 1 separate packed documents.
+            position_ids: [B, T] or [1, T]; a document begins where a position is not the last
+                one plus 1.
+            past_key_values: Cache of the tokens before; None at a beginning.
+            inputs_embeds: Vectors [B, T, D] instead of tokens.
+            use_cache: Whether to return the cache after these tokens; by default if one was given.
+            output_hidden_states: Whether to return the vectors before the first block and after
+                each one, the last of them normalised.
+            output_attentions: Not true: there is no attention.
+            seq_idx: [B, T] or [1, T], another number for each packed document.
+            cu_seq_lens, cu_seq_lens_q, cu_seq_lens_k: First token of every packed document among
+                all B T, and their number.
+            max_length_q, max_length_k: Length of the longest document, which is not needed.
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Replace the embedding, and with it the output layer."""
-        self.model.embedding = TableEmbedding.from_pretrained(value.weight, freeze=False)
+        Raises:
+            ValueError: Arguments do not fit together.
+        """
+        del max_length_q, max_length_k
+        if output_attentions:
+            raise ValueError("output_attentions: expected false: the model has no attention")
+        x_BTD = self._inputs(input_ids, inputs_embeds)
+        _check_cache(past_key_values, position_ids, len(x_BTD))
+        packing = pack_rows(
+            x_BTD.shape[:2],
+            attention_mask,
+            position_ids,
+            seq_idx,
+            _only(cu_seq_lens, cu_seq_lens_q, cu_seq_lens_k),
+        )
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        layers: list[Tensor] | None = [] if output_hidden_states else None
+        if use_cache is None:
+            use_cache = past_key_values is not None
+        cache = None
+        if past_key_values is not None or (use_cache and packing and self._sees_chunks()):
+            hidden_BTD, cache = self._by_groups(x_BTD, packing, past_key_values, layers)
+        else:
+            if packing is not None and use_cache:
+                packing = packing.at_the_end()
+            hidden_BTD, state = self._moved(x_BTD, packing, layers)
+            if use_cache:
+                self._check_causal()
+                groups = whole_batch(len(x_BTD), state, x_BTD.device)
+                cache = RecurrentCache(groups, x_BTD.shape[1])
+        return BaseModelOutputWithPast(
+            last_hidden_state=hidden_BTD,
+            past_key_values=cache if use_cache else None,
+            hidden_states=None if layers is None else (x_BTD, *layers[:-1], hidden_BTD),
+        )
 
-    def resize_token_embeddings(
-        self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any
-    ) -> nn.Module:
-        """Change the number of ids, all of which may then be generated."""
-        embedding: nn.Module = super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
-        if new_num_tokens is not None:
-            self.config.tokenizer_size = new_num_tokens
-        return embedding
+    def _inputs(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("expected one of input_ids and inputs_embeds")
+        if inputs_embeds is None:
+            check_tokens(input_ids, 2)
+            return self.embed(input_ids)
+        if inputs_embeds.ndim != 3 or inputs_embeds.shape[-1] != self.config.dim:
+            raise ValueError(
+                f"inputs_embeds: expected [B, T, {self.config.dim}], got "
+                f"{list(inputs_embeds.shape)}"
+            )
+        return self.as_residual(inputs_embeds)
 
-    @classmethod
-    def _supports_default_dynamic_cache(cls) -> bool:
-        return False
+    def _sees_chunks(self) -> bool:
+        """Whether the output depends on where chunks begin."""
+        return uses_gates(self.config.gates) or "fft" in self.config.mixers
+
+    def _moved(
+        self, x_BTD: Tensor, packing: RowPacking | None, layers: list[Tensor] | None
+    ) -> tuple[Tensor, LMState]:
+        """Output for a batch that has no cache."""
+        if packing is None:
+            return self.hidden(x_BTD, None, None, layers)[:2]
+        index_BTD = packing.column_BT[..., None].expand_as(x_BTD)
+        outputs: list[Tensor] = []
+        hidden_BTD, state, _ = self.hidden(
+            x_BTD.gather(1, index_BTD), packing.segment_ids_BT, None, outputs
+        )
+        back_BTD = packing.column_BT.argsort(1)[..., None].expand_as(x_BTD)
+        if layers is not None:
+            layers.extend(output.gather(1, back_BTD) for output in outputs)
+        return hidden_BTD.gather(1, back_BTD), state
+
+    def _by_groups(
+        self,
+        x_BTD: Tensor,
+        packing: RowPacking | None,
+        cache: RecurrentCache | None,
+        layers: list[Tensor] | None,
+    ) -> tuple[Tensor, RecurrentCache]:
+        """Output for rows that have different numbers of tokens, now or before."""
+        self._check_causal()
+        B, T, _ = x_BTD.shape
+        num_columns = T
+        if cache is None:
+            cache = RecurrentCache(whole_batch(B, None, x_BTD.device), 0)
+        else:
+            num_columns += cache.num_columns
+        hidden_BTD = x_BTD
+        outputs = None if layers is None else [x_BTD] * len(self.blocks)
+        groups = []
+        for (row_R, state), count in cache.split(packing.count_B if packing else None):
+            if count == 0 and state is not None:
+                groups.append(RowGroup(row_R, state))
+                continue
+            column_RC = torch.arange(T, device=x_BTD.device).expand(len(row_R), -1)
+            segments_RC = None
+            if packing is not None:
+                # a row of nothing but padding is computed as if that were tokens
+                column_RC = packing.column_BT[row_R, : count or T]
+                segments_RC = packing.segment_ids_BT[row_R, : count or T]
+            place = row_R[:, None], column_RC
+            parts: list[Tensor] | None = None if outputs is None else []
+            x_RCD = x_BTD[place]
+            if state is not None and x_RCD.shape[1] == 1:
+                x_RD, state = self.hidden_step(x_RCD[:, 0], state, parts)
+                part_RCD = x_RD[:, None]
+                parts = None if parts is None else [part[:, None] for part in parts]
+            else:
+                if segments_RC is not None and bool((segments_RC == segments_RC[:, :1]).all()):
+                    segments_RC = None
+                part_RCD, state = self.continue_hidden(x_RCD, segments_RC, state, parts)
+            groups.append(RowGroup(row_R, state))
+            hidden_BTD = hidden_BTD.index_put(place, part_RCD)
+            if outputs is not None and parts is not None:
+                outputs = [
+                    output.index_put(place, part)
+                    for output, part in zip(outputs, parts, strict=True)
+                ]
+        if layers is not None and outputs is not None:
+            layers.extend(outputs)
+        return hidden_BTD, RecurrentCache(groups, num_columns)
+
+    def _check_causal(self) -> None:
+        if not self.config.causal:
+            raise ValueError("use_cache: expected false for a bidirectional model")
+
+
+class ResonanceForCausalLM(ResonancePreTrainedModel, GenerationMixin):
+    """A spectral language model for `generate`, `pipeline` and fine-tuning.
+
+    The output layer is the embedding (tied). A harmonic embedding has no weight of its own, and so
+    no output layer that others could see.
+    """
+
+    # read by transformers' Trainer
+    accepts_loss_kwargs = True
+
+    def __init__(self, config: ResonanceConfig):
+        super().__init__(config)
+        self.model = ResonanceModel(config)
+        if config.embedding != "harmonic":
+            self._tied_weights_keys = {"lm_head.weight": "model.embedding.weight"}
+            self.lm_head = Linear(config.dim, config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        """The output layer; None if the embedding is harmonic."""
+        return getattr(self, "lm_head", None)
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replace the output layer."""
+        self.lm_head = new_embeddings
 
     def prepare_inputs_for_generation(
         self,
         input_ids: Tensor,
         past_key_values: RecurrentCache | None = None,
         attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         use_cache: bool = True,
         logits_to_keep: int = 1,
+        output_hidden_states: bool | None = None,
         **_: Any,
     ) -> dict[str, Any]:
         """The keyword arguments of `forward` for the tokens that are not yet in the cache."""
-        num_cached = 0 if past_key_values is None else past_key_values.get_seq_length()
-        return {
-            "input_ids": input_ids[:, num_cached:],
+        inputs: dict[str, Any] = {
             "attention_mask": attention_mask,
             "past_key_values": past_key_values,
             "use_cache": use_cache,
             "logits_to_keep": logits_to_keep,
+            "output_hidden_states": output_hidden_states,
         }
+        if past_key_values is None:
+            if inputs_embeds is None:
+                return inputs | {"input_ids": input_ids}
+            new_BTD = self.get_input_embeddings()(input_ids).to(inputs_embeds.dtype)
+            return inputs | {"inputs_embeds": torch.cat([inputs_embeds, new_BTD], dim=1)}
+        num_columns = input_ids.shape[1] if attention_mask is None else attention_mask.shape[1]
+        # after `inputs_embeds` without a mask, their number is unknown
+        num_new = max(num_columns - past_key_values.get_seq_length(), 1)
+        return inputs | {"input_ids": input_ids[:, -num_new:]}
 
-    @capture_outputs
+    @can_return_tuple
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         past_key_values: RecurrentCache | None = None,
+        inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        use_cache: bool = False,
-        logits_to_keep: int = 0,
-        **_: Any,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        shift_labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        ignore_index: int | None = None,
+        seq_idx: Tensor | None = None,
+        cu_seq_lens: Tensor | None = None,
+        cu_seq_lens_q: Tensor | None = None,
+        cu_seq_lens_k: Tensor | None = None,
+        max_length_q: int | None = None,
+        max_length_k: int | None = None,
     ) -> CausalLMOutputWithPast:
         """Logits of the next token at every position [B, T, V], with loss and cache on request.
 
         Args:
             input_ids: Tokens [B, T].
-            attention_mask: 0 for padding, on either side; padding is a separate document. May be
-                longer than input_ids, by the number of cached tokens. The output of a model with
-                spectral gates depends on where its chunks begin, so padding changes its logits
-                (but passes it no information).
-            past_key_values: State after the tokens before input_ids; None at a beginning.
+            attention_mask: As in `ResonanceModel.forward`, and so are all arguments that are not
+                listed here.
+            position_ids: Where documents begin, among other ways to say it.
+            past_key_values: Cache of the tokens before.
+            inputs_embeds: Vectors instead of tokens.
             labels: The tokens again; they are shifted here. -100 is ignored.
-            use_cache: Whether to return the state after input_ids.
-            logits_to_keep: Number of last positions to return logits for; 0 for all.
+            use_cache: Whether to return the cache.
+            logits_to_keep: Number of last positions to return logits for, or their indices; 0 for
+                all. Not applied if there are labels.
+            output_hidden_states: Whether to return hidden states.
+            output_attentions: Not true.
+            shift_labels: The token after each token, instead of labels.
+            num_items_in_batch: Number by which the summed loss is divided; by default that of the
+                labels here.
+            ignore_index: Label without loss, -100 by default.
+            seq_idx: Numbers of documents.
+            cu_seq_lens, cu_seq_lens_q, cu_seq_lens_k: Beginnings of documents.
+            max_length_q, max_length_k: Not needed.
         """
-        state = None if past_key_values is None else past_key_values.state
-        if state is not None and input_ids.shape[1] == 1:
-            logits_BV, state = self.model.step(input_ids[:, 0], state)
-            logits = logits_BV[:, None]
-        else:
-            if attention_mask is not None:
-                attention_mask = attention_mask[:, -input_ids.shape[1] :]
-            keep = logits_to_keep if labels is None else 0
-            logits, state = self.model.prefill(input_ids, _segments(attention_mask), state, keep)
-        logits = logits.float()
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            seq_idx=seq_idx,
+            cu_seq_lens=cu_seq_lens,
+            cu_seq_lens_q=cu_seq_lens_q,
+            cu_seq_lens_k=cu_seq_lens_k,
+            max_length_q=max_length_q,
+            max_length_k=max_length_k,
+            return_dict=True,
+        )
+        hidden_BTD = outputs.last_hidden_state
+        has_labels = labels is not None or shift_labels is not None
+        if not has_labels and isinstance(logits_to_keep, Tensor):
+            hidden_BTD = hidden_BTD[:, logits_to_keep]
+        elif not has_labels and logits_to_keep:
+            hidden_BTD = hidden_BTD[:, -logits_to_keep:]
+        logits = self._logits(hidden_BTD)
         loss = None
-        if labels is not None:
-            loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size)
-        cache = RecurrentCache(state) if use_cache else None
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache)
+        if has_labels:
+            options = {
+                "shift_labels": shift_labels,
+                "num_items_in_batch": num_items_in_batch,
+                "ignore_index": ignore_index,
+            }
+            given = {key: value for key, value in options.items() if value is not None}
+            loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **given)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+        )
+
+    def _logits(self, hidden_BTD: Tensor) -> Tensor:
+        head = self.get_output_embeddings()
+        if head is None:
+            table_VD = self.model.embedding.table()  # type: ignore[operator]
+            return full_precision(linear(hidden_BTD.to(table_VD.dtype), table_VD))
+        weight: Any = head.weight
+        if not torch.is_autocast_enabled(hidden_BTD.device.type):
+            hidden_BTD = hidden_BTD.to(weight.dtype)
+        return full_precision(head(hidden_BTD))
 
     def generate(
         self,
@@ -179,9 +399,35 @@ class ResonanceForCausalLM(PreTrainedModel, GenerationMixin):
         return super().generate(inputs, **options)
 
 
-def _segments(attention_mask: Tensor | None) -> Tensor | None:
-    """Document numbers from a padding mask: a new one wherever the mask changes."""
-    if attention_mask is None or bool(attention_mask.all()):
-        return None
-    changes = attention_mask[:, 1:] != attention_mask[:, :-1]
-    return torch.nn.functional.pad(changes.long().cumsum(1), (1, 0))
+def _check_cache(cache: RecurrentCache | None, position_ids: Tensor | None, batch: int) -> None:
+    """Refuse a cache that is not the model's own, or that new documents would have to end.
+
+    Raises:
+        ValueError: It is.
+    """
+    if cache is None:
+        return
+    if not isinstance(cache, RecurrentCache):
+        raise ValueError(
+            f"past_key_values: expected a cache that this model returned, got {type(cache)}"
+        )
+    rows = sum(len(group.row_R) for group in cache.groups)
+    if rows != batch:
+        raise ValueError(f"past_key_values: expected {batch} rows, as the tokens have, got {rows}")
+    if position_ids is not None and bool((position_ids[:, 0] == 0).any()):
+        raise ValueError(
+            "position_ids: expected the first token to continue the cache, got position 0; pass a "
+            "new document without the cache"
+        )
+
+
+def _only(*values: Tensor | None) -> Tensor | None:
+    """The one value, which may be given several times.
+
+    Raises:
+        ValueError: They differ.
+    """
+    given = [value for value in values if value is not None]
+    if any(not torch.equal(given[0], value) for value in given[1:]):
+        raise ValueError("cu_seq_lens: expected equal numbers for queries and keys")
+    return given[0] if given else None

@@ -19,6 +19,7 @@ def config_of(model: SpectralLM, tokenizer: Tokenizer) -> ResonanceConfig:
         architectures=[ResonanceForCausalLM.__name__],
         auto_map={
             "AutoConfig": "configuration_resonance.ResonanceConfig",
+            "AutoModel": "modeling_resonance.ResonanceModel",
             "AutoModelForCausalLM": "modeling_resonance.ResonanceForCausalLM",
         },
     )
@@ -28,5 +29,6 @@ def wrap(model: SpectralLM, tokenizer: Tokenizer) -> ResonanceForCausalLM:
     """A model that shares its parameters, under transformers' interface and in evaluation mode."""
     with torch.device("meta"):
         wrapped = ResonanceForCausalLM(config_of(model, tokenizer))
-    wrapped.model = model
+    wrapped.model.adopt(model)
+    wrapped.tie_weights()
     return wrapped.eval()

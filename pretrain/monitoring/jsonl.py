@@ -22,6 +22,11 @@ def is_metrics(record: dict[str, Any]) -> bool:
     return numbers and type(record.get("step")) is int and "tokens" in record
 
 
+def is_spectrum(record: dict[str, Any]) -> bool:
+    """Whether an object is a record of spectrum.jsonl: a step, and figures by filter."""
+    return type(record.get("step")) is int and isinstance(record.get("filters"), dict)
+
+
 class JsonLines:
     """An append-only file of records; what cannot be read in an earlier one is put aside.
 

@@ -10,10 +10,15 @@ from typing import Protocol
 from tqdm import tqdm
 
 from data_pipeline.redaction import redact
+from launch.json_lines import Check, read_lines
 from pretrain.config import RunConfig
-from pretrain.monitoring.jsonl import JsonLines, Record, is_metrics, read_metrics
+from pretrain.monitoring.jsonl import JsonLines, Record, is_metrics, is_spectrum, read_metrics
 from pretrain.monitoring.prometheus import PrometheusEndpoint
+from pretrain.monitoring.tensorboard import TensorBoardFolder
 from pretrain.monitoring.wandb_run import WandbRun, wandb_is_wanted
+
+# by the filter's name and the figure's, a number for each head
+Spectrum = dict[str, dict[str, list[float]]]
 
 
 class Reporter(Protocol):
@@ -21,6 +26,9 @@ class Reporter(Protocol):
 
     def log(self, record: Record, rank_seconds: Sequence[float], /) -> None:
         """Show a record, and the working time of each rank."""
+
+    def log_spectrum(self, step: int, spectrum: Spectrum, /) -> None:
+        """Show figures of the filters."""
 
     def close(self) -> None:
         """Show what is left to be shown."""
@@ -35,7 +43,8 @@ class Metrics:
     def __init__(self, run: RunConfig, first_step: int, num_parameters: int):
         self.directory = run.train.output
         self.path = self.directory / "metrics.jsonl"
-        self._file = self._open(first_step)
+        self._spectra_path = self.directory / "spectrum.jsonl"
+        self._file, self._spectra = self._open(first_step)
         self._bar = tqdm(
             total=run.train.steps,
             initial=first_step,
@@ -50,6 +59,9 @@ class Metrics:
             self._start("Weights & Biases", lambda: WandbRun(run, num_parameters))
         if run.monitor.prometheus_port:
             self._start("Prometheus", lambda: PrometheusEndpoint(run.monitor))
+        if run.monitor.tensorboard:
+            folder = self.directory / "tensorboard"
+            self._start("TensorBoard", lambda: TensorBoardFolder(folder, first_step))
 
     def log(self, record: Record, rank_seconds: Sequence[float] = ()) -> None:
         """Append a record (its key `step` counts from 1) and advance the bar.
@@ -61,8 +73,16 @@ class Metrics:
         self._file.append(record)
         if "loss" in record:
             self._attempt("progress bar", lambda: self._advance(record))
+        self._report(lambda reporter: reporter.log(record, rank_seconds))
+
+    def log_spectrum(self, step: int, spectrum: Spectrum) -> None:
+        """Append the figures of the filters after a step."""
+        self._spectra.append({"step": step, "filters": spectrum})
+        self._report(lambda reporter: reporter.log_spectrum(step, spectrum))
+
+    def _report(self, show: Callable[[Reporter], None]) -> None:
         for name, reporter in list(self._reporters.items()):
-            if not self._attempt(name, partial(reporter.log, record, rank_seconds)):
+            if not self._attempt(name, partial(show, reporter)):
                 del self._reporters[name]
 
     def _start(self, name: str, start: Callable[[], Reporter]) -> None:
@@ -94,19 +114,14 @@ class Metrics:
     def rewind(self, step: int) -> None:
         """Delete the records after a step, because training repeats from there."""
         self._file.close()
-        self._file = self._open(step)
+        self._spectra.close()
+        self._file, self._spectra = self._open(step)
 
-    def _open(self, last_step: int) -> JsonLines:
-        file = JsonLines(self.path, is_metrics)
-        records = read_metrics(self.path)
-        kept = [record for record in records if record["step"] <= last_step]
-        if kept == records:
-            return file
-        file.close()
-        shorter = self.path.with_suffix(".partial")
-        shorter.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-        shorter.replace(self.path)
-        return JsonLines(self.path, is_metrics)
+    def _open(self, last_step: int) -> tuple[JsonLines, JsonLines]:
+        return (
+            _opened(self.path, is_metrics, last_step),
+            _opened(self._spectra_path, is_spectrum, last_step),
+        )
 
     def say(self, text: str) -> None:
         """Print a line without breaking the bar."""
@@ -119,11 +134,26 @@ class Metrics:
     def close(self) -> None:
         """Finish the bar, the file and the reporters, and draw loss.png."""
         self._file.close()
+        self._spectra.close()
         self._attempt("progress bar", self._bar.close)
         for name, reporter in self._reporters.items():
             self._attempt(name, reporter.close)
         plot = self.directory / "loss.png"
         self._attempt(str(plot), lambda: plot_loss(self.path, plot))
+
+
+def _opened(path: Path, is_record: Check, last_step: int) -> JsonLines:
+    """A file of records without those after a step."""
+    file = JsonLines(path, is_record)
+    records = read_lines(path, is_record)
+    kept = [record for record in records if record["step"] <= last_step]
+    if kept == records:
+        return file
+    file.close()
+    shorter = path.with_suffix(".partial")
+    shorter.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+    shorter.replace(path)
+    return JsonLines(path, is_record)
 
 
 def plot_loss(metrics: Path, output: Path) -> None:

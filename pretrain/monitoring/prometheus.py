@@ -12,6 +12,8 @@ from pretrain.health_config import MonitorConfig
 class PrometheusEndpoint:
     """An HTTP server of the newest value of each figure, as `resonance_NAME`.
 
+    A figure of a part of the model or of a step, `NAME/PART`, is `resonance_NAME{part="PART"}`.
+
     Attributes:
         port: Port that it listens on.
 
@@ -47,12 +49,17 @@ class PrometheusEndpoint:
             record: Figures by name.
             rank_seconds: Working time of each rank.
         """
-        for name, value in record.items():
-            gauge = self._gauges.get(name) or self._gauge(name, f"{name} in metrics.jsonl.")
-            gauge.set(value)
+        for key, value in record.items():
+            name, _, part = key.partition("/")
+            text = f"{name} in metrics.jsonl."
+            gauge = self._gauges.get(name) or self._gauge(name, text, ["part"] if part else [])
+            (gauge.labels(part) if part else gauge).set(value)
         for rank, seconds in enumerate(rank_seconds):
             self._rank_seconds.labels(str(rank)).set(seconds)
         self._updated.set(time.time())
+
+    def log_spectrum(self, _step: int, _spectrum: object) -> None:
+        """Nothing: the record of the step has the means of each layer."""
 
     def close(self) -> None:
         """Stop serving."""
@@ -60,6 +67,6 @@ class PrometheusEndpoint:
         self._server.server_close()
         self._thread.join()
 
-    def _gauge(self, name: str, text: str) -> Gauge:
-        self._gauges[name] = Gauge(f"resonance_{name}", text, registry=self._registry)
+    def _gauge(self, name: str, text: str, labels: Sequence[str] = ()) -> Gauge:
+        self._gauges[name] = Gauge(f"resonance_{name}", text, labels, registry=self._registry)
         return self._gauges[name]

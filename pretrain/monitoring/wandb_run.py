@@ -79,6 +79,17 @@ class WandbRun:
         """Send a record."""
         self._run.log(record)
 
+    def log_spectrum(self, step: int, spectrum: dict[str, dict[str, list[float]]]) -> None:
+        """Send histograms over the heads of each filter."""
+        import wandb
+
+        figures = {
+            f"{figure}/{name}": wandb.Histogram(values)
+            for name, table in spectrum.items()
+            for figure, values in table.items()
+        }
+        self._run.log(figures | {"step": step})
+
     def close(self) -> None:
         """Finish the run; what is not sent after a minute stays in its directory."""
         self._run.finish()

@@ -107,6 +107,13 @@ def _sequence(run: RunConfig) -> Iterator[str]:
             "the next one reads of it (short convolution and model.mixers); expected at most "
             f"{max(1, length // back)} sequence ranks"
         )
+    heads = model.num_heads // run.parallel.tensor
+    if not model.causal and set(model.mixers) - {"heads"} and heads % size:
+        yield (
+            f"parallel.sequence is {size}, which does not divide the {heads} heads of a tensor "
+            "rank: with model.causal false, sequence ranks exchange spans for heads in FFT and "
+            f"wavelet layers; expected one of {_divisors(heads)}"
+        )
     for key, chunk in model.chunk_units():
         if span % chunk:
             yield (

@@ -21,7 +21,10 @@ from spectral.block import Block
 from spectral.config import ModelConfig
 from spectral.layout import Layout
 from spectral.lm import SpectralLM
+from spectral.models import model_class
 
+# fills a whole parameter, by its name, after it was initialised
+Fill = Callable[[str, nn.Parameter], None]
 # what happens to a part as soon as this rank has its piece, before the next part is made
 Settle = Callable[[nn.Module], None]
 
@@ -33,10 +36,12 @@ def stay(_part: nn.Module) -> None:
 def empty_model(config: ModelConfig) -> SpectralLM:
     """The whole model, without data."""
     with torch.device("meta"):
-        return SpectralLM(config)
+        return model_class(config)(config)
 
 
-def initialised_parts(model: SpectralLM, run: RunConfig) -> Iterator[tuple[str, nn.Module]]:
+def initialised_parts(
+    model: SpectralLM, run: RunConfig, fill: Fill | None = None
+) -> Iterator[tuple[str, nn.Module]]:
     """Parts of the model, initialised one by one: a seed makes the same model in any layout."""
     torch.manual_seed(run.train.seed)
     for name, part in model.parts():
@@ -47,6 +52,8 @@ def initialised_parts(model: SpectralLM, run: RunConfig) -> Iterator[tuple[str, 
             with torch.no_grad():
                 cast(Tensor, part.weight).mul_(run.optim.base_width / run.model.dim)
         for key, parameter in part.named_parameters():
+            if fill is not None:
+                fill(f"{name}.{key}", parameter)
             place(parameter, Placement(f"{name}.{key}", tuple(parameter.shape)))
         yield name, part
 
@@ -57,7 +64,7 @@ def split_part(part: nn.Module, name: str, parallel: ParallelConfig, mesh: Mesh)
         from pretrain.parallel.expert_parallel import share_experts
 
         share_experts(part, name, mesh.expert)
-    if mesh.tensor.size == 1 or name == "final_norm":
+    if mesh.tensor.size == 1 or name in ("final_norm", "head"):
         return part
     if isinstance(part, Block):
         from pretrain.parallel.tensor_parallel import split_block
@@ -82,8 +89,11 @@ def build_layout(run: RunConfig, mesh: Mesh, first_layer: int = 0) -> Layout:
     layout = Layout(rng=SeededLayerRng(first_layer))
     if mesh.sequence.size > 1:
         from pretrain.parallel.sequence_parallel import RankSpan
+        from pretrain.parallel.transposed_sequences import RankTransposition
 
-        layout = layout._replace(span=RankSpan(mesh.sequence))
+        layout = layout._replace(
+            span=RankSpan(mesh.sequence), transposition=RankTransposition(mesh.sequence)
+        )
     if mesh.expert.size > 1:
         from pretrain.parallel.expert_parallel import RankExpertDispatch
 

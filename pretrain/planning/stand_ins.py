@@ -19,6 +19,7 @@ from pretrain.planning.tracer import Tracer
 from pretrain.runtime.deepspeed_setup import start_deepspeed
 from pretrain.runtime.ranks import Ranks
 from spectral.layout import ExpertDispatch
+from spectral.mixers import per_document
 
 # shapes and dtypes of the tensors that a stage sends to the next
 Message = list[tuple[tuple[int, ...], torch.dtype]]
@@ -60,6 +61,7 @@ def stand_ins(
 
         replace(nn.Module, "_apply", _apply)
         replace(ExpertDispatch, "numbers", _even_rows)
+        replace(per_document, "per_document", _whole_rows)
         if run.parallel.zero_stage == 3:
             _replace_agreement(replace)
         if run.optim.name == "muon":
@@ -98,6 +100,11 @@ def _apply(module: nn.Module, function: Callable[[Tensor], Tensor], recurse: boo
         if buffer is not None:
             module._buffers[key] = function(buffer)
     return module
+
+
+def _whole_rows(convolve: Any, u_BDT: Tensor, _segment_ids_BT: Tensor | None) -> Any:
+    """Stand-in for operators on documents, whose lengths are values: a row is a document."""
+    return convolve(u_BDT)
 
 
 def _even_rows(_dispatch: ExpertDispatch, counts: Tensor, rows: int) -> Any:

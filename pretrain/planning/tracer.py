@@ -15,10 +15,10 @@ from torch._library.custom_ops import OPDEFS
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pretrain.planning.flops import formulas
 from pretrain.planning.records import Allocation, Collective, OpaqueError, OpCost, Segment
 from pretrain.planning.traffic import sent_bytes
-from pretrain.planning.values import RESULTS, without_masks
+from pretrain.runtime.fake_values import RESULTS, without_masks
+from pretrain.runtime.flops import formulas
 
 aten = torch.ops.aten
 # outputs that nothing writes

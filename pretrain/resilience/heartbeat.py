@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ class Heartbeat:
         beats: Number of beats, equal on all ranks; a rank with fewer than the others is behind.
         phase: Name of the phase that began with the last beat.
         step_s: Working time in the last step, without waits for other ranks.
+        on_beat: Receives the name of every phase that begins; None for nobody.
     """
 
     def __init__(self, directory: Path, rank: int):
@@ -28,6 +30,7 @@ class Heartbeat:
         self.beats = 0
         self.phase = "starting"
         self.step_s = 0.0
+        self.on_beat: Callable[[str], None] | None = None
         self._last = time.monotonic()
         self._file = heartbeat_file(directory, rank)
 
@@ -36,6 +39,8 @@ class Heartbeat:
         self.phase = phase
         self._last = time.monotonic()
         self.beats += 1
+        if self.on_beat is not None:
+            self.on_beat(phase)
 
     @property
     def idle_s(self) -> float:

@@ -11,7 +11,7 @@ from pretrain.parallel.mesh import Mesh
 from pretrain.resilience.stop_signals import StopPoll
 from pretrain.runtime.ranks import Ranks
 from pretrain.training.progress import Progress
-from pretrain.training.validation import validation_loss
+from pretrain.training.validation import validation
 
 
 class Measurements:
@@ -66,14 +66,14 @@ class Measurements:
                 measure()
 
     def validate(self) -> Record:
-        """Compute the loss over the held-out split, in nats per token; the validation's record.
+        """Compute what the objective reports of the held-out split; the validation's record.
 
         Raises:
             Stopped: A rank was asked to stop.
         """
         begin = time.perf_counter()
-        loss = validation_loss(self.run, self.mesh, self.engine, self.ranks, self.poll)
-        return self._log({"valid_loss": loss}, "valid_seconds", begin)
+        report = validation(self.run, self.mesh, self.engine, self.ranks, self.poll)
+        return self._log(report, "valid_seconds", begin)
 
     def evaluate(self) -> Record:
         """Measure the texts and tasks of `[evaluate]`; the evaluation's record.

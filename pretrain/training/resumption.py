@@ -40,6 +40,7 @@ CONSEQUENCES = {
     "data.storage": _SAME,
     "data.cache": _SAME,
     "data.cache_bytes": _SAME,
+    "objective": "later steps learn by the new rule",
     "optim": "later steps use the new value with the optimizer's stored state",
     "optim.scale": "later steps use the rates that it gives each kind of parameter",
     "optim.base_width": "later steps use the rates that it gives each kind of parameter",

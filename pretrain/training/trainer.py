@@ -11,19 +11,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_pipeline.stream.batch import Batch
-from data_pipeline.stream.loader import build_train_loader
 from data_pipeline.stream.order import hash_integers
 from launch.torchrun import REQUEUE_STATUS
 from pretrain.checkpoint.catalog import go_back
 from pretrain.checkpoint.resume import with_decay_start
 from pretrain.checkpoint.retention import Retention
 from pretrain.checkpoint.save import Saver
+from pretrain.checkpoint.transfer import Transfer
 from pretrain.config import RunConfig
 from pretrain.errors import CheckpointError
 from pretrain.idle_keys import idle_keys_of
 from pretrain.loss import count_labels
 from pretrain.monitoring.journal import Journal
 from pretrain.monitoring.jsonl import Record
+from pretrain.objectives.classify import with_labels
 from pretrain.parallel.layout_checks import check_layout
 from pretrain.parallel.mesh import build_mesh
 from pretrain.parallel.sequence_parallel import own_span
@@ -40,10 +41,12 @@ from pretrain.runtime.ranks import Ranks, decided_by_rank_0
 from pretrain.training.engine import build_engine, finish_step, set_accumulation
 from pretrain.training.gradient import StepContext, compute_gradient
 from pretrain.training.group_clipping import clip_groups
+from pretrain.training.loader import run_loader
 from pretrain.training.measurements import Measurements, is_due
 from pretrain.training.noise_scale import NoiseScale
 from pretrain.training.progress import Progress
 from pretrain.training.resumption import changed_keys
+from pretrain.training.sampling.sampler import Sampler
 from pretrain.training.schedule import learning_rate_at
 
 
@@ -70,25 +73,19 @@ class Trainer:
         heartbeat: Heartbeat | None = None,
     ):
         run = with_decay_start(with_chunk(run, checkpoint), checkpoint)
-        self.run, self.ranks = run, ranks
+        self.ranks = ranks
         self.heartbeat = heartbeat or Heartbeat(run.train.output, ranks.rank)
         self.poll = StopPoll(stop or StopFlag(), ranks, self.heartbeat)
         self.guard = Guard(run.guard)
         check_layout(run, ranks.world_size)
         self.mesh = build_mesh(run.parallel, ranks)
-        self.loader = build_train_loader(
-            run.data,
-            global_batch_size=run.train.global_batch_size,
-            micro_batch_size=run.train.micro_batch_size,
-            data_rank=self.mesh.data.rank,
-            data_ranks=self.mesh.data.size,
-            row_stages=run.train.batch_warmup,
-            length_stages=run.train.length_warmup,
-        )
+        self.loader = run_loader(run, self.mesh)
+        self.run = run = with_labels(run, self.loader.labels)
         self.tokenizer = check_tokenizer(run, self.loader.tokenizer_fingerprint)
         num_parameters = sum(p.numel() for p in empty_model(run.model).parameters())
         self.heartbeat.beat("building the engine")
-        self.engine = build_engine(run, ranks, self.mesh)
+        transfer = Transfer(run) if checkpoint is None and run.train.branch_from else None
+        self.engine = build_engine(run, ranks, self.mesh, transfer)
         self.loss_scale = LossScale(run.train, self.engine.module.parameters())
         # its hooks see gradients that the loss scale's have divided
         self.noise = NoiseScale(run.monitor.noise_every, self.engine.module.parameters())
@@ -110,6 +107,7 @@ class Trainer:
         self.journal = Journal(run, ranks, self.progress.step, num_parameters)
         self.retention = Retention(run, self.journal.say)
         self.saver = Saver(run, self.tokenizer, ranks, self.retention)
+        self.sampler = Sampler(run, self.engine, ranks, self.mesh, self.heartbeat)
         self.measurements = Measurements(
             run, self.mesh, self.engine, ranks, self.poll, self.progress, self.journal
         )
@@ -117,7 +115,7 @@ class Trainer:
         if checkpoint is not None:
             for line in changed_keys(run, checkpoint, self.progress.step):
                 self.journal.say(line)
-        for line in idle_keys_of(run):
+        for line in (*([str(transfer)] if transfer else []), *idle_keys_of(run)):
             self.journal.say(line)
         for finding in check_health(run.health, run.train.output, ranks):
             self.journal.say(f"health: {finding}")
@@ -147,7 +145,7 @@ class Trainer:
                 self.save(needed=True)
             step = self.progress.step
             saved = f"step {step} is saved; --resume continues" if step else "no step is done yet"
-            self.journal.say(f"asked to stop: {saved}")
+            self.journal.tell("stop", step, f"asked to stop: {saved}")
             self.retention.finish(self.heartbeat)
             raise SystemExit(REQUEUE_STATUS) from None
         finally:
@@ -183,6 +181,7 @@ class Trainer:
             self.finish_save()
         step = self.progress.step + 1
         learning_rate = learning_rate_at(self.progress.step, self.run)
+        self.sampler.begin(step, self.poll.waited_s)
         set_accumulation(self.engine, len(batches))
         gradient = compute_gradient(
             self.context,
@@ -198,10 +197,12 @@ class Trainer:
             counted = batches if self.mesh.counts else []
             losses = gradient.losses if self.mesh.counts else []
             self.journal.log_bad_step(step, verdict, counted, losses)
+        self.sampler.end_passes()
         self.heartbeat.beat("optimizer")
         if self.run.optim.clip == "groups" and verdict.applies:
             clip_groups(self.engine, self.run.optim.clip_norm)
         finish_step(self.engine, apply=verdict.applies)
+        spectrum, sampled = self.sampler.end_step()
         self.progress.pass_data()
         if not verdict.applies:
             self._pass_over(verdict)
@@ -216,12 +217,12 @@ class Trainer:
             "auxiliary_loss": gradient.auxiliary,
             "grad_norm": gradient.norm,
             "learning_rate": learning_rate,
-            "tokens_per_s": num_tokens / (self.poll.waited_s + time.perf_counter() - begin),
         }
+        record |= self.sampler.speed(num_tokens, begin - self.poll.waited_s) | sampled
         record |= self.noise.record(
             gradient.norm, num_labels, self.mesh.zero.size, self.ranks.device
         )
-        self.journal.log_step(record, gradient.rank_seconds)
+        self.journal.log_step(record, gradient.rank_seconds, spectrum)
         return record
 
     def save(self, *, needed: bool) -> None:
@@ -243,7 +244,9 @@ class Trainer:
         """Wait for the checkpoint being written, if any; see `save`."""
         self.heartbeat.beat("waiting for a checkpoint")
         try:
-            self.progress.saved_step = self.saver.wait() or self.progress.saved_step
+            if saved := self.saver.wait():
+                self.progress.saved_step = saved
+                self.journal.event("save", saved)
         except CheckpointError as error:
             if needed or self.run.checkpoint.on_error == "stop":
                 raise
@@ -263,7 +266,7 @@ class Trainer:
             return
         self.progress.rewind(checkpoint)
         self.journal.rewind(self.progress.step)
-        self.journal.say(f"back to {checkpoint.name}")
+        self.journal.tell("rollback", self.progress.step, f"back to {checkpoint.name}")
 
     def _is_due(self, every: int) -> bool:
         return is_due(every, self.progress.step, self.run.train.steps)

@@ -19,6 +19,7 @@ from pretrain.run_file import load_run
 from tests.conftest import SmallCorpus
 from tests.distributed.features import EVERYTHING
 from tests.distributed.ranks import run_ranks
+from tests.labelled import labelled_texts
 
 # ZeRO 2 and 3 reduce gradients in float32 at most, so gated models would choose other modes later
 STEPS, GATED_STEPS = 10, 5
@@ -30,8 +31,17 @@ MODELS: dict[str, dict[str, object]] = {
     "muon": {"conv_heads": (2,)},
     # of three stages, the one between has nothing but matrices that decays
     "muon stages": {"mixers": ("fft",), "num_layers": 3},
+    "delta": {
+        "conv_heads": (2,),
+        "recall_rule": "delta",
+        "recall_phase": "data",
+        "recall_bias": True,
+    },
     "everything": EVERYTHING,
+    "encoder": {"conv_heads": (2,), "causal": False},
+    "classifier": {"causal": False, "classes": 3, "mixers": ("heads", "fft"), "num_layers": 2},
 }
+OBJECTIVES = {"encoder": "masked_token", "classifier": "classify"}
 
 
 class Layout(NamedTuple):
@@ -80,6 +90,7 @@ def train_runs(rank: int, runs: dict[str, RunConfig], folder: Path) -> None:
     """Train every run in this process group; every rank writes down what it ended with."""
     import pretrain.training.engine
     import pretrain.training.muon
+    import pretrain.training.sampling.sampler
     from pretrain.runtime.ranks import init_ranks
     from pretrain.training.trainer import Trainer
     from spectral.block import Block
@@ -111,6 +122,8 @@ def train_runs(rank: int, runs: dict[str, RunConfig], folder: Path) -> None:
         return orthogonalize(matrices)
 
     pretrain.training.muon.orthogonalized = counted
+    # counting the operations of each model takes a second
+    pretrain.training.sampling.sampler.Utilisation = _Unknown  # type: ignore[misc]
     for name, run in runs.items():
         _set_dtype(torch.float64 if uses_gates(run.model.gates) else torch.float32)
         trainer = Trainer(run, init_ranks())
@@ -127,6 +140,16 @@ def train_runs(rank: int, runs: dict[str, RunConfig], folder: Path) -> None:
         torch.save(results, folder / f"{name}-{rank}.pt")
         trainer.engine.destroy()
     Block.reset_parameters = reset  # type: ignore[method-assign]
+
+
+class _Unknown:
+    """Utilisation of devices whose peak is unknown."""
+
+    def __init__(self, *_: object):
+        pass
+
+    def share(self, _: float) -> None:
+        return None
 
 
 def _set_dtype(dtype: torch.dtype) -> None:
@@ -162,6 +185,13 @@ def _run(corpus: SmallCorpus, folder: Path, case: "Case") -> RunConfig:
     values = load_run(corpus.run_file(folder / "run.toml")).model_dump()
     values["model"] |= {"vocab_size": 513, "num_modes": 8, "conv_chunk": 16} | model
     values["data"] |= {"num_workers": 0, "sequence_length": 128}
+    values["objective"]["kind"] = OBJECTIVES.get(case.model, "next_token")
+    if case.model == "classifier":
+        built = labelled_texts(folder / "labelled", corpus)
+        values["data"] |= {
+            "datasets": [{"path": str(built / "train")}],
+            "valid": str(built / "valid"),
+        }
     optimizer = _optimizer(case.model)
     # norms of groups are above 0.1, in different measure
     clip = {"clip": "groups", "clip_norm": 0.1} if case.model == "muon" else {}
@@ -178,6 +208,8 @@ def _run(corpus: SmallCorpus, folder: Path, case: "Case") -> RunConfig:
         "activation_offload": layout.offload,
         "compile": layout.compiled,
     }
+    # the last step
+    values["monitor"] |= {"every": values["train"]["steps"]}
     # measured by the tests themselves, after the last step
     text = Path(json.__file__).parent / "scanner.py"
     values["evaluate"] |= {"every": STEPS, "texts": [text]}
@@ -249,6 +281,7 @@ def _differences(found: Any, expected: Any) -> list[str]:
     norm, wanted_norm = records[0]["grad_norm"], expected_records[0]["grad_norm"]
     if norm != pytest.approx(wanted_norm, rel=1e-4):
         problems.append(f"norm of the first gradient: {norm} for {wanted_norm}")
+    problems += _other_figures(records[-1], expected_records[-1])
     if valid != pytest.approx(expected_valid, rel=1e-5):
         problems.append(f"validation and text: {valid} for {expected_valid}")
     for name, (placement, piece) in pieces.items():
@@ -257,3 +290,16 @@ def _differences(found: Any, expected: Any) -> list[str]:
         if not error < 1e-4:
             problems.append(f"{name} at the end is off by {error:.1e}")
     return problems
+
+
+def _other_figures(record: dict[str, float], expected: dict[str, float]) -> list[str]:
+    """Sampled figures of the model that differ from those of one rank."""
+    of_model = ("gradient_norm/", "parameter_norm/", "spectrum_")
+    problems = []
+    for key, wanted in expected.items():
+        # a mode next to the last used one has nearly its energy
+        tolerance = 0.02 if "used_share" in key else 1e-3
+        if key.startswith(of_model) and record.get(key) != pytest.approx(wanted, rel=tolerance):
+            problems.append(f"{key}: {record.get(key)} for {wanted}")
+    sampled = [key for key in expected if key.startswith(of_model)]
+    return problems if sampled else ["no figures were sampled"]

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 import triton.language as tl
-from torch import Tensor
+from torch import Tensor, nn
 from triton.runtime import interpreter
 
+from kernels.delta.reference import delta_write as reference_delta_write
 from kernels.dispatch import NotServedError
 from kernels.modal.reference import mode_powers
 from kernels.op_info import op_names
@@ -206,6 +207,36 @@ def test_short_conv(B: int, T: int, D: int, W: int, dtype: torch.dtype) -> None:
         for reach in (None, torch.randint(0, W + 1, (B, T))):
             check("short_conv", "short_conv", x, past, taps, reach)
             check("short_conv", "short_conv_backward", grad, x, past, taps, reach)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("N", "H", "C", "K", "V"), [(1, 1, 1, 8, 6), (2, 3, 7, 6, 5), (2, 2, 50, 16, 33)]
+)
+def test_delta(N: int, H: int, C: int, K: int, V: int, dtype: torch.dtype) -> None:
+    k, e = (nn.functional.normalize(_strided(N, H, C, K), dim=-1).to(dtype) for _ in range(2))
+    u, grad = (_strided(N, H, C, V, dtype=dtype) for _ in range(2))
+    total, read = (-0.3 * torch.rand(N, H, C)).cumsum(-1), torch.rand(N, C, H).mT
+    for segment in (None, (torch.rand(N, C) < 0.1).cumsum(1)):
+        inputs = (k, e, u, total, read, segment)
+        check("delta", "delta_write", *inputs)
+        wide = reference_delta_write(*(_wide(i) for i in inputs))
+        written, lost, inverse = (
+            i.to(d) for i, d in zip(wide, (dtype, dtype, total.dtype), strict=True)
+        )
+        inputs = (grad, e, k, e, total, read, segment, written, lost, inverse)
+        check("delta", "delta_write_backward", *inputs)
+
+
+@pytest.mark.parametrize(
+    ("B", "J", "H", "K", "V"), [(1, 1, 1, 1, 1), (2, 5, 3, 7, 6), (1, 3, 2, 64, 40)]
+)
+def test_matrix_scan(B: int, J: int, H: int, K: int, V: int) -> None:
+    transition = torch.randn(B, J, H, K, K).mT / K**0.5
+    update, grad = (torch.randn(B, J, H, V, K).mT for _ in range(2))
+    initial, last = (torch.randn(B, H, V, K).mT for _ in range(2))
+    check("matrix_scan", "matrix_scan", transition, update, initial)
+    check("matrix_scan", "matrix_scan_backward", grad, last, transition, update)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)

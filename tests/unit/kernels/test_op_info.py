@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kernels.op_info import FILES, FOLDER, Formula, OpInfo, op_infos, op_names
 from pretrain.huggingface.source_bundle import bundled_sources
-from pretrain.planning.flops import op_formulas
+from pretrain.runtime.flops import op_formulas
 
 CASES = {
     name: (op, make)
@@ -122,7 +122,7 @@ def test_a_short_convolution_multiplies_every_tap_with_every_token(
 
 
 def test_formulas_need_no_triton_and_exports_no_formulas() -> None:
-    code = "import sys; from pretrain.planning.flops import op_formulas; op_formulas(); "
+    code = "import sys; from pretrain.runtime.flops import op_formulas; op_formulas(); "
     code += "assert not [m for m in sys.modules if m.endswith('.triton') and 'kernels' in m]"
     subprocess.run([sys.executable, "-c", code], check=True)
     files = bundled_sources()

@@ -18,6 +18,8 @@ from pretrain.run_file import dump_run, load_run, with_chunk
 from spectral.lm import SpectralLM
 
 DATASETS = [{"path": "a"}, {"path": "b"}]
+CLASSES = {"objective.kind": "classify", "model.classes": 2}
+MASKED = {"objective.kind": "masked_token", "model.causal": False}
 # a value that has no effect, and keys with which it has one
 CASES: list[tuple[str, Any, dict[str, Any]]] = [
     ("model.conv_heads", [2], {}),
@@ -27,9 +29,20 @@ CASES: list[tuple[str, Any, dict[str, Any]]] = [
     ("model.conv_chunk", 4, {}),
     ("model.recall_chunk", 4, {}),
     ("model.rotary_base", 9.0, {}),
+    ("model.recall_rule", "delta", {}),
+    ("model.recall_phase", "data", {}),
+    ("model.recall_bias", True, {}),
+    ("model.recall_strength", 1.0, {"model.recall_rule": "delta"}),
+    ("model.recall_erase", "channel", {"model.recall_rule": "delta"}),
     ("model.experts.count", 4, {"model.feed_forward": "experts"}),
     ("model.gates.selection_parts", [], {"model.gates.selection": True}),
     ("model.gates.consistency_weight", 0.1, {"model.gates.bands": True}),
+    ("model.pooling", "max", CLASSES),
+    ("objective.mask_rate", 0.2, MASKED),
+    ("objective.mask_span", 2, MASKED),
+    ("objective.mask_random", 0.2, MASKED),
+    ("objective.mask_keep", 0.2, MASKED),
+    ("data.long_texts", "cut", CLASSES),
     ("data.prefetch", 2, {"data.num_workers": 1}),
     ("data.worker_timeout_s", 9.0, {"data.num_workers": 1}),
     ("data.shuffle_block", 2, {"data.shuffle": True}),
@@ -58,6 +71,7 @@ CASES: list[tuple[str, Any, dict[str, Any]]] = [
     ("checkpoint.keep_every", 7, {"checkpoint.every": 7}),
     ("guard.limit", 7, {"guard.on_spike": "rollback"}),
     ("guard.limit_steps", 7, {"guard.on_spike": "skip"}),
+    ("monitor.peak_tflops", 1.0, {"monitor.every": 5}),
     ("monitor.prometheus_address", "0.0.0.0", {"monitor.prometheus_port": 9}),
 ]
 # none of the keys of a case has an effect with these
@@ -68,6 +82,7 @@ IDLE = {
     "data.shuffle": False,
     "checkpoint.every": 0,
     "guard.on_nonfinite": "stop",
+    "monitor.every": 0,
     "train.precision": "float32",
 }
 ONE_KIND = {"model.conv_heads": {"model.mixers": ["wavelet"]}} | {
@@ -75,6 +90,9 @@ ONE_KIND = {"model.conv_heads": {"model.mixers": ["wavelet"]}} | {
     "model.conv_chunk": {"model.conv_heads": [0]},
     "model.recall_chunk": {"model.conv_heads": [4]},
     "model.rotary_base": {"model.conv_heads": [4]},
+    "model.recall_rule": {"model.conv_heads": [4]},
+    "model.recall_phase": {"model.conv_heads": [4]},
+    "model.recall_bias": {"model.conv_heads": [4]},
 }
 
 

@@ -5,13 +5,15 @@ formulas of our ops are in their `info.py`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, shape_wrapper
 
 from kernels.op_info import Formula, op_infos
+from pretrain.runtime.fake_values import RESULTS, without_masks
 
 Shape = tuple[int, ...]
 
@@ -33,6 +35,33 @@ def formulas() -> dict[Any, Formula]:
         torch.ops.aten._fft_c2c: _transform,
     }
     return dict(flop_registry) | {op: shape_wrapper(formula) for op, formula in ours.items()}
+
+
+class FlopCounter(TorchDispatchMode):
+    """Context that counts operations on fake tensors; our operators count as a whole.
+
+    Attributes:
+        total: Operations so far.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total, self._formulas = 0, formulas()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Count an operation, and run it."""
+        del types
+        kwargs = kwargs or {}
+        if func in RESULTS:
+            return RESULTS[func](*args, **kwargs)
+        if func is torch.ops.aten.index.Tensor:
+            args = (args[0], without_masks(args[1]))
+        out = func(*args, **kwargs)
+        if formula := self._formulas.get(func._overloadpacket):
+            self.total += int(formula(*args, **kwargs, out_val=out))
+        return out
 
 
 def _transform(x: Shape, dim: Sequence[int], *_: Any, out_shape: Shape, **__: Any) -> int:
