@@ -36,7 +36,8 @@ def _plan(own: list[Any], everyone: Sequence[Any], rank: int) -> Any:
     held: Counter[Any] = Counter()
     for slot in own:
         held[slot.key] += slot.box.sizes[0] * slot.box.sizes[1]
-    owned, turns = {}, Counter[int]()
+    owned: dict[Any, tuple[int, ...]] = {}
+    turns: Counter[int] = Counter()
     for key, (rows, columns) in shapes.items():
         holders = min(ranks, round(rows * columns / held[key]))
         if turns[holders] % holders == rank % holders:
