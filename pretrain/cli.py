@@ -52,6 +52,9 @@ COMMANDS = {
     "generate": Command(commands.GenerateCommand, "pretrain.generation.generate", "generate"),
     "chat": Command(commands.ChatCommand, "pretrain.generation.chat", "chat"),
     "checkpoint export": Command(commands.ExportCommand, "pretrain.huggingface.export", "export"),
+    "checkpoint import": Command(
+        commands.ImportCommand, "pretrain.huggingface.import_folder", "import_folder"
+    ),
     "checkpoint verify": Command(
         commands.VerifyCheckpointCommand, "pretrain.checkpoint.verify", "verify"
     ),

@@ -100,6 +100,7 @@ class Backbone:
         segment_ids_BT: Tensor | None = None,
         state: LMState | None = None,
         layers: list[Tensor] | None = None,
+        num_tokens: int | None = None,
     ) -> tuple[Tensor, LMState, Tensor]:
         """Normalised hidden states of embedded tokens by the parallel form.
 
@@ -110,11 +111,13 @@ class Backbone:
             state: State after the preceding tokens, at a chunk's beginning if the model has gates;
                 None at the beginning.
             layers: List to which the output of each block is appended.
+            num_tokens: Number of tokens T, where the input is one rank's part of them; None: as
+                many as the input has.
 
         Returns:
             (x_BTD, state after the last token, weighted auxiliary losses).
         """
-        T = x_BTD.shape[1]
+        T = x_BTD.shape[1] if num_tokens is None else num_tokens
         position = self.layout.span.position(T) if state is None else state.position
         x_BTD, states, auxiliary = self.run_blocks(
             x_BTD, position, T, segment_ids_BT, state, layers

@@ -60,7 +60,9 @@ class SpectralClassifier(SpectralEncoder):
         if labels_BT is not None:
             check_labels(labels_BT, tokens_BT.shape)
         check_tokens(tokens_BT, 2)
-        x_BTD, _, auxiliary = self.hidden(self.embed(tokens_BT), segment_ids_BT)
+        x_BTD, _, auxiliary = self.hidden(
+            self.embed(tokens_BT), segment_ids_BT, num_tokens=tokens_BT.shape[1]
+        )
         if labels_BT is None:
             return self.classify(x_BTD, segment_ids_BT)
         return self.losses(x_BTD, labels_BT, segment_ids_BT, auxiliary)

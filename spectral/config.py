@@ -78,6 +78,28 @@ class ModelConfig(Table):
     recall_chunk: Positive = Field(
         64, description="Tokens per chunk of recall heads. Affects speed only."
     )
+    recall_rule: Literal["decay", "delta"] = Field(
+        "decay",
+        description="What a recall head does to its state before it writes: it lets it decay, or "
+        "also erases what the key held (delta rule), which tracks state.",
+    )
+    recall_strength: float = Field(
+        2.0,
+        gt=0.0,
+        le=2.0,
+        description="Largest write strength of delta heads; above 1 a write can flip a state.",
+    )
+    recall_erase: Literal["head", "channel"] = Field(
+        "head", description="Delta heads erase as strongly as they write, or by key channel."
+    )
+    recall_phase: Literal["static", "data"] = Field(
+        "static",
+        description="Rotation of recall heads' modes: by the position, or also by angles from each "
+        "token.",
+    )
+    recall_bias: bool = Field(
+        False, description="Learned bias on the directions of queries and keys of recall heads."
+    )
     short_conv: Positive = Field(4, description="Taps of the short convolution on q, k and v.")
     embedding: Literal["table", "harmonic"] = Field(
         "table", description="Free vectors, or sums of 16 sinusoids (48 numbers per token)."

@@ -1,7 +1,9 @@
 """Export of a checkpoint to a Hugging Face folder, with a proof that its output is equal."""
 
+import contextlib
 import os
 import shutil
+import sys
 import unicodedata
 import uuid
 from itertools import islice
@@ -21,7 +23,7 @@ from pretrain.commands import ExportCommand
 from pretrain.errors import RunError
 from pretrain.huggingface.encoder_export import export_encoder, is_encoder
 from pretrain.huggingface.load import import_model
-from pretrain.huggingface.model_card import Proof, model_card
+from pretrain.huggingface.model_card import Proof, model_card, training_lines
 from pretrain.huggingface.source_bundle import bundled_sources
 from pretrain.huggingface.tokenizer import huggingface_tokenizer
 from pretrain.huggingface.wrap import wrap
@@ -103,12 +105,19 @@ def export(command: ExportCommand) -> ExportReport | str:
             encoder_proof = export_encoder(partial, cast(SpectralEncoder, model), tokenizer, run)
             partial.rename(output)
             return f"{output}: {encoder_proof}"
-        _write(partial, model, tokenizer, run.data.sequence_length)
+        _write(partial, model, tokenizer)
         expected = observe(model, tokenizer)
         # one model at a time is in memory
         del model
         proof = prove(expected, tokenizer, partial)
-        card = model_card(empty_model(run.model), tokenizer, checkpoint, proof)
+        card = model_card(
+            empty_model(run.model),
+            tokenizer,
+            checkpoint,
+            proof,
+            training_lines(run, checkpoint),
+            command.license,
+        )
         (partial / "README.md").write_text(card, encoding="utf-8")
         partial.rename(output)
     except SafetensorError as error:
@@ -167,7 +176,9 @@ def prove(expected: Observed, tokenizer: Tokenizer, folder: Path) -> Proof:
     """
     if not torch.equal(import_model(folder)(expected.probe), expected.logits):
         raise RunError(f"{folder}: the model that is imported back has other logits")
-    loaded = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    # accelerate, where it is installed, loads DeepSpeed, which prints
+    with contextlib.redirect_stdout(sys.stderr):
+        loaded = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
     error = float((loaded(expected.probe).logits - expected.logits).abs().max())
     if not error <= MAX_LOGIT_ERROR:
         raise RunError(f"{folder}: logits differ by {error:.1e}; expected {MAX_LOGIT_ERROR:.0e}")
@@ -209,11 +220,9 @@ def _prove_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
                 )
 
 
-def _write(folder: Path, model: SpectralLM, tokenizer: Tokenizer, length: int) -> None:
+def _write(folder: Path, model: SpectralLM, tokenizer: Tokenizer) -> None:
     exported = wrap(model, tokenizer)
     exported.save_pretrained(folder, max_shard_size=MAX_SHARD)
     for name, text in bundled_sources().items():
         (folder / name).write_text(text, encoding="utf-8")
-    exported_tokenizer = huggingface_tokenizer(tokenizer)
-    exported_tokenizer.model_max_length = length
-    exported_tokenizer.save_pretrained(folder)
+    huggingface_tokenizer(tokenizer).save_pretrained(folder)

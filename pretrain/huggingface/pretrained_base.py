@@ -42,8 +42,9 @@ class ResonancePreTrainedModel(PreTrainedModel):
                     module.keeps_float32 = True  # type: ignore[assignment]
                     names |= {f"{path}.{name}" for name in own}
         # one pattern for all layers
-        patterns = {re.sub(r"\.\d+\.", r"\\.\\d+\\.", name) for name in names}
-        self._keep_in_fp32_modules_strict = {rf"(?:^|\.){pattern}$" for pattern in patterns}
+        self._keep_in_fp32_modules_strict = {
+            re.sub(r"\.\d+\.", r"\\.\\d+\\.", name) for name in names
+        }
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         if not recurse or not is_half(fn(torch.zeros(1))):

@@ -37,6 +37,7 @@ def _problems(run: RunConfig, num_ranks: int) -> Iterator[str]:
     yield from _batch(run, data_ranks(run, num_ranks))
     yield from _smaller_steps(run, num_ranks)
     yield from _noise(run)
+    yield from _tasks(run)
 
 
 def _ranks(run: RunConfig, num_ranks: int) -> Iterator[str]:
@@ -255,6 +256,21 @@ def _noise(run: RunConfig) -> Iterator[str]:
             f"monitor.noise_every is {run.monitor.noise_every} with train.global_batch_size and "
             f"micro_batch_size {run.train.micro_batch_size}; expected at least two micro-batches "
             "per step, whose gradients can be compared"
+        )
+
+
+def _tasks(run: RunConfig) -> Iterator[str]:
+    """Problems of lm-eval's tasks, for which a rank reads logits of its whole model."""
+    axes = ("tensor", "pipeline", "sequence", "expert")
+    split = {f"parallel.{axis}": getattr(run.parallel, axis) for axis in axes}
+    found = [f"{key} {size}" for key, size in split.items() if size > 1]
+    if run.parallel.zero_stage == 3:
+        found.append("parallel.zero_stage 3")
+    if run.evaluate.every and run.evaluate.tasks and found:
+        yield (
+            f"evaluate.tasks with {', '.join(found)}; expected ranks that hold the whole model: "
+            "data-parallel ones with zero_stage at most 2. evaluate.texts works in every layout, "
+            "and `resonance evaluate RUN --tasks` measures a checkpoint of any"
         )
 
 

@@ -7,9 +7,10 @@ no time is there more than one whole part besides what this rank keeps.
 """
 
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pretrain.config import ParallelConfig, RunConfig
 from pretrain.parallel.mesh import Mesh
@@ -40,13 +41,17 @@ def empty_model(config: ModelConfig) -> SpectralLM:
 
 
 def initialised_parts(
-    model: SpectralLM, seed: int, fill: Fill | None = None
+    model: SpectralLM, run: RunConfig, fill: Fill | None = None
 ) -> Iterator[tuple[str, nn.Module]]:
     """Parts of the model, initialised one by one: a seed makes the same model in any layout."""
-    torch.manual_seed(seed)
+    torch.manual_seed(run.train.seed)
     for name, part in model.parts():
         part.to_empty(device="cpu")
         part.reset_parameters()  # type: ignore[operator]
+        if name == "final_norm" and run.optim.scale == "width":
+            # the read-out sums over the width (`pretrain/training/width_scale.py`)
+            with torch.no_grad():
+                cast(Tensor, part.weight).mul_(run.optim.base_width / run.model.dim)
         for key, parameter in part.named_parameters():
             if fill is not None:
                 fill(f"{name}.{key}", parameter)

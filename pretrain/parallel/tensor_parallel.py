@@ -151,10 +151,10 @@ class Splitter:
         D = mixer.head_norm.shape[0]
         ranges = tuple(self.share(end - first, first) for first, end in mixer.channel_groups)
         ranges = tuple(part for part in ranges if part[0] < part[1])
-        for name, group in mixer.per_head_projections.items():
-            heads = (self.share(mixer.head_groups[group]),)
+        for name in mixer.per_head_projections:
             whole = getattr(mixer, name)
-            setattr(mixer, name, self.column(whole, f"mixer.{name}", heads, reduce=False))
+            outputs = (self.share(whole.out_features),)
+            setattr(mixer, name, self.column(whole, f"mixer.{name}", outputs, reduce=False))
         packed = [
             tuple((a + i * D, b + i * D) for i in range(n) for a, b in ranges) for n in (3, 4)
         ]
@@ -166,6 +166,9 @@ class Splitter:
                 # of both directions
                 module.head_groups = tuple(n // self.axis.size for n in module.head_groups)
                 self.cut(module.short_conv, "taps", f"{name}.short_conv", 1, packed[0])
+                for key in module.per_channel_parameters:
+                    *others, channels = getattr(module, key).shape
+                    self.cut(module, key, name, len(others), (self.share(channels),))
             self.inside(module, name)
         # one reduction of the input's gradient for all projections
         mixer.register_forward_pre_hook(self._enter)

@@ -4,6 +4,7 @@ Models with gates train in float64: selection makes another choice of a few mode
 error, so two float32 runs of one layout drift apart as well, once one of them is disturbed by it.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +31,12 @@ MODELS: dict[str, dict[str, object]] = {
     "muon": {"conv_heads": (2,)},
     # of three stages, the one between has nothing but matrices that decays
     "muon stages": {"mixers": ("fft",), "num_layers": 3},
+    "delta": {
+        "conv_heads": (2,),
+        "recall_rule": "delta",
+        "recall_phase": "data",
+        "recall_bias": True,
+    },
     "everything": EVERYTHING,
     "encoder": {"conv_heads": (2,), "causal": False},
     "classifier": {"causal": False, "classes": 3, "mixers": ("heads", "fft"), "num_layers": 2},
@@ -127,7 +134,10 @@ def train_runs(rank: int, runs: dict[str, RunConfig], folder: Path) -> None:
             records.append(trainer.train_step(batches))
             if trainer.progress.step == run.train.steps:
                 break
-        valid = trainer.validate()["valid_loss"]
+        valid = [
+            trainer.measurements.validate()["valid_loss"],
+            trainer.measurements.evaluate()["eval_scanner_loss"],
+        ]
         results = records, valid, _pieces(trainer.engine), orthogonalized[0]
         torch.save(results, folder / f"{name}-{rank}.pt")
         trainer.engine.destroy()
@@ -187,7 +197,9 @@ def _run(corpus: SmallCorpus, folder: Path, case: "Case") -> RunConfig:
     optimizer = _optimizer(case.model)
     # norms of groups are above 0.1, in different measure
     clip = {"clip": "groups", "clip_norm": 0.1} if case.model == "muon" else {}
-    values["optim"] |= {"learning_rate": 1e-3, "name": optimizer, **clip}
+    # a rate for each kind of parameter
+    scale = {"scale": "width", "base_width": 8} if optimizer == "muon" else {}
+    values["optim"] |= {"learning_rate": 1e-3, "name": optimizer, **clip, **scale}
     values["train"] |= {
         "output": folder / case.name,
         "steps": GATED_STEPS if "gates" in model else STEPS,
@@ -200,6 +212,9 @@ def _run(corpus: SmallCorpus, folder: Path, case: "Case") -> RunConfig:
     }
     # the last step
     values["monitor"] |= {"every": values["train"]["steps"]}
+    # measured by the tests themselves, after the last step
+    text = Path(json.__file__).parent / "scanner.py"
+    values["evaluate"] |= {"every": STEPS, "texts": [text]}
     axes = layout._asdict()
     values["parallel"] |= {k: axes[k] for k in ("tensor", "pipeline", "sequence", "data")}
     values["parallel"]["zero_stage"] = layout.zero
@@ -270,7 +285,7 @@ def _differences(found: Any, expected: Any) -> list[str]:
         problems.append(f"norm of the first gradient: {norm} for {wanted_norm}")
     problems += _other_figures(records[-1], expected_records[-1])
     if valid != pytest.approx(expected_valid, rel=1e-5):
-        problems.append(f"validation: {valid} for {expected_valid}")
+        problems.append(f"validation and text: {valid} for {expected_valid}")
     for name, (placement, piece) in pieces.items():
         whole = wholes[name][1]
         error = float((piece - Placement(*placement).part_of(whole)).norm() / whole.norm())

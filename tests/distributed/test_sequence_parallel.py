@@ -102,6 +102,7 @@ def _wire(rank: int, folder: Path) -> None:
     found: dict[tuple[str, int], int] = {}
     cases = {
         "heads": config(conv_chunk=64),
+        "delta": config(conv_chunk=64, recall_rule="delta", recall_phase="data"),
         "gated": config(conv_chunk=64, **EVERYTHING),
         "fft": config(mixers=("fft",), fft={"chunk": 2048}, conv_chunk=64),
         "wavelet": config(mixers=("wavelet",), conv_chunk=64),
@@ -143,5 +144,5 @@ def test_bytes_on_the_wire_do_not_depend_on_the_length(tmp_path: Path) -> None:
     assert found["moved", 204_800] == 25 * found["moved", 8_192]
     # one exchange each way
     assert found["encoder", 8_192] <= 2 * found["heads", 8_192]
-    for name in ("heads", "gated", "wavelet", "encoder"):
+    for name in ("heads", "delta", "gated", "wavelet", "encoder"):
         assert found["moved", 204_800] > 20 * found[name, 204_800]

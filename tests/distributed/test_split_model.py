@@ -11,7 +11,7 @@ from torch import Tensor
 from pretrain.config import RunConfig
 from spectral.classifier import MORE_LABELS
 from spectral.config import ModelConfig
-from tests.distributed.features import EVERYTHING, GATES, config
+from tests.distributed.features import EVERYTHING, GATES, RECALL, config
 from tests.distributed.ranks import run_ranks
 
 T = 64
@@ -19,6 +19,9 @@ CASES: dict[str, dict[str, object]] = {
     "plain": {},
     "convolution": {"conv_heads": (4,)},
     "recall": {"conv_heads": (0,)},
+    "delta": {"conv_heads": (0,), "recall_rule": "delta"},
+    "every recall key": RECALL,
+    "turning": {"conv_heads": (0,), "recall_phase": "data"},
     "alternating": {"conv_heads": (4, 0)},
     "everything": EVERYTHING,
     "fft": {"mixers": ("fft",)},
@@ -140,12 +143,12 @@ SHARDED = {"tensor": 2, "shard_activations": True}
 
 def test_two_ranks_compute_what_one_does(tmp_path: Path) -> None:
     every = list(CASES)
-    some = ["plain", "everything", "gated fft"]
+    some = ["plain", "everything", "gated fft", "every recall key"]
     cases = [({"tensor": 2}, every), ({"sequence": 2}, every), (SHARDED, some)]
     run_ranks(compare, 2, tmp_path, CASES, cases)
 
 
 def test_four_ranks_compute_what_one_does(tmp_path: Path) -> None:
-    some = ["plain", "everything"]
+    some = ["plain", "everything", "every recall key", "turning"]
     layouts = [({"sequence": 4}, some), (SHARDED | {"sequence": 2}, some)]
     run_ranks(compare, 4, tmp_path, CASES, layouts)

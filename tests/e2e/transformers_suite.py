@@ -66,6 +66,11 @@ class ResonanceModelTest(ModelTesterMixin, unittest.TestCase):
             inputs["labels"] = inputs["input_ids"].clone()
         return inputs
 
+    def test_training(self) -> None:
+        """Of the class that has a loss; transformers recognises its own base models by name."""
+        self.all_model_classes = (ResonanceForCausalLM,)
+        super().test_training()
+
     @unittest.skip(OWN_CHECKPOINTING)
     def test_gradient_checkpointing_enable_disable(self) -> None:
         """Looks for transformers' GradientCheckpointingLayer."""

@@ -103,7 +103,7 @@ def read_checkpoint(folder: Path) -> None:
 
 
 def _export(folder: Path) -> None:
-    _write(folder, tiny_model(), ByteTokenizer(), 24)
+    _write(folder, tiny_model(), ByteTokenizer())
 
 
 def read_export(folder: Path) -> None:
