@@ -130,10 +130,26 @@ class RunConfig(Table):
             self.objective.problem(self.model)
             or self.train.stage_problem()
             or self.optim.schedule_problem(self.train.steps)
+            or self._language_model_problem()
         )
         if problem:
             raise ValueError(problem)
         return self
+
+    def _language_model_problem(self) -> str:
+        """Why a table that is about language models does not fit the objective; empty if it does."""
+        kind = self.objective.kind
+        if self.evaluate.every and kind != "next_token":
+            return (
+                f"evaluate.every is {self.evaluate.every} with objective.kind {kind!r}; expected 0, or "
+                "'next_token': texts and tasks are scored by their next tokens"
+            )
+        if self.optim.scale == "width" and self.model.classes:
+            return (
+                f"optim.scale is 'width' with model.classes {self.model.classes}; expected 'none': "
+                "it has a rule for the read-out of tokens, not for a head of classes"
+            )
+        return ""
 
     @property
     def step_sizes(self) -> StepSizes:
