@@ -137,12 +137,12 @@ class RunConfig(Table):
         return self
 
     def _language_model_problem(self) -> str:
-        """Why a table that is about language models does not fit the objective; empty if it does."""
+        """Why a key about language models does not suit the objective; empty if all do."""
         kind = self.objective.kind
         if self.evaluate.every and kind != "next_token":
             return (
-                f"evaluate.every is {self.evaluate.every} with objective.kind {kind!r}; expected 0, or "
-                "'next_token': texts and tasks are scored by their next tokens"
+                f"evaluate.every is {self.evaluate.every} with objective.kind {kind!r}; expected 0, "
+                "or 'next_token': texts and tasks are scored by their next tokens"
             )
         if self.optim.scale == "width" and self.model.classes:
             return (
