@@ -139,9 +139,10 @@ class RunConfig(Table):
     def _language_model_problem(self) -> str:
         """Why a key about language models does not suit the objective; empty if all do."""
         kind = self.objective.kind
-        if self.evaluate.every and kind != "next_token":
+        every = self.evaluate.every
+        if every and kind != "next_token":
             return (
-                f"evaluate.every is {self.evaluate.every} with objective.kind {kind!r}; expected 0, "
+                f"evaluate.every is {every} with objective.kind {kind!r}; expected 0, "
                 "or 'next_token': texts and tasks are scored by their next tokens"
             )
         if self.optim.scale == "width" and self.model.classes:
