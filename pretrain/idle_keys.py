@@ -53,9 +53,19 @@ NEEDS = (
         "objective.kind = 'masked_token'",
     ),
     Need(
-        ("data.long_texts",),
+        ("objective.labels",),
         _learns("classify"),
         "objective.kind = 'classify'",
+    ),
+    Need(
+        ("data.long_texts",),
+        _learns("classify", "text_to_text"),
+        "objective.kind = 'classify' or 'text_to_text'",
+    ),
+    Need(
+        ("model.source_bands", "model.source_dim"),
+        lambda run: run.model.source_layers > 0,
+        "model.source_layers above 0",
     ),
     Need(
         ("model.pooling",),

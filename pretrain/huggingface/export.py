@@ -91,6 +91,11 @@ def export(command: ExportCommand) -> ExportReport | str:
     if os.path.lexists(output):
         raise RunError(f"{output}: exists; expected a new folder")
     model, run, checkpoint = load_model(command.checkpoint)
+    if run.model.source_layers:
+        raise RunError(
+            f"{checkpoint}: a text-to-text model, which has no exported form yet; expected a "
+            "language model, an encoder or a classifier"
+        )
     tokenizer = load_tokenizer(tokenizer_path(checkpoint))
     # a folder of its own, beside the target; transformers makes a module name of the inner name
     beside = output.with_name(f".{output.name}.{uuid.uuid4().hex}.partial")

@@ -30,6 +30,7 @@ def _problems(run: RunConfig, num_ranks: int) -> Iterator[str]:
     yield from _ranks(run, num_ranks)
     yield from _tensor(run)
     yield from _sequence(run)
+    yield from _sources(run)
     yield from _pipeline(run)
     yield from _experts(run, num_ranks)
     yield from _zero(run)
@@ -120,6 +121,22 @@ def _sequence(run: RunConfig) -> Iterator[str]:
                 f"parallel.sequence is {size}: a span has {span} tokens, and must hold whole "
                 f"chunks of model.{key} {chunk}; expected data.sequence_length "
                 f"{near(length, size * chunk)}"
+            )
+
+
+def _sources(run: RunConfig) -> Iterator[str]:
+    if not run.model.source_layers:
+        return
+    for key, found in (
+        ("pipeline", run.parallel.pipeline),
+        ("shard_activations", int(run.parallel.shard_activations) + 1),
+        ("expert", run.parallel.expert),
+    ):
+        if found > 1:
+            yield (
+                f"parallel.{key} is {getattr(run.parallel, key)} with model.source_layers "
+                f"{run.model.source_layers}; expected tensor, sequence and data ranks alone: "
+                "every block of the decoder reads what the encoder computed"
             )
 
 

@@ -22,6 +22,7 @@ from spectral.config import ModelConfig
 from spectral.layout import Layout
 from spectral.lm import SpectralLM
 from spectral.models import model_class
+from spectral.seq2seq import SpectralSeq2Seq
 
 # fills a whole parameter, by its name, after it was initialised
 Fill = Callable[[str, nn.Parameter], None]
@@ -64,7 +65,7 @@ def split_part(part: nn.Module, name: str, parallel: ParallelConfig, mesh: Mesh)
         from pretrain.parallel.expert_parallel import share_experts
 
         share_experts(part, name, mesh.expert)
-    if mesh.tensor.size == 1 or name in ("final_norm", "head"):
+    if mesh.tensor.size == 1 or name in ("final_norm", "source_norm", "head"):
         return part
     if isinstance(part, Block):
         from pretrain.parallel.tensor_parallel import split_block
@@ -131,5 +132,7 @@ def finish_model(model: SpectralLM, run: RunConfig, mesh: Mesh, first_layer: int
         from pretrain.parallel.activation_checkpointing import checkpoint_activations
 
         checkpoint_activations(model.blocks, run.train)
+        if isinstance(model, SpectralSeq2Seq):
+            checkpoint_activations(model.source_blocks, run.train)
     model.z_weight = run.train.z_loss
     model.precision = Precision(run.train.precision)  # type: ignore[assignment]

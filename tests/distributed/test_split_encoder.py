@@ -27,6 +27,8 @@ CASES: dict[str, dict[str, object]] = {
     }.items()
 }
 CASES["causal classes"] = {"classes": 5}
+CASES["pairs"] = {"source_layers": 2}
+CASES["pairs of ffts"] = {"source_layers": 1, "mixers": ("fft",)}
 CLASSES = [name for name in CASES if "class" in name or "label" in name]
 
 
@@ -49,5 +51,10 @@ def test_four_ranks_compute_what_one_does(tmp_path: Path) -> None:
         "maximum",
         "several labels",
     ]
-    layouts = [({"sequence": 4}, some), (SHARDED | {"sequence": 2}, some)]
+    both: dict[str, int] = {"tensor": 2, "sequence": 2}
+    layouts = [
+        ({"sequence": 4}, [*some, "pairs"]),
+        (SHARDED | {"sequence": 2}, some),
+        (both, ["pairs"]),
+    ]
     run_ranks(compare, 4, tmp_path, CASES, layouts)

@@ -39,6 +39,9 @@ def _batch(model: ModelConfig) -> tuple[Tensor, Tensor, Tensor]:
     segments = torch.zeros(2, T, dtype=torch.long)
     for start in (3, 15, 16, 31, 32, 33, 47, 60):
         segments[1, start:] += 1
+    if model.source_layers:
+        # labels of targets only
+        labels = torch.where(segments % 2 == 1, labels, -100)
     if model.classes:
         starts = torch.diff(segments, prepend=segments[:, :1] - 1) != 0
         first = torch.zeros_like(labels) if model.multi_label else tokens % model.classes
@@ -88,6 +91,8 @@ def _problems(layout: dict[str, int], models: dict[str, dict[str, object]]) -> I
 
 
 def _objective(model: dict[str, object]) -> str:
+    if model.get("source_layers"):
+        return "text_to_text"
     if model.get("classes"):
         return "classify"
     return "next_token" if model.get("causal", True) else "masked_token"

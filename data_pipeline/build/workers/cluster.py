@@ -71,8 +71,8 @@ class DaskCluster:
                 raise DataError(
                     f"{name}: {error.allowed_failures + 1} workers that ran one task were lost, "
                     f"the last one {error.last_worker.address}, perhaps for lack of memory; "
-                    f"expected it to finish within cluster.memory ({self._config.memory}). The same "
-                    "command resumes the work."
+                    f"expected it to finish within cluster.memory ({self._config.memory}). The "
+                    "same command resumes the work."
                 ) from error
             except ImportError as error:
                 raise DataError(

@@ -19,6 +19,7 @@ from spectral.lm import SpectralLM
 
 DATASETS = [{"path": "a"}, {"path": "b"}]
 CLASSES = {"objective.kind": "classify", "model.classes": 2}
+PAIRS = {"objective.kind": "text_to_text", "model.source_layers": 1}
 MASKED = {"objective.kind": "masked_token", "model.causal": False}
 # a value that has no effect, and keys with which it has one
 CASES: list[tuple[str, Any, dict[str, Any]]] = [
@@ -38,6 +39,9 @@ CASES: list[tuple[str, Any, dict[str, Any]]] = [
     ("model.gates.selection_parts", [], {"model.gates.selection": True}),
     ("model.gates.consistency_weight", 0.1, {"model.gates.bands": True}),
     ("model.pooling", "max", CLASSES),
+    ("objective.labels", ["a", "b"], CLASSES),
+    ("model.source_bands", 2, PAIRS),
+    ("model.source_dim", 2, PAIRS),
     ("objective.mask_rate", 0.2, MASKED),
     ("objective.mask_span", 2, MASKED),
     ("objective.mask_random", 0.2, MASKED),

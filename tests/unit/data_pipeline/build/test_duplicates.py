@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from data_pipeline.build.duplicates import finder as finder_module
+from data_pipeline.build.duplicates.candidates import pairs_of
 from data_pipeline.build.duplicates.documents import REASONS, RowFile, open_states
 from data_pipeline.build.duplicates.finder import DuplicateFinder
-from data_pipeline.build.duplicates.runs import FirstSeen, Limits
+from data_pipeline.build.duplicates.runs import BANDED, FirstSeen, Limits
 from data_pipeline.build.duplicates.signatures import Signatures, bands_of, resembling
 from data_pipeline.build.workers.pool import ProcessPool
 from data_pipeline.cleaning_config import CleaningConfig
@@ -236,3 +237,21 @@ def test_candidates_by_chance_do_not_resemble() -> None:
     assert not resembling(first, second, bands, 0.6).any()
     second[0, 0] = 0
     assert resembling(first, second, bands, 0.6).all()
+
+
+@given(st.lists(st.integers(0, 3), max_size=25), st.integers(0, 25), st.integers(1, 9))
+def test_pairs_are_all_that_share_a_bucket(keys: list[int], cut: int, limit: int) -> None:
+    entries = np.array(list(zip(keys, range(len(keys)), strict=True)), dtype=BANDED)
+    # a block with itself, and one with the block before it
+    for later, earlier in ((entries, entries), (entries[cut:], entries[:cut])):
+        found = [
+            pair
+            for block in pairs_of(later, earlier, limit)
+            for pair in zip(*(side.tolist() for side in block), strict=True)
+        ]
+        assert sorted(found) == sorted(
+            (number, other)
+            for key, number in later.tolist()
+            for other_key, other in earlier.tolist()
+            if key == other_key and other < number
+        )
