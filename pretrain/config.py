@@ -132,11 +132,6 @@ class RunConfig(Table):
             or self.optim.schedule_problem(self.train.steps)
             or self._language_model_problem()
         )
-        if not problem and self.evaluate.every and self.objective.kind != "next_token":
-            problem = (
-                "evaluate.every: texts and tasks are read token by token, which needs "
-                f"objective.kind 'next_token'; got '{self.objective.kind}', expected every 0"
-            )
         if problem:
             raise ValueError(problem)
         return self
