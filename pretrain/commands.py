@@ -252,7 +252,9 @@ class DoctorCommand(Command):
         "earlier logits, a packed document the next one, padding or batch mates a row, a cache its "
         "continuation? A run directory, checkpoint, folder or name that transformers loads.",
     )
-    checks: tuple[str, ...] = Field((), description="Names of some of the leak checks; all of them.")
+    checks: tuple[str, ...] = Field(
+        (), description="Names of some of the leak checks; all of them."
+    )
     length: int = Field(
         300,
         ge=16,

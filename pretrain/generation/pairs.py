@@ -58,7 +58,7 @@ class PairDecoder(ResonanceForCausalLM):
         """Device of the model."""
         return next(self.pairs.parameters()).device
 
-    def prepare_inputs_for_generation(
+    def prepare_inputs_for_generation(  # type: ignore[override]
         self, input_ids: Tensor, past_key_values: PairCache | None = None, **_: Any
     ) -> dict[str, Any]:
         """The keyword arguments of `forward` for the newest target token."""

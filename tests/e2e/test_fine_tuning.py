@@ -111,7 +111,9 @@ def test_accumulation_gives_the_same_losses_and_parameters(
         losses = list(_losses(trainer))
         norms = [e["grad_norm"] for e in trainer.state.log_history if "grad_norm" in e]
         results.append((losses, norms))
-    torch.testing.assert_close(torch.tensor(results[0]), torch.tensor(results[1]), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        torch.tensor(results[0]), torch.tensor(results[1]), rtol=1e-3, atol=1e-4
+    )
 
 
 @pytest.mark.slow
