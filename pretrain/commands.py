@@ -162,12 +162,17 @@ class ChatCommand(GenerationOptions):
 
 
 class ExportCommand(Command):
-    """Export a checkpoint to a Hugging Face folder that loads without Resonance."""
+    """Export a checkpoint to a Hugging Face folder that loads without Resonance, or to ONNX."""
 
     checkpoint: tyro.conf.Positional[Path] = Field(
-        description="Run directory or single checkpoint."
+        description="Run directory or single checkpoint; for ONNX also an exported folder."
     )
     output: tyro.conf.Positional[LocalPath] = Field(description="Folder to create; must not exist.")
+    format: Literal["huggingface", "onnx"] = Field(
+        "huggingface",
+        description="A folder for transformers, or a step of decoding for ONNX Runtime (heads and "
+        "wavelets without gates).",
+    )
     license: str = Field(
         "unknown",
         pattern=r"^[A-Za-z0-9.+-]+$",
@@ -276,7 +281,9 @@ class DoctorCommand(Command):
         "earlier logits, a packed document the next one, padding or batch mates a row, a cache its "
         "continuation? A run directory, checkpoint, folder or name that transformers loads.",
     )
-    checks: tuple[str, ...] = Field((), description="Names of some of the leak checks; all of them.")
+    checks: tuple[str, ...] = Field(
+        (), description="Names of some of the leak checks; all of them."
+    )
     length: int = Field(
         300,
         ge=16,

@@ -5,7 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.idle_keys import leaves
-from pretrain.checkpoint.catalog import IMPORTED_FROM, find_checkpoint, go_back, list_checkpoints, run_of
+from pretrain.checkpoint.catalog import (
+    IMPORTED_FROM,
+    find_checkpoint,
+    go_back,
+    list_checkpoints,
+    run_of,
+)
 from pretrain.config import RunConfig
 from pretrain.errors import CheckpointError, RunError
 from pretrain.resilience.run_lock import RunLock
