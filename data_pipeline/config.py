@@ -10,6 +10,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from data_pipeline.cleaning_config import CleaningConfig
+from data_pipeline.cluster_config import ClusterConfig
 from data_pipeline.config_table import Table
 
 # a longer document of a plain text file (50 MB texts exist) is split
@@ -166,6 +167,20 @@ class BuildConfig(Table):
     )
     num_processes: int = Field(
         1, ge=1, description="Worker processes; shards do not depend on their number."
+    )
+    against: tuple[str, ...] = Field(
+        (),
+        description="Earlier builds by the same tokenizer, folders or URLs: documents that "
+        "duplicate theirs are dropped.",
+    )
+    decontaminate: tuple[str, ...] = Field(
+        (),
+        description="JSONL files of evaluation texts: documents that share an n-gram with one "
+        "are dropped.",
+    )
+    decontaminate_ngram: int = Field(13, ge=1, description="Words per n-gram for decontamination.")
+    cluster: ClusterConfig = Field(
+        ClusterConfig(), description="Processes of other machines, instead of num_processes."
     )
     read: ReadConfig = Field(ReadConfig(), description="Layout of documents inside the sources.")
     cleaning: CleaningConfig = Field(CleaningConfig(), description="Cleaning steps.")

@@ -11,7 +11,7 @@ from launch.config import LaunchConfig
 from pretrain.health_config import GuardConfig, HealthConfig, MonitorConfig
 from pretrain.objective_config import ObjectiveConfig
 from pretrain.optim_config import OptimConfig
-from pretrain.train_config import TrainConfig
+from pretrain.train_config import EvaluateConfig, TrainConfig
 from spectral.config import ModelConfig
 from spectral.config_table import Positive, Table
 
@@ -111,6 +111,7 @@ class RunConfig(Table):
     train: TrainConfig = Field(TrainConfig(), description="Length, batch size and output.")
     parallel: ParallelConfig = Field(ParallelConfig(), description="Layout over ranks.")
     checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="Checkpoints.")
+    evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Evaluation during training.")
     guard: GuardConfig = Field(GuardConfig(), description="Response to bad numbers.")
     health: HealthConfig = Field(
         HealthConfig(), description="Hangs, stragglers and checks of machines."
@@ -130,6 +131,11 @@ class RunConfig(Table):
             or self.train.stage_problem()
             or self.optim.schedule_problem(self.train.steps)
         )
+        if not problem and self.evaluate.every and self.objective.kind != "next_token":
+            problem = (
+                "evaluate.every: texts and tasks are read token by token, which needs "
+                f"objective.kind 'next_token'; got '{self.objective.kind}', expected every 0"
+            )
         if problem:
             raise ValueError(problem)
         return self

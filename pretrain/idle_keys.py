@@ -53,9 +53,19 @@ NEEDS = (
         "objective.kind = 'masked_token'",
     ),
     Need(
-        ("data.long_texts",),
+        ("objective.labels",),
         _learns("classify"),
         "objective.kind = 'classify'",
+    ),
+    Need(
+        ("data.long_texts",),
+        _learns("classify", "text_to_text"),
+        "objective.kind = 'classify' or 'text_to_text'",
+    ),
+    Need(
+        ("model.source_bands", "model.source_dim"),
+        lambda run: run.model.source_layers > 0,
+        "model.source_layers above 0",
     ),
     Need(
         ("model.pooling",),
@@ -73,7 +83,19 @@ NEEDS = (
         _has_modes,
         "convolution heads, or other model.mixers",
     ),
-    Need(("model.recall_chunk", "model.rotary_base"), _has_recall, "recall heads"),
+    Need(
+        (
+            *("model.recall_chunk", "model.rotary_base", "model.recall_rule"),
+            *("model.recall_phase", "model.recall_bias"),
+        ),
+        _has_recall,
+        "recall heads",
+    ),
+    Need(
+        ("model.recall_strength", "model.recall_erase"),
+        lambda run: _has_recall(run) and run.model.recall_rule == "delta",
+        "recall heads with model.recall_rule = 'delta'",
+    ),
     Need(
         ("model.experts",),
         lambda run: run.model.feed_forward == "experts",
@@ -112,6 +134,11 @@ NEEDS = (
         "optim.name = 'muon'",
     ),
     Need(
+        ("optim.base_width",),
+        lambda run: run.optim.scale == "width",
+        "optim.scale = 'width'",
+    ),
+    Need(
         ("optim.schedule_by",),
         lambda run: bool(run.train.batch_warmup or run.train.length_warmup),
         "train.batch_warmup or train.length_warmup",
@@ -141,6 +168,12 @@ NEEDS = (
         lambda run: bool(run.data.valid and run.train.validate_every),
         "data.valid and train.validate_every above 0",
     ),
+    Need(
+        ("evaluate.texts", "evaluate.tasks"),
+        lambda run: run.evaluate.every > 0,
+        "evaluate.every above 0",
+    ),
+    Need(("evaluate.limit",), lambda run: bool(run.evaluate.tasks), "evaluate.tasks"),
     Need(
         ("train.gradient_reduction",),
         lambda run: run.train.precision in ("auto", "bf16") and run.parallel.zero_stage > 0,

@@ -4,7 +4,7 @@ Shape letters: B batch, T time (tokens), D channels.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -100,6 +100,7 @@ class Backbone:
         segment_ids_BT: Tensor | None = None,
         state: LMState | None = None,
         layers: list[Tensor] | None = None,
+        num_tokens: int | None = None,
     ) -> tuple[Tensor, LMState, Tensor]:
         """Normalised hidden states of embedded tokens by the parallel form.
 
@@ -110,11 +111,13 @@ class Backbone:
             state: State after the preceding tokens, at a chunk's beginning if the model has gates;
                 None at the beginning.
             layers: List to which the output of each block is appended.
+            num_tokens: Number of tokens T, where the input is one rank's part of them; None: as
+                many as the input has.
 
         Returns:
             (x_BTD, state after the last token, weighted auxiliary losses).
         """
-        T = x_BTD.shape[1]
+        T = x_BTD.shape[1] if num_tokens is None else num_tokens
         position = self.layout.span.position(T) if state is None else state.position
         x_BTD, states, auxiliary = self.run_blocks(
             x_BTD, position, T, segment_ids_BT, state, layers
@@ -169,15 +172,26 @@ class Backbone:
         return min(-state.position % self.config.conv_chunk, num_tokens)
 
     def hidden_step(
-        self, x_BD: Tensor, state: LMState, layers: list[Tensor] | None = None
+        self,
+        x_BD: Tensor,
+        state: LMState,
+        layers: list[Tensor] | None = None,
+        source: Any = None,
     ) -> tuple[Tensor, LMState]:
         """Normalised hidden state of one embedded token by the recurrent form, and the new state.
+
+        Args:
+            x_BD: Output of `embed`.
+            state: State after the tokens before.
+            layers: As of `hidden`.
+            source: As of `run_blocks`.
 
         Raises:
             ValueError: The state has another number of rows.
         """
         check_state(x_BD.shape[0], state.position, state.layers[0].short_BWD.shape[0])
         context = sequence_context(self.config, self.layout, x_BD, state.position, 1, None)
+        context = context._replace(source=source)
         states = []
         for layer, block in enumerate(self.blocks):
             x_BD, after = cast(Block, block).step(x_BD, context, state.layers[layer])
@@ -194,6 +208,7 @@ class Backbone:
         segment_ids_BT: Tensor | None,
         state: LMState | None = None,
         layers: list[Tensor] | None = None,
+        source: Any = None,
     ) -> tuple[Tensor, tuple[MixerState, ...], Tensor]:
         """Output of this model's blocks, run one after the other.
 
@@ -204,6 +219,7 @@ class Backbone:
             segment_ids_BT: As in `hidden`.
             state: State after the preceding tokens; None at the beginning.
             layers: List to which the output of each block is appended.
+            source: Sources that a decoder's blocks read; see `SequenceContext`.
 
         Returns:
             (x_BTD, the blocks' states after the last token, weighted auxiliary losses).
@@ -211,6 +227,7 @@ class Backbone:
         context = sequence_context(
             self.config, self.layout, x_BTD, position, num_tokens, segment_ids_BT
         )
+        context = context._replace(source=source)
         states = []
         auxiliary = x_BTD.new_zeros((), dtype=work_dtype(x_BTD))
         every = self.activation_checkpointing if self.training else 0

@@ -16,30 +16,12 @@ from spectral.config import ModelConfig
 from spectral.encoder import SpectralEncoder
 from spectral.input_checks import check_labels, check_tokens
 from spectral.lm import LMLoss
-from spectral.modules.linear import WideLinear
+from spectral.modules.class_head import ClassHead
 from spectral.modules.pooling import pool_documents
 
 # A document's label is at its first token. With several labels, 0 is there, and label c is
 # MORE_LABELS - c at one of the tokens after it; -100 is no label.
 MORE_LABELS = -101
-
-
-class ClassHead(nn.Module):
-    """Logits of the classes."""
-
-    def __init__(self, dim: int, classes: int):
-        super().__init__()
-        self.proj = WideLinear(dim, classes)
-
-    def reset_parameters(self) -> None:
-        """Initialise with small weights: the probabilities begin close to uniform."""
-        nn.init.normal_(self.proj.weight, std=0.02)
-        nn.init.zeros_(self.proj.bias)
-
-    def forward(self, pooled_D: Tensor) -> Tensor:
-        """[..., D] -> [..., C]."""
-        logits: Tensor = self.proj(pooled_D)
-        return logits
 
 
 class SpectralClassifier(SpectralEncoder):
@@ -78,7 +60,9 @@ class SpectralClassifier(SpectralEncoder):
         if labels_BT is not None:
             check_labels(labels_BT, tokens_BT.shape)
         check_tokens(tokens_BT, 2)
-        x_BTD, _, auxiliary = self.hidden(self.embed(tokens_BT), segment_ids_BT)
+        x_BTD, _, auxiliary = self.hidden(
+            self.embed(tokens_BT), segment_ids_BT, num_tokens=tokens_BT.shape[1]
+        )
         if labels_BT is None:
             return self.classify(x_BTD, segment_ids_BT)
         return self.losses(x_BTD, labels_BT, segment_ids_BT, auxiliary)

@@ -20,7 +20,8 @@ class SpectralEncoder(SpectralLM):
     def encode(self, tokens_BT: Tensor, segment_ids_BT: Tensor | None = None) -> Tensor:
         """Normalised hidden states x_BTD of every token; arguments as of `forward`."""
         check_tokens(tokens_BT, 2)
-        return self.hidden(self.embed(tokens_BT), segment_ids_BT)[0]
+        num_tokens = tokens_BT.shape[1]
+        return self.hidden(self.embed(tokens_BT), segment_ids_BT, num_tokens=num_tokens)[0]
 
     def pooled(self, tokens_BT: Tensor, segment_ids_BT: Tensor | None = None) -> Tensor:
         """A vector of each document, pooled as configured: pooled_BSD, zero where there is none."""

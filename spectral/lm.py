@@ -70,7 +70,9 @@ class SpectralLM(Backbone, nn.Module):
             if not self.is_hot():
                 check_label_range(labels_BT, self.config.vocab_size)
         check_tokens(tokens_BT, 2)
-        x_BTD, _, auxiliary = self.hidden(self.embed(tokens_BT), segment_ids_BT)
+        x_BTD, _, auxiliary = self.hidden(
+            self.embed(tokens_BT), segment_ids_BT, num_tokens=tokens_BT.shape[1]
+        )
         if labels_BT is None:
             return linear(x_BTD, self.table())
         return self.losses(x_BTD, labels_BT, segment_ids_BT, auxiliary)

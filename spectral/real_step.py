@@ -1,7 +1,6 @@
-"""A step of decoding without complex numbers and operators of our own, for other runtimes.
+"""A step of decoding for other runtimes: without complex numbers and operators of our own.
 
-Complex states are pairs of real ones, and the position is a tensor. Everything else is as in
-`SpectralLM.step`, whose logits it reproduces.
+Complex states are pairs of real ones, and the position is a tensor.
 
 Shape letters: B batch, D channels, M modes, H recall heads, K channels of a head, F rotary
 frequencies, W tokens before this one, I inputs, O outputs, E experts.
@@ -232,8 +231,7 @@ class DenseFrequency(nn.Module):
 
 def real_step_problems(model: SpectralLM) -> Iterator[str]:
     """Why a model has no real step; nothing if it has one."""
-    config = model.config
-    if not config.causal:
+    if not model.config.causal:
         yield "causal: expected true for a step of decoding, got false"
     for block in model.blocks:
         mixer = cast(Block, block).mixer
@@ -242,6 +240,13 @@ def real_step_problems(model: SpectralLM) -> Iterator[str]:
                 f"model.mixers: {type(mixer).__name__} has no step without complex numbers; "
                 "expected heads or wavelet"
             )
+        elif isinstance(mixer, HeadsMixer):
+            extras = ("strength_proj", "erase_proj", "phase_proj", "qk_bias")
+            if any(getattr(mixer, name) is not None for name in extras):
+                yield (
+                    "model.recall_rule, recall_phase, recall_bias: only heads that add, rotate by "
+                    "position and have no bias have a step without complex numbers"
+                )
         filters = mixer.levels if isinstance(mixer, WaveletMixer) else [mixer.filter]
         if any(part is not None and type(part) is not ModalFilter for part in filters):
             yield "model.gates: gates have no step without complex numbers; expected none of them"

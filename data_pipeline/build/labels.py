@@ -1,15 +1,14 @@
 """Labels of a build: their names, numbers and counts, from the documents that are kept."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from pyarrow import parquet
 
-from data_pipeline.build.extract import part_file
-from data_pipeline.build.planning import SPLITS, Kept
+from data_pipeline.build.duplicates.documents import Span
+from data_pipeline.build.planning import DROPPED, SPLITS, load_choice
 from data_pipeline.config import BuildConfig
 from data_pipeline.errors import DataError
 from data_pipeline.shards.make_manifest import LabelTable
@@ -28,7 +27,7 @@ class Labels(NamedTuple):
     counts: dict[str, list[int]]
 
 
-def find_labels(config: BuildConfig, kept: Kept, work: Path) -> Labels:
+def find_labels(config: BuildConfig, spans: Sequence[Span], work: Path) -> Labels:
     """The labels of the documents that are kept; those of another build if one is named.
 
     Raises:
@@ -36,7 +35,7 @@ def find_labels(config: BuildConfig, kept: Kept, work: Path) -> Labels:
     """
     counts: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
     most, several = 1, ""
-    for is_valid, labels in _labels_of(kept, work):
+    for is_valid, labels in _labels_of(spans, work):
         counts[SPLITS[is_valid]].update(labels)
         most = max(most, len(labels))
         if len(labels) != 1 and not several:
@@ -60,7 +59,9 @@ def find_labels(config: BuildConfig, kept: Kept, work: Path) -> Labels:
         raise DataError(
             f"{', '.join(config.sources)}: {len(names):,} labels; expected 1 to {MAX_LABELS:,}"
         )
-    by_split = {split: [counts[split][name] for name in names] for split in SPLITS}
+    by_split: dict[str, list[int]] = {
+        split: [counts[split][name] for name in names] for split in SPLITS
+    }
     return Labels(LabelTable(names, most, multi), by_split)
 
 
@@ -72,12 +73,14 @@ def _labels_from(config: BuildConfig) -> Manifest:
     return manifest
 
 
-def _labels_of(kept: Kept, work: Path) -> Iterator[tuple[int, list[str]]]:
-    """Split and labels of each document, in the order of the corpus."""
-    for part in np.unique(kept.part):
-        is_part = kept.part == part
-        rows, splits = kept.row[is_part], kept.is_valid[is_part]
-        with parquet.ParquetFile(part_file(work, int(part))) as file:
-            column = file.read(columns=["more"], use_threads=False)["more"].to_pylist()
-        for row, is_valid in zip(rows.tolist(), splits.tolist(), strict=True):
-            yield is_valid, column[row]
+def _labels_of(spans: Sequence[Span], work: Path) -> Iterator[tuple[int, list[str]]]:
+    """Split and labels of each document that is kept, in the order of the corpus."""
+    for span in spans:
+        splits = load_choice(work, span.number).split.tolist()
+        for row_file in span.files:
+            of_file, splits = splits[: row_file.rows], splits[row_file.rows :]
+            with parquet.ParquetFile(row_file.path) as file:
+                column = file.read(columns=["more"], use_threads=False)["more"].to_pylist()
+            for split, labels in zip(of_file, column, strict=True):
+                if split != DROPPED:
+                    yield split, labels

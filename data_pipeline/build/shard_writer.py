@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import io
+import itertools
 import json
 import tarfile
 import zlib
@@ -15,7 +16,7 @@ import numpy as np
 from pyarrow import parquet
 
 from data_pipeline.build.extract import part_file
-from data_pipeline.build.planning import ShardTask
+from data_pipeline.build.planning import ShardTask, load_choice, rows_of_piece
 from data_pipeline.build.records import Kind
 from data_pipeline.errors import DataError
 from data_pipeline.shards.make_manifest import LabelTable
@@ -87,7 +88,7 @@ def _tokenizer(path: str, fingerprint: str) -> Tokenizer:
 
 
 class DocumentLayout(NamedTuple):
-    """What a document of a shard is made of.
+    """Parts of a document of a shard.
 
     Attributes:
         kind: Texts, labelled texts or pairs.
@@ -98,7 +99,7 @@ class DocumentLayout(NamedTuple):
     labels: LabelTable | None = None
 
     def tail(self, more: list[str], text_ids: list[int], tokenizer: Tokenizer) -> list[int]:
-        """What follows a text: the numbers of its labels, or the target of a pair.
+        """Tokens after a text: the numbers of its labels, or the target of a pair.
 
         Raises:
             DataError: A text has more labels than tokens.
@@ -126,6 +127,9 @@ def write_shard(
     Raises:
         DataError: The disk is full.
     """
+    # the worker before may have been lost right after its work
+    if load_finished(work, work.parent / task.split, task) is not None:
+        return
     tokenizer = _tokenizer(tokenizer_path, fingerprint)
     with write_atomically(work.parent / task.split / task.name) as file:
         tar = TarWriter(file)
@@ -184,14 +188,16 @@ def _npy(tokens: Any) -> bytes:
 
 def _rows(task: ShardTask, work: Path) -> Iterator[dict[str, Any]]:
     """The documents of a shard; one row group of a part is in memory at a time."""
-    for part in np.unique(task.part):
-        rows_of_part = task.row[task.part == part]
-        with parquet.ParquetFile(part_file(work, int(part))) as file:
-            start = 0
-            for group in range(file.num_row_groups):
-                end = start + file.metadata.row_group(group).num_rows
-                rows = rows_of_part[(rows_of_part >= start) & (rows_of_part < end)] - start
-                if len(rows):
-                    table = file.read_row_group(group, columns=_COLUMNS, use_threads=False)
-                    yield from table.take(rows).to_pylist()
-                start = end
+    for span, pieces in itertools.groupby(task.pieces, lambda piece: piece.span):
+        choice = load_choice(work, span)
+        for piece in pieces:
+            rows_of_part = rows_of_piece(task.split, choice, piece)
+            with parquet.ParquetFile(part_file(work, piece.part)) as file:
+                start = 0
+                for group in range(file.num_row_groups):
+                    end = start + file.metadata.row_group(group).num_rows
+                    rows = rows_of_part[(rows_of_part >= start) & (rows_of_part < end)] - start
+                    if len(rows):
+                        table = file.read_row_group(group, columns=_COLUMNS, use_threads=False)
+                        yield from table.take(rows).to_pylist()
+                    start = end

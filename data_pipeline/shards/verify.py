@@ -183,7 +183,7 @@ def _check_shard(
 
 
 def _document_problem(tokens: Any, manifest: Manifest) -> str:
-    """What is wrong with the tokens of a document; empty if they are as its kind has them."""
+    """Problem of the tokens of a document; empty if they are as its kind has them."""
     tokenizer, end = manifest.tokenizer, len(tokens) - manifest.label_slots
     texts, labels = tokens[:end], tokens[end:]
     if end < 2 or (int(texts[0]), int(texts[-1])) != (tokenizer.bos_id, tokenizer.eos_id):

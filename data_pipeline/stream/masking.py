@@ -36,7 +36,7 @@ class Masking(NamedTuple):
     vocab_size: int
     specials: tuple[int, ...]
 
-    def __call__(self, windows: Windows, step: int, rows: Sequence[int]) -> None:
+    def apply(self, windows: Windows, step: int, rows: Sequence[int]) -> None:
         """Mask windows in place; their labels become the tokens that are hidden.
 
         Args:
@@ -76,4 +76,4 @@ class Masking(NamedTuple):
 
 def _uniform(size: int, key: int, stream: int) -> npt.NDArray[np.float64]:
     """Numbers in [0, 1), a function of the arguments."""
-    return (hashed_range(size, key, stream) >> np.uint64(11)) * 2.0**-53
+    return (hashed_range(size, key, stream) >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -58,7 +58,7 @@ class Transfer:
         read_pieces(self._folder, {_PREFIX + name: Shard(shape, [piece])}, self._index)
 
     def __str__(self) -> str:
-        """What was read, and every part that begins anew."""
+        """Number of parameters that are read, and names of those that are initialised."""
         lines = [f"{self._checkpoint}: {len(self._fitting)} parameters are read from it"]
         if self.missing:
             lines.append(f"initialised, since it lacks them: {', '.join(self.missing)}")

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -137,9 +137,8 @@ def _texts(split: Split) -> Iterator[tuple[Floats, Truths]]:
             yield _numpy(logits_NC.softmax(-1)), _numpy(target_NC)
 
 
-def _numpy(tensor: Tensor) -> npt.NDArray[np.generic]:
-    array: npt.NDArray[np.generic] = tensor.cpu().numpy()
-    return array
+def _numpy(tensor: Tensor) -> Any:
+    return tensor.cpu().numpy()
 
 
 def f1_scores(decided_NC: Truths, target_NC: Truths) -> Floats:

@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 
@@ -13,6 +13,7 @@ from data_pipeline.storage.atomic import write_text_atomically
 from pretrain.checkpoint.catalog import run_of
 from pretrain.commands import EvaluateCommand
 from pretrain.evaluation.split import open_split
+from spectral.encoder import SpectralEncoder
 from spectral.modules.linear import linear
 
 
@@ -51,14 +52,15 @@ def evaluate_masked(command: EvaluateCommand) -> MaskedEvaluation:
         RunError: No split is named, or another tokenizer made it.
     """
     split = open_split(command)
+    model = cast(SpectralEncoder, split.model)
     nll, right, count = 0.0, 0, 0
     for batch in split.batches:
         on_device = batch.to(split.device)
-        x_BTD = split.model.encode(on_device.tokens, on_device.segment_ids)
+        x_BTD = model.encode(on_device.tokens, on_device.segment_ids)
         # a row at a time: logits of a whole batch are large
         for x_TD, labels_T in zip(x_BTD, on_device.labels, strict=True):
             chosen = labels_T >= 0
-            logits_NV = linear(x_TD[chosen], split.model.table()).double()
+            logits_NV = linear(x_TD[chosen], model.table()).double()
             nll += float(
                 torch.nn.functional.cross_entropy(logits_NV, labels_T[chosen], reduction="sum")
             )

@@ -8,7 +8,7 @@ import unicodedata
 import uuid
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import transformers
@@ -21,6 +21,7 @@ from pretrain.checkpoint.catalog import tokenizer_path
 from pretrain.checkpoint.load import load_model
 from pretrain.commands import ExportCommand
 from pretrain.errors import RunError
+from pretrain.huggingface.encoder_export import export_encoder, is_encoder
 from pretrain.huggingface.load import import_model
 from pretrain.huggingface.model_card import Proof, model_card, training_lines
 from pretrain.huggingface.onnx_export import OnnxReport, export_onnx
@@ -30,6 +31,7 @@ from pretrain.huggingface.wrap import wrap
 from pretrain.parallel.split_model import empty_model
 from spectral.config import ModelConfig
 from spectral.decoding import greedy_tokens
+from spectral.encoder import SpectralEncoder
 from spectral.lm import SpectralLM
 
 # float32 sums in another order, for logits of the order of 10
@@ -77,7 +79,7 @@ class ExportReport(NamedTuple):
         )
 
 
-def export(command: ExportCommand) -> ExportReport | OnnxReport:
+def export(command: ExportCommand) -> ExportReport | OnnxReport | str:
     """Write a folder, load it back, compare, and only then rename (`resonance checkpoint export`).
 
     Returns:
@@ -94,11 +96,20 @@ def export(command: ExportCommand) -> ExportReport | OnnxReport:
     if command.format == "onnx":
         return export_onnx(command)
     model, run, checkpoint = load_model(command.checkpoint)
+    if run.model.source_layers:
+        raise RunError(
+            f"{checkpoint}: a text-to-text model, which has no exported form yet; expected a "
+            "language model, an encoder or a classifier"
+        )
     tokenizer = load_tokenizer(tokenizer_path(checkpoint))
     # a folder of its own, beside the target; transformers makes a module name of the inner name
     beside = output.with_name(f".{output.name}.{uuid.uuid4().hex}.partial")
     partial = beside / f"{output.name}_partial"
     try:
+        if is_encoder(run.model):
+            encoder_proof = export_encoder(partial, cast(SpectralEncoder, model), tokenizer, run)
+            partial.rename(output)
+            return f"{output}: {encoder_proof}"
         _write(partial, model, tokenizer)
         expected = observe(model, tokenizer)
         # one model at a time is in memory

@@ -18,8 +18,8 @@ from pretrain.huggingface.backbone.pretrained_base import ResonancePreTrainedMod
 from pretrain.huggingface.backbone.recurrent_cache import RecurrentCache
 from pretrain.huggingface.backbone.resonance_model import ResonanceModel
 from pretrain.huggingface.configuration_resonance import ResonanceConfig
-from pretrain.huggingface.coverage_penalty import CoveragePenalty
-from pretrain.huggingface.diverse_beam_search import diverse_beam_search
+from pretrain.huggingface.search.coverage_penalty import CoveragePenalty
+from pretrain.huggingface.search.diverse_beam_search import diverse_beam_search
 from spectral.modules.linear import Linear, linear
 
 

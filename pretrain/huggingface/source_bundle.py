@@ -25,12 +25,15 @@ RENAMED = {
 _IMPORT = re.compile(r"^from ([\w.]+) import (\([^)]*\)|.+)$", re.MULTILINE)
 
 
-def bundled_sources() -> dict[str, str]:
+def bundled_sources(entry: str = ENTRY) -> dict[str, str]:
     """Texts of all modules that an exported model imports, by file name.
 
     A folder of transformers' remote code is flat, so the full module name becomes the file name.
+
+    Args:
+        entry: Module of the exported classes.
     """
-    pending, sources = [ENTRY], {}
+    pending, sources = [entry], {}
     while pending:
         module = pending.pop()
         name = _file_name(module)

@@ -1,1 +1,1 @@
-"""What a run learns: a module per kind, with its batches, its checks and its report (no torch)."""
+"""Kinds of objectives, a module each: batches, checks and report (imports no torch)."""

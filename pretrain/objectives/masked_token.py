@@ -2,6 +2,7 @@
 
 from data_pipeline.shards.manifest import TokenizerEntry
 from data_pipeline.stream.masking import Masking
+from data_pipeline.stream.packing import Preparation
 from pretrain.config import RunConfig
 
 
@@ -10,10 +11,10 @@ def mask_id(tokenizer_size: int) -> int:
     return tokenizer_size
 
 
-def masking(run: RunConfig, tokenizer: TokenizerEntry) -> Masking:
+def preparation(run: RunConfig, tokenizer: TokenizerEntry) -> Preparation:
     """How rows become batches: which tokens of a run are masked, and by what."""
     objective = run.objective
-    return Masking(
+    masking = Masking(
         seed=run.data.seed,
         rate=objective.mask_rate,
         span=objective.mask_span,
@@ -23,6 +24,7 @@ def masking(run: RunConfig, tokenizer: TokenizerEntry) -> Masking:
         vocab_size=tokenizer.vocab_size,
         specials=(tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id),
     )
+    return masking.apply
 
 
 def ids_needed(tokenizer_size: int) -> int:

@@ -5,11 +5,13 @@ and its decay of an older one, a small all-gather whose size does not depend on 
 compute the state that reaches their span. Exact: the recurrence is linear.
 
 Shape letters: B batch, T time (tokens of the span), J chunk, N independent decays, F features that
-share a decay, D channels, W tokens before the span, P ranks.
+share a decay, H heads, K rows and V columns of a state, D channels, W tokens before the span, P
+ranks.
 
 Source: the exchange of LASP-2 (Sun et al. 2025, arXiv 2502.07563), for decaying complex states.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from data_pipeline.stream.batch import Batch
+from kernels.matrix_scan.op import matrix_scan
 from kernels.state_scan.op import state_scan
 from pretrain.parallel.collectives import gathered_along, shifted, summed_over
 from pretrain.parallel.mesh import Axis
@@ -51,14 +54,39 @@ class RankSpan(Span):
         """
         _, final_BNF = state_scan(decay_BJN, update_BJNF, torch.zeros_like(initial_BNF))
         total_BN1 = decay_BJN.prod(dim=1)[..., None]
-        exchange = _Exchange(self.axis, self.backward)
-        started = _Begin.apply(torch.cat([final_BNF, total_BN1], dim=-1), exchange)
+        local = torch.cat([final_BNF, total_BN1], dim=-1)
+        arrive = self._start_exchange(local, initial_BNF, _decayed)
+        return Carry(lambda: state_scan(decay_BJN, update_BJNF, arrive()))
 
-        def finish() -> tuple[Tensor, Tensor]:
-            incoming_BNF = _Finish.apply(started, initial_BNF, exchange)
-            return state_scan(decay_BJN, update_BJNF, incoming_BNF)
+    def start_matrix_carry(
+        self, transition_BJHKK: Tensor, update_BJHKV: Tensor, initial_BHKV: Tensor
+    ) -> Carry:
+        """Start the exchange of states that chunks multiply by matrices.
 
-        return Carry(finish)
+        Cost: an all-gather of P B H K (K + V) numbers, and as many in the backward pass.
+        """
+        K = transition_BJHKK.shape[-1]
+        # what the span makes of no state and, in K more columns, of each row of a state
+        updates = torch.cat([update_BJHKV, torch.zeros_like(transition_BJHKK)], dim=-1)
+        rows_KK = torch.eye(K, dtype=updates.dtype, device=updates.device)
+        nothing = torch.zeros_like(initial_BHKV)
+        start = torch.cat([nothing, rows_KK.expand(*nothing.shape[:-1], K)], dim=-1)
+        _, local = matrix_scan(transition_BJHKK, updates, start)
+        arrive = self._start_exchange(local, initial_BHKV, _transformed)
+        return Carry(lambda: matrix_scan(transition_BJHKK, update_BJHKV, arrive()))
+
+    def _start_exchange(
+        self, local: Tensor, initial: Tensor, follow: "_Follow"
+    ) -> Callable[[], Tensor]:
+        """Send what this span does to a state; the result waits for the state that arrives here."""
+        exchange = _Exchange(self.axis, follow, self.backward)
+        started = _Begin.apply(local, exchange)
+
+        def arrive() -> Tensor:
+            incoming: Tensor = _Finish.apply(started, initial, exchange)
+            return incoming
+
+        return arrive
 
     def before(self, x_BTD: Tensor, width: int) -> Tensor | None:
         """The last `width` tokens of the previous rank; zeros, or None for integers, on the first.
@@ -103,8 +131,8 @@ class RankSpan(Span):
 class _Exchange:
     """An all-gather under way, and in the backward pass the reduce-scatter of its gradient."""
 
-    def __init__(self, axis: Axis, backward: bool):
-        self.axis, self.backward = axis, backward
+    def __init__(self, axis: Axis, follow: "_Follow", backward: bool):
+        self.axis, self.follow, self.backward = axis, follow, backward
         self.shape = torch.Size()
         self.gathered = self.gradient = torch.empty(0)
         self.work: Any = None
@@ -152,11 +180,11 @@ class _Finish(torch.autograd.Function):
     """The state that reaches this span; in the backward pass, starts the reduce-scatter."""
 
     @staticmethod
-    def forward(ctx: Any, handle: Tensor, initial_BNF: Tensor, exchange: _Exchange) -> Tensor:
+    def forward(ctx: Any, handle: Tensor, initial: Tensor, exchange: _Exchange) -> Tensor:
         gathered = exchange.end()
         ctx.exchange, ctx.handle = exchange, handle.new_empty(0)
-        ctx.save_for_backward(gathered, initial_BNF)
-        return _incoming(gathered, initial_BNF, exchange)
+        ctx.save_for_backward(gathered, initial)
+        return _incoming(gathered, initial, exchange)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
@@ -170,11 +198,24 @@ class _Finish(torch.autograd.Function):
         return ctx.handle, dinitial, None
 
 
-def _incoming(gathered: Tensor, initial_BNF: Tensor, exchange: _Exchange) -> Tensor:
-    state, rank = initial_BNF, exchange.axis.rank
-    spans = gathered.unbind()
+# (what a span does to a state, the state before it) -> the state after it
+_Follow = Callable[[Tensor, Tensor], Tensor]
+
+
+def _decayed(span: Tensor, state_BNF: Tensor) -> Tensor:
+    return torch.addcmul(span[..., :-1], span[..., -1:], state_BNF)
+
+
+def _transformed(span: Tensor, state_BHKV: Tensor) -> Tensor:
+    V = state_BHKV.shape[-1]
+    return span[..., :V] + span[..., V:] @ state_BHKV
+
+
+def _incoming(gathered: Tensor, initial: Tensor, exchange: _Exchange) -> Tensor:
+    state = initial
+    spans, rank = gathered.unbind(), exchange.axis.rank
     for earlier in reversed(spans[rank + 1 :]) if exchange.backward else spans[:rank]:
-        state = torch.addcmul(earlier[..., :-1], earlier[..., -1:], state)
+        state = exchange.follow(earlier, state)
     return state.clone()
 
 

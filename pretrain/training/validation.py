@@ -16,7 +16,7 @@ from pretrain.runtime.ranks import Ranks, summed
 def validation(
     run: RunConfig, mesh: Mesh, engine: Any, ranks: Ranks, poll: StopPoll
 ) -> dict[str, float]:
-    """What the objective reports of the split, or of its first part, the same on all ranks.
+    """Figures of the split, or of its first part, by the objective; the same on all ranks.
 
     Raises:
         Stopped: A rank was asked to stop.

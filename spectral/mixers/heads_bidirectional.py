@@ -40,9 +40,9 @@ class BidirectionalMixer(HeadsMixer):
         reverse_BTZ, _ = short_conv(
             flipped_BTZ, backward.segment_ids_BT, past_BWD, backward.before_BW
         )
-        log_decay_BTH = self.log_decay(x_BTD.flip(1))
+        controls = self.controls(x_BTD.flip(1))
         reverse_BTD, _, reverse_losses = self.reverse.mix_heads(
-            reverse_BTZ.unflatten(-1, (3, -1)), log_decay_BTH, backward, None
+            reverse_BTZ.unflatten(-1, (3, -1)), controls, backward, None
         )
         both = mean_losses([(losses, 0.5), (reverse_losses, 0.5)])
         return y_BTD + reverse_BTD.flip(1), state, both
@@ -53,9 +53,12 @@ class _ReverseMixer(HeadsMixer):
 
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__(config, layer)
-        del self.in_proj, self.out_proj, self.decay_proj, self.head_norm
+        del self.in_proj, self.out_proj, self.head_norm
+        for name in self.per_head_projections:
+            delattr(self, name)
 
     def reset_parameters(self, *_: float) -> None:
         self.short_conv.reset_parameters()
+        self.reset_bias()
         if self.filter is not None:
             self.filter.reset_parameters()

@@ -40,6 +40,10 @@ CASES: dict[str, dict[str, Any]] = {
         "model": {"mixers": ("fft", "wavelet")},
         "parallel": {"sequence": 2},
     },
+    "delta": {
+        "model": {"recall_rule": "delta", "recall_phase": "data"},
+        "parallel": {"sequence": 2, "zero_stage": 2},
+    },
     "sequence": {"parallel": {"sequence": 2, "zero_stage": 3}},
     "tensor": {"parallel": {"tensor": 2, "zero_stage": 0}},
     "tensor, sharded activations": {"parallel": {"tensor": 2, "shard_activations": True}},

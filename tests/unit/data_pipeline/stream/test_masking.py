@@ -30,7 +30,7 @@ def _rows(rows: int, length: int = 4_000) -> Windows:
 
 def _masked(masking: Masking, rows: range, step: int = 7) -> Windows:
     windows = _rows(len(rows))
-    masking(windows, step, rows)
+    masking.apply(windows, step, rows)
     return windows
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from pretrain.commands import DoctorCommand
 from pretrain.doctor import leak, machine
+from pretrain.doctor.command import DoctorCommand
 from pretrain.doctor.leak_checks import CHECKS, LeakResult, run_checks
 from pretrain.errors import RunError
 from tests.unit.pretrain.doctor import leak_models
