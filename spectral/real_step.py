@@ -26,6 +26,8 @@ from spectral.mixers.wavelet import WaveletMixer, WaveletState
 
 # divisor of vectors that are shorter, as in the recall heads
 SHORTEST = 1e-12
+# parts of recall heads that only some rules have
+EXTRAS = ("strength_proj", "erase_proj", "phase_proj", "qk_bias")
 
 
 class RealStep(nn.Module):
@@ -240,13 +242,9 @@ def real_step_problems(model: SpectralLM) -> Iterator[str]:
                 f"model.mixers: {type(mixer).__name__} has no step without complex numbers; "
                 "expected heads or wavelet"
             )
-        elif isinstance(mixer, HeadsMixer):
-            extras = ("strength_proj", "erase_proj", "phase_proj", "qk_bias")
-            if any(getattr(mixer, name) is not None for name in extras):
-                yield (
-                    "model.recall_rule, recall_phase, recall_bias: only heads that add, rotate by "
-                    "position and have no bias have a step without complex numbers"
-                )
+            continue
+        if any(getattr(mixer, name, None) is not None for name in EXTRAS):
+            yield "model.recall_rule, recall_phase, recall_bias: expected their defaults"
         filters = mixer.levels if isinstance(mixer, WaveletMixer) else [mixer.filter]
         if any(part is not None and type(part) is not ModalFilter for part in filters):
             yield "model.gates: gates have no step without complex numbers; expected none of them"

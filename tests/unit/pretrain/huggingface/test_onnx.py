@@ -122,8 +122,9 @@ def test_the_folder_says_what_a_program_needs(exported: tuple[SpectralLM, Path])
     [
         ({"mixers": ("fft",)}, "model.mixers: FFTMixer has no step .* expected heads or wavelet"),
         ({"gates": {"bands": True}}, "model.gates: gates have no step .* expected none of them"),
+        ({"recall_rule": "delta"}, "model.recall_rule, .*: expected their defaults"),
     ],
-    ids=["fft", "gates"],
+    ids=["fft", "gates", "delta"],
 )
 def test_models_without_a_real_step_are_refused(
     changes: dict[str, Any], message: str, tmp_path: Path
