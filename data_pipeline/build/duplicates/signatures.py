@@ -1,4 +1,4 @@
-"""What documents are compared by: hashes, and MinHash signatures with their bands."""
+"""Measures of likeness between documents: hashes, and MinHash signatures with their bands."""
 
 import functools
 import hashlib
