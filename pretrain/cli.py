@@ -51,6 +51,9 @@ COMMANDS = {
     "generate": Command(commands.GenerateCommand, "pretrain.generation.generate", "generate"),
     "chat": Command(commands.ChatCommand, "pretrain.generation.chat", "chat"),
     "checkpoint export": Command(commands.ExportCommand, "pretrain.huggingface.export", "export"),
+    "checkpoint quantize": Command(
+        commands.QuantizeCommand, "pretrain.quantization.quantize", "quantize"
+    ),
     "checkpoint verify": Command(
         commands.VerifyCheckpointCommand, "pretrain.checkpoint.verify", "verify"
     ),
@@ -82,6 +85,8 @@ COMMANDS = {
     "launch cancel": Command(
         launch_commands.LaunchCancelCommand, "pretrain.submit.jobs", "launch_cancel"
     ),
+    "report": Command(commands.ReportCommand, "pretrain.reporting.report", "report"),
+    "analyze": Command(commands.AnalyzeCommand, "pretrain.analysis.analyze", "analyze"),
     "plan": Command(commands.PlanCommand, "pretrain.planning.plan", "plan"),
     "doctor": Command(commands.DoctorCommand, "pretrain.doctor.machine", "doctor"),
 }

@@ -151,6 +151,27 @@ class ExportCommand(Command):
     output: tyro.conf.Positional[LocalPath] = Field(description="Folder to create; must not exist.")
 
 
+class QuantizeCommand(Command):
+    """Quantize a model to a few bits: a Hugging Face folder that loads without Resonance."""
+
+    model: tyro.conf.Positional[Path] = Field(
+        description="Run directory, single checkpoint or exported folder."
+    )
+    output: tyro.conf.Positional[LocalPath] = Field(description="Folder to create; must not exist.")
+    bits: Literal["6", "4", "3"] = Field(
+        "6", description="Bits of a number: 6 is 5.3 times smaller than float32, 4 is 8 times."
+    )
+    hadamard: bool = Field(
+        True, description="Rotate rows by Hadamard matrices first, which makes weights normal."
+    )
+    text: Path | None = Field(
+        None,
+        description="UTF-8 file on which the errors of a layer are made up for by its later "
+        "columns; None takes the nearest levels.",
+    )
+    max_tokens: int = Field(16_384, ge=2, le=2**24, description="Tokens of the text to read.")
+
+
 class VerifyCheckpointCommand(Command):
     """Verify a checkpoint: file hashes, missing shards, shapes, state and the model's output."""
 
@@ -225,6 +246,40 @@ class PlanCommand(Command):
         "others lose.",
     )
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = Field(False, description="Print JSON.")
+
+
+class ReportCommand(Command):
+    """Write a page of HTML about runs: curves, events, comparison, samples; needs no network."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]] = Field(
+        min_length=1, description="Run directories, or folders of them."
+    )
+    output: LocalPath | None = Field(
+        None, description="File to write; None for report.html in the first folder."
+    )
+    watch: bool = Field(
+        False,
+        description="Write the page again while the runs train; an open page follows, and the "
+        "command ends with the last run.",
+    )
+    interval_s: float = Field(
+        10.0, ge=0.2, le=3600.0, description="Seconds between writes of --watch."
+    )
+
+
+class AnalyzeCommand(Command):
+    """Show what a model has learned: its filters, and what a text excites in it."""
+
+    model: tyro.conf.Positional[Path] = Field(
+        description="Run directory, single checkpoint or exported folder."
+    )
+    text: Path | None = Field(None, description="UTF-8 file to run the model on; None for none.")
+    max_tokens: int = Field(2048, ge=2, le=2**20, description="Tokens of the text to read.")
+    output: LocalPath | None = Field(
+        None,
+        description="Folder for analysis.json and analysis.html; None for the run directory, or "
+        "the folder analysis for an exported model.",
+    )
 
 
 class DoctorCommand(Command):

@@ -6,7 +6,7 @@ import unicodedata
 import uuid
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -92,7 +92,7 @@ def export(command: ExportCommand) -> ExportReport:
     beside = output.with_name(f".{output.name}.{uuid.uuid4().hex}.partial")
     partial = beside / f"{output.name}_partial"
     try:
-        _write(partial, model, tokenizer, run.data.sequence_length)
+        write_folder(partial, model, tokenizer, run.data.sequence_length)
         expected = observe(model, tokenizer)
         # one model at a time is in memory
         del model
@@ -198,8 +198,26 @@ def _prove_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
                 )
 
 
-def _write(folder: Path, model: SpectralLM, tokenizer: Tokenizer, length: int) -> None:
+def write_folder(
+    folder: Path,
+    model: SpectralLM,
+    tokenizer: Tokenizer,
+    length: int,
+    *,
+    polar: dict[str, Any] | None = None,
+) -> None:
+    """Write a model, its code and its tokenizer for transformers.
+
+    Args:
+        folder: The folder.
+        model: The model.
+        tokenizer: Tokenizer of its data.
+        length: Length of its sequences in training.
+        polar: Arguments of `make_polar` for a quantized model; None for another.
+    """
     exported = wrap(model, tokenizer)
+    if polar is not None:
+        exported.config.polar = polar
     exported.save_pretrained(folder, max_shard_size=MAX_SHARD)
     for name, text in bundled_sources().items():
         (folder / name).write_text(text, encoding="utf-8")

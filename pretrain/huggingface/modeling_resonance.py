@@ -20,6 +20,7 @@ from pretrain.huggingface.diverse_beam_search import diverse_beam_search
 from spectral.block import Block
 from spectral.embedding import TableEmbedding
 from spectral.lm import LMState, SpectralLM
+from spectral.modules.polar import make_polar
 
 
 class RecurrentCache:
@@ -53,6 +54,8 @@ class ResonanceForCausalLM(PreTrainedModel, GenerationMixin):
     def __init__(self, config: ResonanceConfig):
         super().__init__(config)
         self.model = SpectralLM(config)
+        if polar := getattr(config, "polar", None):
+            make_polar(self.model, polar["bits"], polar["rotate"], polar["names"])
         # read by transformers; the layers read the model's own attribute
         self.gradient_checkpointing = False
         self.post_init()
