@@ -1,4 +1,4 @@
-"""What a text excites in a model: carried spectra, recall maps, and how far back it reads.
+"""Excitation of a model by a text: carried spectra, recall maps, and the reach of a token.
 
 Shape letters: B batch, T time (tokens), H heads, K channels of a head, S source tokens, V
 vocabulary.
@@ -133,7 +133,7 @@ def _recall_terms(model: SpectralLM, tokens_T: Tensor) -> list[tuple[int, Tensor
 
 @torch.no_grad()
 def context_reach(model: SpectralLM, tokens_T: Tensor) -> tuple[list[int], list[float]]:
-    """How far a change of one token moves the prediction after a text.
+    """Changes of the prediction after a text by another token at some distance.
 
     Returns:
         (distances in tokens from the last one, divergence of the prediction with another token

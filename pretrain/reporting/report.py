@@ -164,7 +164,7 @@ def _last_step(run: RunRecords) -> int:
 
 
 def _stamp(folders: Sequence[Path]) -> list[Any]:
-    """What changes when a run writes."""
+    """Times of the files that change when a run writes."""
     files = []
     for folder in folders:
         for run in (folder, *_folders_in(folder)):

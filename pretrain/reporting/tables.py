@@ -83,7 +83,7 @@ def differences(runs: Sequence[RunRecords]) -> Table | None:
 
 
 def evaluations(runs: Sequence[RunRecords]) -> Table | None:
-    """What `resonance evaluate` wrote; None if it wrote nothing."""
+    """Losses that `resonance evaluate` wrote; None if it wrote none."""
     rows = []
     for run in runs:
         losses = run.evaluation.get("losses")
