@@ -16,7 +16,7 @@ import data_pipeline.config as data_config
 from data_pipeline.errors import DataError
 from data_pipeline.redaction import redact
 from launch.errors import LaunchError
-from pretrain import commands, launch_commands
+from pretrain import commands, launch_commands, viewing_commands
 from pretrain.config import RunConfig
 from pretrain.doctor.command import DoctorCommand
 from pretrain.errors import RunError
@@ -56,6 +56,9 @@ COMMANDS = {
     "checkpoint import": Command(
         commands.ImportCommand, "pretrain.huggingface.import_folder", "import_folder"
     ),
+    "checkpoint quantize": Command(
+        commands.QuantizeCommand, "pretrain.quantization.quantize", "quantize"
+    ),
     "checkpoint verify": Command(
         commands.VerifyCheckpointCommand, "pretrain.checkpoint.verify", "verify"
     ),
@@ -87,6 +90,8 @@ COMMANDS = {
     "launch cancel": Command(
         launch_commands.LaunchCancelCommand, "pretrain.submit.jobs", "launch_cancel"
     ),
+    "report": Command(viewing_commands.ReportCommand, "pretrain.reporting.report", "report"),
+    "analyze": Command(viewing_commands.AnalyzeCommand, "pretrain.analysis.analyze", "analyze"),
     "plan": Command(launch_commands.PlanCommand, "pretrain.planning.plan", "plan"),
     "doctor": Command(DoctorCommand, "pretrain.doctor.machine", "doctor"),
 }

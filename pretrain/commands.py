@@ -190,6 +190,27 @@ class ImportCommand(Command):
     output: tyro.conf.Positional[LocalPath] = Field(description="Checkpoint to create.")
 
 
+class QuantizeCommand(Command):
+    """Quantize a model to a few bits: a Hugging Face folder that loads without Resonance."""
+
+    model: tyro.conf.Positional[Path] = Field(
+        description="Run directory, single checkpoint or exported folder."
+    )
+    output: tyro.conf.Positional[LocalPath] = Field(description="Folder to create; must not exist.")
+    bits: Literal["6", "4", "3"] = Field(
+        "6", description="Bits of a number: 6 is 5.3 times smaller than float32, 4 is 8 times."
+    )
+    hadamard: bool = Field(
+        True, description="Rotate rows by Hadamard matrices first, which makes weights normal."
+    )
+    text: Path | None = Field(
+        None,
+        description="UTF-8 file on which the errors of a layer are made up for by its later "
+        "columns; None takes the nearest levels.",
+    )
+    max_tokens: int = Field(16_384, ge=2, le=2**24, description="Tokens of the text to read.")
+
+
 class VerifyCheckpointCommand(Command):
     """Verify a checkpoint: file hashes, missing shards, shapes, state and the model's output."""
 

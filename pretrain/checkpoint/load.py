@@ -109,7 +109,9 @@ def load_model(path: Path) -> tuple[SpectralLM, RunConfig, Path]:
     return model.eval(), run, checkpoint
 
 
-def require_room(config: ModelConfig, num_tensors: int, folder: Path, source: Path) -> None:
+def require_room(
+    config: ModelConfig, num_tensors: int, folder: Path, source: Path, bits: int = 32
+) -> None:
     """Reject a model that is larger than the files it is stored in, before it is made.
 
     Args:
@@ -117,6 +119,7 @@ def require_room(config: ModelConfig, num_tensors: int, folder: Path, source: Pa
         num_tensors: Number of stored tensors.
         folder: Folder of the files.
         source: File that `config` was read from, for the message.
+        bits: Bits of a stored number; above 8 at least 8 are expected.
 
     Raises:
         CheckpointError: The model has more layers than tensors, or more parameters than bytes.
@@ -125,7 +128,7 @@ def require_room(config: ModelConfig, num_tensors: int, folder: Path, source: Pa
     found = f"{config.num_layers:,} layers"
     if config.num_layers <= num_tensors:
         num_parameters = sum(value.numel() for value in empty_model(config).parameters())
-        if num_parameters <= num_bytes:
+        if num_parameters * min(bits, 8) <= 8 * num_bytes:
             return
         found = f"{num_parameters:,} parameters"
     raise CheckpointError(

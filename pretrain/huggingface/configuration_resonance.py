@@ -43,3 +43,10 @@ class ResonanceConfig(PretrainedConfig):
                 for key, value in kwargs.items()
             }
         )
+
+    def has_output_weight(self) -> bool:
+        """Whether the embedding has its weight as a parameter, which an output layer can share."""
+        polar = getattr(self, "polar", None)
+        return self.embedding != "harmonic" and (
+            not polar or "embedding.weight" not in polar["names"]
+        )

@@ -8,7 +8,7 @@ import unicodedata
 import uuid
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import transformers
@@ -117,7 +117,7 @@ def export(command: ExportCommand) -> ExportReport | OnnxReport | str:
             )
             partial.rename(output)
             return f"{output}: {encoder_proof}"
-        _write(partial, model, tokenizer)
+        write_folder(partial, model, tokenizer)
         expected = observe(model, tokenizer)
         # one model at a time is in memory
         del model
@@ -232,8 +232,21 @@ def _prove_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
                 )
 
 
-def _write(folder: Path, model: SpectralLM, tokenizer: Tokenizer) -> None:
-    exported = wrap(model, tokenizer)
+def write_folder(
+    folder: Path,
+    model: SpectralLM,
+    tokenizer: Tokenizer,
+    polar: dict[str, Any] | None = None,
+) -> None:
+    """Write a model, its code and its tokenizer for transformers.
+
+    Args:
+        folder: The folder.
+        model: The model.
+        tokenizer: Tokenizer of its data.
+        polar: Arguments of `make_polar` for a quantized model; None for another.
+    """
+    exported = wrap(model, tokenizer, polar)
     exported.save_pretrained(folder, max_shard_size=MAX_SHARD)
     for name, text in bundled_sources().items():
         (folder / name).write_text(text, encoding="utf-8")

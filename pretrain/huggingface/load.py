@@ -1,7 +1,8 @@
 """Loading of Hugging Face folders: parameters and tokenizer, without running their code."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import ValidationError
@@ -18,12 +19,28 @@ from pretrain.errors import CheckpointError
 from pretrain.huggingface.configuration_resonance import ResonanceConfig
 from pretrain.parallel.split_model import empty_model
 from spectral.config import ModelConfig
+from spectral.config_table import Table
 from spectral.lm import SpectralLM
+from spectral.modules.polar import make_polar
 from spectral.upgrade import MOVED, nested_keys, parameter_name
 
 PREFIX = "model."
 # the output layer of a folder that does not tie it to the embedding
 HEAD = "lm_head.weight"
+
+
+class PolarTable(Table):
+    """The quantized weights of a folder.
+
+    Attributes:
+        bits: Bits of a number.
+        rotate: Whether real weights are rotated.
+        names: Names of the parameters.
+    """
+
+    bits: Literal[6, 4, 3]
+    rotate: bool
+    names: tuple[str, ...]
 
 
 class Pretrained(NamedTuple):
@@ -83,6 +100,7 @@ def import_model(folder: Path) -> SpectralLM:
         names = {*ModelConfig.model_fields, *MOVED}
         keys = nested_keys({k: v for k, v in table.items() if k in names})
         config = ModelConfig.model_validate(keys)
+        polar = PolarTable.model_validate(table["polar"]) if "polar" in table else None
     except (OSError, ValueError, AttributeError, ValidationError) as error:
         if isinstance(error, CheckpointError):
             raise
@@ -92,8 +110,13 @@ def import_model(folder: Path) -> SpectralLM:
         missing = {_parameter(name) for shard in shards for name in _names(shard)}
         if not missing:
             raise CheckpointError(f"{folder}: does not fit its config.json: no *.safetensors")
-        require_room(config, len(missing), folder, file)
-        model = empty_model(config).to_empty(device="cpu")
+        bits = 32 if polar is None else polar.bits
+        require_room(config, len(missing), folder, file, bits)
+        model = empty_model(config)
+        if polar is not None:
+            require_parameters(model, polar.names, file)
+            make_polar(model, polar.bits, polar.rotate, polar.names)
+        model.to_empty(device="cpu")
         missing, head = set(model.state_dict()), None
         # one shard at a time: a second copy of a large model would not fit
         for shard in shards:
@@ -114,6 +137,18 @@ def import_model(folder: Path) -> SpectralLM:
             "output layer is the embedding (tie_word_embeddings)"
         )
     return model.eval()
+
+
+def require_parameters(model: SpectralLM, names: Sequence[str], file: Path) -> None:
+    """Reject names that are none of a model's matrices.
+
+    Raises:
+        CheckpointError: Names the first.
+    """
+    known = {name for name, value in model.named_parameters() if value.ndim > 1}
+    for name in names:
+        if name not in known or names.count(name) > 1:
+            raise CheckpointError(f"{file}: polar.names has {name!r}; expected weights, each once")
 
 
 def _names(shard: Path) -> list[str]:

@@ -26,8 +26,8 @@ from spectral.modules.linear import Linear, linear
 class ResonanceForCausalLM(ResonancePreTrainedModel, GenerationMixin):
     """A spectral language model for `generate`, `pipeline` and fine-tuning.
 
-    The output layer is the embedding (tied). A harmonic embedding has no weight of its own, and so
-    no output layer that others could see.
+    The output layer is the embedding (tied). A harmonic or quantized embedding has no weight as a
+    parameter, and so no output layer that others could see.
     """
 
     # read by transformers' Trainer
@@ -36,13 +36,13 @@ class ResonanceForCausalLM(ResonancePreTrainedModel, GenerationMixin):
     def __init__(self, config: ResonanceConfig):
         super().__init__(config)
         self.model = ResonanceModel(config)
-        if config.embedding != "harmonic":
+        if config.has_output_weight():
             self._tied_weights_keys = {"lm_head.weight": "model.embedding.weight"}
             self.lm_head = Linear(config.dim, config.vocab_size, bias=False)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Module | None:
-        """The output layer; None if the embedding is harmonic."""
+        """The output layer; None if the embedding has no weight as a parameter."""
         return getattr(self, "lm_head", None)
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:

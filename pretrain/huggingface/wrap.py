@@ -1,5 +1,7 @@
 """A `SpectralLM` as a transformers model, without copying its parameters."""
 
+from typing import Any
+
 import torch
 
 from data_pipeline.tokenizer import Tokenizer
@@ -8,9 +10,12 @@ from pretrain.huggingface.modeling_resonance import ResonanceForCausalLM
 from spectral.lm import SpectralLM
 
 
-def config_of(model: SpectralLM, tokenizer: Tokenizer) -> ResonanceConfig:
+def config_of(
+    model: SpectralLM, tokenizer: Tokenizer, polar: dict[str, Any] | None = None
+) -> ResonanceConfig:
     """The exported configuration of a model and its tokenizer."""
     return ResonanceConfig(
+        **({} if polar is None else {"polar": polar}),
         **model.config.model_dump(),
         tokenizer_size=tokenizer.vocab_size,
         bos_token_id=tokenizer.bos_id,
@@ -25,10 +30,18 @@ def config_of(model: SpectralLM, tokenizer: Tokenizer) -> ResonanceConfig:
     )
 
 
-def wrap(model: SpectralLM, tokenizer: Tokenizer) -> ResonanceForCausalLM:
-    """A model that shares its parameters, under transformers' interface and in evaluation mode."""
+def wrap(
+    model: SpectralLM, tokenizer: Tokenizer, polar: dict[str, Any] | None = None
+) -> ResonanceForCausalLM:
+    """A model that shares its parameters, under transformers' interface and in evaluation mode.
+
+    Args:
+        model: The model.
+        tokenizer: Tokenizer of its data.
+        polar: Arguments of `make_polar` if the model is quantized.
+    """
     with torch.device("meta"):
-        wrapped = ResonanceForCausalLM(config_of(model, tokenizer))
+        wrapped = ResonanceForCausalLM(config_of(model, tokenizer, polar))
     wrapped.model.adopt(model)
     wrapped.tie_weights()
     return wrapped.eval()

@@ -17,7 +17,7 @@ from pretrain.resilience.guard import Verdict
 from pretrain.run_file import dump_run
 from pretrain.runtime.ranks import Ranks, decided_by_rank_0, gathered_objects
 
-# starts, saves, bad steps, rollbacks, stragglers and stops, in the order in which they happened
+# starts, saves, bad steps, returns to a checkpoint, stragglers and interrupts, as they happened
 EVENTS = "events.jsonl"
 
 

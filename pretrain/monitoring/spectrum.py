@@ -59,7 +59,7 @@ def filters_of(model: nn.Module, head_dim: int) -> Filters:
 
 
 def usage(energy_BHM: Tensor) -> dict[str, Tensor]:
-    """How a spectrum's energy is spread over its modes, by row and head.
+    """Spread of a spectrum's energy over its modes, by row and head.
 
     Returns:
         `entropy` of the shares, 1 for equal ones; `used_share`, the smallest share of the modes

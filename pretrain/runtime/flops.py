@@ -9,11 +9,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, shape_wrapper
 
 from kernels.op_info import Formula, op_infos
 from pretrain.runtime.fake_values import RESULTS, without_masks
+from spectral.layout import ExpertDispatch
 
 Shape = tuple[int, ...]
 
@@ -35,6 +37,15 @@ def formulas() -> dict[Any, Formula]:
         torch.ops.aten._fft_c2c: _transform,
     }
     return dict(flop_registry) | {op: shape_wrapper(formula) for op, formula in ours.items()}
+
+
+class EvenDispatch(ExpertDispatch):
+    """As many rows for each expert: a model without data has no others."""
+
+    def numbers(self, counts: Tensor, rows: int) -> Any:
+        """Equal parts of the rows, up to one."""
+        each, more = divmod(rows, counts.numel())
+        return [each + (number < more) for number in range(counts.numel())]
 
 
 class FlopCounter(TorchDispatchMode):

@@ -145,7 +145,7 @@ class Trainer:
                 self.save(needed=True)
             step = self.progress.step
             saved = f"step {step} is saved; --resume continues" if step else "no step is done yet"
-            self.journal.tell("stop", step, f"asked to stop: {saved}")
+            self.journal.tell("interrupt", step, f"asked to stop: {saved}")
             self.retention.finish(self.heartbeat)
             raise SystemExit(REQUEUE_STATUS) from None
         finally:
@@ -266,7 +266,7 @@ class Trainer:
             return
         self.progress.rewind(checkpoint)
         self.journal.rewind(self.progress.step)
-        self.journal.tell("rollback", self.progress.step, f"back to {checkpoint.name}")
+        self.journal.tell("return", self.progress.step, f"back to {checkpoint.name}")
 
     def _is_due(self, every: int) -> bool:
         return is_due(every, self.progress.step, self.run.train.steps)

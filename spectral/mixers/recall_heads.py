@@ -35,7 +35,7 @@ class RecallControls(NamedTuple):
     angle_BTHF: Tensor | None = None
 
 
-class _Vectors(NamedTuple):
+class RecallVectors(NamedTuple):
     """Queries, keys, erase keys and values as they are written; no erase keys without delta."""
 
     q_NHCK: Tensor
@@ -62,7 +62,7 @@ def mix_recall(
         chunk: Tokens per chunk C.
         past_BHKK: State before the sequence; None for zero.
     """
-    q, k, e, u = _vectors(qkv_BT3R, controls, bias_2R, context, chunk)
+    q, k, e, u = recall_vectors(qkv_BT3R, controls, bias_2R, context, chunk)
     turns = None
     if controls.angle_BTHF is not None:
         turns = chunk_turns(controls.angle_BTHF, chunk)
@@ -82,7 +82,7 @@ def mix_recall_step(
     past_BHKK: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Recurrent form: (y_BHK, state) after one token, whose controls have T = 1."""
-    vectors = _vectors(qkv_B3R[:, None], controls, bias_2R, context, 1)
+    vectors = recall_vectors(qkv_B3R[:, None], controls, bias_2R, context, 1)
     q, k, e, u = (None if i is None else i[:, :, 0] for i in vectors)
     angle_BHF = None if controls.angle_BTHF is None else controls.angle_BTHF[:, 0]
     carried = controls.log_decay_BTH[:, 0], past_BHKK, angle_BHF
@@ -92,13 +92,14 @@ def mix_recall_step(
     return recall_step(q, k, u, *carried) if e is None else delta_step(q, k, e, u, *carried)
 
 
-def _vectors(
+def recall_vectors(
     qkv_BT3R: Tensor,
     controls: RecallControls,
     bias_2R: Tensor | None,
     context: SequenceContext,
     chunk: int,
-) -> _Vectors:
+) -> RecallVectors:
+    """Queries, keys, erase keys and values of every token, in chunks; arguments as `mix_recall`."""
     num_heads = controls.log_decay_BTH.shape[-1]
     cos_TF, sin_TF = context.cos_TF, context.sin_TF
     erase = None
@@ -120,12 +121,12 @@ def _vectors(
                     (cos_TF, sin_TF))  # fmt: skip
         q, k, e = (rotate(i, cos, sin) for i in (q, k, e))
     if controls.strength_BTH is None:
-        return _Vectors(q, k, None, v)
+        return RecallVectors(q, k, None, v)
     # zero past the end, where nothing is erased or written
     strength = _in_chunks(controls.strength_BTH[..., None], chunk)
     if erase is None:
         e = (k * strength).to(k.dtype)
-    return _Vectors(q, k, e, (v * strength).to(v.dtype))
+    return RecallVectors(q, k, e, (v * strength).to(v.dtype))
 
 
 def _biased(x_NHCK: Tensor, bias_H1K: Tensor) -> Tensor:

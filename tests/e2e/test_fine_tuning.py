@@ -14,7 +14,6 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 
 from data_pipeline.tokenizer import load_tokenizer
-from pretrain.huggingface.export import _write
 from pretrain.huggingface.load import import_model
 from spectral.lm import SpectralLM
 from tests.unit.pretrain.huggingface.models import FEATURES, small_config
@@ -41,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _export(folder: Path, **changes: Any) -> Path:
     torch.manual_seed(0)
     model = SpectralLM(small_config(**changes, vocab_size=272)).eval()
-    _write(folder, model, load_tokenizer("byte"))
+    write_folder(folder, model, load_tokenizer("byte"))
     return folder
 
 

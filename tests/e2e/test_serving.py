@@ -14,7 +14,6 @@ from openai import OpenAI
 from transformers import AutoTokenizer
 
 from data_pipeline.tokenizer import load_tokenizer
-from pretrain.huggingface.export import _write
 from spectral.lm import SpectralLM
 from tests.e2e.commands import ENVIRONMENT
 from tests.unit.pretrain.huggingface.models import small_config
@@ -53,7 +52,7 @@ class Server:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("served") / "model"
     torch.manual_seed(0)
-    _write(folder, SpectralLM(small_config(vocab_size=259)).eval(), load_tokenizer("byte"))
+    write_folder(folder, SpectralLM(small_config(vocab_size=259)).eval(), load_tokenizer("byte"))
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(folder)

@@ -21,14 +21,19 @@ from pretrain.checkpoint.verify import tree, verify
 from pretrain.commands import GenerateCommand, VerifyCheckpointCommand
 from pretrain.config import RunConfig
 from pretrain.generation.generate import generate
-from pretrain.huggingface.export import _write
+from pretrain.huggingface.export import write_folder
 from pretrain.huggingface.load import load_pretrained
 from pretrain.parallel.matrices import state_names
+from pretrain.quantization.quantize import quantize_model
+from pretrain.reporting.charts import charts_of
+from pretrain.reporting.report import read_runs
+from pretrain.reporting.tables import environment, evaluations, glance, timeline
 from pretrain.run_file import dump_run
 from spectral.config import ModelConfig
 from spectral.lm import SpectralLM
 from tests.fuzz.kinds import Kind, mutated_toml
 from tests.fuzz.mutations import mutated_bytes, mutated_json
+from tests.run_folders import made_up_run
 
 MODEL = ModelConfig(
     vocab_size=259,
@@ -103,7 +108,25 @@ def read_checkpoint(folder: Path) -> None:
 
 
 def _export(folder: Path) -> None:
-    _write(folder, tiny_model(), ByteTokenizer())
+    write_folder(folder, tiny_model(), ByteTokenizer())
+
+
+def _quantized(folder: Path) -> None:
+    model = tiny_model()
+    _, names = quantize_model(model, 4)
+    polar = {"bits": 4, "rotate": True, "names": names}
+    write_folder(folder, model, ByteTokenizer(), polar)
+
+
+def _run_directory(folder: Path) -> None:
+    made_up_run(folder / "run", learning_rate=1e-3)
+
+
+def read_run_directory(folder: Path) -> None:
+    """What `report` shows."""
+    runs = read_runs([folder / "run"])
+    for show in (charts_of, glance, evaluations, timeline, environment):
+        show(runs)
 
 
 def read_export(folder: Path) -> None:
@@ -156,6 +179,16 @@ KINDS = {
         _export,
         read_export,
         {"*.json": mutated_json, "*.safetensors": mutated_bytes},
+    ),
+    "quantized": Kind(
+        _quantized,
+        read_export,
+        {"config.json": mutated_json, "*.safetensors": mutated_bytes},
+    ),
+    "run directory": Kind(
+        _run_directory,
+        read_run_directory,
+        {"run/*.json*": mutated_bytes, "run/evaluation.json": mutated_json},
     ),
     "options": Kind(_options, read_options, {"options.json": mutated_json}),
 }

@@ -15,6 +15,7 @@ from pretrain.huggingface.configuration_resonance import ResonanceConfig
 from spectral.backbone import Backbone, LMState
 from spectral.gates.spectral_gate import uses_gates
 from spectral.input_checks import check_tokens
+from spectral.modules.polar import make_polar
 
 
 class ResonanceModel(Backbone, ResonancePreTrainedModel):
@@ -24,6 +25,8 @@ class ResonanceModel(Backbone, ResonancePreTrainedModel):
         super().__init__(config)
         self.gradient_checkpointing = False
         self.build(config)
+        if polar := getattr(config, "polar", None):
+            make_polar(self, polar["bits"], polar["rotate"], polar["names"])
         self.mark_float32(self)
         if not next(self.parameters()).is_meta:
             self.reset_parameters()

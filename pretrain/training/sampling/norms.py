@@ -7,24 +7,9 @@ import torch
 
 from pretrain.checkpoint.deepspeed_state import VALUE, fragments, torch_optimizer
 from pretrain.checkpoint.ownership import choose_writers, part_of
+from pretrain.monitoring.components import COMPONENTS, component_of
 from pretrain.runtime.ranks import gathered_objects, summed
 from pretrain.training.group_clipping import group_norms
-
-# parts of the model by words in the names of their parameters; the first that fits
-COMPONENTS = {
-    "embedding": "embedding",
-    "gate.": "gates",
-    "filter": "filters",
-    "feed_forward.": "feed_forward",
-    "norm": "norms",
-    "mixer.": "mixers",
-}
-NAMES = (*dict.fromkeys(COMPONENTS.values()), "other")
-
-
-def component_of(name: str) -> str:
-    """Part of the model that a parameter belongs to."""
-    return next((part for words, part in COMPONENTS.items() if words in name), "other")
 
 
 class Norms:
@@ -42,7 +27,7 @@ class Norms:
             replicas = {part_of(fragment): fragment.replica for fragment in held}
             writers = choose_writers(gathered_objects(replicas))
             self._is_ours = {part: writers[part] == replica for part, replica in replicas.items()}
-        squares = dict.fromkeys(NAMES, 0.0)
+        squares = dict.fromkeys(COMPONENTS, 0.0)
         for fragment in held:
             if self._is_ours[part_of(fragment)]:
                 norm = torch.linalg.vector_norm(fragment.get(VALUE), dtype=torch.float64)

@@ -4,32 +4,21 @@ import math
 import time
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import pretrain
 from pretrain.config import RunConfig
-from pretrain.runtime.flops import FlopCounter
+from pretrain.runtime.flops import EvenDispatch, FlopCounter
 from pretrain.runtime.precision import product_dtype
 from spectral.config import ModelConfig
-from spectral.layout import ExpertDispatch
 from spectral.lm import SpectralLM
 
 # the planner's table of devices
 DEVICES = Path(pretrain.__file__).parent / "planning" / "devices.toml"
 # side of the matrices of a measured peak, and the time that its rounds may take
 SIDE, MEASURING_S = 768, 0.2
-
-
-class _EvenDispatch(ExpertDispatch):
-    """As many rows for each expert: a model without data has no others."""
-
-    def numbers(self, counts: Tensor, rows: int) -> Any:
-        each, more = divmod(rows, counts.numel())
-        return [each + (number < more) for number in range(counts.numel())]
 
 
 def flops_per_token(config: ModelConfig, length: int) -> float:
@@ -44,7 +33,7 @@ def flops_per_token(config: ModelConfig, length: int) -> float:
     counter = FlopCounter()
     with FakeTensorMode():
         model = SpectralLM(config)
-        model.layout = model.layout._replace(experts=_EvenDispatch())
+        model.layout = model.layout._replace(experts=EvenDispatch())
         tokens = torch.zeros(1, length, dtype=torch.long)
         with counter:
             loss = model(tokens, None, tokens)

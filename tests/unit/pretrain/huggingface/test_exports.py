@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from data_pipeline.tokenizer import load_tokenizer
-from pretrain.huggingface.export import _write
+from pretrain.huggingface.export import write_folder
 from pretrain.huggingface.load import import_model
 from spectral.lm import SpectralLM
 from tests.unit.pretrain.huggingface.models import FEATURES, ids, small_config
@@ -27,7 +27,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.02)
     folder = tmp_path_factory.mktemp(request.param) / f"export-{request.param}"
-    _write(folder, model, load_tokenizer("byte"))
+    write_folder(folder, model, load_tokenizer("byte"))
     return folder
 
 

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from data_pipeline.tokenizer import load_tokenizer
 from pretrain.commands import ExportCommand
 from pretrain.errors import RunError
-from pretrain.huggingface.export import _write, export
+from pretrain.huggingface.export import export, write_folder
 from pretrain.huggingface.onnx_export import OnnxDecoder, write_onnx
 from pretrain.huggingface.wrap import wrap
 from spectral.backbone import LMState
@@ -129,7 +129,7 @@ def test_the_folder_says_what_a_program_needs(exported: tuple[SpectralLM, Path])
 def test_models_without_a_real_step_are_refused(
     changes: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    _write(tmp_path / "model", _model(**changes), BYTES)
+    write_folder(tmp_path / "model", _model(**changes), BYTES)
     command = ExportCommand(checkpoint=tmp_path / "model", output=tmp_path / "out", format="onnx")
     with pytest.raises(RunError, match=f"--format onnx: {message}"):
         export(command)
@@ -137,7 +137,7 @@ def test_models_without_a_real_step_are_refused(
 
 
 def test_the_command_compares_before_it_writes(tmp_path: Path, monkeypatch: Any) -> None:
-    _write(tmp_path / "model", _model(), BYTES)
+    write_folder(tmp_path / "model", _model(), BYTES)
     command = ExportCommand(checkpoint=tmp_path / "model", output=tmp_path / "out", format="onnx")
     printed = str(export(command))
     assert "64 greedy tokens are equal" in printed

@@ -6,7 +6,7 @@ import pytest
 
 from data_pipeline.tokenizer import load_tokenizer
 from pretrain.errors import RunError
-from pretrain.huggingface.export import _write, observe, probe_length, prove
+from pretrain.huggingface.export import observe, probe_length, prove, write_folder
 from pretrain.huggingface.source_bundle import bundled_sources
 from spectral.config import ModelConfig
 from spectral.lm import SpectralLM
@@ -65,12 +65,12 @@ def test_states_lost_between_chunks_are_noticed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model, tokenizer = SpectralLM(_config(**changes)).eval(), load_tokenizer("byte")
-    _write(tmp_path / "exported", model, tokenizer)
+    write_folder(tmp_path / "exported", model, tokenizer)
     expected = observe(model, tokenizer)
     assert prove(expected, tokenizer, tmp_path / "exported").max_logit_error < 1e-4
     monkeypatch.setattr(
         "pretrain.huggingface.export.bundled_sources", lambda: _lossy_sources(*lines)
     )
-    _write(tmp_path / "lossy", model, tokenizer)
+    write_folder(tmp_path / "lossy", model, tokenizer)
     with pytest.raises(RunError, match="logits differ"):
         prove(expected, tokenizer, tmp_path / "lossy")

@@ -135,7 +135,7 @@ def test_a_whole_folder_is_compared_and_never_writes_ids_of_no_token(
     model, tokenizer = _model(), _tokenizer(name, tmp_path)
     assert tokenizer.vocab_size < VOCAB_SIZE - 64
     folder = tmp_path / "folder"
-    export._write(folder, model, tokenizer)
+    export.write_folder(folder, model, tokenizer)
     proof = export.prove(export.observe(model, tokenizer), tokenizer, folder)
     loaded = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
     prompt = torch.tensor([[tokenizer.bos_id, 7, 21], [tokenizer.bos_id, 14, 7]])
@@ -168,6 +168,6 @@ def test_a_whole_folder_is_compared_and_never_writes_ids_of_no_token(
 def test_a_tokenizer_with_other_ids_is_refused(tmp_path: Path) -> None:
     model, tokenizer = _model(), _tokenizer("t5", tmp_path)
     other = _tokenizer("default bpe", tmp_path)
-    export._write(tmp_path / "folder", model, other)
+    export.write_folder(tmp_path / "folder", model, other)
     with pytest.raises(RunError, match=r"the exported tokenizer gives \d+ ids for .* of training"):
         export.prove(export.observe(model, tokenizer), tokenizer, tmp_path / "folder")

@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 
 from pretrain.config import RunConfig
+from pretrain.monitoring.components import component_of
 from pretrain.resilience.heartbeat import Heartbeat
-from pretrain.training.sampling.norms import component_of
 from pretrain.training.sampling.parts import StepParts
 from pretrain.training.sampling.utilisation import Utilisation, flops_per_token, table_peak
 from spectral.config import ModelConfig

@@ -1,0 +1,1 @@
+"""`resonance analyze`: what a spectral model has learned, in figures and pictures."""

@@ -1,0 +1,1 @@
+"""`resonance checkpoint quantize`: weights as packed magnitudes and phases."""

@@ -1,0 +1,1 @@
+"""`resonance report`: runs as one page of HTML."""
