@@ -18,8 +18,9 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 from benchmarks.harness.command import run_benchmark
 from benchmarks.harness.processes import fastest
 from benchmarks.harness.thresholds import Figure, Outcome
+from spectral.backbone import LMState
 from spectral.config import ModelConfig
-from spectral.lm import LMState, SpectralLM
+from spectral.lm import SpectralLM
 
 DIM, LAYERS, HEADS, VOCAB = 256, 6, 4, 4_096
 LATER = 1.1

@@ -1,11 +1,12 @@
 """Training with 200K tokens of context on two sequence ranks.
 
-    python -m benchmarks.long_context
+    python -m benchmarks.long_context [--encoder]
 
 A model of about 10M parameters on bytes of a book (the standard library's source if there is none),
 one thread per rank, float32, every block recomputed: three optimizer steps at 204,800 tokens on two
 ranks, one on one rank for its memory, and steps at 8,192 tokens to compare the speed. What is
-recalled from so far is in `benchmarks.long_recall`. Needs two idle cores.
+recalled from so far is in `benchmarks.long_recall`. With --encoder the model is bidirectional, a
+third as deep, and makes one step at each length. Needs two idle cores.
 """
 
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.harness.command import run_benchmark
+from benchmarks.harness.command import benchmark_parser, run_parsed
 from benchmarks.harness.layout_runner import Measurement, measure_layout
 from benchmarks.harness.texts import long_text
 from benchmarks.harness.thresholds import Figure, Outcome
@@ -38,16 +39,18 @@ FULL = Sizes(204_800, 8_192, 12)
 QUICK = Sizes(512, 128, 2)
 
 
-def run_config(sizes: Sizes, length: int, sequence: int) -> RunConfig:
+def run_config(sizes: Sizes, length: int, sequence: int, *, causal: bool = True) -> RunConfig:
     """A run of one window per step."""
     return RunConfig.model_validate(
         {
+            "objective": {"kind": "next_token" if causal else "masked_token"},
             "model": {
                 "vocab_size": 256,
                 "dim": 256,
                 "num_layers": sizes.num_layers,
                 "num_heads": 4,
                 "ffn_dim": 688,
+                "causal": causal,
             },
             "data": {"sequence_length": length},
             "optim": {"learning_rate": 1e-3, "warmup_steps": 1},
@@ -91,7 +94,33 @@ def train_lengths(sizes: Sizes, tokens: Tensor) -> list[Figure]:
     ]  # fmt: skip
 
 
-def measure(quick: bool) -> Outcome:
+def train_encoder(sizes: Sizes, tokens: Tensor) -> list[Figure]:
+    """Measure steps of an encoder on two ranks at three lengths and print the table.
+
+    The labels are next tokens, which such a model sees: only the cost of a step matters here.
+    """
+    sizes = sizes._replace(num_layers=max(2, sizes.num_layers // 3))
+    results = {}
+    print(f"{'tokens':>8} {'tokens/s':>9} {'GiB/rank':>8}")
+    for length, steps in ((sizes.long, 1), (sizes.long // 2, 1), (sizes.short, 3)):
+        run = run_config(sizes, length, 2, causal=False)
+        result = results[length] = measure_layout(run, 2, tokens, steps)
+        gib = result.memory[0] / 2**30
+        print(f"{length:>8} {result.tokens_per_s:>9,.0f} {gib:>8.2f}")
+    long, half, short = results.values()
+    return [
+        *(Figure(f"tokens/s of an encoder at {length:,} tokens on 2 ranks", result.tokens_per_s,
+                 "tokens/s") for length, result in results.items()),
+        *(Figure(f"peak memory of a rank of an encoder at {length:,} tokens",
+                 result.memory[0] / 2**30, "GiB") for length, result in results.items()),
+        Figure(f"an encoder's tokens/s at {sizes.long:,} tokens over those at {sizes.short:,}",
+               long.tokens_per_s / short.tokens_per_s, limit=0.85),
+        Figure(f"an encoder's memory at {sizes.long:,} tokens over that at {sizes.long // 2:,}",
+               long.memory[0] / half.memory[0], limit=2.1, at_most=True),
+    ]  # fmt: skip
+
+
+def measure(quick: bool, encoder: bool) -> Outcome:
     """Train at several lengths."""
     sizes = QUICK if quick else FULL
     torch.set_num_threads(1)
@@ -99,9 +128,13 @@ def measure(quick: bool) -> Outcome:
     # windows of three steps
     text = bytearray(data[: 3 * sizes.long + 1])
     print(name)
-    figures = train_lengths(sizes, torch.frombuffer(text, dtype=torch.uint8).long())
+    train = train_encoder if encoder else train_lengths
+    figures = train(sizes, torch.frombuffer(text, dtype=torch.uint8).long())
     return Outcome(f"Bytes of {name}; one thread per rank.", figures)
 
 
 if __name__ == "__main__":
-    run_benchmark("long_context", __doc__, measure)
+    parser = benchmark_parser(__doc__)
+    parser.add_argument("--encoder", action="store_true", help="a bidirectional model")
+    given = parser.parse_args()
+    run_parsed("long_context", __doc__, given, lambda: measure(given.quick, given.encoder))

@@ -27,6 +27,7 @@ from spectral.filters.modal import ModalFilter
 from spectral.layer_pattern import layer_period
 from spectral.mixers.context import SequenceContext
 from spectral.mixers.heads import HeadsMixer
+from spectral.mixers.recall_heads import RecallControls
 from spectral.modules.rotary import rotary_phases
 
 D, HEAD_DIM = 512, 64
@@ -75,24 +76,25 @@ def layer_mixing(T: int, layer: int, *, compiled: bool = False) -> Callable[[], 
     mixer = HeadsMixer(CONFIG, layer)
     mixer.reset_parameters(D**-0.5, D**-0.5)
     z = torch.randn(1, T, 3 * D, requires_grad=True)
-    decay = None
+    controls = None
     num_recall = mixer.head_groups[1]
     if num_recall:
-        decay = F.logsigmoid(torch.randn(1, T, num_recall) + 4.0).requires_grad_()
+        log_decay = F.logsigmoid(torch.randn(1, T, num_recall) + 4.0).requires_grad_()
+        controls = RecallControls(log_decay)
     context = SequenceContext(0, *rotary_phases(0, T, HEAD_DIM, 1e4, like=z), None, {})
     gate = torch.randn(1, T, D, requires_grad=True)
     grad = torch.randn(1, T, D)
 
-    def mix(z: Tensor, decay: Tensor | None, gate: Tensor) -> Tensor:
+    def mix(z: Tensor, controls: RecallControls | None, gate: Tensor) -> Tensor:
         qkv = mixer.short_conv(z)[0].unflatten(-1, (3, -1))
-        y = mixer.mix_heads(qkv, decay, context, None)[0]
+        y = mixer.mix_heads(qkv, controls, context, None)[0]
         return mixer.normalise(y, gate)
 
     if compiled:
         mix = torch.compile(mix, fullgraph=True, dynamic=False)
         # the first pass compiles
-        mix(z, decay, gate).backward(grad)
-    return lambda: mix(z, decay, gate).backward(grad)
+        mix(z, controls, gate).backward(grad)
+    return lambda: mix(z, controls, gate).backward(grad)
 
 
 def spectral_mixing(T: int) -> Callable[[], None]:

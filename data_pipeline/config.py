@@ -7,7 +7,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from data_pipeline.cleaning_config import CleaningConfig
+from data_pipeline.cluster_config import ClusterConfig
+from data_pipeline.config_table import Table
 
 # a longer document of a plain text file (50 MB texts exist) is split
 MAX_DOCUMENT_BYTES = 64 * 2**20
@@ -33,12 +37,6 @@ def _path(value: object) -> object:
 # of a run file too, whose numbers may not be strings
 LocalPath = Annotated[Path, BeforeValidator(_path), AfterValidator(_local)]
 LocalName = Annotated[str, AfterValidator(_local)]
-
-
-class Table(BaseModel):
-    """Base of all tables read from outside: frozen; rejects unknown keys, infinities and NaN."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class StorageConfig(Table):
@@ -73,14 +71,25 @@ class StorageConfig(Table):
 class ReadConfig(Table):
     """Layout of documents inside source files."""
 
-    format: Literal["auto", "text", "jsonl", "parquet"] = Field(
+    format: Literal["auto", "text", "jsonl", "parquet", "csv", "tsv"] = Field(
         "auto", description="Format of the sources; auto decides by suffix, text if unknown."
+    )
+    columns: tuple[str, ...] = Field(
+        (), description="Names of the columns of CSV and TSV files that have no line of names."
     )
     document: Literal["file", "line", "paragraph"] = Field(
         "file",
         description="Unit of plain text that is one document; paragraphs end at empty lines.",
     )
-    text_key: str = Field("text", description="JSONL key or Parquet column of the text.")
+    text_key: str = Field("text", description="Key or column of the text.")
+    label_key: str = Field(
+        "label", description="Key or column of the label of a text: a string, an integer or a list."
+    )
+    label_separator: str = Field(
+        "", description="Text between the labels of a string of several; empty for one label."
+    )
+    source_key: str = Field("source", description="Key or column of the source of a pair.")
+    target_key: str = Field("target", description="Key or column of the target of a pair.")
     language_key: str = Field(
         "language", description="Optional JSONL key or Parquet column of the language."
     )
@@ -96,64 +105,6 @@ class ReadConfig(Table):
         description="Reaction to broken JSON, missing text, invalid UTF-8 and truncated files: "
         "fail, or skip and count.",
     )
-
-
-class GopherConfig(Table):
-    """The quality and repetition rules of Rae et al. 2021 (Gopher), appendix A.1.1."""
-
-    quality: bool = Field(
-        False, description="Whether to apply the length, symbol and stop-word rules."
-    )
-    repetition: bool = Field(False, description="Whether to apply the repetition rules.")
-    min_words: int = Field(50, ge=0, description="Minimum number of words in a document.")
-    max_words: int = Field(100_000, ge=1, description="Maximum number of words in a document.")
-    min_mean_word_length: float = Field(3.0, description="Minimum mean length of words.")
-    max_mean_word_length: float = Field(10.0, description="Maximum mean length of words.")
-    max_symbol_ratio: float = Field(0.1, description="Maximum number of '#' or '...' per word.")
-    max_bullet_lines: float = Field(
-        0.9, description="Maximum share of lines that start with a bullet."
-    )
-    max_ellipsis_lines: float = Field(0.3, description="Maximum share of lines that end in '...'.")
-    min_alphabetic_words: float = Field(0.8, description="Minimum share of words with a letter.")
-    min_stop_words: int = Field(
-        2,
-        ge=0,
-        description="Minimum number of different stop words: the, be, to, of, and, that, have, "
-        "with.",
-    )
-
-
-class CleaningConfig(Table):
-    """Cleaning steps, in the order in which they run."""
-
-    unicode_form: Literal["NFC", "NFKC", "none"] = Field(
-        "NFC", description="Unicode normal form; NFKC also folds compatibility characters."
-    )
-    control_characters: bool = Field(
-        True,
-        description="Whether to remove control characters other than tab, newline and carriage "
-        "return.",
-    )
-    min_characters: int = Field(1, ge=1, description="Minimum number of characters in a document.")
-    max_characters: int = Field(
-        0, ge=0, description="Maximum number of characters in a document; 0 for no limit."
-    )
-    gopher: GopherConfig = Field(GopherConfig(), description="Gopher rules.")
-    exact_duplicates: bool = Field(
-        True, description="Whether to drop exact copies of earlier documents."
-    )
-    near_duplicates: bool = Field(
-        False, description="Whether to drop near-duplicates (MinHash-LSH)."
-    )
-    near_threshold: float = Field(
-        0.8,
-        gt=0,
-        lt=1,
-        description="Jaccard similarity of word n-grams that makes a document a near-duplicate.",
-    )
-    near_ngram: int = Field(5, ge=1, description="Words per n-gram for near-duplicates.")
-    near_permutations: int = Field(128, ge=16, description="Length of a MinHash signature.")
-    num_examples: int = Field(3, ge=0, description="Examples per reason in the report.")
 
 
 class TokenizerTrainConfig(Table):
@@ -192,6 +143,15 @@ class BuildConfig(Table):
     tokenizer: str = Field(
         "byte", description="SentencePiece model, Hugging Face tokenizer folder, or 'byte'."
     )
+    kind: Literal["texts", "labelled", "pairs"] = Field(
+        "texts",
+        description="What is built: texts, texts with labels, or pairs of source and target.",
+    )
+    labels_of: str = Field(
+        "",
+        description="Folder of a split whose labels are used, in their order; a label that it "
+        "lacks is bad input. Empty: the labels of these sources, sorted.",
+    )
     output: LocalName = Field("data", description="Folder for train/, valid/ and report.json.")
     valid_fraction: float = Field(
         0.05, ge=0, lt=1, description="Share of documents held out, chosen by their hash."
@@ -207,6 +167,20 @@ class BuildConfig(Table):
     )
     num_processes: int = Field(
         1, ge=1, description="Worker processes; shards do not depend on their number."
+    )
+    against: tuple[str, ...] = Field(
+        (),
+        description="Earlier builds by the same tokenizer, folders or URLs: documents that "
+        "duplicate theirs are dropped.",
+    )
+    decontaminate: tuple[str, ...] = Field(
+        (),
+        description="JSONL files of evaluation texts: documents that share an n-gram with one "
+        "are dropped.",
+    )
+    decontaminate_ngram: int = Field(13, ge=1, description="Words per n-gram for decontamination.")
+    cluster: ClusterConfig = Field(
+        ClusterConfig(), description="Processes of other machines, instead of num_processes."
     )
     read: ReadConfig = Field(ReadConfig(), description="Layout of documents inside the sources.")
     cleaning: CleaningConfig = Field(CleaningConfig(), description="Cleaning steps.")
@@ -260,6 +234,11 @@ class DataConfig(Table):
     )
     shuffle_block: int = Field(
         4, ge=1, description="Shards per block; the documents of a block are shuffled together."
+    )
+    long_texts: Literal["refuse", "cut"] = Field(
+        "refuse",
+        description="Texts with labels that are longer than sequence_length: refuse the run, or "
+        "cut their end off.",
     )
     lanes: int = Field(
         0,

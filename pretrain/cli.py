@@ -18,6 +18,7 @@ from data_pipeline.redaction import redact
 from launch.errors import LaunchError
 from pretrain import commands, launch_commands
 from pretrain.config import RunConfig
+from pretrain.doctor.command import DoctorCommand
 from pretrain.errors import RunError
 from pretrain.run_file import describe, load_run
 from pretrain.terminal import TRACEBACK, OutputError, complain, standard_streams
@@ -48,11 +49,15 @@ COMMANDS = {
     "data stats": Command(data_config.StatsConfig, "data_pipeline.shards.stats", "stats"),
     "pretrain": Command(commands.PretrainCommand, "pretrain.training.train", "pretrain"),
     "evaluate": Command(commands.EvaluateCommand, "pretrain.evaluation.evaluate", "evaluate"),
+    "embed": Command(commands.EmbedCommand, "pretrain.evaluation.embed", "embed"),
     "generate": Command(commands.GenerateCommand, "pretrain.generation.generate", "generate"),
     "chat": Command(commands.ChatCommand, "pretrain.generation.chat", "chat"),
     "checkpoint export": Command(commands.ExportCommand, "pretrain.huggingface.export", "export"),
     "checkpoint quantize": Command(
         commands.QuantizeCommand, "pretrain.quantization.quantize", "quantize"
+    ),
+    "checkpoint import": Command(
+        commands.ImportCommand, "pretrain.huggingface.import_folder", "import_folder"
     ),
     "checkpoint verify": Command(
         commands.VerifyCheckpointCommand, "pretrain.checkpoint.verify", "verify"
@@ -87,8 +92,8 @@ COMMANDS = {
     ),
     "report": Command(commands.ReportCommand, "pretrain.reporting.report", "report"),
     "analyze": Command(commands.AnalyzeCommand, "pretrain.analysis.analyze", "analyze"),
-    "plan": Command(commands.PlanCommand, "pretrain.planning.plan", "plan"),
-    "doctor": Command(commands.DoctorCommand, "pretrain.doctor.machine", "doctor"),
+    "plan": Command(launch_commands.PlanCommand, "pretrain.planning.plan", "plan"),
+    "doctor": Command(DoctorCommand, "pretrain.doctor.machine", "doctor"),
 }
 
 

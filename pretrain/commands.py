@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import tyro
 from pydantic import BaseModel, ConfigDict, Field
 
-from data_pipeline.config import LocalPath, StorageConfig
+from data_pipeline.config import LocalPath, ReadConfig, StorageConfig
 from pretrain.config import RunConfig
 
 
@@ -29,13 +29,18 @@ class PretrainCommand(Command):
     branch_from: Annotated[Path | None, tyro.conf.arg(name="from")] = Field(
         None,
         description="Start a run of its own from this checkpoint or run directory, as "
-        "train.branch_from; if train.output is that run's, a folder next to it.",
+        "train.branch_from; if train.output is that run's, a folder next to it. A run of another "
+        "objective reads the parameters that fit, and lists those that it initialises.",
     )
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = Field(RunConfig())
 
 
 class EvaluateCommand(Command):
-    """Measure loss, perplexity and bits per byte on a split or text files, or run lm-eval."""
+    """Measure a model on a split, text files or tasks of lm-eval.
+
+    Language models: loss, perplexity, bits per byte. Encoders: loss and accuracy on masked tokens.
+    Classifiers: accuracy, macro F1, calibration, confusions.
+    """
 
     checkpoint: tyro.conf.Positional[Path] = Field(
         description="Run directory, single checkpoint or, with --text or --tasks, exported folder."
@@ -67,6 +72,20 @@ class EvaluateCommand(Command):
         0, ge=0, description="Tokens per window; 0 for the length used in training."
     )
     batch_size: int = Field(8, ge=1, description="Windows per forward pass.")
+
+
+class EmbedCommand(Command):
+    """Write a vector for every text, by an encoder or a classifier, as a Parquet file."""
+
+    checkpoint: tyro.conf.Positional[Path] = Field(
+        description="Run directory, single checkpoint or exported folder."
+    )
+    inputs: tuple[str, ...] = Field(description="Files, folders, globs or URLs of texts.")
+    output: LocalPath = Field(description="Parquet file with the columns source, number, vector.")
+    normalise: bool = Field(False, description="Whether to give every vector the length 1.")
+    batch_size: int = Field(32, ge=1, description="Texts per forward pass.")
+    read: ReadConfig = Field(ReadConfig(), description="Layout of texts inside the files.")
+    storage: StorageConfig = Field(StorageConfig(), description="Access to files.")
 
 
 class GenerationOptions(Command):
@@ -143,12 +162,32 @@ class ChatCommand(GenerationOptions):
 
 
 class ExportCommand(Command):
-    """Export a checkpoint to a Hugging Face folder that loads without Resonance."""
+    """Export a checkpoint to a Hugging Face folder that loads without Resonance, or to ONNX."""
 
     checkpoint: tyro.conf.Positional[Path] = Field(
-        description="Run directory or single checkpoint."
+        description="Run directory or single checkpoint; for ONNX also an exported folder."
     )
     output: tyro.conf.Positional[LocalPath] = Field(description="Folder to create; must not exist.")
+    format: Literal["huggingface", "onnx"] = Field(
+        "huggingface",
+        description="A folder for transformers, or a step of decoding for ONNX Runtime (heads and "
+        "wavelets without gates).",
+    )
+    license: str = Field(
+        "unknown",
+        pattern=r"^[A-Za-z0-9.+-]+$",
+        description="Licence of the weights for the model card, as the Hub spells it: mit, "
+        "apache-2.0.",
+    )
+
+
+class ImportCommand(Command):
+    """Import a folder that others fine-tuned as a checkpoint that `pretrain --from` starts from."""
+
+    folder: tyro.conf.Positional[Path] = Field(
+        description="Folder of `checkpoint export`, fine-tuned or merged, with config.json."
+    )
+    output: tyro.conf.Positional[LocalPath] = Field(description="Checkpoint to create.")
 
 
 class QuantizeCommand(Command):
@@ -224,30 +263,6 @@ class FetchCommand(Command):
     storage: StorageConfig = Field(StorageConfig(), description="Access to the object store.")
 
 
-class PlanCommand(Command):
-    """Predict memory and time of a run on GPUs that need not be there."""
-
-    run_file: tyro.conf.Positional[Path] = Field(description="Run file (TOML).")
-    gpu: str = Field(
-        "h100", description="GPU: a100, h100, h200, b200, mi300x, or one of the file of --devices."
-    )
-    gpus: int = Field(
-        0, ge=0, le=2**20, description="Number of GPUs; 0 for the ranks that [launch] starts."
-    )
-    network: str = Field(
-        "400", description="Network between machines: the Gbit/s of a GPU, or the name of a link."
-    )
-    devices: Path | None = Field(
-        None, description="TOML file with more GPUs and links, like pretrain/planning/devices.toml."
-    )
-    search: bool = Field(
-        False,
-        description="Search for the fastest layouts of this run's step on these GPUs, and say why "
-        "others lose.",
-    )
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = Field(False, description="Print JSON.")
-
-
 class ReportCommand(Command):
     """Write a page of HTML about runs: curves, events, comparison, samples; needs no network."""
 
@@ -279,15 +294,4 @@ class AnalyzeCommand(Command):
         None,
         description="Folder for analysis.json and analysis.html; None for the run directory, or "
         "the folder analysis for an exported model.",
-    )
-
-
-class DoctorCommand(Command):
-    """Check this machine: versions, devices, shadowed packages, free disk, writable paths."""
-
-    output: LocalPath = Field(Path("runs"), description="Folder that runs will be written to.")
-    kernels: bool = Field(
-        False,
-        description="Instead, compile every GPU kernel for every supported architecture (without "
-        "a GPU) and print the resources that each needs; takes minutes the first time.",
     )

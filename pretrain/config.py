@@ -9,8 +9,9 @@ from data_pipeline.config import DataConfig, LocalPath
 from data_pipeline.stream.step_sizes import StepSizes
 from launch.config import LaunchConfig
 from pretrain.health_config import GuardConfig, HealthConfig, MonitorConfig
+from pretrain.objective_config import ObjectiveConfig
 from pretrain.optim_config import OptimConfig
-from pretrain.train_config import TrainConfig
+from pretrain.train_config import EvaluateConfig, TrainConfig
 from spectral.config import ModelConfig
 from spectral.config_table import Positive, Table
 
@@ -104,11 +105,13 @@ class RunConfig(Table):
     """
 
     model: ModelConfig = Field(ModelConfig(), description="Model architecture.")
+    objective: ObjectiveConfig = Field(ObjectiveConfig(), description="What the run learns.")
     data: DataConfig = Field(DataConfig(), description="Training and validation data.")
     optim: OptimConfig = Field(OptimConfig(), description="Optimizer and learning-rate schedule.")
     train: TrainConfig = Field(TrainConfig(), description="Length, batch size and output.")
     parallel: ParallelConfig = Field(ParallelConfig(), description="Layout over ranks.")
     checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="Checkpoints.")
+    evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Evaluation during training.")
     guard: GuardConfig = Field(GuardConfig(), description="Response to bad numbers.")
     health: HealthConfig = Field(
         HealthConfig(), description="Hangs, stragglers and checks of machines."
@@ -118,20 +121,36 @@ class RunConfig(Table):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "RunConfig":
-        if not self.model.causal:
-            raise ValueError(
-                "model.causal must be true to predict next tokens, got false: such a model reads "
-                "the tokens that it would predict"
-            )
         if self.train.global_batch_size % self.train.micro_batch_size:
             raise ValueError(
                 "train.global_batch_size must be a multiple of train.micro_batch_size, got "
                 f"{self.train.global_batch_size} and {self.train.micro_batch_size}"
             )
-        problem = self.train.stage_problem() or self.optim.schedule_problem(self.train.steps)
+        problem = (
+            self.objective.problem(self.model)
+            or self.train.stage_problem()
+            or self.optim.schedule_problem(self.train.steps)
+            or self._language_model_problem()
+        )
         if problem:
             raise ValueError(problem)
         return self
+
+    def _language_model_problem(self) -> str:
+        """Why a key about language models does not suit the objective; empty if all do."""
+        kind = self.objective.kind
+        every = self.evaluate.every
+        if every and kind != "next_token":
+            return (
+                f"evaluate.every is {every} with objective.kind {kind!r}; expected 0, "
+                "or 'next_token': texts and tasks are scored by their next tokens"
+            )
+        if self.optim.scale == "width" and self.model.classes:
+            return (
+                f"optim.scale is 'width' with model.classes {self.model.classes}; expected 'none': "
+                "it has a rule for the read-out of tokens, not for a head of classes"
+            )
+        return ""
 
     @property
     def step_sizes(self) -> StepSizes:

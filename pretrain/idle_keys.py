@@ -1,6 +1,6 @@
 """Keys that a run sets and that have no effect in it (imports no torch)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from data_pipeline.idle_keys import Need, idle_keys
 from data_pipeline.storage.files import is_remote
@@ -37,7 +37,41 @@ def _skips(run: RunConfig) -> bool:
     return bool({run.guard.on_nonfinite, run.guard.on_spike} & {"skip", "rollback"})
 
 
+def _learns(*kinds: str) -> Callable[[RunConfig], bool]:
+    return lambda run: run.objective.kind in kinds
+
+
 NEEDS = (
+    Need(
+        (
+            "objective.mask_rate",
+            "objective.mask_span",
+            "objective.mask_random",
+            "objective.mask_keep",
+        ),
+        _learns("masked_token"),
+        "objective.kind = 'masked_token'",
+    ),
+    Need(
+        ("objective.labels",),
+        _learns("classify"),
+        "objective.kind = 'classify'",
+    ),
+    Need(
+        ("data.long_texts",),
+        _learns("classify", "text_to_text"),
+        "objective.kind = 'classify' or 'text_to_text'",
+    ),
+    Need(
+        ("model.source_bands", "model.source_dim"),
+        lambda run: run.model.source_layers > 0,
+        "model.source_layers above 0",
+    ),
+    Need(
+        ("model.pooling",),
+        _learns("classify", "masked_token"),
+        "objective.kind = 'classify' or 'masked_token'",
+    ),
     Need(("model.conv_heads",), lambda run: "heads" in run.model.mixers, "'heads' in model.mixers"),
     Need(("model.fft",), lambda run: "fft" in run.model.mixers, "'fft' in model.mixers"),
     Need(("model.fft.direct",), lambda run: not run.model.causal, "model.causal = false"),
@@ -49,7 +83,19 @@ NEEDS = (
         _has_modes,
         "convolution heads, or other model.mixers",
     ),
-    Need(("model.recall_chunk", "model.rotary_base"), _has_recall, "recall heads"),
+    Need(
+        (
+            *("model.recall_chunk", "model.rotary_base", "model.recall_rule"),
+            *("model.recall_phase", "model.recall_bias"),
+        ),
+        _has_recall,
+        "recall heads",
+    ),
+    Need(
+        ("model.recall_strength", "model.recall_erase"),
+        lambda run: _has_recall(run) and run.model.recall_rule == "delta",
+        "recall heads with model.recall_rule = 'delta'",
+    ),
     Need(
         ("model.experts",),
         lambda run: run.model.feed_forward == "experts",
@@ -88,6 +134,11 @@ NEEDS = (
         "optim.name = 'muon'",
     ),
     Need(
+        ("optim.base_width",),
+        lambda run: run.optim.scale == "width",
+        "optim.scale = 'width'",
+    ),
+    Need(
         ("optim.schedule_by",),
         lambda run: bool(run.train.batch_warmup or run.train.length_warmup),
         "train.batch_warmup or train.length_warmup",
@@ -117,6 +168,12 @@ NEEDS = (
         lambda run: bool(run.data.valid and run.train.validate_every),
         "data.valid and train.validate_every above 0",
     ),
+    Need(
+        ("evaluate.texts", "evaluate.tasks"),
+        lambda run: run.evaluate.every > 0,
+        "evaluate.every above 0",
+    ),
+    Need(("evaluate.limit",), lambda run: bool(run.evaluate.tasks), "evaluate.tasks"),
     Need(
         ("train.gradient_reduction",),
         lambda run: run.train.precision in ("auto", "bf16") and run.parallel.zero_stage > 0,

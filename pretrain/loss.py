@@ -1,19 +1,37 @@
 """The training objective and the held-out loss: sums over tokens, in nats."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from data_pipeline.stream.batch import Batch
-from kernels.linear_cross_entropy.reference import IGNORE
 from spectral.lm import LMLoss
 
 
+class ValidSums(NamedTuple):
+    """Sums over a held-out split.
+
+    Attributes:
+        nll: Loss, in nats.
+        labels: Number of predicted tokens, or of texts with labels.
+        correct: Number of texts whose label is predicted right.
+    """
+
+    nll: float
+    labels: float
+    correct: float
+
+
 def count_labels(batch: Batch) -> int:
-    """Number of tokens in a batch that have a next token to predict."""
-    return int((batch.labels != IGNORE).sum())
+    """Number of tokens in a batch to predict, or of texts with labels."""
+    return num_labels(batch.labels)
+
+
+def num_labels(labels: Tensor) -> int:
+    """As `count_labels`; further labels of a text are below all others, and count with it."""
+    return int((labels >= 0).sum())
 
 
 def batch_loss(model: Callable[..., Any], batch: Batch) -> LMLoss:
@@ -27,8 +45,8 @@ def objective(loss: LMLoss, num_labels: int) -> Tensor:
 
 
 @torch.no_grad()
-def valid_loss(model: Any, batches: Iterable[Batch], device: torch.device) -> tuple[float, float]:
-    """Sum of the loss over this rank's part of a held-out split, and number of predicted tokens.
+def valid_sums(model: Any, batches: Iterable[Batch], device: torch.device) -> ValidSums:
+    """Sums over this rank's part of a held-out split.
 
     Args:
         model: A model or an engine around one; its training mode is restored.
@@ -37,10 +55,13 @@ def valid_loss(model: Any, batches: Iterable[Batch], device: torch.device) -> tu
     """
     was_training = model.training
     model.eval()
-    loss = torch.zeros((), dtype=torch.float64, device=device)
-    num_labels = 0
+    nll, correct = torch.zeros(2, dtype=torch.float64, device=device)
+    labels = 0
     for batch in batches:
-        loss += batch_loss(model, batch.to(device)).nll
-        num_labels += count_labels(batch)
+        loss = batch_loss(model, batch.to(device))
+        nll += loss.nll
+        if loss.correct is not None:
+            correct += loss.correct
+        labels += count_labels(batch)
     model.train(was_training)
-    return float(loss), float(num_labels)
+    return ValidSums(float(nll), float(labels), float(correct))

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from data_pipeline.errors import DataError
-from data_pipeline.shards.manifest import load_manifest
+from data_pipeline.shards.manifest import Manifest, load_manifest
 from data_pipeline.tokenizer import load_tokenizer
 from pretrain.config import RunConfig
 from pretrain.errors import RunError
+from pretrain.objectives.build import check_manifest, check_splits, ids_needed
 from pretrain.parallel.layout_checks import check_layout, with_length
 from pretrain.run_file import with_chunk
 from spectral.modules.frame_length import automatic_chunk
@@ -22,7 +23,7 @@ def check_run(run: RunConfig, num_ranks: int, checkpoint: Path | None = None) ->
 
     Raises:
         RunError: The layout is impossible, a part of the model could not learn, a key would do
-            nothing that matters, or another tokenizer made the shards.
+            nothing that matters, a text is missing, or another tokenizer made the shards.
         DataError: A dataset is missing or unreadable, or holds nothing to predict.
     """
     run = with_chunk(run, checkpoint)
@@ -38,12 +39,17 @@ def check_run(run: RunConfig, num_ranks: int, checkpoint: Path | None = None) ->
             run.data.sequence_length,
         ):
             check_chunks(with_length(run, length))
+    for file in run.evaluate.texts if run.evaluate.every else ():
+        if not file.is_file():
+            raise RunError(f"evaluate.texts: {file} is no file; expected UTF-8 text")
     if not run.data.datasets:
         raise RunError('data.datasets is empty; expected for example [{ path = "data/train" }]')
+    manifests: dict[str, Manifest] = {}
     for path in [*(dataset.path for dataset in run.data.datasets), run.data.valid]:
         if path:
-            manifest = load_manifest(path, run.data.storage)
+            manifest = manifests[path] = load_manifest(path, run.data.storage)
             check_tokenizer(run, manifest.tokenizer.fingerprint)
+            check_manifest(run, path, manifest)
             # the first token of a document is predicted from nothing
             if manifest.tokens <= manifest.samples and _is_read(run, path):
                 raise DataError(
@@ -52,6 +58,7 @@ def check_run(run: RunConfig, num_ranks: int, checkpoint: Path | None = None) ->
                     "documents or with another valid_fraction, or do without data.valid "
                     "(train.validate_every = 0)"
                 )
+    check_splits(run, manifests)
 
 
 def check_chunks(run: RunConfig) -> None:
@@ -91,9 +98,10 @@ def check_tokenizer(run: RunConfig, fingerprint: str) -> Path | None:
             f"data.tokenizer {run.data.tokenizer} has fingerprint {tokenizer.fingerprint[:12]}; "
             f"expected that of the shards, {fingerprint[:12]}"
         )
-    if tokenizer.vocab_size > run.model.vocab_size:
+    if (needed := ids_needed(run, tokenizer.vocab_size)) > run.model.vocab_size:
+        mask = "" if needed == tokenizer.vocab_size else " and one for the mask"
         raise RunError(
             f"model.vocab_size is {run.model.vocab_size}; expected at least the tokenizer's "
-            f"{tokenizer.vocab_size}"
+            f"{tokenizer.vocab_size}{mask}"
         )
     return None if tokenizer.kind == "byte" else Path(tokenizer.path)

@@ -42,6 +42,31 @@ class ModelConfig(Table):
     causal: bool = Field(
         True, description="Causal mixing, for language models; false gives an encoder."
     )
+    classes: int = Field(
+        0,
+        ge=0,
+        le=65_535,
+        description="Classes of a head on pooled hidden states, for texts with labels; 0: logits "
+        "of tokens.",
+    )
+    pooling: Literal["mean", "max", "cls"] = Field(
+        "mean",
+        description="Vector of a text, of its hidden states: mean, maximum per channel, or that of "
+        "its first token (cls).",
+    )
+    multi_label: bool = Field(
+        False, description="Whether a text may have any number of labels, each decided by itself."
+    )
+    source_layers: int = Field(
+        0,
+        ge=0,
+        description="Bidirectional blocks that read the source of a pair, for text to text; 0: a "
+        "model of single texts.",
+    )
+    source_bands: Positive = Field(
+        4, description="Bands in which a target reads its source; the first is content alone."
+    )
+    source_dim: Positive = Field(16, description="Key channels of a head in each of these bands.")
     num_modes: Positive = Field(
         16, description="Modes (damped sinusoids) of each channel's filter."
     )
@@ -52,6 +77,28 @@ class ModelConfig(Table):
     )
     recall_chunk: Positive = Field(
         64, description="Tokens per chunk of recall heads. Affects speed only."
+    )
+    recall_rule: Literal["decay", "delta"] = Field(
+        "decay",
+        description="What a recall head does to its state before it writes: it lets it decay, or "
+        "also erases what the key held (delta rule), which tracks state.",
+    )
+    recall_strength: float = Field(
+        2.0,
+        gt=0.0,
+        le=2.0,
+        description="Largest write strength of delta heads; above 1 a write can flip a state.",
+    )
+    recall_erase: Literal["head", "channel"] = Field(
+        "head", description="Delta heads erase as strongly as they write, or by key channel."
+    )
+    recall_phase: Literal["static", "data"] = Field(
+        "static",
+        description="Rotation of recall heads' modes: by the position, or also by angles from each "
+        "token.",
+    )
+    recall_bias: bool = Field(
+        False, description="Learned bias on the directions of queries and keys of recall heads."
     )
     short_conv: Positive = Field(4, description="Taps of the short convolution on q, k and v.")
     embedding: Literal["table", "harmonic"] = Field(
@@ -123,6 +170,18 @@ class ModelConfig(Table):
                 "recall heads rotate pairs of channels: dim / num_heads must be even, "
                 f"got {head_dim}"
             )
+        if self.causal and self.pooling == "cls":
+            yield (
+                "pooling 'cls' takes the first token, which reads the others only if causal is "
+                "false; expected causal false, or pooling 'mean' or 'max'"
+            )
+        if self.source_layers and (self.classes or not self.causal):
+            yield (
+                f"source_layers is {self.source_layers} with causal {str(self.causal).lower()} and "
+                f"classes {self.classes}; expected causal true, for the targets, and classes 0"
+            )
+        if self.multi_label and not self.classes:
+            yield "multi_label is true with classes 0; expected the number of classes"
         gates = [part for part in GATE_PARTS if getattr(self.gates, part)]
         if set(self.mixers) == {"heads"} and max(head_mixture(self)) == 0 and gates:
             yield (
@@ -140,12 +199,12 @@ class ModelConfig(Table):
     @property
     def lookback(self) -> int:
         """Number of preceding tokens that a layer reads directly, not through carried states."""
-        wavelets = self.wavelet.lookback if "wavelet" in self.mixers else 0
+        wavelets = self.wavelet.lookback if self.causal and "wavelet" in self.mixers else 0
         return max(self.short_conv - 1, 1, wavelets)
 
     def chunk_units(self) -> Iterator[tuple[str, int]]:
         """Key and length in tokens of each kind of chunk that a sequence span must hold whole."""
         if any(getattr(self.gates, part) for part in GATE_PARTS):
             yield "conv_chunk", self.conv_chunk
-        if "fft" in self.mixers:
+        if self.causal and "fft" in self.mixers:
             yield "fft.chunk", chunk_tokens(self.fft.chunk)

@@ -57,6 +57,16 @@ class HarmonicEmbedding(nn.Module):
             self.frequency.uniform_(0.0, self.dim / 2)
             self.phase.uniform_(0.0, 2.0 * math.pi)
 
+    @torch.no_grad()
+    def resized(self, vocab_size: int) -> "HarmonicEmbedding":
+        """A copy with another number of ids; those that are new are initialised."""
+        other = HarmonicEmbedding(vocab_size, self.dim).to(self.phase.device)
+        kept = min(vocab_size, self.phase.shape[0])
+        for mine, theirs in zip(self.parameters(), other.parameters(), strict=True):
+            theirs[:kept] = mine[:kept]
+            theirs.requires_grad_(mine.requires_grad)
+        return other
+
     def table(self) -> Tensor:
         """All vectors [V, D]."""
         return self._vectors(self.amplitude, self.frequency, self.phase)

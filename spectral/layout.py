@@ -37,6 +37,34 @@ class HeadGroup:
         """A loss that every device computes from all heads, scaled so that it counts once."""
         return value
 
+    def share(self, values_D: Tensor) -> Tensor:
+        """The heads or channels that this device works on, of those whose parameters it has."""
+        return values_D
+
+
+class Transposition:
+    """Exchange of a span of all heads for all tokens of some heads, and back.
+
+    For operators on whole sequences, whose states cannot be carried from span to span. On a single
+    device a span is the sequence.
+    """
+
+    def whole(self, x_BTD: Tensor) -> Tensor:
+        """All tokens of this device's share of the channels."""
+        return x_BTD
+
+    def part(self, y_BTD: Tensor) -> Tensor:
+        """All channels of this device's span, from all tokens of its share."""
+        return y_BTD
+
+    def whole_ids(self, segment_ids_BT: Tensor) -> Tensor:
+        """Document numbers of all tokens."""
+        return segment_ids_BT
+
+    def heads(self, group: HeadGroup) -> HeadGroup:
+        """The heads of this device's share, whose group outside of the exchange is `group`."""
+        return group
+
 
 class ExpertDispatch:
     """Token dispatcher: rows to their experts and back; all experts are local."""
@@ -69,6 +97,7 @@ class Layout(NamedTuple):
     Attributes:
         span: Local part of each sequence, and the carry of states to the next part.
         heads: Local heads of each layer.
+        transposition: Exchange of the span for whole sequences of some heads.
         experts: Dispatch of rows to experts.
         cross_entropy: (x_ND, table_VD, labels_N) -> summed loss in nats; for a z-loss, its weight
             is a fourth argument.
@@ -77,9 +106,14 @@ class Layout(NamedTuple):
 
     span: Span = WHOLE
     heads: HeadGroup = HeadGroup()
+    transposition: Transposition = Transposition()
     experts: ExpertDispatch = ExpertDispatch()
     cross_entropy: Callable[..., Tensor] = linear_cross_entropy
     rng: LayerRng = LayerRng()
+
+    def whole(self) -> "Layout":
+        """The layout of operators on whole sequences, between an exchange and the one back."""
+        return self._replace(span=WHOLE, heads=self.transposition.heads(self.heads))
 
 
 SINGLE_DEVICE = Layout()

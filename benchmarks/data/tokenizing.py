@@ -8,12 +8,13 @@ from benchmarks.data.sizes import Sizes, best
 from benchmarks.harness.texts import NOVELS
 from benchmarks.harness.thresholds import Figure
 from data_pipeline.build.build import build
-from data_pipeline.build.extract import extract_part
+from data_pipeline.build.duplicates.documents import RowFile
+from data_pipeline.build.extract import extract_part, load_record, part_file
 from data_pipeline.build.planning import choose_documents, plan_shards
 from data_pipeline.build.readers import Reader
-from data_pipeline.build.shard_writer import write_shard
+from data_pipeline.build.shard_writer import DocumentLayout, write_shard
 from data_pipeline.build.sources import plan_parts, source_files
-from data_pipeline.build.workers import run_tasks
+from data_pipeline.build.workers.pool import ProcessPool
 from data_pipeline.config import BuildConfig, ReadConfig, StorageConfig
 from data_pipeline.tokenizer import Tokenizer, load_tokenizer
 
@@ -63,7 +64,7 @@ class Tokenizing:
         """SentencePiece in two processes, started as a build starts its own."""
         started_s = time.perf_counter()
         tasks = [(self.tokenizer, self.texts[start::2]) for start in range(2)]
-        run_tasks("plain", encode_all, tasks, 2)
+        ProcessPool(2).run("plain", encode_all, tasks)
         return self.num_bytes / (time.perf_counter() - started_s)
 
     def write(self, num_processes: int) -> float:
@@ -80,14 +81,24 @@ class Tokenizing:
             )
             for part in parts:
                 extract_part(config, part, work)
-            kept, _ = choose_documents(config, len(parts), work)
+            files = [
+                RowFile(part_file(work, part.number), load_record(work, part.number).documents)
+                for part in parts
+            ]
+            spans, _ = choose_documents(config, files, work, ProcessPool(1))
             tasks = [
-                (self.tokenizer.path, self.tokenizer.fingerprint, task, work)
-                for task in plan_shards(config, kept)
+                (
+                    self.tokenizer.path,
+                    self.tokenizer.fingerprint,
+                    DocumentLayout("texts"),
+                    task,
+                    work,
+                )
+                for task in plan_shards(config, spans, work)
             ]
             started_s = time.perf_counter()
-            run_tasks("tokenize", write_shard, tasks, num_processes)
-            return int(kept.text_bytes.sum()) / (time.perf_counter() - started_s)
+            ProcessPool(num_processes).run("tokenize", write_shard, tasks)
+            return self.num_bytes / (time.perf_counter() - started_s)
 
     def build(self, num_processes: int) -> float:
         """Our whole build."""

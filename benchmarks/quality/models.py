@@ -115,10 +115,18 @@ def non_embedding(model: nn.Module) -> int:
 def build(
     kind: str, size: str, vocab_size: int, length: int, changes: dict[str, object], seed: int
 ) -> Spectral | Transformer:
-    """A model of a kind ('spectral' or 'transformer'), initialised from the seed.
+    """A model of a kind, initialised from the seed.
+
+    Args:
+        kind: 'spectral', 'transformer' or a name in `peers.PEERS`.
+        size: Name in `SIZES`.
+        vocab_size: Rows of the embedding.
+        length: Tokens per window.
+        changes: Of the plain spectral model; others get as many parameters as that has.
+        seed: Seed of the initial parameters.
 
     Raises:
-        ValueError: The two kinds would differ by more than 2% of their parameters.
+        ValueError: Kinds would differ by more than 2% of their parameters.
     """
     torch.manual_seed(seed)
     spectral = Spectral(SIZES[size], vocab_size, length, changes)
@@ -126,6 +134,10 @@ def build(
         return spectral
     expected = non_embedding(spectral)
     torch.manual_seed(seed)
+    if kind != "transformer":
+        from benchmarks.quality.peers import build_peer
+
+        return build_peer(kind, size, vocab_size, length, expected)
     transformer = Transformer(SIZES[size], vocab_size, length, expected)
     actual = non_embedding(transformer)
     if abs(actual / expected - 1.0) > 0.02:

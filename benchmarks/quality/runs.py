@@ -13,11 +13,14 @@ from torch import Tensor
 
 import spectral.mixers.context
 from benchmarks.harness.results import commit, processor, write_json
-from benchmarks.quality import mqar, text
+from benchmarks.quality import groups, mqar, text
 from benchmarks.quality.models import build, non_embedding
 from benchmarks.quality.plan import Budget, Run
 from benchmarks.quality.stored import Result
 from benchmarks.quality.training import accuracy, token_losses, train
+
+# state tracking is tested at four times this length
+TRACKED_TOKENS = 64
 
 
 class Worker:
@@ -38,7 +41,8 @@ class Worker:
         if not run.rotary:
             spectral.mixers.context.rotary_phases = _no_phases
         try:
-            measured = self._recall(run) if run.task.startswith("mqar") else self._text(run)
+            kind = run.task.split("-")[0]
+            measured = {"mqar": self._recall, "track": self._track}.get(kind, self._text)(run)
         finally:
             spectral.mixers.context.rotary_phases = phases
         machine = f"one core of {processor()}, torch {torch.__version__}"
@@ -77,6 +81,27 @@ class Worker:
             "num_parameters": non_embedding(model),
             "num_tokens": run.steps * self.budget.recall_batch * length,
             "accuracy": accuracy(model, tokens, labels),
+        }
+
+    def _track(self, run: Run) -> Result:
+        group = run.task.split("-", 1)[1]
+        longer = 4 * TRACKED_TOKENS
+        model = build(run.kind, run.size, groups.VOCAB_SIZE, longer, run.changes, run.seed)
+
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            for step in count():
+                yield groups.examples(group, self.budget.recall_batch, TRACKED_TOKENS, seed=step)
+
+        curve = train(model, batches(), run.steps, run.rate)
+        same, far = (
+            accuracy(model, *groups.examples(group, 200, length, seed=10**9))
+            for length in (TRACKED_TOKENS, longer)
+        )
+        return curve | {
+            "num_parameters": non_embedding(model),
+            "num_tokens": run.steps * self.budget.recall_batch * TRACKED_TOKENS,
+            "accuracy": same,
+            "accuracy_longer": far,
         }
 
 

@@ -5,7 +5,7 @@ import unicodedata
 from dataclasses import dataclass, field
 
 from data_pipeline.build import gopher
-from data_pipeline.config import CleaningConfig
+from data_pipeline.cleaning_config import CleaningConfig
 
 # C0 and C1 controls and DEL, without tab, newline, carriage return; NEL (0x85) ends lines
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")

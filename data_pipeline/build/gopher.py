@@ -6,7 +6,7 @@ They are made for English web pages; source code and other languages fail severa
 from collections import Counter
 from collections.abc import Sequence
 
-from data_pipeline.config import GopherConfig
+from data_pipeline.cleaning_config import GopherConfig
 
 STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
 _BULLETS = ("-", "*", "•", "‣", "◦", "●")

@@ -1,22 +1,35 @@
-"""Second stage of a build: drop duplicates, hold documents out, divide each split into shards."""
+"""Second stage of a build: drop duplicates, hold documents out, divide each split into shards.
 
-import array
-import io
+Documents are read in spans of about a million; what is chosen of each span lies in a file, so no
+process holds the whole corpus.
+"""
+
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from pyarrow import parquet
 
 from data_pipeline.build.cleaning import Counts
-from data_pipeline.build.duplicates import DuplicateFinder, Signature, in_valid
-from data_pipeline.build.extract import part_file
+from data_pipeline.build.duplicates.documents import (
+    EXACT,
+    REASONS,
+    RowFile,
+    Span,
+    batches,
+    open_states,
+    plan_spans,
+)
+from data_pipeline.build.duplicates.finder import DuplicateFinder
+from data_pipeline.build.duplicates.runs import LIMITS, Limits
+from data_pipeline.build.duplicates.signatures import in_valid
+from data_pipeline.build.workers.interface import Workers
 from data_pipeline.config import BuildConfig
-from data_pipeline.storage.atomic import write_atomically
+from data_pipeline.input_files import read_json
+from data_pipeline.storage.atomic import write_atomically, write_text_atomically
 
 Split = Literal["train", "valid"]
 SPLITS: tuple[Split, ...] = ("train", "valid")
@@ -24,17 +37,35 @@ SPLITS: tuple[Split, ...] = ("train", "valid")
 _AUTOMATIC_SHARDS = 32
 _SMALLEST_SHARD = 256 * 2**10
 _LARGEST_SHARD = 64 * 2**20
+# a document that is dropped has this place instead of that of its split in `SPLITS`
+DROPPED = 255
 
 Integers = npt.NDArray[np.int64]
 
 
-class Kept(NamedTuple):
-    """Documents that are kept, in the order of the corpus; every array has an entry for each."""
+class Choice(NamedTuple):
+    """Documents of a span: the place of each one's split in `SPLITS`, and its bytes of text."""
 
-    part: Integers
-    row: Integers
+    split: npt.NDArray[np.uint8]
     text_bytes: Integers
-    is_valid: Integers
+
+
+class Piece(NamedTuple):
+    """Documents of a shard in one part: those of its split among the rows [start, end).
+
+    Attributes:
+        part: Number of the part.
+        span: Number of the span that the part belongs to.
+        first: Row of the span at which the part begins.
+        start: Row of the part.
+        end: Row of the part.
+    """
+
+    part: int
+    span: int
+    first: int
+    start: int
+    end: int
 
 
 class ShardTask(NamedTuple):
@@ -44,15 +75,13 @@ class ShardTask(NamedTuple):
         split: Split that it belongs to.
         number: Number of the shard within the split.
         first: Number of its first document within the split.
-        part: Part of each document.
-        row: Row of each document in the file of its part.
+        pieces: Its documents.
     """
 
     split: Split
     number: int
     first: int
-    part: Integers
-    row: Integers
+    pieces: tuple[Piece, ...]
 
     @property
     def name(self) -> str:
@@ -60,60 +89,126 @@ class ShardTask(NamedTuple):
         return f"shard-{self.number:06d}.tar"
 
 
-def choose_documents(config: BuildConfig, num_parts: int, work: Path) -> tuple[Kept, Counts]:
-    """The documents to keep, decided in order over all parts; the decision is saved in `work`."""
-    path = work / "kept.npz"
-    if path.is_file():
-        with np.load(path, allow_pickle=False) as saved:
-            counts = Counts(**json.loads(str(saved["counts"])))
-            return Kept(*(saved[name] for name in Kept._fields)), counts
+def choose_documents(
+    config: BuildConfig,
+    earlier: Sequence[RowFile],
+    files: Sequence[RowFile],
+    work: Path,
+    workers: Workers,
+    limits: Limits = LIMITS,
+) -> tuple[list[Span], Counts]:
+    """Decide about all documents, in the order of the corpus.
+
+    Returns:
+        The spans of the corpus, for whose documents `load_choice` has the decisions, and the counts
+        of what was dropped.
+    """
+    finder = DuplicateFinder(work / "duplicates", config.cleaning, workers, earlier, files, limits)
+    states = finder.find()
+    spans = plan_spans(files, limits.documents)
+    num_earlier = sum(file.rows for file in earlier)
+    tasks = [(config, span, states, num_earlier, work) for span in spans]
+    missing = [task for task in tasks if not _counts_file(work, task[1].number).is_file()]
+    workers.run("choose", choose_span, missing)
     counts = Counts()
-    finder = DuplicateFinder(config.cleaning)
-    # 32 bytes per document: a list of tuples would need ten times as much
-    rows = array.array("q")
-    for part in range(num_parts):
-        for row, source, hash_, text_bytes, signature in _documents(part_file(work, part)):
-            reason = finder.reason_to_drop(hash_, signature)
-            if reason is None:
-                held_out = in_valid(hash_, config.valid_fraction)
-                rows.extend((part, row, text_bytes, held_out))
+    for span in spans:
+        part = Counts(**read_json(_counts_file(work, span.number)))
+        counts.merge(part, config.cleaning.num_examples)
+    return spans, counts
+
+
+def _choice_file(work: Path, span: int) -> Path:
+    return work / f"choice-{span:06d}.npz"
+
+
+def _counts_file(work: Path, span: int) -> Path:
+    return work / f"choice-{span:06d}.json"
+
+
+def load_choice(work: Path, span: int) -> Choice:
+    """The decisions about the documents of a span."""
+    with np.load(_choice_file(work, span), allow_pickle=False) as saved:
+        return Choice(saved["split"], saved["text_bytes"])
+
+
+def choose_span(
+    config: BuildConfig, span: Span, states_file: Path, num_earlier: int, work: Path
+) -> None:
+    """Write what is chosen of a span, then the counts of what is dropped."""
+    counts = Counts()
+    states = open_states(states_file)
+    splits: list[int] = []
+    sizes: list[Integers] = [np.empty(0, dtype=np.int64)]
+    for first, batch in batches(span, ["source", "hash", "text_bytes"]):
+        sizes.append(batch.column("text_bytes").to_numpy())
+        place = num_earlier + first
+        state_of_rows = states[place : place + len(batch)].tolist()
+        columns = (batch.column(name).to_pylist() for name in ("source", "hash"))
+        for source, hash_, state in zip(*columns, state_of_rows, strict=True):
+            if state < EXACT:
+                splits.append(int(in_valid(hash_, config.valid_fraction)))
             else:
-                counts.add("dropped", reason, source, config.cleaning.num_examples)
-    table = np.frombuffer(rows, dtype=np.int64).reshape(-1, 4)
-    kept = Kept(*np.ascontiguousarray(table.T))
-    buffer = io.BytesIO()
-    np.savez(buffer, counts=np.array(json.dumps(asdict(counts))), **kept._asdict())
-    with write_atomically(path) as file:
-        file.write(buffer.getvalue())
-    return kept, counts
+                splits.append(DROPPED)
+                counts.add("dropped", REASONS[state], source, config.cleaning.num_examples)
+    choice = Choice(np.array(splits, dtype=np.uint8), np.concatenate(sizes))
+    with write_atomically(_choice_file(work, span.number)) as file:
+        np.savez(file, **choice._asdict())
+    write_text_atomically(_counts_file(work, span.number), json.dumps(asdict(counts)))
 
 
-def _documents(path: Path) -> Iterator[tuple[int, str, bytes, int, Signature | None]]:
-    columns = ["source", "hash", "text_bytes", "signature"]
-    row = 0
-    with parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=1024, columns=columns, use_threads=False):
-            for record in batch.to_pylist():
-                values = record["signature"]
-                signature = None if values is None else np.array(values, dtype=np.uint32)
-                yield row, record["source"], record["hash"], record["text_bytes"], signature
-                row += 1
-
-
-def plan_shards(config: BuildConfig, kept: Kept) -> list[ShardTask]:
+def plan_shards(config: BuildConfig, spans: Sequence[Span], work: Path) -> list[ShardTask]:
     """The shards of both splits, about `shard_bytes` of text each; depends on the corpus alone."""
-    total = int(kept.text_bytes.sum())
+    total = 0
+    for span in spans:
+        choice = load_choice(work, span.number)
+        total += int(choice.text_bytes[choice.split != DROPPED].sum())
     automatic = min(max(total // _AUTOMATIC_SHARDS, _SMALLEST_SHARD), _LARGEST_SHARD)
     shard_bytes = config.shard_bytes or automatic
-    tasks: list[ShardTask] = []
-    for is_valid, split in enumerate(SPLITS):
-        chosen = np.flatnonzero(kept.is_valid == is_valid)
-        # the bytes in front of a document decide its shard
-        before = np.cumsum(kept.text_bytes[chosen]) - kept.text_bytes[chosen]
-        borders = np.flatnonzero(np.diff(before // shard_bytes, prepend=-1))
-        for number, documents in enumerate(np.split(chosen, borders[1:])):
-            if len(documents):
-                first = int(borders[number])
-                part, row = kept.part[documents], kept.row[documents]
-                tasks.append(ShardTask(split, number, first, part, row))
-    return tasks
+    return [
+        task for place in range(len(SPLITS)) for task in _shards_of(place, shard_bytes, spans, work)
+    ]
+
+
+def _shards_of(
+    place: int, shard_bytes: int, spans: Sequence[Span], work: Path
+) -> Iterator[ShardTask]:
+    """The shards of one split."""
+    pieces: list[Piece] = []
+    number = first = num_documents = num_bytes = 0
+    # the shard of a document follows from the bytes in front of it
+    current = -1
+    for span in spans:
+        choice = load_choice(work, span.number)
+        rows = np.flatnonzero(choice.split == place)
+        sizes = choice.text_bytes[rows]
+        ends = num_bytes + np.cumsum(sizes)
+        shard_of_row = (ends - sizes) // shard_bytes
+        borders = np.flatnonzero(np.diff(shard_of_row, prepend=current))
+        for start, end in zip([0, *borders.tolist()], [*borders.tolist(), len(rows)], strict=True):
+            if start in borders and pieces:
+                yield ShardTask(SPLITS[place], number, first, tuple(pieces))
+                number, first, pieces = number + 1, num_documents + start, []
+            if end > start:
+                pieces += _pieces(span, int(rows[start]), int(rows[end - 1]) + 1)
+        if len(rows):
+            current, num_bytes = int(shard_of_row[-1]), int(ends[-1])
+        num_documents += len(rows)
+    if pieces:
+        yield ShardTask(SPLITS[place], number, first, tuple(pieces))
+
+
+def _pieces(span: Span, start: int, end: int) -> Iterator[Piece]:
+    """The rows [start, end) of a span, part by part."""
+    first = 0
+    for part, file in enumerate(span.files, span.first_file):
+        if first < end and first + file.rows > start:
+            yield Piece(
+                part, span.number, first, max(start - first, 0), min(end - first, file.rows)
+            )
+        first += file.rows
+
+
+def rows_of_piece(split: Split, choice: Choice, piece: Piece) -> Integers:
+    """The rows of a part that a piece of a shard consists of."""
+    rows = slice(piece.first + piece.start, piece.first + piece.end)
+    return np.flatnonzero(choice.split[rows] == SPLITS.index(split)) + piece.start

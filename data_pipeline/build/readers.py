@@ -10,7 +10,9 @@ from typing import Any, BinaryIO, NamedTuple
 
 import zstandard
 
+from data_pipeline.build.records import Fields, Kind, MissingFieldError
 from data_pipeline.build.sources import Slice, SourceFile, format_of
+from data_pipeline.build.tables import TableError, table_rows
 from data_pipeline.build.text_pieces import (
     character_start,
     cut_at_lines,
@@ -30,11 +32,16 @@ _BATCH_ROWS = 8
 
 
 class Document(NamedTuple):
-    """Text of a document, the name of its source file and its language."""
+    """Text of a document, the name of its source file and its language.
+
+    Attributes:
+        more: Its labels, or the target of the pair whose source is the text.
+    """
 
     text: str
     source: str
     language: str
+    more: tuple[str, ...] = ()
 
 
 # called with the reason and the place of bad input that is skipped
@@ -50,8 +57,11 @@ class Reader:
         on_bad: Called for bad input that is skipped; None if none may be.
     """
 
-    def __init__(self, read: ReadConfig, storage: StorageConfig, on_bad: OnBad | None):
+    def __init__(
+        self, read: ReadConfig, storage: StorageConfig, on_bad: OnBad | None, kind: Kind = "texts"
+    ):
         self._read, self._storage, self._on_bad = read, storage, on_bad
+        self._fields = Fields(read, kind)
 
     def bad(self, reason: str, where: str, found: str, expected: str) -> None:
         """Report bad input: stop, or skip and count it.
@@ -74,7 +84,13 @@ class Reader:
         Raises:
             DataError: The file cannot be read, or holds bad input that must not be skipped.
         """
-        formats = {"text": self._text, "jsonl": self._jsonl, "parquet": self._parquet}
+        formats = {
+            "text": self._text,
+            "jsonl": self._jsonl,
+            "parquet": self._parquet,
+            "csv": self._table,
+            "tsv": self._table,
+        }
         try:
             yield from formats[piece.file.format](piece)
         except _DAMAGED as error:
@@ -181,25 +197,34 @@ class Reader:
                 yield document
 
     def _from_record(self, record: Any, where: str, piece: Slice) -> Document | None:
-        key = self._read.text_key
-        text = record.get(key) if isinstance(record, dict) else None
-        if not isinstance(text, str):
-            if isinstance(record, dict):
-                found = f"{key!r} is {type(text).__name__}; the keys are {sorted(record)[:8]}"
-            else:
-                found = f"a {type(record).__name__}"
-            self.bad("no text", where, found, f"an object with a string {key!r}")
+        try:
+            text, more = self._fields.of(record)
+        except MissingFieldError as error:
+            self.bad("no text", where, error.found, error.expected)
             return None
         language = record.get(self._read.language_key)
         named = language if isinstance(language, str) else self._read.language
         try:
-            text.encode()
-            named.encode()
+            "".join((text, named, *more)).encode()
         except UnicodeEncodeError as error:
             # JSON can spell half of a surrogate pair
             self.bad("invalid UTF-8", where, f"{error.reason} at {error.start}", "valid Unicode")
             return None
-        return Document(text, piece.file.name, named)
+        return Document(text, piece.file.name, named, more)
+
+    def _table(self, piece: Slice) -> Iterator[Document]:
+        limit = self._read.max_document_bytes
+        with open_stream(piece.file.url, self._storage) as stream:
+            rows = table_rows(stream, piece.file.format, self._read.columns, limit)
+            try:
+                for line, record in rows:
+                    where = f"{piece.file.url}, line {line}"
+                    document = self._from_record(record, where, piece)
+                    if document is not None:
+                        yield document
+            except TableError as error:
+                where = f"{piece.file.url}, line {error.line}"
+                self.bad("damaged file", where, str(error), "a table")
 
     def _parquet(self, piece: Slice) -> Iterator[Document]:
         with open_raw(piece.file.url, self._storage) as stream:
@@ -209,19 +234,19 @@ class Reader:
         import pyarrow
         from pyarrow import parquet
 
-        url, key = piece.file.url, self._read.text_key
+        url, keys = piece.file.url, self._fields.keys
         try:
             file = parquet.ParquetFile(stream)
         # not even its documented exceptions cover broken footers
         except (pyarrow.ArrowException, OSError, ValueError) as error:
             self.bad("damaged file", url, f"not a Parquet file ({error})", "a Parquet file")
             return
-        names = file.schema_arrow.names
-        if key not in names:
-            found = f"no column {key!r}; the columns are {names}"
-            self.bad("no text", url, found, f"a string column {key!r}")
+        names, limit = file.schema_arrow.names, self._read.max_document_bytes
+        if missing := [key for key in keys if key not in names]:
+            found = f"no column {missing[0]!r}; the columns are {names}"
+            self.bad("no text", url, found, f"a column {missing[0]!r}")
             return
-        columns = [name for name in (key, self._read.language_key) if name in names]
+        columns = [name for name in (*keys, self._read.language_key) if name in names]
         row = 0
         try:
             groups = list(self._small_groups(file.metadata, url))
@@ -231,8 +256,8 @@ class Reader:
                 for record in batch.to_pylist():
                     where = f"{url}, row {row}"
                     row += 1
-                    text = record[key]
-                    if isinstance(text, str) and len(text) > self._read.max_document_bytes:
+                    texts = (record[key] for key in keys)
+                    if any(isinstance(t, str) and len(t) > limit for t in texts):
                         self._too_long("a value", where)
                         continue
                     document = self._from_record(record, where, piece)
@@ -243,11 +268,11 @@ class Reader:
 
     def _small_groups(self, metadata: Any, url: str) -> Iterator[int]:
         """The row groups whose texts are small enough on average: reading decides about each."""
-        limit, key = self._read.max_document_bytes, self._read.text_key
+        limit, keys = self._read.max_document_bytes, self._fields.keys
         for number in range(metadata.num_row_groups):
             group = metadata.row_group(number)
             columns = (group.column(index) for index in range(group.num_columns))
-            sizes = [c.total_uncompressed_size for c in columns if c.path_in_schema == key]
+            sizes = [c.total_uncompressed_size for c in columns if c.path_in_schema in keys]
             if max(sizes, default=0) > limit * max(1, group.num_rows):
                 self._too_long("a value", f"{url}, row group {number}")
             else:

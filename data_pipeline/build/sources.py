@@ -12,9 +12,10 @@ from data_pipeline.storage.files import is_pipe, protocol_of
 from data_pipeline.storage.listing import list_files
 from data_pipeline.storage.streams import compression_of
 
-Format = Literal["text", "jsonl", "parquet"]
+Format = Literal["text", "jsonl", "parquet", "csv", "tsv"]
 _SUFFIXES: dict[str, Format] = {
-    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet", ".pq": "parquet"
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
+    ".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "tsv",
 }  # fmt: skip
 _COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 

@@ -1,7 +1,6 @@
 """`manifest.json`: contents of a folder of shards; `documents.npy`: places of its documents."""
 
 import io
-import json
 import zlib
 from typing import Annotated, Any, Literal
 
@@ -23,7 +22,6 @@ from data_pipeline.foreign import (
     first_problem,
 )
 from data_pipeline.storage.files import exists, join, read_bytes
-from data_pipeline.tokenizer import Tokenizer
 
 NAME = "manifest.json"
 # .npy file with the rows of all documents, shard after shard, separate from the shards: a damaged
@@ -33,6 +31,8 @@ INDEX_NAME = "documents.npy"
 INDEX_COLUMNS = 3
 INDEX_HEADER_BYTES = 128
 SHORTEST_DOCUMENT = 2
+# their numbers, and one more for none, fit into uint16
+MAX_LABELS = 65_535
 
 Index = npt.NDArray[np.int64]
 
@@ -80,7 +80,16 @@ class TokenizerEntry(ForeignTable):
 
 
 class Manifest(ForeignTable):
-    """Contents of a split: shards of tokenized documents, each BOS, tokens, EOS."""
+    """Contents of a split: shards of tokenized documents, each BOS, tokens, EOS.
+
+    Attributes:
+        kind: Texts; or pairs, of which each is its source and then its target in this form; or
+            labelled texts, each with the numbers of its labels after it.
+        labels: Names of the labels.
+        label_counts: Number of texts with each label.
+        label_slots: Numbers after each text: of its labels, then len(labels) for none.
+        multi_label: Whether a text may have any number of labels.
+    """
 
     # Literal[1] would take true
     format: Annotated[int, pydantic.Field(ge=1, le=1)]
@@ -89,6 +98,13 @@ class Manifest(ForeignTable):
     samples: Count
     tokens: Count
     text_bytes: Count
+    kind: Literal["texts", "labelled", "pairs"] = "texts"
+    labels: tuple[Annotated[str, pydantic.Field(max_length=LONGEST_NAME)], ...] = pydantic.Field(
+        (), max_length=MAX_LABELS
+    )
+    label_counts: tuple[Count, ...] = ()
+    label_slots: Annotated[int, pydantic.Field(ge=0, le=MAX_LABELS)] = 0
+    multi_label: bool = False
     shards: tuple[pydantic.InstanceOf[ShardEntry], ...]
 
     @pydantic.model_validator(mode="after")
@@ -97,6 +113,16 @@ class Manifest(ForeignTable):
             raise ValueError(
                 f"dtype is {self.dtype}; expected one that holds ids below vocab_size, "
                 f"{self.tokenizer.vocab_size}"
+            )
+        if len(self.label_counts) != len(self.labels):
+            raise ValueError(
+                f"label_counts has {len(self.label_counts)} numbers; expected one for each of the "
+                f"{len(self.labels)} labels"
+            )
+        if (self.kind == "labelled") != bool(self.labels and self.label_slots):
+            raise ValueError(
+                f"kind is {self.kind} with {len(self.labels)} labels and {self.label_slots} "
+                "label_slots; expected both of labelled texts, and of no others"
             )
         return self
 
@@ -111,31 +137,11 @@ class _Stored(msgspec.Struct, forbid_unknown_fields=True):
     tokens: Any
     text_bytes: Any
     shards: tuple[ShardEntry, ...]
-
-
-def describe_tokenizer(tokenizer: Tokenizer) -> TokenizerEntry:
-    """The manifest entry of a tokenizer."""
-    return TokenizerEntry(
-        kind=tokenizer.kind,
-        fingerprint=tokenizer.fingerprint,
-        vocab_size=tokenizer.vocab_size,
-        bos_id=tokenizer.bos_id,
-        eos_id=tokenizer.eos_id,
-        pad_id=tokenizer.pad_id,
-    )
-
-
-def make_manifest(tokenizer: Tokenizer, shards: list[ShardEntry]) -> Manifest:
-    """The manifest of shards, with their totals."""
-    return Manifest(
-        format=1,
-        dtype="uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32",
-        tokenizer=describe_tokenizer(tokenizer),
-        samples=sum(shard.samples for shard in shards),
-        tokens=sum(shard.tokens for shard in shards),
-        text_bytes=sum(shard.text_bytes for shard in shards),
-        shards=tuple(shards),
-    )
+    kind: Any = "texts"
+    labels: tuple[str, ...] = ()
+    label_counts: tuple[_Count, ...] = ()
+    label_slots: Any = 0
+    multi_label: Any = False
 
 
 def load_manifest(path: str, storage: StorageConfig | None = None) -> Manifest:
@@ -181,15 +187,6 @@ def split_folders(path: str, storage: StorageConfig) -> list[str]:
     if not folders:
         raise DataError(f"{path}: no {NAME}; expected one there, or in train/ or valid/ below it")
     return folders
-
-
-def dump_manifest(manifest: Manifest) -> str:
-    """The JSON text of a manifest, one line per shard."""
-    table = manifest.model_dump(mode="json", exclude={"shards"})
-    entries = (msgspec.structs.asdict(shard) for shard in manifest.shards)
-    shards = ",\n".join(f"  {json.dumps(entry)}" for entry in entries)
-    head = ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in table.items())
-    return f'{{\n{head},\n "shards": [\n{shards}\n ]\n}}\n'
 
 
 def pack_rows(rows: Index) -> bytes:

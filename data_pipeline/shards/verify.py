@@ -182,11 +182,27 @@ def _check_shard(
     return problems
 
 
+def _document_problem(tokens: Any, manifest: Manifest) -> str:
+    """Problem of the tokens of a document; empty if they are as its kind has them."""
+    tokenizer, end = manifest.tokenizer, len(tokens) - manifest.label_slots
+    texts, labels = tokens[:end], tokens[end:]
+    if end < 2 or (int(texts[0]), int(texts[-1])) != (tokenizer.bos_id, tokenizer.eos_id):
+        return "does not begin with BOS and end with EOS"
+    if int(texts.max()) >= tokenizer.vocab_size:
+        return f"has token {texts.max()}; expected less than {tokenizer.vocab_size}"
+    if len(labels) and int(labels.max()) > len(manifest.labels):
+        return f"has label {labels.max()}; expected less than {len(manifest.labels)}"
+    if manifest.kind == "pairs":
+        ends = (texts == tokenizer.eos_id).nonzero()[0].tolist()
+        if len(ends) != 2 or int(texts[ends[0] + 1]) != tokenizer.bos_id:
+            return f"has {len(ends)} texts; expected a pair of two, each BOS, tokens, EOS"
+    return ""
+
+
 def _check_content(
     url: str, stream: _Hashing, manifest: Manifest, index: Index | None, storage: StorageConfig
 ) -> Iterator[str]:
     """The problems with the members of a shard."""
-    tokenizer = manifest.tokenizer
     row = 0
     for name, offset, data in members(url, cast(BinaryIO, stream), storage):
         if not name.endswith(_TOKENS_SUFFIX):
@@ -199,11 +215,8 @@ def _check_content(
         if tokens.dtype != np.dtype(manifest.dtype) or tokens.ndim != 1 or len(tokens) < 2:
             found = f"{tokens.dtype} {tokens.shape}"
             yield f"{url}: {name} is {found}; expected {manifest.dtype} tokens"
-        elif (int(tokens[0]), int(tokens[-1])) != (tokenizer.bos_id, tokenizer.eos_id):
-            yield f"{url}: {name} does not begin with BOS and end with EOS"
-        elif int(tokens.max()) >= tokenizer.vocab_size:
-            expected = f"expected less than {tokenizer.vocab_size}"
-            yield f"{url}: {name} has token {tokens.max()}; {expected}"
+        elif problem := _document_problem(tokens, manifest):
+            yield f"{url}: {name} {problem}"
         start = offset + len(data) - tokens.nbytes
         place = start, len(tokens)
         if index is not None and row < len(index) and tuple(index[row, :2].tolist()) != place:

@@ -55,7 +55,9 @@ def write_atomically(path: Path) -> Iterator[BinaryIO]:
 @contextlib.contextmanager
 def _replacing(path: Path, mode: int | None) -> Iterator[BinaryIO]:
     """Open a temporary file that replaces a regular file, or nothing, and keeps its permissions."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
+    # two machines may have processes of one number, and share the folder
+    writer = f"{os.uname().nodename}-{os.getpid()}"
+    partial = path.with_name(f".{path.name}.{writer}{PARTIAL_SUFFIX}")
     try:
         # one of an ended process of the same number; never a file that a link leads to
         partial.unlink(missing_ok=True)

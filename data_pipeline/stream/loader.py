@@ -17,14 +17,22 @@ from data_pipeline.config import DataConfig
 from data_pipeline.errors import DataError
 from data_pipeline.stream.batch import Batch, Step, check_rank, report_corrupt, to_step
 from data_pipeline.stream.mixture import Mixture, StreamState, check_weights
+from data_pipeline.stream.packing import Preparing
 from data_pipeline.stream.step_sizes import Stages, StepSizes
 
 
 class _Steps(Dataset[Step | DataError]):
     """Dataset of a rank's rows of a global step, by the state before it; used in the workers."""
 
-    def __init__(self, config: DataConfig, sizes: StepSizes, data_rank: int, data_ranks: int):
-        self._config, self._sizes = config, sizes
+    def __init__(
+        self,
+        config: DataConfig,
+        sizes: StepSizes,
+        data_rank: int,
+        data_ranks: int,
+        preparing: Preparing | None,
+    ):
+        self._config, self._sizes, self._preparing = config, sizes, preparing
         self._data_rank, self._data_ranks = data_rank, data_ranks
         self._mixture: Mixture | None = None
 
@@ -35,7 +43,10 @@ class _Steps(Dataset[Step | DataError]):
         share = rows // self._data_ranks
         local_rows = range(self._data_rank * share, (self._data_rank + 1) * share)
         try:
-            return to_step(self._mixture.read(state, rows, local_rows, length))
+            windows = self._mixture.read(state, rows, local_rows, length)
+            if self._preparing is not None:
+                self._preparing(self._mixture.tokenizer)(windows, state.step, local_rows)
+            return to_step(windows)
         except DataError as error:
             # returned, not raised: torch would bury the message under the worker's traceback
             return error
@@ -149,8 +160,10 @@ class TrainLoader:
         micro_batch_size: int,
         data_rank: int,
         data_ranks: int,
+        preparing: Preparing | None = None,
     ):
         self._config, self._sizes, self._micro_batch_size = config, sizes, micro_batch_size
+        self._preparing = preparing
         self._data_rank, self._data_ranks = data_rank, data_ranks
         self._mixture = Mixture(config)
         self._state = self._mixture.first_state()
@@ -160,6 +173,11 @@ class TrainLoader:
     def tokenizer_fingerprint(self) -> str:
         """Fingerprint of the tokenizer that made the tokens."""
         return self._mixture.tokenizer.fingerprint
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the labels of texts; none for other data."""
+        return self._mixture.datasets[0].manifest.labels
 
     def __iter__(self) -> Iterator[list[Batch]]:
         """The micro-batches of the next step, then of the step after it, without an end."""
@@ -186,7 +204,7 @@ class TrainLoader:
         """
         config = self._config
         workers = config.num_workers
-        steps = _Steps(config, self._sizes, self._data_rank, self._data_ranks)
+        steps = _Steps(config, self._sizes, self._data_rank, self._data_ranks, self._preparing)
         loader: DataLoader[Step | DataError] = DataLoader(
             steps,
             batch_size=None,
@@ -228,6 +246,7 @@ def build_train_loader(
     data_ranks: int,
     row_stages: Stages = (),
     length_stages: Stages = (),
+    preparing: Preparing | None = None,
 ) -> TrainLoader:
     """The loader of one data-parallel rank.
 
@@ -239,6 +258,7 @@ def build_train_loader(
         data_ranks: Number of ranks.
         row_stages: Other numbers of rows at the start; see `StepSizes`.
         length_stages: Other lengths of rows at the start.
+        preparing: Makes what changes the rows of a step, in the readers, before they are used.
 
     Raises:
         DataError: Sizes are not divisible, or datasets are unusable.
@@ -256,4 +276,4 @@ def build_train_loader(
                 f"data ranks = {micro_batch_size} x {data_ranks}"
             )
     sizes = StepSizes(global_batch_size, config.sequence_length, row_stages, length_stages)
-    return TrainLoader(config, sizes, micro_batch_size, data_rank, data_ranks)
+    return TrainLoader(config, sizes, micro_batch_size, data_rank, data_ranks, preparing)

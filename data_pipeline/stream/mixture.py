@@ -8,12 +8,11 @@ from data_pipeline.errors import DataError
 from data_pipeline.stream.order import (
     History,
     advance,
-    automatic_lanes,
     choose_datasets,
-    row_stretches,
     weight_at,
 )
 from data_pipeline.stream.packing import PackedDataset, Windows, empty_windows
+from data_pipeline.stream.whole_documents import open_dataset
 
 
 class StreamState(NamedTuple):
@@ -36,12 +35,13 @@ class Mixture:
             raise DataError("data.datasets: none given; expected at least one with a path")
         self._config = config
         self.datasets = [
-            PackedDataset(dataset.path, number, config)
+            open_dataset(dataset.path, number, config)
             for number, dataset in enumerate(config.datasets)
         ]
         self.tokenizer = self.datasets[0].manifest.tokenizer
         for dataset in self.datasets[1:]:
             check_same_tokenizer(self.datasets[0], dataset)
+            check_same_kind(self.datasets[0], dataset)
         for number, entry in enumerate(config.datasets):
             steps = [corner.step for corner in entry.schedule]
             if steps != sorted(set(steps)):
@@ -51,16 +51,8 @@ class Mixture:
 
     def first_state(self) -> StreamState:
         """The state before the first step."""
-        lanes = tuple(self._lanes(dataset) for dataset in self.datasets)
+        lanes = tuple(dataset.lanes() for dataset in self.datasets)
         return StreamState(0, lanes, ((),) * len(self.datasets))
-
-    def _lanes(self, dataset: PackedDataset) -> int:
-        lanes = self._config.lanes
-        if lanes > dataset.tokens:
-            raise DataError(
-                f"data.lanes: {lanes} is more than the {dataset.tokens} tokens of {dataset.path}"
-            )
-        return lanes or automatic_lanes(dataset.tokens, self._config.sequence_length)
 
     def _choose(self, step: int, rows: int) -> list[int]:
         weights = _weights(self._config, step)
@@ -86,10 +78,9 @@ class Mixture:
             number = chosen[row]
             dataset = self.datasets[number]
             before = chosen[:row].count(number)
-            stretches = row_stretches(
-                dataset.tokens, state.lanes[number], state.histories[number], before, length
+            spans_by_row.append(
+                dataset.row_spans(state.lanes[number], state.histories[number], before, length)
             )
-            spans_by_row.append(dataset.spans(stretches))
         shards_by_dataset: dict[int, set[int]] = {}
         for row, spans in zip(rows, spans_by_row, strict=True):
             shards = shards_by_dataset.setdefault(chosen[row], set())
@@ -195,6 +186,24 @@ def check_same_tokenizer(first: PackedDataset, other: PackedDataset) -> None:
             f"{other.path}: made with tokenizer {tokenizer.fingerprint[:12]} ({tokenizer.kind}, "
             f"{tokenizer.vocab_size} ids); expected {expected.fingerprint[:12]} ({expected.kind}, "
             f"{expected.vocab_size} ids) as in {first.path}"
+        )
+
+
+def check_same_kind(first: PackedDataset, other: PackedDataset) -> None:
+    """Check that two datasets hold the same kind of documents, with the same labels.
+
+    Raises:
+        DataError: They differ.
+    """
+    expected, manifest = first.manifest, other.manifest
+    if manifest.kind != expected.kind:
+        raise DataError(
+            f"{other.path}: holds {manifest.kind}; expected {expected.kind}, as {first.path}"
+        )
+    if (manifest.labels, manifest.multi_label) != (expected.labels, expected.multi_label):
+        raise DataError(
+            f"{other.path}: other labels than {first.path}, or another number of them for a text; "
+            "expected the same in the same order: build it with --labels-of"
         )
 
 

@@ -49,11 +49,16 @@ def hash_integers(*values: int) -> int:
     return state
 
 
-def permutation(size: int, *key: int) -> Integers:
-    """A shuffled arange(size), a function of `key`."""
+def hashed_range(size: int, *key: int) -> npt.NDArray[np.uint64]:
+    """`size` 64-bit integers that look random, a function of `key`."""
     start = np.uint64(hash_integers(*key))
     numbers = np.arange(size, dtype=np.uint64) * np.uint64(_GOLDEN) + start
-    return np.argsort(_splitmix_array(numbers), kind="stable")
+    return _splitmix_array(numbers)
+
+
+def permutation(size: int, *key: int) -> Integers:
+    """A shuffled arange(size), a function of `key`."""
+    return np.argsort(hashed_range(size, *key), kind="stable")
 
 
 class DocumentSlice(NamedTuple):

@@ -2,7 +2,7 @@
 
 import functools
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,15 +10,18 @@ import numpy.typing as npt
 
 from data_pipeline.config import DataConfig
 from data_pipeline.errors import DataError
-from data_pipeline.shards.manifest import Manifest, load_manifest
+from data_pipeline.shards.manifest import Manifest, TokenizerEntry, load_manifest
 from data_pipeline.shards.reader import ShardReader
 from data_pipeline.stream.order import (
     BlockOrder,
     DocumentSlice,
     EpochOrder,
     EpochRange,
+    History,
+    automatic_lanes,
     block_order,
     epoch_order,
+    row_stretches,
     spans_of_block,
 )
 
@@ -45,6 +48,12 @@ class Windows:
     corrupt: dict[str, int] = field(default_factory=dict)
 
 
+# changes windows in place, given their step (-1 for a held-out split) and the numbers of their rows
+Preparation = Callable[[Windows, int, Sequence[int]], None]
+# makes it for the tokenizer of the data
+Preparing = Callable[[TokenizerEntry], Preparation]
+
+
 def empty_windows(rows: int, length: int, pad_id: int) -> Windows:
     """Rows of padding."""
     return Windows(
@@ -62,11 +71,14 @@ class PackedDataset:
         path: Folder or URL with the manifest.
         number: Number of the dataset within the mixture.
         config: Seed, shuffling, checks and storage.
+        manifest: The manifest there; None to read it.
     """
 
-    def __init__(self, path: str, number: int, config: DataConfig):
+    def __init__(
+        self, path: str, number: int, config: DataConfig, manifest: Manifest | None = None
+    ):
         self.path, self.number, self._config = path, number, config
-        self.manifest: Manifest = load_manifest(path, config.storage)
+        self.manifest: Manifest = manifest or load_manifest(path, config.storage)
         self.tokens = self.manifest.tokens
         if self.tokens == 0:
             raise DataError(f"{path}: the manifest lists no tokens; expected at least one document")
@@ -105,6 +117,33 @@ class PackedDataset:
                 start += num_tokens
                 block += 1
         return spans
+
+    def lanes(self) -> int:
+        """Number of places of an epoch that are read in parallel.
+
+        Raises:
+            DataError: More are configured than there are tokens.
+        """
+        lanes = self._config.lanes
+        if lanes > self.tokens:
+            raise DataError(
+                f"data.lanes: {lanes} is more than the {self.tokens} tokens of {self.path}"
+            )
+        return lanes or automatic_lanes(self.tokens, self._config.sequence_length)
+
+    def row_spans(self, lanes: int, history: History, row: int, length: int) -> list[DocumentSlice]:
+        """The slices of the row that comes `row` rows of this length after `history`."""
+        return self.spans(row_stretches(self.tokens, lanes, history, row, length))
+
+    def num_windows(self, length: int) -> int:
+        """Number of windows that hold the whole dataset."""
+        return -(-self.tokens // length)
+
+    def window_spans(self, number: int, length: int) -> list[DocumentSlice]:
+        """The slices of a window of the dataset, in its order."""
+        position = number * length
+        num_tokens = min(length, self.tokens - position)
+        return self.spans([EpochRange(0, position, num_tokens)])
 
     def fill(self, windows: Windows, row: int, spans: Sequence[DocumentSlice]) -> None:
         """Write slices of documents into a row of padding, one after another."""

@@ -110,7 +110,7 @@ def recall_local(
     """
     y_NHCV = torch.empty_like(v_NHCV, memory_format=torch.contiguous_format)
     for rows in _blocks(total_NHC):
-        weight = _weights(total_NHC[rows], None if segment_NC is None else segment_NC[rows])
+        weight = lag_weights(total_NHC[rows], None if segment_NC is None else segment_NC[rows])
         q, k, v = (x[rows].to(weight.dtype) for x in (q_NHCK, k_NHCK, v_NHCV))
         _product(weight.mul_(q @ k.mT), v, y_NHCV[rows])
     return y_NHCV
@@ -132,7 +132,7 @@ def recall_local_backward(
     for rows in _blocks(total_NHC):
         inputs = (q_NHCK, k_NHCK, v_NHCV, grad_NHCV)
         q, k, v, grad = (x[rows].to(total_NHC.dtype) for x in inputs)
-        weight = _weights(total_NHC[rows], None if segment_NC is None else segment_NC[rows])
+        weight = lag_weights(total_NHC[rows], None if segment_NC is None else segment_NC[rows])
         product = q @ k.mT
         dproduct = (grad @ v.mT).mul_(weight)
         _product(weight.mul_(product).mT, grad, dv[rows])
@@ -157,7 +157,7 @@ def _blocks(weight_NHC: Tensor) -> list[slice]:
     return cache_blocks(N, H * C * C, weight_NHC.device)
 
 
-def _weights(total_xHC: Tensor, segment_xC: Tensor | None) -> Tensor:
+def lag_weights(total_xHC: Tensor, segment_xC: Tensor | None) -> Tensor:
     """Weights e^(l_t - l_s) where s <= t and both belong to one document, else 0: [x, H, C, C]."""
     C, dtype = total_xHC.shape[-1], total_xHC.dtype
     visible = torch.ones(C, C, dtype=torch.bool, device=total_xHC.device).tril_()

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from data_pipeline.build.readers import read_documents
 from data_pipeline.storage.atomic import write_text_atomically
 from data_pipeline.tokenizer import Tokenizer
 from pretrain.analysis.excitation import (
@@ -30,7 +29,8 @@ from pretrain.analysis.shares import (
 from pretrain.checkpoint.catalog import run_of
 from pretrain.commands import AnalyzeCommand
 from pretrain.errors import RunError
-from pretrain.evaluation.text import DEFAULT_WINDOW, WHOLE_FILE
+from pretrain.evaluation.text import DEFAULT_WINDOW
+from pretrain.evaluation.text_loss import read_text
 from pretrain.huggingface.load import Pretrained, load_pretrained
 from pretrain.reporting.charts import cleaned
 from pretrain.reporting.report import render
@@ -48,8 +48,7 @@ def analyze(command: AnalyzeCommand) -> str:
     folder = command.output or (run_of(loaded.path) if loaded.run else Path("analysis"))
     analysis = model_analysis(loaded)
     if command.text is not None:
-        (document,) = read_documents(command.text, WHOLE_FILE)
-        analysis["text"] = text_analysis(loaded, document.text, command)
+        analysis["text"] = text_analysis(loaded, read_text(command.text), command)
     charts = [
         share_chart(analysis["parameters"], analysis["operations"]),
         *filter_charts(analysis["filters"]),

@@ -17,10 +17,12 @@ from pretrain.monitoring.spectrum import (
     filters_of,
     read_energy,
 )
+from spectral.backbone import LMState
 from spectral.filters.gated import GatedFilter
 from spectral.filters.modal import ModalFilter
-from spectral.lm import LMState, SpectralLM
+from spectral.lm import SpectralLM
 from spectral.mixers.heads import HeadsMixer
+from spectral.mixers.recall_heads import _vectors
 
 # tokens of a recall map, columns of a spectrogram, rows of a pass that looks for context
 MAP_TOKENS, MOST_COLUMNS, PASS_ROWS = 96, 96, 8
@@ -105,16 +107,18 @@ def _recall_terms(model: SpectralLM, tokens_T: Tensor) -> list[tuple[int, Tensor
     def watch(layer: int, mixer: HeadsMixer) -> None:
         mix_heads = mixer.mix_heads
 
-        def watched(qkv_BT3D: Tensor, log_decay_BTH: Any, context: Any, past: Any) -> Any:
-            if log_decay_BTH is not None:
+        def watched(qkv_BT3D: Tensor, controls: Any, context: Any, past: Any) -> Any:
+            # what delta heads erase, and rotations by content, are no such sum
+            if controls is not None and controls.strength_BTH is controls.angle_BTHF is None:
                 recall_BT3R = mixer._by_kind(qkv_BT3D)[1]
-                inputs = mixer._recall_inputs(recall_BT3R, context, recall_BT3R.shape[1])
-                q_HTK, k_HTK, v_HTK = (x[0].double() for x in inputs)
-                total_HT = log_decay_BTH[0].double().T.cumsum(-1)
+                length = recall_BT3R.shape[1]
+                q, k, _, v = _vectors(recall_BT3R, controls, mixer.qk_bias, context, length)
+                q_HTK, k_HTK, v_HTK = (x[0].double() for x in (q, k, v))
+                total_HT = controls.log_decay_BTH[0].double().T.cumsum(-1)
                 decay_HTS = (total_HT[:, :, None] - total_HT[:, None]).exp()
                 score_HTS = (q_HTK @ k_HTK.mT * decay_HTS).tril()
                 found.append((layer, score_HTS[..., None] * v_HTK[:, None]))
-            return mix_heads(qkv_BT3D, log_decay_BTH, context, past)
+            return mix_heads(qkv_BT3D, controls, context, past)
 
         mixer.mix_heads = watched  # type: ignore[method-assign]
 

@@ -45,7 +45,7 @@ def operation_counts(config: ModelConfig, length: int) -> dict[str, float]:
                         _count_in(counts, counter, "projections", part)
         tokens = torch.zeros(1, length, dtype=torch.long)
         with torch.no_grad():
-            model._hidden(tokens, None, None)
+            model.hidden(model.embed(tokens))
     output = 2 * config.dim * config.vocab_size
     found = {
         "mixing along the sequence": (counts["mixers"] - counts["projections"]) / length,

@@ -114,11 +114,20 @@ def run_probe(target: ProbeTarget, vocab_size: int, length: int) -> ProbeReading
     layers: dict[str, list[float]] = {}
     logits: dict[int, float] = {}
     inputs, labels = tokens[:, :-1][:, local], tokens[:, 1:][:, local]
+    if module.config.classes:
+        # the label of the row, which is one document
+        first = torch.arange(position, position + labels.shape[1], device=device) == 0
+        labels = torch.where(first, labels % module.config.classes, -100)
     with (
         _recorded_layers(module, inputs.shape[1], position, layers),
         _recorded_logits(module, vocab_size, logits),
     ):
-        loss = target.loss(inputs, torch.zeros_like(inputs), labels)
+        segments = torch.zeros_like(inputs)
+        if module.config.source_layers:
+            # the first half of the row is the source of the second
+            time = torch.arange(position, position + inputs.shape[1], device=device)
+            segments = (time >= length // 2).long().expand_as(inputs).contiguous()
+        loss = target.loss(inputs, segments, labels)
     return ProbeReading(position, layers, logits, float(loss.nll) if target.is_last else None)
 
 
@@ -231,7 +240,8 @@ def merge_readings(readings: list[ProbeReading], length: int) -> dict[str, list[
     for name in sorted(spans, key=_order):
         square, *waves, count = (sum(column) for column in zip(*spans[name].values(), strict=True))
         result[name] = [math.sqrt(square / count), *(wave / math.sqrt(count) for wave in waves)]
-    result["logits"] = [logits[token] for token in sorted(logits)]
+    if logits:
+        result["logits"] = [logits[token] for token in sorted(logits)]
     result["loss"] = [sum(nll.values()) / length]
     return result
 

@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
-from data_pipeline.config import Table
+from data_pipeline.config_table import Table
 from data_pipeline.foreign import first_problem, is_plain_name
 from data_pipeline.input_files import MAX_JSON_BYTES, read_regular
 from pretrain.checkpoint.boxes import Box, coverage_problem

@@ -45,13 +45,14 @@ def kernel_table(targets: tuple[str, ...] = ()) -> str:
                     f"{name} needs {needed.shared_bytes} bytes of shared memory, {target.name} has "
                     f"{target.shared_bytes}"
                 )
-    table = _aligned(rows)
+    table = aligned(rows)
     if problems:
         raise RunError("\n".join(["some kernels do not fit", table, *problems]))
     return table
 
 
-def _aligned(rows: list[tuple[str, ...]]) -> str:
+def aligned(rows: list[tuple[str, ...]]) -> str:
+    """A table whose first two columns are words."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(

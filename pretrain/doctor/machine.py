@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from launch.preflight import Finding, report
-from pretrain.commands import DoctorCommand
+from pretrain.doctor.command import DoctorCommand
 from pretrain.errors import RunError
 
 OWN_PACKAGES = ("pretrain", "spectral", "kernels", "launch", "data_pipeline")
@@ -30,11 +30,17 @@ MIN_FREE_BYTES = 5 * 2**30
 def doctor(command: DoctorCommand) -> str:
     """A report of versions, devices, shadowed packages, free disk and writable paths.
 
-    With `kernels`, the table of `pretrain.doctor.kernels` instead.
+    With `kernels`, the table of `pretrain.doctor.kernels` instead; with `leak`, that of
+    `pretrain.doctor.leak`.
 
     Raises:
         RunError: A check failed; the message is the whole report.
     """
+    if command.leak:
+        # imports torch and transformers
+        from pretrain.doctor.leak import leak_report
+
+        return leak_report(command)
     if command.kernels:
         # imports Triton
         from pretrain.doctor.kernels import kernel_table

@@ -29,7 +29,7 @@ from pretrain.checkpoint.tensor_writer import Shard, StreamedWriter
 from pretrain.commands import AverageCommand, EvaluateCommand
 from pretrain.errors import CheckpointError, RunError
 from pretrain.evaluation.split import open_split
-from pretrain.loss import valid_loss
+from pretrain.loss import valid_sums
 from pretrain.optim_config import AVERAGE
 from pretrain.run_file import load_saved_run
 
@@ -148,5 +148,5 @@ def _write_json(file: Path, value: dict[str, Any]) -> None:
 
 def _loss(checkpoint: Path) -> float:
     split = open_split(EvaluateCommand(checkpoint=checkpoint))
-    loss, count = valid_loss(split.model, split.batches, split.device)
+    loss, count, _ = valid_sums(split.model, split.batches, split.device)
     return loss / count

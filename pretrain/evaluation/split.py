@@ -26,7 +26,8 @@ from pretrain.commands import EvaluateCommand
 from pretrain.config import RunConfig
 from pretrain.errors import RunError
 from pretrain.evaluation.ngram import Ints, NgramModel
-from pretrain.loss import valid_loss
+from pretrain.loss import valid_sums
+from pretrain.objectives.build import preparing_of
 from spectral.lm import SpectralLM
 
 BASELINES = ("unigram", "bigram", "trigram")
@@ -111,7 +112,11 @@ def open_split(command: EvaluateCommand) -> Split:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     length = command.sequence_length or run.data.sequence_length
     batches = iterate_valid(
-        data, sequence_length=length, micro_batch_size=command.batch_size, config=run.data
+        data,
+        sequence_length=length,
+        micro_batch_size=command.batch_size,
+        config=run.data,
+        preparing=preparing_of(run),
     )
     windows = -(-manifest.tokens // length)
     total = -(-windows // command.batch_size)
@@ -138,7 +143,7 @@ def evaluate_split(command: EvaluateCommand) -> Evaluation:
         RunError: No split is named, or another tokenizer made it.
     """
     split = open_split(command)
-    loss, count = valid_loss(split.model, split.batches, split.device)
+    loss, count, _ = valid_sums(split.model, split.batches, split.device)
     losses = {"model": loss / count}
     if command.baselines:
         ngram = NgramModel(

@@ -1,12 +1,14 @@
 """Export of a checkpoint to a Hugging Face folder, with a proof that its output is equal."""
 
+import contextlib
 import os
 import shutil
+import sys
 import unicodedata
 import uuid
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import transformers
@@ -19,19 +21,24 @@ from pretrain.checkpoint.catalog import tokenizer_path
 from pretrain.checkpoint.load import load_model
 from pretrain.commands import ExportCommand
 from pretrain.errors import RunError
+from pretrain.huggingface.encoder_export import export_encoder, is_encoder
 from pretrain.huggingface.load import import_model
-from pretrain.huggingface.model_card import Proof, model_card
+from pretrain.huggingface.model_card import Proof, model_card, training_lines
+from pretrain.huggingface.onnx_export import OnnxReport, export_onnx
 from pretrain.huggingface.source_bundle import bundled_sources
 from pretrain.huggingface.tokenizer import huggingface_tokenizer
 from pretrain.huggingface.wrap import wrap
 from pretrain.parallel.split_model import empty_model
 from spectral.config import ModelConfig
 from spectral.decoding import greedy_tokens
+from spectral.encoder import SpectralEncoder
 from spectral.lm import SpectralLM
 
 # float32 sums in another order, for logits of the order of 10
 MAX_LOGIT_ERROR = 1e-4
 MAX_SHARD = "5GB"
+# starts transformers' server with the model of its folder
+SERVER = Path(__file__).with_name("serve.py")
 # new tokens of the greedy comparison
 PROBE_TOKENS = 64
 # blanks of every kind, controls, and what normalisers change
@@ -72,7 +79,7 @@ class ExportReport(NamedTuple):
         )
 
 
-def export(command: ExportCommand) -> ExportReport:
+def export(command: ExportCommand) -> ExportReport | OnnxReport | str:
     """Write a folder, load it back, compare, and only then rename (`resonance checkpoint export`).
 
     Returns:
@@ -86,18 +93,36 @@ def export(command: ExportCommand) -> ExportReport:
     transformers.utils.logging.disable_progress_bar()
     if os.path.lexists(output):
         raise RunError(f"{output}: exists; expected a new folder")
+    if command.format == "onnx":
+        return export_onnx(command)
     model, run, checkpoint = load_model(command.checkpoint)
+    if run.model.source_layers:
+        raise RunError(
+            f"{checkpoint}: a text-to-text model, which has no exported form yet; expected a "
+            "language model, an encoder or a classifier"
+        )
     tokenizer = load_tokenizer(tokenizer_path(checkpoint))
     # a folder of its own, beside the target; transformers makes a module name of the inner name
     beside = output.with_name(f".{output.name}.{uuid.uuid4().hex}.partial")
     partial = beside / f"{output.name}_partial"
     try:
-        write_folder(partial, model, tokenizer, run.data.sequence_length)
+        if is_encoder(run.model):
+            encoder_proof = export_encoder(partial, cast(SpectralEncoder, model), tokenizer, run)
+            partial.rename(output)
+            return f"{output}: {encoder_proof}"
+        write_folder(partial, model, tokenizer)
         expected = observe(model, tokenizer)
         # one model at a time is in memory
         del model
         proof = prove(expected, tokenizer, partial)
-        card = model_card(empty_model(run.model), tokenizer, checkpoint, proof)
+        card = model_card(
+            empty_model(run.model),
+            tokenizer,
+            checkpoint,
+            proof,
+            training_lines(run, checkpoint),
+            command.license,
+        )
         (partial / "README.md").write_text(card, encoding="utf-8")
         partial.rename(output)
     except SafetensorError as error:
@@ -156,7 +181,9 @@ def prove(expected: Observed, tokenizer: Tokenizer, folder: Path) -> Proof:
     """
     if not torch.equal(import_model(folder)(expected.probe), expected.logits):
         raise RunError(f"{folder}: the model that is imported back has other logits")
-    loaded = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    # accelerate, where it is installed, loads DeepSpeed, which prints
+    with contextlib.redirect_stdout(sys.stderr):
+        loaded = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
     error = float((loaded(expected.probe).logits - expected.logits).abs().max())
     if not error <= MAX_LOGIT_ERROR:
         raise RunError(f"{folder}: logits differ by {error:.1e}; expected {MAX_LOGIT_ERROR:.0e}")
@@ -202,7 +229,6 @@ def write_folder(
     folder: Path,
     model: SpectralLM,
     tokenizer: Tokenizer,
-    length: int,
     *,
     polar: dict[str, Any] | None = None,
 ) -> None:
@@ -212,15 +238,11 @@ def write_folder(
         folder: The folder.
         model: The model.
         tokenizer: Tokenizer of its data.
-        length: Length of its sequences in training.
         polar: Arguments of `make_polar` for a quantized model; None for another.
     """
-    exported = wrap(model, tokenizer)
-    if polar is not None:
-        exported.config.polar = polar
+    exported = wrap(model, tokenizer, polar)
     exported.save_pretrained(folder, max_shard_size=MAX_SHARD)
     for name, text in bundled_sources().items():
         (folder / name).write_text(text, encoding="utf-8")
-    exported_tokenizer = huggingface_tokenizer(tokenizer)
-    exported_tokenizer.model_max_length = length
-    exported_tokenizer.save_pretrained(folder)
+    shutil.copyfile(SERVER, folder / SERVER.name)
+    huggingface_tokenizer(tokenizer).save_pretrained(folder)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
@@ -24,6 +25,8 @@ from spectral.modules.polar import make_polar
 from spectral.upgrade import MOVED, nested_keys, parameter_name
 
 PREFIX = "model."
+# the output layer of a folder that does not tie it to the embedding
+HEAD = "lm_head.weight"
 
 
 class PolarTable(Table):
@@ -114,10 +117,11 @@ def import_model(folder: Path) -> SpectralLM:
             require_parameters(model, polar.names, file)
             make_polar(model, polar.bits, polar.rotate, polar.names)
         model.to_empty(device="cpu")
-        missing = set(model.state_dict())
+        missing, head = set(model.state_dict()), None
         # one shard at a time: a second copy of a large model would not fit
         for shard in shards:
             state = {_parameter(name): value for name, value in load_file(shard).items()}
+            head = state.pop(HEAD, head)
             unexpected = model.load_state_dict(state, strict=False).unexpected_keys
             if unexpected:
                 raise RuntimeError(f"unexpected {unexpected[0]}")
@@ -127,6 +131,11 @@ def import_model(folder: Path) -> SpectralLM:
     if missing:
         raise CheckpointError(f"{folder}: does not fit its config.json: missing {min(missing)}")
     require_finite(model, folder)
+    if head is not None and not torch.equal(head.float(), model.table().detach()):
+        raise CheckpointError(
+            f"{folder}: {HEAD} differs from the embedding; expected the same matrix: Resonance's "
+            "output layer is the embedding (tie_word_embeddings)"
+        )
     return model.eval()
 
 

@@ -2,150 +2,181 @@
 
 The computation is in Resonance's own files, copied next to this one.
 
-Shape letters: B batch, T time (tokens), V vocabulary.
+Shape letters: B batch, T time (tokens), D channels, V vocabulary.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
-from transformers import GenerationMixin, LogitsProcessorList, PreTrainedModel
+from transformers import GenerationMixin, LogitsProcessorList
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.utils.output_capturing import capture_outputs
+from transformers.utils.generic import can_return_tuple
 
+from kernels.precision import full_precision
+from pretrain.huggingface.backbone.pretrained_base import ResonancePreTrainedModel
+from pretrain.huggingface.backbone.recurrent_cache import RecurrentCache
+from pretrain.huggingface.backbone.resonance_model import ResonanceModel
 from pretrain.huggingface.configuration_resonance import ResonanceConfig
-from pretrain.huggingface.coverage_penalty import CoveragePenalty
-from pretrain.huggingface.diverse_beam_search import diverse_beam_search
-from spectral.block import Block
-from spectral.embedding import TableEmbedding
-from spectral.lm import LMState, SpectralLM
-from spectral.modules.polar import make_polar
+from pretrain.huggingface.search.coverage_penalty import CoveragePenalty
+from pretrain.huggingface.search.diverse_beam_search import diverse_beam_search
+from spectral.modules.linear import Linear, linear
 
 
-class RecurrentCache:
-    """The model's state after the tokens so far; its size does not depend on their number."""
+class ResonanceForCausalLM(ResonancePreTrainedModel, GenerationMixin):
+    """A spectral language model for `generate`, `pipeline` and fine-tuning.
 
-    is_compileable = False
+    The output layer is the embedding (tied). A harmonic embedding has no weight of its own, and so
+    no output layer that others could see.
+    """
 
-    def __init__(self, state: LMState):
-        self.state = state
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Number of tokens so far, the same in every layer."""
-        del layer_idx
-        return self.state.position
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Give row i the state of row beam_idx[i]."""
-        layers = tree_map(lambda tensor: tensor.index_select(0, beam_idx), self.state.layers)
-        self.state = LMState(self.state.position, layers)
-
-
-class ResonanceForCausalLM(PreTrainedModel, GenerationMixin):
-    """`SpectralLM` for `generate` and `pipeline`."""
-
-    config_class = ResonanceConfig
-    base_model_prefix = "model"
-    supports_gradient_checkpointing = True
-    _is_stateful = True
-    _can_record_outputs: ClassVar[dict[str, Any]] = {"hidden_states": Block}
+    # read by transformers' Trainer
+    accepts_loss_kwargs = True
 
     def __init__(self, config: ResonanceConfig):
         super().__init__(config)
-        self.model = SpectralLM(config)
-        if polar := getattr(config, "polar", None):
-            make_polar(self.model, polar["bits"], polar["rotate"], polar["names"])
-        # read by transformers; the layers read the model's own attribute
-        self.gradient_checkpointing = False
+        self.model = ResonanceModel(config)
+        # packed weights of the embedding are no matrix that a layer could share
+        if config.embedding != "harmonic" and not getattr(config, "polar", None):
+            self._tied_weights_keys = {"lm_head.weight": "model.embedding.weight"}
+            self.lm_head = Linear(config.dim, config.vocab_size, bias=False)
         self.post_init()
 
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, SpectralLM):
-            module.reset_parameters()
+    def get_output_embeddings(self) -> nn.Module | None:
+        """The output layer; None if the embedding is harmonic or quantized."""
+        return getattr(self, "lm_head", None)
 
-    def _set_gradient_checkpointing(self, enable: bool = True, **_: Any) -> None:
-        self.gradient_checkpointing = self.model.activation_checkpointing = enable
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The embedding, which is also the output layer."""
-        return self.model.embedding
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Replace the embedding, and with it the output layer."""
-        self.model.embedding = TableEmbedding.from_pretrained(value.weight, freeze=False)
-
-    def resize_token_embeddings(
-        self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any
-    ) -> nn.Module:
-        """Change the number of ids, all of which may then be generated."""
-        embedding: nn.Module = super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
-        if new_num_tokens is not None:
-            self.config.tokenizer_size = new_num_tokens
-        return embedding
-
-    @classmethod
-    def _supports_default_dynamic_cache(cls) -> bool:
-        return False
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replace the output layer."""
+        self.lm_head = new_embeddings
 
     def prepare_inputs_for_generation(
         self,
         input_ids: Tensor,
         past_key_values: RecurrentCache | None = None,
         attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         use_cache: bool = True,
         logits_to_keep: int = 1,
+        output_hidden_states: bool | None = None,
         **_: Any,
     ) -> dict[str, Any]:
         """The keyword arguments of `forward` for the tokens that are not yet in the cache."""
-        num_cached = 0 if past_key_values is None else past_key_values.get_seq_length()
-        return {
-            "input_ids": input_ids[:, num_cached:],
+        inputs: dict[str, Any] = {
             "attention_mask": attention_mask,
             "past_key_values": past_key_values,
             "use_cache": use_cache,
             "logits_to_keep": logits_to_keep,
+            "output_hidden_states": output_hidden_states,
         }
+        if past_key_values is None:
+            if inputs_embeds is None:
+                return inputs | {"input_ids": input_ids}
+            new_BTD = self.get_input_embeddings()(input_ids).to(inputs_embeds.dtype)
+            return inputs | {"inputs_embeds": torch.cat([inputs_embeds, new_BTD], dim=1)}
+        num_columns = input_ids.shape[1] if attention_mask is None else attention_mask.shape[1]
+        # after `inputs_embeds` without a mask, their number is unknown
+        num_new = max(num_columns - past_key_values.get_seq_length(), 1)
+        return inputs | {"input_ids": input_ids[:, -num_new:]}
 
-    @capture_outputs
+    @can_return_tuple
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         past_key_values: RecurrentCache | None = None,
+        inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        use_cache: bool = False,
-        logits_to_keep: int = 0,
-        **_: Any,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        shift_labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        ignore_index: int | None = None,
+        seq_idx: Tensor | None = None,
+        cu_seq_lens: Tensor | None = None,
+        cu_seq_lens_q: Tensor | None = None,
+        cu_seq_lens_k: Tensor | None = None,
+        max_length_q: int | None = None,
+        max_length_k: int | None = None,
     ) -> CausalLMOutputWithPast:
         """Logits of the next token at every position [B, T, V], with loss and cache on request.
 
         Args:
             input_ids: Tokens [B, T].
-            attention_mask: 0 for padding, on either side; padding is a separate document. May be
-                longer than input_ids, by the number of cached tokens. The output of a model with
-                spectral gates depends on where its chunks begin, so padding changes its logits
-                (but passes it no information).
-            past_key_values: State after the tokens before input_ids; None at a beginning.
+            attention_mask: As in `ResonanceModel.forward`, and so are all arguments that are not
+                listed here.
+            position_ids: Where documents begin, among other ways to say it.
+            past_key_values: Cache of the tokens before.
+            inputs_embeds: Vectors instead of tokens.
             labels: The tokens again; they are shifted here. -100 is ignored.
-            use_cache: Whether to return the state after input_ids.
-            logits_to_keep: Number of last positions to return logits for; 0 for all.
+            use_cache: Whether to return the cache.
+            logits_to_keep: Number of last positions to return logits for, or their indices; 0 for
+                all. Not applied if there are labels.
+            output_hidden_states: Whether to return hidden states.
+            output_attentions: Not true.
+            shift_labels: The token after each token, instead of labels.
+            num_items_in_batch: Number by which the summed loss is divided; by default that of the
+                labels here.
+            ignore_index: Label without loss, -100 by default.
+            seq_idx: Numbers of documents.
+            cu_seq_lens: Beginnings of documents.
+            cu_seq_lens_q: The same.
+            cu_seq_lens_k: The same.
+            max_length_q: Not needed.
+            max_length_k: Not needed.
         """
-        state = None if past_key_values is None else past_key_values.state
-        if state is not None and input_ids.shape[1] == 1:
-            logits_BV, state = self.model.step(input_ids[:, 0], state)
-            logits = logits_BV[:, None]
-        else:
-            if attention_mask is not None:
-                attention_mask = attention_mask[:, -input_ids.shape[1] :]
-            keep = logits_to_keep if labels is None else 0
-            logits, state = self.model.prefill(input_ids, _segments(attention_mask), state, keep)
-        logits = logits.float()
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            seq_idx=seq_idx,
+            cu_seq_lens=cu_seq_lens,
+            cu_seq_lens_q=cu_seq_lens_q,
+            cu_seq_lens_k=cu_seq_lens_k,
+            max_length_q=max_length_q,
+            max_length_k=max_length_k,
+            return_dict=True,
+        )
+        hidden_BTD = outputs.last_hidden_state
+        has_labels = labels is not None or shift_labels is not None
+        if not has_labels and isinstance(logits_to_keep, Tensor):
+            hidden_BTD = hidden_BTD[:, logits_to_keep]
+        elif not has_labels and logits_to_keep:
+            hidden_BTD = hidden_BTD[:, -logits_to_keep:]
+        logits = self._logits(hidden_BTD)
         loss = None
-        if labels is not None:
-            loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size)
-        cache = RecurrentCache(state) if use_cache else None
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache)
+        if has_labels:
+            options = {
+                "shift_labels": shift_labels,
+                "num_items_in_batch": num_items_in_batch,
+                "ignore_index": ignore_index,
+            }
+            given = {key: value for key, value in options.items() if value is not None}
+            loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **given)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+        )
+
+    def _logits(self, hidden_BTD: Tensor) -> Tensor:
+        head = self.get_output_embeddings()
+        if head is None:
+            table_VD = self.model.embedding.table()  # type: ignore[operator]
+            return full_precision(linear(hidden_BTD.to(table_VD.dtype), table_VD))
+        weight: Any = head.weight
+        if not torch.is_autocast_enabled(hidden_BTD.device.type):
+            hidden_BTD = hidden_BTD.to(weight.dtype)
+        return full_precision(head(hidden_BTD))
 
     def generate(
         self,
@@ -180,11 +211,3 @@ class ResonanceForCausalLM(PreTrainedModel, GenerationMixin):
             given = options.get("suppress_tokens") or config.suppress_tokens or []
             options["suppress_tokens"] = [*given, *padding]
         return super().generate(inputs, **options)
-
-
-def _segments(attention_mask: Tensor | None) -> Tensor | None:
-    """Document numbers from a padding mask: a new one wherever the mask changes."""
-    if attention_mask is None or bool(attention_mask.all()):
-        return None
-    changes = attention_mask[:, 1:] != attention_mask[:, :-1]
-    return torch.nn.functional.pad(changes.long().cumsum(1), (1, 0))

@@ -1,16 +1,16 @@
 """The source files that travel with an exported model: copied, with only their imports changed."""
 
 import functools
-import hashlib
 import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 ENTRY = "pretrain.huggingface.modeling_resonance"
 OWN = ("kernels", "spectral", "pretrain")
-# namespace of the torch operators; in an export it contains a hash of the sources, because exports
-# of several versions may share a process
-OPERATORS = "resonance::"
+# namespace of the torch operators; in an export each module has its own, because a second
+# registration of an operator destroys the first, and copies of an export may share a process
+OPERATORS = '"resonance::'
+OWN_OPERATORS = 'f"resonance_{__name__.encode().hex()}::'
 # the exported configuration has the same attributes, and needs no pydantic
 RENAMED = {
     "spectral.config": "pretrain.huggingface.configuration_resonance",
@@ -25,12 +25,15 @@ RENAMED = {
 _IMPORT = re.compile(r"^from ([\w.]+) import (\([^)]*\)|.+)$", re.MULTILINE)
 
 
-def bundled_sources() -> dict[str, str]:
+def bundled_sources(entry: str = ENTRY) -> dict[str, str]:
     """Texts of all modules that an exported model imports, by file name.
 
     A folder of transformers' remote code is flat, so the full module name becomes the file name.
+
+    Args:
+        entry: Module of the exported classes.
     """
-    pending, sources = [ENTRY], {}
+    pending, sources = [entry], {}
     while pending:
         module = pending.pop()
         name = _file_name(module)
@@ -41,11 +44,7 @@ def bundled_sources() -> dict[str, str]:
         text = _IMPORT.sub(functools.partial(_rewrite, needed), text)
         sources[f"{name}.py"] = text
         pending += needed
-    digest = hashlib.sha256("".join(sources[name] for name in sorted(sources)).encode()).hexdigest()
-    return {
-        name: text.replace(OPERATORS, f"resonance_{digest[:12]}::")
-        for name, text in sources.items()
-    }
+    return {name: text.replace(OPERATORS, OWN_OPERATORS) for name, text in sources.items()}
 
 
 def _rewrite(needed: list[str], match: re.Match[str]) -> str:

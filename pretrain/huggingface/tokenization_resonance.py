@@ -16,7 +16,8 @@ class ResonanceTokenizer(PreTrainedTokenizer):
 
     Args:
         vocab_file: The SentencePiece model.
-        kwargs: Keyword arguments of `PreTrainedTokenizer`.
+        kwargs: Keyword arguments of `PreTrainedTokenizer`; with `append_eos`, `encode` also puts
+            EOS last, as for encoders.
     """
 
     vocab_files_names: ClassVar[dict[str, str]] = {"vocab_file": "tokenizer.model"}
@@ -26,6 +27,7 @@ class ResonanceTokenizer(PreTrainedTokenizer):
 
     def __init__(self, vocab_file: str, **kwargs: Any):
         self.vocab_file = vocab_file
+        self.append_eos = bool(kwargs.get("append_eos", False))
         self.sp_model: Any = sentencepiece.SentencePieceProcessor(model_file=vocab_file)
         super().__init__(**kwargs)
 
@@ -58,7 +60,8 @@ class ResonanceTokenizer(PreTrainedTokenizer):
     ) -> list[int]:
         """A text, or two, each after BOS."""
         texts = [token_ids_0] if token_ids_1 is None else [token_ids_0, token_ids_1]
-        return [id_ for text in texts for id_ in (self.bos_token_id, *text)]
+        end = [self.eos_token_id] if self.append_eos else []
+        return [id_ for text in texts for id_ in (self.bos_token_id, *text, *end)]
 
     def save_vocabulary(
         self, save_directory: str, filename_prefix: str | None = None

@@ -1,5 +1,7 @@
 """A `SpectralLM` as a transformers model, without copying its parameters."""
 
+from typing import Any
+
 import torch
 
 from data_pipeline.tokenizer import Tokenizer
@@ -19,14 +21,27 @@ def config_of(model: SpectralLM, tokenizer: Tokenizer) -> ResonanceConfig:
         architectures=[ResonanceForCausalLM.__name__],
         auto_map={
             "AutoConfig": "configuration_resonance.ResonanceConfig",
+            "AutoModel": "resonance_model.ResonanceModel",
             "AutoModelForCausalLM": "modeling_resonance.ResonanceForCausalLM",
         },
     )
 
 
-def wrap(model: SpectralLM, tokenizer: Tokenizer) -> ResonanceForCausalLM:
-    """A model that shares its parameters, under transformers' interface and in evaluation mode."""
+def wrap(
+    model: SpectralLM, tokenizer: Tokenizer, polar: dict[str, Any] | None = None
+) -> ResonanceForCausalLM:
+    """A model that shares its parameters, under transformers' interface and in evaluation mode.
+
+    Args:
+        model: The model.
+        tokenizer: Tokenizer of its data.
+        polar: Arguments of `make_polar` for a quantized model; None for another.
+    """
+    config = config_of(model, tokenizer)
+    if polar is not None:
+        config.polar = polar
     with torch.device("meta"):
-        wrapped = ResonanceForCausalLM(config_of(model, tokenizer))
-    wrapped.model = model
+        wrapped = ResonanceForCausalLM(config)
+    wrapped.model.adopt(model)
+    wrapped.tie_weights()
     return wrapped.eval()

@@ -26,6 +26,8 @@ OF_PARAMETERS = tuple(
     f"{name}_p{round(100 * q)}" for name in ("time_constant", "frequency") for q in QUANTILES
 )
 GROUPS = (OF_ROWS, OF_GATES, OF_PARAMETERS)
+# in the names of filters that read rows from their end, at one rank after another
+BACKWARD = ".reverse."
 # every group of columns begins with a count
 WIDTH = sum(1 + len(group) for group in GROUPS)
 
@@ -81,20 +83,22 @@ def usage(energy_BHM: Tensor) -> dict[str, Tensor]:
     }
 
 
-def read_energy(module: GatedFilter | ModalFilter, state: Any) -> Tensor:
+def read_energy(module: GatedFilter | ModalFilter, state: Any, first: int = 0) -> Tensor:
     """Energy of each mode as it is read from a state [B, D, M]; zero for modes that a gate drops.
 
     Args:
         module: The filter.
         state: Its final state; of a gated filter, the part that its gate has read.
+        first: First of the filter's channels that the state is of.
     """
     if not isinstance(module, GatedFilter):
-        return (module.amplitudes() * state).abs().square()
+        channels = slice(first, first + state.shape[1])
+        return (module.amplitudes()[channels] * state).abs().square()
     read: GatedState = state
-    channels = module.filter.num_channels // module.num_heads
-    modes_BDK = read.modes_BHK.repeat_interleave(channels, dim=1)
+    channels = slice(first, first + read.local_BDM.shape[1])
+    modes_BDK = read.modes_BHK.repeat_interleave(module.head_dim, dim=1)
     whole_BDM = torch.zeros_like(read.local_BDM).scatter(-1, modes_BDK, read.read_BDK)
-    return (module.filter.amplitudes() * whole_BDM).abs().square()
+    return (module.filter.amplitudes()[channels] * whole_BDM).abs().square()
 
 
 def quantiles(module: ModalFilter, heads: int) -> Tensor:
@@ -114,11 +118,12 @@ class SpectrumObserver:
     Args:
         model: This rank's part of a model.
         filters: The filters of the whole one.
-        counts_rows: Whether this rank holds the ends of its rows: others' states are of parts.
+        span: Number of this rank's span of its rows, and of spans: the last one's final states are
+            of whole rows, the first one's in the direction from the end.
     """
 
-    def __init__(self, model: nn.Module, filters: Filters, *, counts_rows: bool = True):
-        self._filters, self._counts_rows = filters, counts_rows
+    def __init__(self, model: nn.Module, filters: Filters, *, span: tuple[int, int] = (0, 1)):
+        self._filters, self._span = filters, span
         self._modules = dict(_placed_filters(model))
         self._hooks: list[Any] = []
         self.table = torch.zeros(filters.num_rows, WIDTH, dtype=torch.float64)
@@ -130,9 +135,13 @@ class SpectrumObserver:
             if id(module) in inner:
                 continue
             row = self._filters.rows[name][0] + channel // self._filters.head_dim
-            self._hooks.append(module.register_forward_hook(self._end_of(row)))
+            end = 0 if BACKWARD in name else self._span[1] - 1
+            self._hooks.append(module.register_forward_hook(self._end_of(row, end)))
             if isinstance(module, GatedFilter):
-                hook = module.gate.register_forward_hook(self._gate_of(row), with_kwargs=True)
+                heads = module.filter.num_channels // self._filters.head_dim
+                hook = module.gate.register_forward_hook(
+                    self._gate_of(row, heads), with_kwargs=True
+                )
                 self._hooks.append(hook)
         return self
 
@@ -140,27 +149,37 @@ class SpectrumObserver:
         while self._hooks:
             self._hooks.pop().remove()
 
-    def _end_of(self, row: int) -> Callable[..., None]:
+    def _end_of(self, row: int, end: int) -> Callable[..., None]:
         @torch.no_grad()
         def add(module: GatedFilter | ModalFilter, _: Any, output: Any) -> None:
             inner = module.filter if isinstance(module, GatedFilter) else module
             heads = inner.num_channels // self._filters.head_dim
-            if self._counts_rows:
-                energy_BHM = read_energy(module, output[1]).unflatten(1, (heads, -1)).sum(2)
+            state = output[1]
+            channels = (state.local_BDM if isinstance(module, GatedFilter) else state).shape[1]
+            # whole rows of some heads, between an exchange and the one back
+            is_share = channels < inner.num_channels
+            if is_share or self._span[0] == end:
+                first = self._span[0] * channels if is_share else 0
+                energy_BDM = read_energy(module, state, first)
+                energy_BHM = energy_BDM.unflatten(1, (-1, self._filters.head_dim)).sum(2)
                 parts = usage(energy_BHM)
                 columns = [parts[name].sum(0) for name in OF_ROWS]
-                self._add(row, 0, len(energy_BHM), torch.stack(columns, dim=1))
+                place = row + first // self._filters.head_dim
+                self._add(place, 0, len(energy_BHM), torch.stack(columns, dim=1))
             self._add(row, 2, 1, quantiles(inner, heads))
 
         return add
 
-    def _gate_of(self, row: int) -> Callable[..., None]:
+    def _gate_of(self, row: int, heads: int) -> Callable[..., None]:
         @torch.no_grad()
         def add(_: nn.Module, __: Any, keywords: dict[str, Any], output: Any) -> None:
             # not that of the final state, which is read again where the next chunk begins
             if keywords.get("noise", True):
                 gate_RHM = output[0]
-                self._add(row, 1, len(gate_RHM), gate_RHM.abs().double().mean(-1).sum(0)[:, None])
+                count = gate_RHM.shape[1]
+                place = row + (self._span[0] * count if count < heads else 0)
+                sums_H1 = gate_RHM.abs().double().mean(-1).sum(0)[:, None]
+                self._add(place, 1, len(gate_RHM), sums_H1)
 
         return add
 

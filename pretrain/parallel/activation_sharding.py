@@ -41,6 +41,12 @@ def all_tokens(x_BTD: Tensor, axis: Axis) -> Tensor:
     return gathered_along(x_BTD, TOKENS, axis)
 
 
+def joined_tokens(x_BTD: Tensor, axis: Axis) -> Tensor:
+    """All ranks' tokens, for functions that every rank computes alike: no gradients are summed."""
+    whole: Tensor = _Joined.apply(x_BTD, axis)
+    return whole
+
+
 def share_activations(model: SpectralLM, axis: Axis) -> None:
     """Shard the activations between layers of a model that is split over tensor ranks.
 
@@ -51,6 +57,8 @@ def share_activations(model: SpectralLM, axis: Axis) -> None:
         return local_tokens(output, axis)
 
     def join(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        if model.config.classes:
+            return joined_tokens(output, axis)
         return all_tokens(output, axis)
 
     def sum_up(grad: Tensor) -> Tensor:
@@ -84,6 +92,17 @@ class _Local(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return _gather(grad, ctx.axis), None
+
+
+class _Joined(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_BTD: Tensor, axis: Axis) -> Tensor:
+        ctx.axis = axis
+        return _gather(x_BTD, axis)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad.chunk(ctx.axis.size, TOKENS)[ctx.axis.rank].contiguous(), None
 
 
 class _Summed(torch.autograd.Function):

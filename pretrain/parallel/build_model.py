@@ -5,6 +5,7 @@ from torch import nn
 from pretrain.config import RunConfig
 from pretrain.parallel.mesh import Mesh
 from pretrain.parallel.split_model import (
+    Fill,
     Settle,
     empty_model,
     finish_model,
@@ -15,20 +16,23 @@ from pretrain.parallel.split_model import (
 from pretrain.runtime.precision import Precision
 
 
-def build_model(run: RunConfig, mesh: Mesh, settle: Settle = stay) -> nn.Module:
+def build_model(
+    run: RunConfig, mesh: Mesh, settle: Settle = stay, fill: Fill | None = None
+) -> nn.Module:
     """A `SpectralLM` or a stage of one, initialised; a collective with stages.
 
     Args:
         run: The run.
         mesh: This rank's position.
         settle: Moves each part of the model to its device, and shards it if the run does.
+        fill: Fills parameters of a new model from those of another.
     """
     if mesh.pipeline.size > 1:
         from pretrain.parallel.pipeline_parallel import PipelinedLM
 
-        return PipelinedLM(run, mesh, settle)
+        return PipelinedLM(run, mesh, settle, fill)
     model = empty_model(run.model)
-    for name, part in initialised_parts(model, run.train.seed):
+    for name, part in initialised_parts(model, run, fill):
         local_part = split_part(part, name, run.parallel, mesh)
         if local_part is not part:
             setattr(model, name, local_part)

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 from pretrain.parallel.activation_checkpointing import recomputed_module
 from pretrain.parallel.mesh import Mesh
 from spectral.block import Block
-from spectral.layout import ExpertDispatch, HeadGroup, Layout
+from spectral.layout import ExpertDispatch, HeadGroup, Layout, Transposition
 from spectral.lm import SpectralLM
 from spectral.mixers.context import SequenceContext
 from spectral.modules.linear import cpu_multiplies_bfloat16
@@ -53,20 +53,26 @@ def compile_blocks(model: SpectralLM, mesh: Mesh) -> None:
 
 def _leave_to_library(layout: Layout) -> None:
     """Let a layout's exchanges between ranks end a graph."""
-    for part in (layout.heads, layout.experts, layout.span):
+    spans = (layout.span, layout.span.reversed())
+    for part in (layout.heads, layout.experts, layout.transposition, *spans):
         # those of a single device exchange nothing, and are shared
-        if type(part) in (HeadGroup, ExpertDispatch, Span):
+        if type(part) in (HeadGroup, ExpertDispatch, Span, Transposition):
             continue
         for name, method in vars(type(part)).items():
             if callable(method) and not name.startswith("_"):
                 setattr(part, name, torch.compiler.disable(getattr(part, name)))
-    span, begin = layout.span, layout.span.start_carry
+    for span in spans:
+        if type(span) is not Span:
+            _leave_carry(span)
+
+
+def _leave_carry(span: Span) -> None:
+    begin = span.start_carry
 
     def start_carry(*inputs: Tensor) -> Carry:
         return Carry(torch.compiler.disable(begin(*inputs).wait))
 
-    if type(span) is not Span:
-        span.start_carry = torch.compiler.disable(start_carry)  # type: ignore[method-assign]
+    span.start_carry = torch.compiler.disable(start_carry)  # type: ignore[method-assign]
 
 
 def _leave_exchanges(block: Block) -> None:

@@ -21,13 +21,13 @@ from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 from torch import Tensor, nn
 
 from data_pipeline.stream.batch import Batch
-from kernels.linear_cross_entropy.reference import IGNORE
 from kernels.precision import as_signal, work_dtype
 from pretrain.config import RunConfig
-from pretrain.loss import objective
+from pretrain.loss import num_labels, objective
 from pretrain.parallel.mesh import Mesh
 from pretrain.parallel.rng import seed_micro_batch
 from pretrain.parallel.split_model import (
+    Fill,
     Settle,
     empty_model,
     finish_model,
@@ -43,18 +43,22 @@ from spectral.lm import LMLoss, SpectralLM
 class Stage(nn.Module):
     """This rank's blocks, with the embedding on the first and the last stage."""
 
-    def __init__(self, run: RunConfig, mesh: Mesh, settle: Settle, bounds: list[int]):
+    def __init__(
+        self, run: RunConfig, mesh: Mesh, settle: Settle, fill: Fill | None, bounds: list[int]
+    ):
         super().__init__()
         index, last = mesh.pipeline.rank, mesh.pipeline.size - 1
         self.is_first, self.is_last = index == 0, index == last
         layers = range(bounds[index], bounds[index + 1])
         model = empty_model(run.model)
         needed = {f"blocks.{layer}" for layer in layers}
-        if self.is_first or self.is_last:
+        # a head of classes takes the place of the output layer
+        has_table = self.is_first or (self.is_last and not run.model.classes)
+        if has_table:
             needed.add("embedding")
         if self.is_last:
-            needed.add("final_norm")
-        for name, part in initialised_parts(model, run.train.seed):
+            needed |= {"final_norm", "head"}
+        for name, part in initialised_parts(model, run, fill):
             if name not in needed:
                 # initialised on all ranks alike for the random state, and dropped
                 part.to_empty(device="meta")
@@ -64,10 +68,9 @@ class Stage(nn.Module):
                 setattr(model, name, local_part)
             settle(local_part)
         blocks = [model.blocks[layer] for layer in layers]
-        if not (self.is_first or self.is_last):
-            del model.embedding
-        if not self.is_last:
-            del model.final_norm
+        for name, _ in list(model.named_children()):
+            if name != "blocks" and name not in needed:
+                delattr(model, name)
         model.blocks = nn.ModuleList(blocks)
         finish_model(model, run, mesh, first_layer=layers.start)
         if run.train.compile:
@@ -75,13 +78,14 @@ class Stage(nn.Module):
 
             compile_blocks(model, mesh)
         self.model: SpectralLM = model
+        self.has_table = has_table
         # seeds of the next micro-batches, in their order
         self.seeds: Iterator[int] = iter(())
 
-    def forward(self, inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(self, inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
         """Input of the next stage, from (tokens or packed activations, segment ids).
 
-        The last stage returns normalised activations and the auxiliary losses.
+        The last stage returns normalised activations, the auxiliary losses and the segment ids.
         """
         values, segment_ids_BT = inputs
         model = self.model
@@ -96,7 +100,7 @@ class Stage(nn.Module):
         x_BTD, _, losses = model.run_blocks(x_BTD, model.layout.span.position(T), T, segment_ids_BT)
         auxiliary = losses if auxiliary is None else auxiliary + losses
         if self.is_last:
-            return model.final_norm(x_BTD), auxiliary
+            return model.final_norm(x_BTD), auxiliary, segment_ids_BT
         return _Packed.apply(x_BTD.flatten(), auxiliary), segment_ids_BT
 
 
@@ -139,7 +143,7 @@ class PipelinedLM(PipelineModule):
         losses: Losses of the micro-batches since it was emptied, on the last stage.
     """
 
-    def __init__(self, run: RunConfig, mesh: Mesh, settle: Settle):
+    def __init__(self, run: RunConfig, mesh: Mesh, settle: Settle, fill: Fill | None = None):
         bounds = stage_bounds(run, mesh)
         topology = PipeModelDataParallelTopology(
             num_pp=mesh.pipeline.size, num_mp=mesh.tensor.size, num_dp=mesh.zero.size
@@ -148,7 +152,7 @@ class PipelinedLM(PipelineModule):
         # the constructor prints its settings
         with contextlib.redirect_stdout(io.StringIO()):
             super().__init__(
-                [LayerSpec(Stage, run, mesh, settle, bounds)] * mesh.pipeline.size,
+                [LayerSpec(Stage, run, mesh, settle, fill, bounds)] * mesh.pipeline.size,
                 topology=topology,
                 loss_fn=self._loss,
                 partition_method="uniform",
@@ -167,24 +171,22 @@ class PipelinedLM(PipelineModule):
             group = dist.new_group([ranks[end] for end in ends])
             if dist.get_rank() in ranks:
                 self._tied_group = group
-        if self.stage.is_last:
+        if self.stage.is_last and self.stage.has_table:
             # norms count it on the first stage
             for parameter in self.stage.model.embedding.parameters():
                 parameter.ds_pipe_replicated = True
 
     def get_tied_weights_and_groups(self) -> list[tuple[nn.Parameter, Any]]:
         """The embedding, whose gradients the first and the last stage sum."""
-        if not (self.stage.is_first or self.stage.is_last):
+        if self.stage.model.config.classes or not self.stage.has_table:
             return []
         return [(p, self._tied_group) for p in self.stage.model.embedding.parameters()]
 
-    def _loss(self, outputs: tuple[Tensor, Tensor], labels_BT: Tensor) -> Tensor:
-        x_BTD, auxiliary = outputs
-        model = self.stage.model
-        nll = model.summed_loss(x_BTD, labels_BT)
-        loss = LMLoss(nll, auxiliary)
-        self.losses.append(LMLoss(nll.detach(), auxiliary.detach()))
-        return objective(loss, int((labels_BT != IGNORE).sum())) * self.scale
+    def _loss(self, outputs: tuple[Tensor, Tensor, Tensor], labels_BT: Tensor) -> Tensor:
+        x_BTD, auxiliary, segment_ids_BT = outputs
+        loss = self.stage.model.losses(x_BTD, labels_BT, segment_ids_BT, auxiliary)
+        self.losses.append(LMLoss(loss.nll.detach(), auxiliary.detach(), loss.correct))
+        return objective(loss, num_labels(labels_BT)) * self.scale
 
 
 class _GradientSchedule(TrainSchedule):

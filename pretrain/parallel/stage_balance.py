@@ -10,7 +10,7 @@ from torch import nn
 from pretrain.config import RunConfig
 from pretrain.parallel.mesh import Mesh
 from spectral.layer_pattern import layer_period
-from spectral.lm import SpectralLM
+from spectral.models import model_class
 
 # enough for the work on tokens to outweigh the overhead of launches
 TOKENS = 2048
@@ -58,7 +58,7 @@ def layer_costs(run: RunConfig) -> list[float]:
 def _measure(run: RunConfig, layer: int | None, length: int) -> float:
     """Seconds for one block alone, or for embedding and loss alone."""
     with torch.device("meta"):
-        model = SpectralLM(run.model)
+        model = model_class(run.model)(run.model)
     model.blocks = nn.ModuleList([] if layer is None else [model.blocks[layer]])
     model.to_empty(device="cuda" if torch.cuda.is_available() else "cpu")
     model.reset_parameters()

@@ -24,7 +24,7 @@ from pretrain.parallel.collectives import all_reduce, gathered_along
 from pretrain.parallel.mesh import Axis
 from pretrain.parallel.placement import Placement, cut
 from pretrain.runtime.precision import current_autocast
-from spectral.block import Block
+from spectral.block import Block, PairBlock
 from spectral.feed_forward.experts import ExpertsFeedForward
 from spectral.feed_forward.mlp import FrequencyFeedForward, GatedFeedForward
 from spectral.filters.gated import GatedFilter
@@ -32,6 +32,7 @@ from spectral.filters.modal import ModalFilter
 from spectral.gates.spectral_gate import SpectralGate
 from spectral.layout import HeadGroup
 from spectral.mixers.base import SequenceMixer
+from spectral.mixers.fusion import SpectralFusion
 from spectral.modules.chunk_fusion import ChunkFusion
 from spectral.modules.framing import Frames
 from spectral.modules.linear import WideLinear, linear, rounds_here, wide_linear
@@ -133,9 +134,9 @@ class Splitter:
 
     def block(self, block: Block) -> None:
         """Split the mixer and the feed-forward."""
-        if not block.config.causal:
-            raise ValueError("tensor parallelism: expected a causal model, got a bidirectional one")
         self.mixer(block.mixer)
+        if isinstance(block, PairBlock):
+            self.fusion(block.fusion)
         feed_forward, name = block.feed_forward, "feed_forward"
         if isinstance(feed_forward, FrequencyFeedForward):
             # its spectral path runs over all features, on every rank alike
@@ -150,22 +151,40 @@ class Splitter:
         D = mixer.head_norm.shape[0]
         ranges = tuple(self.share(end - first, first) for first, end in mixer.channel_groups)
         ranges = tuple(part for part in ranges if part[0] < part[1])
-        for name, group in mixer.per_head_projections.items():
-            heads = (self.share(mixer.head_groups[group]),)
+        for name in mixer.per_head_projections:
             whole = getattr(mixer, name)
-            setattr(mixer, name, self.column(whole, f"mixer.{name}", heads, reduce=False))
-        mixer.head_groups = tuple(number // self.axis.size for number in mixer.head_groups)
+            outputs = (self.share(whole.out_features),)
+            setattr(mixer, name, self.column(whole, f"mixer.{name}", outputs, reduce=False))
         packed = [
             tuple((a + i * D, b + i * D) for i in range(n) for a, b in ranges) for n in (3, 4)
         ]
         mixer.in_proj = self.column(mixer.in_proj, "mixer.in_proj", packed[1], reduce=False)
         mixer.out_proj = self.row(mixer.out_proj, "mixer.out_proj", ranges)
-        self.cut(mixer.short_conv, "taps", "mixer.short_conv", 1, packed[0])
         self.cut(mixer, "head_norm", "mixer", 0, ranges)
         for name, module in mixer.named_modules(prefix="mixer"):
+            if isinstance(module, SequenceMixer):
+                # of both directions
+                module.head_groups = tuple(n // self.axis.size for n in module.head_groups)
+                self.cut(module.short_conv, "taps", f"{name}.short_conv", 1, packed[0])
+                for key in module.per_channel_parameters:
+                    *others, channels = getattr(module, key).shape
+                    self.cut(module, key, name, len(others), (self.share(channels),))
             self.inside(module, name)
         # one reduction of the input's gradient for all projections
         mixer.register_forward_pre_hook(self._enter)
+
+    def fusion(self, fusion: SpectralFusion) -> None:
+        """Split the heads that read sources."""
+        for name in ("query", "key", "value", "gate", "band_gate"):
+            whole = getattr(fusion, name)
+            heads = (self.share(whole.out_features),)
+            setattr(fusion, name, self.column(whole, f"fusion.{name}", heads, reduce=True))
+        channels = self.share(fusion.head_norm.shape[0])
+        heads = (self.share(fusion.num_heads),)
+        fusion.out_proj = self.row(fusion.out_proj, "fusion.out_proj", (channels,))
+        self.cut(fusion, "head_norm", "fusion", 0, (channels,))
+        for key in ("log_rate", "log_frequency", "phase"):
+            self.cut(fusion, key, "fusion", 0, heads)
 
     def inside(self, module: nn.Module, name: str) -> None:
         """Split a module inside a mixer, by its kind."""

@@ -11,10 +11,9 @@ import transformers
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from data_pipeline.build.readers import read_documents
 from pretrain.commands import QuantizeCommand
 from pretrain.errors import RunError
-from pretrain.evaluation.text import DEFAULT_WINDOW, WHOLE_FILE
+from pretrain.evaluation.text_loss import read_text
 from pretrain.huggingface.export import MAX_LOGIT_ERROR, probe_length, write_folder
 from pretrain.huggingface.load import Pretrained, import_model, load_pretrained
 from pretrain.quantization.calibration import input_moments
@@ -78,8 +77,8 @@ def quantize(command: QuantizeCommand) -> QuantizeReport:
     loaded = load_pretrained(command.model)
     ids = None
     if command.text is not None:
-        (document,) = read_documents(command.text, WHOLE_FILE)
-        ids = [loaded.tokenizer.bos_id, *loaded.tokenizer.encode(document.text)]
+        text = read_text(command.text)
+        ids = [loaded.tokenizer.bos_id, *loaded.tokenizer.encode(text)]
         ids = ids[: command.max_tokens]
         if len(ids) < 2:
             raise RunError(f"--text {command.text}: is empty; expected a text to calibrate on")
@@ -154,9 +153,8 @@ def _write(
     beside = output.with_name(f".{output.name}.{uuid.uuid4().hex}.partial")
     partial = beside / f"{output.name}_partial"
     polar = {"bits": report.bits, "rotate": command.hadamard, "names": names}
-    length = loaded.run.data.sequence_length if loaded.run else DEFAULT_WINDOW
     try:
-        write_folder(partial, loaded.model, loaded.tokenizer, length, polar=polar)
+        write_folder(partial, loaded.model, loaded.tokenizer, polar=polar)
         _prove(partial, loaded.model)
         text = README.format(
             name=output.name,

@@ -30,11 +30,11 @@ def checkpoint_bytes(run: RunConfig) -> int | None:
         import torch
 
         from pretrain.parallel.matrices import state_tensors_per_number
-        from spectral.lm import SpectralLM
+        from spectral.models import model_class
     except ImportError:
         return None
     with torch.device("meta"):
-        model = SpectralLM(run.model)
+        model = model_class(run.model)(run.model)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     config = run.checkpoint
     steps = map(step_of, list_checkpoints(run.train.output))

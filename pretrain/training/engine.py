@@ -11,7 +11,7 @@ from pretrain.parallel.build_model import build_model
 from pretrain.parallel.layout_checks import check_layout
 from pretrain.parallel.mesh import Mesh, ModelParallelUnit
 from pretrain.parallel.placement import is_split
-from pretrain.parallel.split_model import Settle
+from pretrain.parallel.split_model import Fill, Settle
 from pretrain.runtime.deepspeed_setup import start_deepspeed
 from pretrain.runtime.ranks import Ranks
 from pretrain.runtime.wire import configure_wire, round_matrices, rounded_gathers
@@ -21,17 +21,23 @@ from pretrain.training.schedule import build_schedule
 from spectral.block import Block
 
 
-def build_engine(run: RunConfig, ranks: Ranks, mesh: Mesh) -> Any:
+def build_engine(run: RunConfig, ranks: Ranks, mesh: Mesh, fill: Fill | None = None) -> Any:
     """The engine of a rank's part of a run's model: forward, `engine.backward(loss)`, `step()`.
 
     A rank never holds more than its share and one whole part of the model (a block, the embedding),
     neither on the CPU nor on its device; a collective.
 
+    Args:
+        run: The run.
+        ranks: This process among the ranks.
+        mesh: Its place in the layout.
+        fill: Fills parameters of a new model from those of another.
+
     Raises:
         RunError: The layout is impossible.
     """
     check_layout(run, ranks.world_size)
-    model = build_model(run, mesh, _settler(run, ranks, mesh))
+    model = build_model(run, mesh, _settler(run, ranks, mesh), fill)
     rounds = travels_in_bfloat16(run)
     if rounds:
         round_matrices(model)

@@ -11,19 +11,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_pipeline.stream.batch import Batch
-from data_pipeline.stream.loader import build_train_loader
 from data_pipeline.stream.order import hash_integers
 from launch.torchrun import REQUEUE_STATUS
 from pretrain.checkpoint.catalog import go_back
 from pretrain.checkpoint.resume import with_decay_start
 from pretrain.checkpoint.retention import Retention
 from pretrain.checkpoint.save import Saver
+from pretrain.checkpoint.transfer import Transfer
 from pretrain.config import RunConfig
 from pretrain.errors import CheckpointError
 from pretrain.idle_keys import idle_keys_of
 from pretrain.loss import count_labels
 from pretrain.monitoring.journal import Journal
 from pretrain.monitoring.jsonl import Record
+from pretrain.objectives.classify import with_labels
 from pretrain.parallel.layout_checks import check_layout
 from pretrain.parallel.mesh import build_mesh
 from pretrain.parallel.sequence_parallel import own_span
@@ -40,11 +41,13 @@ from pretrain.runtime.ranks import Ranks, decided_by_rank_0
 from pretrain.training.engine import build_engine, finish_step, set_accumulation
 from pretrain.training.gradient import StepContext, compute_gradient
 from pretrain.training.group_clipping import clip_groups
+from pretrain.training.loader import run_loader
+from pretrain.training.measurements import Measurements, is_due
 from pretrain.training.noise_scale import NoiseScale
 from pretrain.training.progress import Progress
 from pretrain.training.resumption import changed_keys
 from pretrain.training.sampling.sampler import Sampler
-from pretrain.training.validation import validation_loss
+from pretrain.training.schedule import learning_rate_at
 
 
 class Trainer:
@@ -70,25 +73,19 @@ class Trainer:
         heartbeat: Heartbeat | None = None,
     ):
         run = with_decay_start(with_chunk(run, checkpoint), checkpoint)
-        self.run, self.ranks = run, ranks
+        self.ranks = ranks
         self.heartbeat = heartbeat or Heartbeat(run.train.output, ranks.rank)
         self.poll = StopPoll(stop or StopFlag(), ranks, self.heartbeat)
         self.guard = Guard(run.guard)
         check_layout(run, ranks.world_size)
         self.mesh = build_mesh(run.parallel, ranks)
-        self.loader = build_train_loader(
-            run.data,
-            global_batch_size=run.train.global_batch_size,
-            micro_batch_size=run.train.micro_batch_size,
-            data_rank=self.mesh.data.rank,
-            data_ranks=self.mesh.data.size,
-            row_stages=run.train.batch_warmup,
-            length_stages=run.train.length_warmup,
-        )
+        self.loader = run_loader(run, self.mesh)
+        self.run = run = with_labels(run, self.loader.labels)
         self.tokenizer = check_tokenizer(run, self.loader.tokenizer_fingerprint)
         num_parameters = sum(p.numel() for p in empty_model(run.model).parameters())
         self.heartbeat.beat("building the engine")
-        self.engine = build_engine(run, ranks, self.mesh)
+        transfer = Transfer(run) if checkpoint is None and run.train.branch_from else None
+        self.engine = build_engine(run, ranks, self.mesh, transfer)
         self.loss_scale = LossScale(run.train, self.engine.module.parameters())
         # its hooks see gradients that the loss scale's have divided
         self.noise = NoiseScale(run.monitor.noise_every, self.engine.module.parameters())
@@ -111,11 +108,14 @@ class Trainer:
         self.retention = Retention(run, self.journal.say)
         self.saver = Saver(run, self.tokenizer, ranks, self.retention)
         self.sampler = Sampler(run, self.engine, ranks, self.mesh, self.heartbeat)
+        self.measurements = Measurements(
+            run, self.mesh, self.engine, ranks, self.poll, self.progress, self.journal
+        )
         self.journal.announce(checkpoint)
         if checkpoint is not None:
             for line in changed_keys(run, checkpoint, self.progress.step):
                 self.journal.say(line)
-        for line in idle_keys_of(run):
+        for line in (*([str(transfer)] if transfer else []), *idle_keys_of(run)):
             self.journal.say(line)
         for finding in check_health(run.health, run.train.output, ranks):
             self.journal.say(f"health: {finding}")
@@ -129,16 +129,13 @@ class Trainer:
             SystemExit: With REQUEUE_STATUS, when asked to stop.
         """
         try:
-            # a validation that was interrupted
-            step = self.progress.step
-            if step and self._validation_is_due() and not self.journal.has_validation(step):
-                self.validate()
+            if self.progress.step:
+                self.measurements.run_due(only_missing=True)
             steps = self._steps()
             while self.progress.step < self.run.train.steps:
                 if self.train_step(self.poll.next_step(steps)) is None:
                     continue
-                if self._validation_is_due():
-                    self.validate()
+                self.measurements.run_due()
                 if self._is_due(self.run.checkpoint.every):
                     self.save(needed=self.progress.step == self.run.train.steps)
             self.retention.finish_run(self.heartbeat)
@@ -182,7 +179,8 @@ class Trainer:
         )
         if num_failed:
             self.finish_save()
-        step, learning_rate = self.progress.step + 1, self.engine.get_lr()[0]
+        step = self.progress.step + 1
+        learning_rate = learning_rate_at(self.progress.step, self.run)
         self.sampler.begin(step, self.poll.waited_s)
         set_accumulation(self.engine, len(batches))
         gradient = compute_gradient(
@@ -225,26 +223,6 @@ class Trainer:
             gradient.norm, num_labels, self.mesh.zero.size, self.ranks.device
         )
         self.journal.log_step(record, gradient.rank_seconds, spectrum)
-        return record
-
-    def validate(self) -> Record:
-        """Compute the loss over the whole held-out split, in nats per token.
-
-        Returns:
-            The validation's record.
-
-        Raises:
-            Stopped: A rank was asked to stop.
-        """
-        begin = time.perf_counter()
-        loss = validation_loss(self.run, self.mesh, self.engine, self.ranks, self.poll)
-        record = {
-            "step": self.progress.step,
-            "tokens": self.progress.tokens,
-            "valid_loss": loss,
-            "valid_seconds": time.perf_counter() - begin,
-        }
-        self.journal.log(record)
         return record
 
     def save(self, *, needed: bool) -> None:
@@ -290,10 +268,5 @@ class Trainer:
         self.journal.rewind(self.progress.step)
         self.journal.tell("return", self.progress.step, f"back to {checkpoint.name}")
 
-    def _validation_is_due(self) -> bool:
-        every = self.run.train.validate_every
-        return bool(self.run.data.valid and every) and self._is_due(every)
-
     def _is_due(self, every: int) -> bool:
-        step = self.progress.step
-        return step == self.run.train.steps or (every > 0 and step % every == 0)
+        return is_due(every, self.progress.step, self.run.train.steps)

@@ -1,10 +1,11 @@
-"""The loss over the held-out split during training."""
+"""The held-out split during training."""
 
 from typing import Any
 
 from data_pipeline.stream.held_out import iterate_valid
 from pretrain.config import RunConfig
-from pretrain.loss import valid_loss
+from pretrain.loss import valid_sums
+from pretrain.objectives.build import preparing_of, report_of
 from pretrain.parallel.evaluator import evaluator
 from pretrain.parallel.mesh import Mesh
 from pretrain.parallel.sequence_parallel import own_span
@@ -12,8 +13,10 @@ from pretrain.resilience.stop_signals import StopPoll
 from pretrain.runtime.ranks import Ranks, summed
 
 
-def validation_loss(run: RunConfig, mesh: Mesh, engine: Any, ranks: Ranks, poll: StopPoll) -> float:
-    """Mean loss of the split, or of its first part, in nats per token, the same on all ranks.
+def validation(
+    run: RunConfig, mesh: Mesh, engine: Any, ranks: Ranks, poll: StopPoll
+) -> dict[str, float]:
+    """Figures of the split, or of its first part, by the objective; the same on all ranks.
 
     Raises:
         Stopped: A rank was asked to stop.
@@ -25,9 +28,10 @@ def validation_loss(run: RunConfig, mesh: Mesh, engine: Any, ranks: Ranks, poll:
         data_rank=mesh.data.rank,
         data_ranks=mesh.data.size,
         config=run.data,
+        preparing=preparing_of(run),
         max_windows=run.train.validate_batches * run.train.global_batch_size or None,
     )
     spans = (own_span(batch, mesh.sequence) for batch in poll.polled(batches))
-    loss_sum, num_labels = valid_loss(evaluator(engine), spans, ranks.device)
-    loss_sum, num_labels = summed([loss_sum * mesh.counts, num_labels * mesh.counts], ranks.device)
-    return loss_sum / max(num_labels, 1.0)
+    sums = valid_sums(evaluator(engine), spans, ranks.device)
+    nll, labels, correct = summed([value * mesh.counts for value in sums], ranks.device)
+    return report_of(run, nll, labels, correct)

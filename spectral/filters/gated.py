@@ -44,6 +44,7 @@ class GatedFilter(nn.Module):
     def __init__(self, config: ModelConfig, num_heads: int, num_channels: int):
         super().__init__()
         self.num_heads, self.chunk = num_heads, config.conv_chunk
+        self.head_dim = num_channels // num_heads
         self.filter = ModalFilter.from_config(config, num_channels)
         self.gate = SpectralGate(config.gates, num_heads, config.num_modes)
 
@@ -101,7 +102,7 @@ class GatedFilter(nn.Module):
     def _read(
         self, carried_NDM: Tensor, batch: int, layout: Layout, *, noise: bool = True
     ) -> tuple[Tensor, GateLosses]:
-        by_head_NHCM = carried_NDM.unflatten(1, (self.num_heads, -1))
+        by_head_NHCM = carried_NDM.unflatten(1, (-1, self.head_dim))
         gate_NHM, losses = self.gate(by_head_NHCM, batch, layout, noise=noise)
         return gate_spectrum(by_head_NHCM, gate_NHM).flatten(1, 2), losses
 
@@ -119,14 +120,13 @@ class GatedFilter(nn.Module):
             # the largest number of all heads: heads are stepped together
             num_read = int(selector.counts(num_read).max())
         # modes that the gate drops are zero in all channels of a head
-        energy_BHM = read_BDM.abs().unflatten(1, (self.num_heads, -1)).sum(2)
+        energy_BHM = read_BDM.abs().unflatten(1, (-1, self.head_dim)).sum(2)
         modes_BHK = energy_BHM.topk(num_read, dim=-1).indices
         read_BDK = read_BDM.gather(-1, self._by_channel(modes_BHK))
         return GatedState(end.local_BDM, end.carried_BDM, read_BDK, modes_BHK)
 
     def _by_channel(self, modes_BHK: Tensor) -> Tensor:
-        channels = self.filter.num_channels // self.num_heads
-        return modes_BHK.repeat_interleave(channels, dim=1)
+        return modes_BHK.repeat_interleave(self.head_dim, dim=1)
 
 
 def _pick(table_DM: Tensor, modes_BDK: Tensor) -> Tensor:

@@ -169,7 +169,8 @@ class ModalFilter(nn.Module):
         C = min(self.chunk, T)
         J = -(-T // C)
         last_length = T - (J - 1) * C
-        log_lambda_DM, residue_DM = self.log_lambda(), self.amplitudes()
+        share = layout.heads.share
+        log_lambda_DM, residue_DM = share(self.log_lambda()), share(self.amplitudes())
         powers = mode_powers(log_lambda_DM, C, residue_DM.dtype)
         if last_length < C:
             u_BDT = F.pad(u_BDT, (0, C - last_length))
@@ -202,7 +203,7 @@ class ModalFilter(nn.Module):
 
         # a mode is read immediately in its chunk, and one token later in the next
         scale_DM = residue_DM * log_lambda_DM.exp().to(residue_DM.dtype)
-        skip_D1C = F.pad(self.skip[:, None, None], (0, C - 1))
+        skip_D1C = F.pad(share(self.skip)[:, None, None], (0, C - 1))
         h_D1C = modal_read(residue_DM[:, None], powers, skip_D1C)
         y_DNC = fft_conv(u_DNC, h_D1C[:, 0])
         if documents is not None:

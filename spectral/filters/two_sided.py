@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from spectral.config import ModelConfig
 from spectral.filters.build import build_filter
 from spectral.gates.losses import GateLosses, mean_losses
+from spectral.layout import SINGLE_DEVICE, Layout
 
 
 class TwoSidedFilter(nn.Module):
@@ -23,9 +24,11 @@ class TwoSidedFilter(nn.Module):
         self.past.reset_parameters()
         self.future.reset_parameters()
 
-    def forward(self, u_BDT: Tensor) -> tuple[Tensor, GateLosses | None]:
+    def forward(
+        self, u_BDT: Tensor, layout: Layout = SINGLE_DEVICE
+    ) -> tuple[Tensor, GateLosses | None]:
         """(y_BDT, losses of the gates) of rows of one document each."""
-        y_BDT, _, losses = self.past(u_BDT)
-        reverse_BDT, _, reverse_losses = self.future(u_BDT.flip(-1))
+        y_BDT, _, losses = self.past(u_BDT, layout=layout)
+        reverse_BDT, _, reverse_losses = self.future(u_BDT.flip(-1), layout=layout)
         both = mean_losses([(losses, 0.5), (reverse_losses, 0.5)])
         return y_BDT + reverse_BDT.flip(-1), both

@@ -42,8 +42,10 @@ class SequenceMixer(nn.Module, ABC):
 
     Attributes:
         head_groups: Number of heads of each kind on this device, in the order of their channels.
-        per_head_projections: Names of linear maps from the input to one number per head, and the
-            group of those heads.
+        per_head_projections: Names of linear maps from the input to equally many numbers for each
+            head of a group.
+        per_channel_parameters: Names of parameters whose last dimension has the channels of a
+            group of heads.
     """
 
     def __init__(self, config: ModelConfig):
@@ -51,7 +53,8 @@ class SequenceMixer(nn.Module, ABC):
         D = config.dim
         self.head_dim, self.norm_eps = D // config.num_heads, config.norm_eps
         self.head_groups: tuple[int, ...] = (config.num_heads,)
-        self.per_head_projections: dict[str, int] = {}
+        self.per_head_projections: tuple[str, ...] = ()
+        self.per_channel_parameters: tuple[str, ...] = ()
         self.in_proj = Linear(D, 4 * D, bias=False)
         self.short_conv = ShortConv(3 * D, config.short_conv)
         self.head_norm = nn.Parameter(torch.ones(D))

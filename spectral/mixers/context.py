@@ -3,7 +3,7 @@
 Shape letters: B batch, T time (tokens), F rotary frequencies, W tokens before the sequence.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -23,6 +23,10 @@ class SequenceContext(NamedTuple):
         documents: Borders by chunk length; empty if segment_ids_BT is None.
         layout: Layers' access to other devices.
         before_BW: Document numbers of the preceding tokens; None if they are in the first document.
+        backward: Context of the same sequence read backwards, whose positions count from its end;
+            None in a causal model.
+        source: What blocks of a decoder read of sources, `SourceTokens` or `SourceStates` of
+            `spectral/mixers/fusion.py`; None without sources.
     """
 
     position: int
@@ -32,6 +36,8 @@ class SequenceContext(NamedTuple):
     documents: dict[int, ChunkDocuments]
     layout: Layout = SINGLE_DEVICE
     before_BW: Tensor | None = None
+    backward: "SequenceContext | None" = None
+    source: Any = None
 
 
 def sequence_context(
@@ -55,11 +61,31 @@ def sequence_context(
     Raises:
         ValueError: Segment ids have another shape, or decrease.
     """
+    if segment_ids_BT is not None:
+        check_segment_ids(segment_ids_BT, like.shape[0], num_tokens)
+    context = _one_direction(config, layout, like, position, num_tokens, segment_ids_BT)
+    if config.causal:
+        return context
+    reverse = layout._replace(span=layout.span.reversed())
+    if segment_ids_BT is not None:
+        segment_ids_BT = segment_ids_BT.flip(1)
+    position = reverse.span.position(num_tokens)
+    backward = _one_direction(config, reverse, like, position, num_tokens, segment_ids_BT)
+    return context._replace(backward=backward)
+
+
+def _one_direction(
+    config: ModelConfig,
+    layout: Layout,
+    like: Tensor,
+    position: int,
+    num_tokens: int,
+    segment_ids_BT: Tensor | None,
+) -> SequenceContext:
     T, head_dim = num_tokens, config.dim // config.num_heads
     phases = rotary_phases(position, T, head_dim, config.rotary_base, like=like)
     if segment_ids_BT is None:
         return SequenceContext(position, *phases, None, {}, layout)
-    check_segment_ids(segment_ids_BT, like.shape[0], T)
     before_BW = layout.span.before(segment_ids_BT, max(config.short_conv - 1, 1))
     chunks = {min(config.conv_chunk, T), min(config.recall_chunk, T)}
     documents = {C: chunk_documents(segment_ids_BT, C, before_BW) for C in chunks}

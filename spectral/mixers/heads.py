@@ -1,7 +1,8 @@
 """Mixer of heads: convolution heads and recall heads next to each other.
 
 Shape letters: B batch, T time (tokens), D channels of the model, I channels of the convolution
-heads, R channels of the recall heads (I + R = D), H recall heads, K channels of a head.
+heads, R channels of the recall heads (I + R = D), H recall heads, K channels of a head, F pairs of
+them.
 """
 
 import math
@@ -11,15 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kernels.recall_qkv.op import recall_inputs
 from spectral.config import ModelConfig
 from spectral.filters.build import CausalFilter, FilterState, build_filter
 from spectral.gates.losses import GateLosses
 from spectral.layer_pattern import num_conv_heads
 from spectral.mixers.base import SequenceMixer
 from spectral.mixers.context import SequenceContext
+from spectral.mixers.recall_heads import RecallControls, mix_recall, mix_recall_step
 from spectral.modules.linear import WideLinear
-from spectral.modules.recall import recall, recall_step
 from spectral.modules.transpose import channels_first, time_first
 
 
@@ -55,13 +55,37 @@ class HeadsMixer(SequenceMixer):
         if num_conv:
             self.filter = build_filter(config, num_conv, num_conv * self.head_dim)
         self.decay_proj: nn.Linear | None = None
+        self.strength_proj: nn.Linear | None = None
+        self.erase_proj: nn.Linear | None = None
+        self.phase_proj: nn.Linear | None = None
+        self.qk_bias: nn.Parameter | None = None
+        self.max_strength = config.recall_strength
         if num_recall:
-            self.decay_proj = WideLinear(config.dim, num_recall)
-            self.per_head_projections = {"decay_proj": 1}
+            self._add_recall(config, num_recall)
+
+    def _add_recall(self, config: ModelConfig, num_recall: int) -> None:
+        D, R = config.dim, num_recall * self.head_dim
+        widths = {"decay_proj": num_recall}
+        if config.recall_rule == "delta":
+            widths["strength_proj"] = num_recall
+            if config.recall_erase == "channel":
+                widths["erase_proj"] = R
+        if config.recall_phase == "data":
+            widths["phase_proj"] = R // 2
+        for name, width in widths.items():
+            setattr(self, name, WideLinear(D, width))
+        self.per_head_projections = tuple(widths)
+        if config.recall_bias:
+            self.qk_bias = nn.Parameter(torch.empty(2, R))
+            self.per_channel_parameters = ("qk_bias",)
 
     def reset_parameters(self, std: float, out_std: float) -> None:
-        """Initialise; recall decays begin at time constants log-spaced from 8 tokens up."""
+        """Initialise; recall decays begin at time constants log-spaced from 8 tokens up.
+
+        Write strengths begin near half of their largest, phases at those of the positions.
+        """
         super().reset_parameters(std, out_std)
+        self.reset_bias()
         if self.decay_proj is not None:
             nn.init.zeros_(self.decay_proj.weight)
             log_tau = torch.linspace(
@@ -69,21 +93,33 @@ class HeadsMixer(SequenceMixer):
             )
             with torch.no_grad():
                 self.decay_proj.bias.copy_(log_tau)
+        for projection in (self.strength_proj, self.erase_proj):
+            if projection is not None:
+                nn.init.normal_(projection.weight, std=std)
+                nn.init.zeros_(projection.bias)
+        if self.phase_proj is not None:
+            nn.init.zeros_(self.phase_proj.weight)
+            nn.init.zeros_(self.phase_proj.bias)
+
+    def reset_bias(self) -> None:
+        """Initialise the bias of queries and keys: one direction, of unit length, in all heads."""
+        if self.qk_bias is not None:
+            nn.init.constant_(self.qk_bias, self.head_dim**-0.5)
 
     def mix_qkv(
         self, qkv_BT3D: Tensor, x_BTD: Tensor, context: SequenceContext, past: HeadsState | None
     ) -> tuple[Tensor, HeadsState, GateLosses | None]:
         """Chunked forms of both kinds of heads."""
-        return self.mix_heads(qkv_BT3D, self.log_decay(x_BTD), context, past)
+        return self.mix_heads(qkv_BT3D, self.controls(x_BTD), context, past)
 
     def mix_heads(
         self,
         qkv_BT3D: Tensor,
-        log_decay_BTH: Tensor | None,
+        controls: RecallControls | None,
         context: SequenceContext,
         past: HeadsState | None,
     ) -> tuple[Tensor, HeadsState, GateLosses | None]:
-        """`mix_qkv`, given the logarithm of each recall head's decay (None without such heads)."""
+        """`mix_qkv`, given the controls of recall heads (None without such heads)."""
         T = qkv_BT3D.shape[1]
         conv_BT3I, recall_BT3R = self._by_kind(qkv_BT3D)
         outputs = []
@@ -97,13 +133,11 @@ class HeadsMixer(SequenceMixer):
             u_BIT = channels_first(k_BTI * v_BTI)
             y_BIT, modes, losses = self.filter(u_BIT, documents, past_modes, context.layout)
             outputs.append(q_BTI * time_first(y_BIT))
-        if log_decay_BTH is not None:
-            chunk = min(self.recall_chunk, T)
-            documents = context.documents.get(chunk)
+        if controls is not None:
             past_recall = None if past is None else past.recall_BHKK
-            q, k, v = self._recall_inputs(recall_BT3R, context, chunk)
-            y, recalled = recall(
-                q, k, v, log_decay_BTH, documents, past_recall, context.layout.span
+            chunk = min(self.recall_chunk, T)
+            y, recalled = mix_recall(
+                recall_BT3R, controls, self.qk_bias, context, chunk, past_recall
             )
             outputs.append(y.flatten(-2))
         return _concatenated(outputs), HeadsState(modes, recalled), losses
@@ -113,22 +147,34 @@ class HeadsMixer(SequenceMixer):
     ) -> tuple[Tensor, HeadsState]:
         """Recurrent forms of both kinds of heads."""
         conv_B3I, recall_B3R = self._by_kind(qkv_B3D)
-        log_decay_BH = self.log_decay(x_BD)
+        controls = self.controls(x_BD[:, None])
         outputs = []
         modes, recalled = past.modes, past.recall_BHKK
         if self.filter is not None:
             q_BI, k_BI, v_BI = conv_B3I.unbind(-2)
             y_BI, modes = self.filter.step(k_BI * v_BI, modes, context.position, context.layout)
             outputs.append(q_BI * y_BI)
-        if log_decay_BH is not None:
-            q, k, v = (i[:, :, 0] for i in self._recall_inputs(recall_B3R[:, None], context, 1))
-            y, recalled = recall_step(q, k, v, log_decay_BH, recalled)
+        if controls is not None:
+            y, recalled = mix_recall_step(recall_B3R, controls, self.qk_bias, context, recalled)
             outputs.append(y.flatten(-2))
         return _concatenated(outputs), HeadsState(modes, recalled)
 
-    def log_decay(self, x_D: Tensor) -> Tensor | None:
-        """Logarithm of each recall head's decay, from the input; None without recall heads."""
-        return None if self.decay_proj is None else F.logsigmoid(self.decay_proj(x_D))
+    def controls(self, x_BTD: Tensor) -> RecallControls | None:
+        """Controls of recall heads, from the input; None without such heads."""
+        if self.decay_proj is None:
+            return None
+        controls = RecallControls(F.logsigmoid(self.decay_proj(x_BTD)))
+        if self.strength_proj is not None:
+            strength_BTH = self.max_strength * self.strength_proj(x_BTD).sigmoid()
+            controls = controls._replace(strength_BTH=strength_BTH)
+        if self.erase_proj is not None:
+            erase_BTR = self.max_strength * self.erase_proj(x_BTD).sigmoid()
+            controls = controls._replace(erase_BTHK=erase_BTR.unflatten(-1, (-1, self.head_dim)))
+        if self.phase_proj is not None:
+            angle_BTF = math.pi * self.phase_proj(x_BTD).tanh()
+            angle_BTHF = angle_BTF.unflatten(-1, (-1, self.head_dim // 2))
+            controls = controls._replace(angle_BTHF=angle_BTHF)
+        return controls
 
     def _by_kind(self, qkv_3D: Tensor) -> tuple[Tensor, Tensor]:
         """q, k and v of the convolution heads [..., 3, I] and of the recall heads [..., 3, R].
@@ -141,12 +187,6 @@ class HeadsMixer(SequenceMixer):
             [end - first for first, end in self.channel_groups], dim=-1
         )
         return conv_3I, recall_3R
-
-    def _recall_inputs(
-        self, qkv_BT3R: Tensor, context: SequenceContext, chunk: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        cos, sin = context.cos_TF, context.sin_TF
-        return recall_inputs(qkv_BT3R, cos, sin, self.head_groups[1], chunk)
 
 
 def _concatenated(outputs: list[Tensor]) -> Tensor:

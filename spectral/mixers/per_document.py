@@ -1,4 +1,4 @@
-"""Bidirectional operators on packed rows: each document separately.
+"""Bidirectional operators on packed rows: each document whole, and separately.
 
 Shape letters: B batch, T time (tokens), D channels, N documents of one length L.
 """
@@ -8,10 +8,41 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from kernels.precision import full_precision
 from spectral.gates.losses import GateLosses, mean_losses
+from spectral.layout import Layout
+from spectral.mixers.context import SequenceContext
+from spectral.modules.transpose import channels_first, time_first
 
 # u_NDL -> (y_NDL, auxiliary losses)
 Convolution = Callable[[Tensor], tuple[Tensor, GateLosses | None]]
+
+# the same, on some heads of a layer
+HeadsConvolution = Callable[[Tensor, Layout], tuple[Tensor, GateLosses | None]]
+
+
+def mix_whole(
+    convolve: HeadsConvolution, u_BTD: Tensor, context: SequenceContext
+) -> tuple[Tensor, GateLosses | None]:
+    """Apply an operator to each whole document of this device's span; as `per_document`.
+
+    Args:
+        convolve: Operator on whole sequences [N, D, L] in a layout without spans.
+        u_BTD: Signal of the span.
+        context: Documents and layout of the span.
+
+    Returns:
+        (y_BTD, auxiliary losses).
+
+    Cost: between P sequence ranks two exchanges of B T D / P numbers each, and of document numbers.
+    """
+    exchange, layout = context.layout.transposition, context.layout.whole()
+    segments_BT = context.segment_ids_BT
+    if segments_BT is not None:
+        segments_BT = exchange.whole_ids(segments_BT)
+    whole_BDT = channels_first(full_precision(exchange.whole(u_BTD)))
+    y_BDT, losses = per_document(lambda u_NDL: convolve(u_NDL, layout), whole_BDT, segments_BT)
+    return exchange.part(time_first(y_BDT)), losses
 
 
 def per_document(

@@ -5,14 +5,13 @@ Shape letters: B batch, T time (tokens), D channels.
 
 from torch import Tensor, nn
 
-from kernels.precision import full_precision
 from spectral.config import ModelConfig
 from spectral.filters.two_sided import TwoSidedFilter
 from spectral.gates.losses import GateLosses, mean_losses
+from spectral.layout import Layout
 from spectral.mixers.base import ConvolutionMixer
 from spectral.mixers.context import SequenceContext
-from spectral.mixers.per_document import per_document
-from spectral.modules.transpose import channels_first, time_first
+from spectral.mixers.per_document import mix_whole
 from spectral.modules.wavelet_transform import FilterBank, decompose, reconstruct
 
 
@@ -33,13 +32,11 @@ class WaveletEncoderMixer(ConvolutionMixer):
     ) -> tuple[Tensor, None, GateLosses | None]:
         """Mix every document in both directions."""
         del past
-        y_BDT, losses = per_document(
-            self._mix_levels, channels_first(full_precision(u_BTD)), context.segment_ids_BT
-        )
-        return time_first(y_BDT), None, losses
+        y_BTD, losses = mix_whole(self._mix_levels, u_BTD, context)
+        return y_BTD, None, losses
 
-    def _mix_levels(self, u_BDT: Tensor) -> tuple[Tensor, GateLosses | None]:
+    def _mix_levels(self, u_BDT: Tensor, layout: Layout) -> tuple[Tensor, GateLosses | None]:
         coefficients = decompose(u_BDT, self.bank, self.num_levels)
-        mixed = [level(part) for level, part in zip(self.levels, coefficients, strict=True)]
+        mixed = [level(part, layout) for level, part in zip(self.levels, coefficients, strict=True)]
         y_BDT = reconstruct([part for part, _ in mixed], self.bank, u_BDT.shape[-1])
         return y_BDT, mean_losses([(losses, 1.0) for _, losses in mixed])

@@ -17,6 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spectral.layout import SINGLE_DEVICE, HeadGroup
+
+ALL_HEADS = SINGLE_DEVICE.heads
 EPSILON = 1e-6
 
 
@@ -57,15 +60,17 @@ class ChunkFusion(nn.Module):
             log_tau_H = torch.linspace(0.0, math.log(64.0), self.log_decay_H.shape[0])
             self.log_decay_H.copy_(-log_tau_H)
 
-    def decay(self) -> Tensor:
+    def decay(self, heads: HeadGroup = ALL_HEADS) -> Tensor:
         """Decay gamma of each head [H], below 1."""
-        return (-self.log_decay_H.exp()).exp()
+        return (-heads.share(self.log_decay_H).exp()).exp()
 
-    def scales(self, num_bins: int) -> Tensor:
+    def scales(self, num_bins: int, heads: HeadGroup = ALL_HEADS) -> Tensor:
         """The learned scale of each head's bins [H, K]."""
-        return self.band_scale_HG[:, self._band(num_bins)]
+        return heads.share(self.band_scale_HG)[:, self._band(num_bins)]
 
-    def features(self, spectrum_BJHNK: Tensor) -> tuple[Tensor, Tensor]:
+    def features(
+        self, spectrum_BJHNK: Tensor, heads: HeadGroup = ALL_HEADS
+    ) -> tuple[Tensor, Tensor]:
         """Query and key of every chunk, head and band: real [B, J, H, G, R], at most 1 in length.
 
         They do not depend on a chunk's loudness. Their first number is constant, so later chunks
@@ -79,7 +84,7 @@ class ChunkFusion(nn.Module):
         energy_BJHNG = group_mean(spectrum_BJHNK.abs().square(), band_K, self.num_bands)
         shape_BJHGN = (energy_BJHNG + EPSILON).log().transpose(-1, -2)
         shape_BJHGN = F.layer_norm(shape_BJHGN, shape_BJHGN.shape[-1:])
-        projected = torch.einsum("bjhgn,hnr->bjhgr", shape_BJHGN, self.query_key)
+        projected = torch.einsum("bjhgn,hnr->bjhgr", shape_BJHGN, heads.share(self.query_key))
         query, key = (self._unit(part) for part in projected.chunk(2, dim=-1))
         return query, key
 

@@ -39,11 +39,24 @@ class WideLinear(nn.Linear):
 
 
 def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    """The product x W^T + b, as `F.linear`, on any CPU."""
+    """The product x W^T + b, as `F.linear`, on any CPU.
+
+    A half-precision weight rounds x and the product to its dtype.
+    """
+    if is_half(weight_OI) and not torch.is_autocast_enabled(x.device.type):
+        return _half_linear(x, weight_OI, bias_O)
     if not rounds_here(x):
         return F.linear(x, weight_OI, bias_O)
     y: Tensor = _Product.apply(as_signal(x), weight_OI, bias_O, True)
     return y
+
+
+def _half_linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+    x = x.to(weight_OI.dtype)
+    if x.device.type != "cpu" or (x.dtype == torch.bfloat16 and cpu_multiplies_bfloat16()):
+        return F.linear(x, weight_OI, bias_O)
+    wide_bias = None if bias_O is None else full_precision(bias_O)
+    return F.linear(full_precision(x), full_precision(weight_OI), wide_bias).to(weight_OI.dtype)
 
 
 def wide_linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:

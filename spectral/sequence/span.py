@@ -4,7 +4,8 @@ On a single device the span is the whole sequence. Sequence parallelism gives ea
 and an object of another subclass.
 
 Shape letters: B batch, T time (tokens), J chunk, C time inside a chunk, N independent decays, F
-features that share a decay, D channels, W tokens before the span, R rows (batch times chunks).
+features that share a decay, H heads, K rows and V columns of a state, D channels, W tokens before
+the span, R rows (batch times chunks).
 """
 
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from kernels.matrix_scan.op import matrix_scan
 from kernels.state_scan.op import state_scan
 
 
@@ -20,8 +22,8 @@ class Carry(NamedTuple):
     """Exchange of states that is under way, like torch's `Work`.
 
     Attributes:
-        wait: Function that completes it and returns (incoming_BJNF, state before each chunk;
-            final_BNF, state after the span).
+        wait: Function that completes it and returns the state before each chunk and the one after
+            the span.
     """
 
     wait: Callable[[], tuple[Tensor, Tensor]]
@@ -34,6 +36,10 @@ class Span:
         """Tokens of the sequence before this span of `length` tokens."""
         return 0
 
+    def reversed(self) -> "Span":
+        """This span in the sequence that is read backwards: what came after it comes before."""
+        return self
+
     def start_carry(self, decay_BJN: Tensor, update_BJNF: Tensor, initial_BNF: Tensor) -> Carry:
         """Start to carry states from chunk to chunk; the caller may compute until it waits.
 
@@ -41,8 +47,26 @@ class Span:
             decay_BJN: Total decay of each chunk, zero where a document begins.
             update_BJNF: Final state of each chunk, computed from a zero state.
             initial_BNF: State before the sequence.
+
+        Returns:
+            A carry of (incoming_BJNF, final_BNF).
         """
         return Carry(lambda: state_scan(decay_BJN, update_BJNF, initial_BNF))
+
+    def start_matrix_carry(
+        self, transition_BJHKK: Tensor, update_BJHKV: Tensor, initial_BHKV: Tensor
+    ) -> Carry:
+        """`start_carry` of states that every chunk multiplies by a matrix.
+
+        Args:
+            transition_BJHKK: Matrix of each chunk, zero where a document begins.
+            update_BJHKV: Final state of each chunk, computed from a zero state.
+            initial_BHKV: State before the sequence.
+
+        Returns:
+            A carry of (incoming_BJHKV, final_BHKV).
+        """
+        return Carry(lambda: matrix_scan(transition_BJHKK, update_BJHKV, initial_BHKV))
 
     def before(self, x_BTD: Tensor, width: int) -> Tensor | None:  # noqa: ARG002
         """Values of the `width` tokens before the span [B, W, D]; None if it is the first.
@@ -55,6 +79,14 @@ class Span:
     def total(self, part: Tensor) -> Tensor:
         """Sum of the parts of all spans."""
         return part
+
+    def largest(self, part: Tensor) -> Tensor:
+        """Elementwise maximum of the parts of all spans."""
+        return part
+
+    def num_documents(self, segment_ids_BT: Tensor) -> int:
+        """Largest number of documents in a row, padding included."""
+        return int(segment_ids_BT.max()) + 1
 
     def uniform(self, like_R: Tensor, batch: int) -> Tensor:  # noqa: ARG002
         """Random numbers in [0, 1) for rows of chunks: the same in every layout."""

@@ -4,7 +4,9 @@ Memory is counted by PyTorch's profiler in its allocator: every tensor, also tho
 operators, which the planner has to predict.
 """
 
+import ctypes
 import gc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,7 @@ def measure(rank: int, runs: dict[str, RunConfig], folder: Path) -> None:
     from pretrain.runtime.ranks import init_ranks
 
     shrink_buckets()
+    _count_every_thread()
     ranks = init_ranks()
     measured = {}
     for name, run in runs.items():
@@ -84,10 +87,27 @@ def _measure(run: RunConfig, ranks: Any) -> tuple[dict[str, int], int]:
     return {name: size for name, size in wire.bytes.items() if size}, _peak(profiler)
 
 
+def _count_every_thread() -> None:
+    """Let torch's allocator count in every thread, not only in those that the profiler records.
+
+    A thread of gloo holds the tensors of a collective until it returns to its queue. Where the rank
+    has dropped them by then, that thread frees them, and the profiler records no such event.
+    """
+    library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libc10.so"))
+    ctypes.c_bool.in_dll(library, "FLAGS_caffe2_report_cpu_memory_usage").value = True
+
+
 def _peak(profiler: Any) -> int:
-    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
+    """Most bytes that were held, by the allocator's own count at each of its events."""
+    tree = profiler.profiler.kineto_results.experimental_event_tree()
+    events = sorted(_allocations(tree), key=lambda event: event.start_time_ns)
+    counts = [event.extra_fields.total_allocated for event in events]
+    before = counts[0] - events[0].extra_fields.alloc_size
+    return int(max(counts)) - before
+
+
+def _allocations(events: Any) -> Iterator[Any]:
+    for event in events:
+        if event.tag == torch._C._profiler._EventType.Allocation:
+            yield event
+        yield from _allocations(event.children)

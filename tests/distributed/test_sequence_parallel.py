@@ -45,17 +45,22 @@ def _oracle(rank: int) -> None:
             for border in (T // 3, T // 2, length):
                 segments[1, border:] += 1
             own = slice(rank * length, (rank + 1) * length)
-            before = span.before(segments[:, own], 1)
-            documents = chunk_documents(segments[:, own], min(chunk, length), before)
-            y, state, _ = module(u[..., own], documents, layout=Layout(span=span))
-
             lag = torch.arange(T)[:, None] - torch.arange(T)
             h = module.taps(module.powers(0, T)).round()
-            seen = (lag >= 0) & (segments[:, :, None] == segments[:, None, :])[:, None]
-            toeplitz = torch.where(seen, h[:, lag.clamp(min=0)], 0.0)
-            expected = torch.einsum("bdts,bds->bdt", toeplitz, u) + module.skip[:, None] * u
-            assert torch.equal(y.round(), expected[..., own]), (length, chunk)
-            assert state.isfinite().all()
+            # forwards, and with the same filter backwards
+            for direction in (span, span.reversed()):
+                part, ids = u[..., own], segments[:, own]
+                if direction is not span:
+                    part, ids, lag = part.flip(-1), ids.flip(-1), -lag
+                before = direction.before(ids, 1)
+                documents = chunk_documents(ids, min(chunk, length), before)
+                y, state, _ = module(part, documents, layout=Layout(span=direction))
+                seen = (lag >= 0) & (segments[:, :, None] == segments[:, None, :])[:, None]
+                toeplitz = torch.where(seen, h[:, lag.clamp(min=0)], 0.0)
+                expected = torch.einsum("bdts,bds->bdt", toeplitz, u) + module.skip[:, None] * u
+                y = y if direction is span else y.flip(-1)
+                assert torch.equal(y.round(), expected[..., own]), (length, chunk, direction)
+                assert state.isfinite().all()
 
 
 def _moved(rank: int) -> None:
@@ -97,9 +102,11 @@ def _wire(rank: int, folder: Path) -> None:
     found: dict[tuple[str, int], int] = {}
     cases = {
         "heads": config(conv_chunk=64),
+        "delta": config(conv_chunk=64, recall_rule="delta", recall_phase="data"),
         "gated": config(conv_chunk=64, **EVERYTHING),
         "fft": config(mixers=("fft",), fft={"chunk": 2048}, conv_chunk=64),
         "wavelet": config(mixers=("wavelet",), conv_chunk=64),
+        "encoder": config(conv_chunk=64, causal=False),
     }
     for T in (8_192, 204_800):
         for name, model_config in cases.items():
@@ -135,5 +142,7 @@ def test_bytes_on_the_wire_do_not_depend_on_the_length(tmp_path: Path) -> None:
     for name in {name for name, _ in found} - {"moved"}:
         assert 0 < found[name, 8_192] == found[name, 204_800]
     assert found["moved", 204_800] == 25 * found["moved", 8_192]
-    for name in ("heads", "gated", "wavelet"):
+    # one exchange each way
+    assert found["encoder", 8_192] <= 2 * found["heads", 8_192]
+    for name in ("heads", "delta", "gated", "wavelet", "encoder"):
         assert found["moved", 204_800] > 20 * found[name, 204_800]

@@ -8,7 +8,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from pretrain.checkpoint.load import load_model
 from tests.conftest import SmallCorpus
 from tests.e2e.commands import pretrain_on_two_ranks, resonance
 
@@ -121,12 +120,4 @@ def test_left_padding_is_not_seen(loaded: PreTrainedModel) -> None:
         for id_ in (0, 300)
     )
     torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
-    # gates see where chunks begin, which padding moves: docs/architecture.md
-    if not loaded.config.gates.bands:
-        torch.testing.assert_close(one, loaded(tokens).logits, atol=1e-4, rtol=0)
-
-
-def test_half_precision_parameters_are_refused(trained: Path) -> None:
-    model, _, _ = load_model(trained)
-    with pytest.raises(ValueError, match=r"expected float32, got torch\.bfloat16"):
-        model.bfloat16()(torch.ones(1, 3, dtype=torch.long))
+    torch.testing.assert_close(one, loaded(tokens).logits, atol=1e-4, rtol=0)

@@ -21,19 +21,17 @@ ROOT = Path(__file__).parents[2]
 REASONS = {
     r"test requires (multiple )?accelerator": "no GPU here",
     r"test requires (Flash Attention|MPS|the kernels library)": "no GPU here",
-    r"test requires accelerate version": "loading in parts is accelerate's, which is not needed",
     r"test is slow": "transformers runs it nightly",
     r"(does not support|do not output|does not output|doesn't output).*attention": "none",
     r"[Mm]odel (architecture )?does not (support|output) .*attentions": "there is no attention",
     r"support sdpa|has_attentions": "there is no attention",
     r"position embeddings": "positions are rotary phases, computed",
-    r"_keep_in_fp32_modules": "half precision is refused altogether",
     r"(composite|subconfigs|experts|router_logits|grouped_mm)": "one configuration, no experts",
     r"(base_model_class|decoder-only|sequence-to-sequence|MODEL_MAPPING|prioritized)": "is no "
     "member of the library",
-    r"(inputs_embeds)": "takes token ids",
+    r"layers are plain modules": "said there",
+    r"capture_outputs|Cannot capture hidden states": "the backbone returns them without hooks",
     r"No conversion found|TP plan": "weights need no conversion; tensor parallelism is Resonance's",
-    r"layers are plain modules|the embedding is the output layer": "said there",
 }
 
 

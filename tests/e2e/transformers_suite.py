@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from hf_tests.test_modeling_common import ModelTesterMixin, ids_tensor
 
+from pretrain.huggingface.backbone.resonance_model import ResonanceModel
 from pretrain.huggingface.configuration_resonance import ResonanceConfig
 from pretrain.huggingface.modeling_resonance import ResonanceForCausalLM
 from spectral.config import ModelConfig
 
 OWN_CHECKPOINTING = (
-    "layers are plain modules that know no transformers: SpectralLM checkpoints its blocks itself "
+    "layers are plain modules that know no transformers: the backbone recomputes its blocks itself "
     "(test_gradient_checkpointing_gives_the_same_gradients)"
 )
 
@@ -50,7 +51,7 @@ class Tester:
 class ResonanceModelTest(ModelTesterMixin, unittest.TestCase):
     """The common tests."""
 
-    all_model_classes = (ResonanceForCausalLM,)
+    all_model_classes = (ResonanceModel, ResonanceForCausalLM)
     all_generative_model_classes = ()
     has_attentions = False
 
@@ -62,13 +63,14 @@ class ResonanceModelTest(ModelTesterMixin, unittest.TestCase):
     ) -> dict[str, Any]:
         # transformers knows by class name which of its own models take labels
         inputs: dict[str, Any] = super()._prepare_for_class(inputs_dict, model_class)
-        if return_labels:
+        if return_labels and model_class is ResonanceForCausalLM:
             inputs["labels"] = inputs["input_ids"].clone()
         return inputs
 
-    @unittest.skip("the embedding is the output layer too, and has to make its table itself")
-    def test_model_get_set_embeddings(self) -> None:
-        """A plain nn.Embedding put in must come out as the same object."""
+    def test_training(self) -> None:
+        """Of the class that has a loss; transformers recognises its own base models by name."""
+        self.all_model_classes = (ResonanceForCausalLM,)
+        super().test_training()
 
     @unittest.skip(OWN_CHECKPOINTING)
     def test_gradient_checkpointing_enable_disable(self) -> None:

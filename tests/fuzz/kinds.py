@@ -24,6 +24,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from data_pipeline.build.build import build
+from data_pipeline.build.duplicates.contamination import read_texts
 from data_pipeline.build.readers import Reader
 from data_pipeline.build.sources import plan_parts, source_files
 from data_pipeline.config import (
@@ -113,7 +114,7 @@ def _shards(folder: Path) -> None:
     build(BuildConfig(sources=(str(folder / "text"),), output=str(folder / "data"), read=read))
 
 
-def _sum_again(folder: Path, changed: Path) -> None:
+def sum_again(folder: Path, changed: Path) -> None:
     """Let the checksums of the manifest agree with changed files: the damage is deeper."""
     if changed.name == MANIFEST_NAME:
         return
@@ -246,6 +247,15 @@ def read_devices(folder: Path) -> None:
                     collective_seconds(Collective("allreduce", 10**6, (0, 1)), link)
 
 
+def _evaluation_texts(folder: Path) -> None:
+    (folder / "a.jsonl").write_text('{"query": "é b", "choices": ["c", 1]}\n')
+
+
+def read_evaluation_texts(folder: Path) -> None:
+    """Read what `data build --decontaminate` reads."""
+    read_texts([str(folder / "a.jsonl")], length=2, max_line_bytes=1024)
+
+
 KINDS = {
     "corpus": Kind(_corpus, read_corpus, {"a.*": mutated_bytes}),
     "manifest": Kind(_shards, read_shards, {"data/*/manifest.json": mutated_json}),
@@ -253,7 +263,7 @@ KINDS = {
         _shards,
         read_shards,
         {"data/*/documents.npy": mutated_bytes, "data/*/*.tar": mutated_bytes},
-        _sum_again,
+        sum_again,
     ),
     "media": Kind(_media, read_media, {"a.*": mutated_bytes}, _pack),
     "run file": Kind(_write_run, read_run, {"run.toml": mutated_toml}),
@@ -261,5 +271,6 @@ KINDS = {
     "devices": Kind(_write_devices, read_devices, {"devices.toml": mutated_toml}),
     "devices, bytes": Kind(_write_devices, read_devices, {"devices.toml": mutated_bytes}),
     "tokenizer": Kind(_tokenizers, read_tokenizer, {"*.json": mutated_json}),
+    "evaluation texts": Kind(_evaluation_texts, read_evaluation_texts, {"a.*": mutated_bytes}),
     "prompts": Kind(_prompts, read_prompt_files, {"a.*": mutated_bytes}),
 }

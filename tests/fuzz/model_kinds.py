@@ -108,14 +108,14 @@ def read_checkpoint(folder: Path) -> None:
 
 
 def _export(folder: Path) -> None:
-    write_folder(folder, tiny_model(), ByteTokenizer(), 24)
+    write_folder(folder, tiny_model(), ByteTokenizer())
 
 
 def _quantized(folder: Path) -> None:
     model = tiny_model()
     _, names = quantize_model(model, 4)
     polar = {"bits": 4, "rotate": True, "names": names}
-    write_folder(folder, model, ByteTokenizer(), 24, polar=polar)
+    write_folder(folder, model, ByteTokenizer(), polar=polar)
 
 
 def _run_directory(folder: Path) -> None:

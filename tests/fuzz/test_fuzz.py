@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from tests.fuzz.child import Child
 from tests.fuzz.kinds import KINDS as DATA_KINDS
 from tests.fuzz.kinds import Kind
+from tests.fuzz.labelled_kinds import KINDS as LABELLED_KINDS
 from tests.fuzz.model_kinds import KINDS as MODEL_KINDS
 
-KINDS = DATA_KINDS | MODEL_KINDS
+KINDS = DATA_KINDS | LABELLED_KINDS | MODEL_KINDS
 SHORT, LONG = 30, 3_000
 
 

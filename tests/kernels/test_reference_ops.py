@@ -6,6 +6,7 @@ import torch
 from kernels.fft_conv.op import fft_conv
 from kernels.linear_cross_entropy.op import linear_cross_entropy
 from kernels.linear_cross_entropy.reference import BLOCK
+from kernels.matrix_scan.op import matrix_scan
 from kernels.op_info import randn
 from kernels.short_conv.op import short_conv
 from kernels.state_scan.op import state_scan
@@ -35,6 +36,16 @@ def test_state_scan_equals_its_recurrence(complex_: bool) -> None:
     for j in range(5):
         torch.testing.assert_close(incoming[:, j], state)
         state = decay[:, j, :, None] * state + update[:, j]
+    torch.testing.assert_close(final, state)
+
+
+def test_matrix_scan_equals_its_recurrence() -> None:
+    torch.manual_seed(0)
+    transition, update, state = randn(2, 5, 3, 4, 4), randn(2, 5, 3, 4, 2), randn(2, 3, 4, 2)
+    incoming, final = matrix_scan(transition, update, state)
+    for j in range(5):
+        torch.testing.assert_close(incoming[:, j], state)
+        state = torch.einsum("bhkl,bhlv->bhkv", transition[:, j], state) + update[:, j]
     torch.testing.assert_close(final, state)
 
 
@@ -114,6 +125,12 @@ def test_fft_conv_works_in_float32_for_half_precision(dtype: torch.dtype) -> Non
         (
             lambda: state_scan(torch.ones(1, 2, 3), torch.ones(1, 2, 3, 4), torch.ones(1, 3, 5)),
             r"got \(1, 2, 3\), \(1, 2, 3, 4\), \(1, 3, 5\)",
+        ),
+        (
+            lambda: matrix_scan(
+                torch.ones(1, 2, 3, 4, 4), torch.ones(1, 2, 3, 4, 5), torch.ones(1, 3, 5, 4)
+            ),
+            r"got \(1, 2, 3, 4, 4\), \(1, 2, 3, 4, 5\), \(1, 3, 5, 4\)",
         ),
         (
             lambda: linear_cross_entropy(torch.ones(2, 3), torch.ones(5, 4), torch.ones(2)),

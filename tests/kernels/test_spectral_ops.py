@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.delta.op import delta_write
+from kernels.delta.reference import invert
 from kernels.document_reset.op import document_reset
 from kernels.modal.info import MANY_ROWS, random_modes
 from kernels.modal.op import modal_read, modal_state
@@ -104,6 +106,52 @@ def test_recall_equals_its_recurrence(
         torch.testing.assert_close(recall_read(q, weight, state, v), v + read)
 
 
+@pytest.mark.parametrize("block_elements", [1, 1 << 16])
+@pytest.mark.parametrize("C", [1, 5, 16, 21, 70])
+def test_delta_write_solves_its_system(
+    C: int, block_elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kernels.blocks.BLOCK_ELEMENTS", block_elements)
+    torch.manual_seed(0)
+    N, H = 3, 2
+    k, e, u = F.normalize(randn(N, H, C, 4), dim=-1), randn(N, H, C, 4), randn(N, H, C, 5)
+    total, read = (-0.1 * torch.rand(N, H, C).double()).cumsum(-1), randn(N, H, C)
+    segment = (torch.rand(N, C) < 0.2).cumsum(1)
+    written, lost = delta_write(k, e, u, total, read, segment)
+    for x, right in ((written, u), (lost, read[..., None] * e)):
+        expected: list[Tensor] = []
+        for t in range(C):
+            value = right[..., t, :]
+            for s in range(t):
+                weight = (total[..., t] - total[..., s]).exp() * (e[..., t, :] * k[..., s, :]).sum(
+                    -1
+                )
+                same = (segment[:, t] == segment[:, s])[:, None]
+                value = value - (weight * same)[..., None] * expected[s]
+            expected.append(value)
+        torch.testing.assert_close(x, torch.stack(expected, dim=2))
+
+
+def test_the_inverse_of_equal_keys_keeps_its_digits() -> None:
+    """Equal keys and strength 2: the inverse is 1 and -2, 2, -2, ...; powers of A are huge."""
+    C = 64
+    a = torch.full((1, 1, C, C), 2.0).tril(-1)
+    lag = torch.arange(C)[:, None] - torch.arange(C)
+    expected = torch.where(lag > 0, -2.0 * (-1.0) ** (lag - 1), (lag == 0).float())
+    assert torch.equal(invert(a)[0, 0], expected)
+
+
+def test_delta_in_half_precision_is_float32_rounded() -> None:
+    torch.manual_seed(0)
+    k, e, u = (0.5 * torch.randn(3, 2, 3, 8, 4)).bfloat16()
+    total, read = -torch.rand(2, 3, 8).cumsum(-1), torch.rand(2, 3, 8)
+    found = delta_write(k, e, u, total, read)
+    expected = delta_write(k.float(), e.float(), u.float(), total, read)
+    for x, y in zip(found, expected, strict=True):
+        assert x.dtype == torch.bfloat16
+        torch.testing.assert_close(x, y.to(x.dtype))
+
+
 def test_norm_gate_equals_torch() -> None:
     torch.manual_seed(0)
     # more than one block of rows
@@ -172,6 +220,24 @@ def test_spectral_gate_equals_its_definition() -> None:
             "for the last torch.float64",
         ),
         (lambda: spectral_energy(randn(1, 2, 3, 4)), "complex spectrum"),
+        (
+            lambda: delta_write(*(randn(1, 2, 3, i) for i in (4, 5, 4)), *(randn(1, 2, 3),) * 2),
+            "k and e",
+        ),
+        (
+            lambda: delta_write(*(randn(1, 2, 3, 4),) * 3, randn(1, 2, 3), randn(1, 2, 4)),
+            "total and read",
+        ),
+        (
+            lambda: delta_write(
+                *(randn(1, 2, 3, 4),) * 3, *(randn(1, 2, 3),) * 2, torch.zeros(2, 3)
+            ),
+            r"segments \(1, 3\)",
+        ),
+        (
+            lambda: delta_write(*(randn(1, 2, 3, 4),) * 3, *(randn(1, 2, 3).float(),) * 2),
+            "of torch.float64",
+        ),
     ],
 )
 def test_bad_input_is_refused(call: object, message: str) -> None:

@@ -47,8 +47,8 @@ class Sampler:
         self._filters = filters_of(empty_model(run.model), run.model.dim // run.model.num_heads)
         self._observer: SpectrumObserver | None = None
         if self._filters.num_rows and not run.train.compile:
-            ends = mesh.sequence.rank == mesh.sequence.size - 1
-            self._observer = SpectrumObserver(engine.module, self._filters, counts_rows=ends)
+            span = mesh.sequence.rank, mesh.sequence.size
+            self._observer = SpectrumObserver(engine.module, self._filters, span=span)
         self._gradients: dict[str, float] = {}
         self._is_sampled = False
 

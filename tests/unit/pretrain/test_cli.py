@@ -58,9 +58,10 @@ def test_a_misspelt_flag_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -
 
 # values of each list option, in two parts that are given in two places
 LISTS: dict[str, dict[str, tuple[str, str]]] = {
-    "tokenizer train": {"--inputs": ("a", "b c")},
-    "data build": {"--sources": ("a b", "c")},
+    "tokenizer train": {"--inputs": ("a", "b c"), "--read.columns": ("a", "b")},
+    "data build": {"--sources": ("a b", "c"), "--read.columns": ("a", "b")},
     "evaluate": {"--text": ("a", "b"), "--tasks": ("a", "b")},
+    "embed": {"--inputs": ("a", "b c"), "--read.columns": ("a", "b")},
     "launch slurm": {"--sweep": ("train.seed=0,1", "model.dim=32,64")},
     "pretrain": {
         "--launch.kubernetes.secret-keys": ("A", "B"),
@@ -75,6 +76,7 @@ LISTS: dict[str, dict[str, tuple[str, str]]] = {
         "--model.conv-heads": ("1", "2 3"),
         "--model.gates.selection-parts": ("importance", "scales"),
         "--model.mixers": ("heads", "fft"),
+        "--objective.labels": ("a", "b"),
         "--train.batch-warmup": ("1 4", "2 4"),
         "--train.length-warmup": ("1 64", "2 128"),
     },
@@ -90,6 +92,7 @@ def positional(tmp_path: Path) -> dict[str, list[str]]:
         "tokenizer train": ["--output", "o"],
         "data build": ["--output", "o"],
         "evaluate": ["runs/x"],
+        "embed": ["runs/x", "--inputs", "z", "--output", "o"],
         "launch slurm": [str(run_file)],
         "pretrain": [str(run_file)],
     }
@@ -112,6 +115,7 @@ def test_a_list_option_that_is_given_twice_has_the_values_of_both(
         "tokenizer train": "--vocab-size",
         "data build": "--num-processes",
         "evaluate": "--limit",
+        "embed": "--batch-size",
         "launch slurm": "--chain",
         "pretrain": "--train.seed",
     }[name]
@@ -133,7 +137,7 @@ def test_a_list_option_that_is_given_twice_has_the_values_of_both(
 
 def _value(table: Any, option: str) -> Any:
     path = option.removeprefix("--").replace("-", "_").split(".")
-    for key in ["run", *path] if len(path) > 1 else path:
+    for key in ["run", *path] if hasattr(table, "run") else path:
         table = getattr(table, key)
     return table
 

@@ -7,7 +7,7 @@ import torch
 from pydantic import BaseModel
 
 from spectral.config import ModelConfig
-from spectral.lm import SpectralLM
+from spectral.models import model_class
 from tests.unit.spectral.causality.checks import small_config
 
 TOKENS = torch.randint(40, (1, 33), generator=torch.Generator().manual_seed(1))
@@ -26,6 +26,17 @@ CASES: dict[str, tuple[dict[str, Any], Any]] = {
     "num_modes": ({}, 4),
     "conv_chunk": (GATES["bands"] | {"num_modes": 4}, 16),
     "short_conv": ({}, 3),
+    "classes": ({}, 3),
+    "pooling": ({"classes": 3}, "max"),
+    "multi_label": ({"classes": 3}, True),
+    "recall_rule": ({}, "delta"),
+    "recall_strength": ({"recall_rule": "delta"}, 1.0),
+    "recall_erase": ({"recall_rule": "delta"}, "channel"),
+    "recall_phase": ({}, "data"),
+    "recall_bias": ({}, True),
+    "source_layers": ({}, 1),
+    "source_bands": ({"source_layers": 1}, 2),
+    "source_dim": ({"source_layers": 1}, 8),
     "embedding": ({}, "harmonic"),
     "feed_forward": ({}, "frequency"),
     "ffn_dim": ({}, 25),
@@ -76,14 +87,15 @@ def _changed(base: dict[str, Any], key: str, value: Any) -> ModelConfig:
 def _computed(config: ModelConfig) -> list[float]:
     """Losses of a sequence in training mode, and the sizes of all parameters."""
     torch.manual_seed(0)
-    model = SpectralLM(config).double()
+    model = model_class(config)(config).double()
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     torch.manual_seed(2)
     with torch.no_grad():
-        loss = model(TOKENS[:, :-1], torch.zeros_like(TOKENS[:, 1:]), TOKENS[:, 1:])
+        labels = TOKENS[:, 1:] % config.classes if config.classes else TOKENS[:, 1:]
+        loss = model(TOKENS[:, :-1], torch.zeros_like(labels), labels)
     return [float(loss.nll), float(loss.auxiliary), *(p.numel() for p in model.parameters())]
 
 

@@ -8,6 +8,7 @@ from spectral.lm import SpectralLM
 from spectral.mixers.build import MIXERS
 from tests.unit.spectral.causality.checks import (
     check_causal,
+    check_gradients,
     check_isolated,
     check_recurrent,
     small_config,
@@ -16,6 +17,16 @@ from tests.unit.spectral.causality.checks import (
 )
 from tests.unit.spectral.gates.test_spectral_gate import SETTINGS
 
+RECALL: dict[str, dict[str, object]] = {
+    "delta": {"recall_rule": "delta"},
+    "turning": {"recall_phase": "data", "recall_bias": True},
+    "every key": {
+        "recall_rule": "delta",
+        "recall_erase": "channel",
+        "recall_phase": "data",
+        "recall_bias": True,
+    },
+}
 MIXTURES = {"mixed": (2,), "by turns": (), "convolution": (4,), "recall": (0,)}
 
 
@@ -35,14 +46,26 @@ def test_recurrent_form_equals_parallel_form(conv_heads: tuple[int, ...], length
     check_recurrent(small_model(small_config(conv_heads=conv_heads)), length)
 
 
-@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("name", RECALL)
+def test_recall_heads_of_every_kind(name: str) -> None:
+    config = small_config(conv_heads=(0,), **RECALL[name])
+    check_causal(small_model(config))
+    check_isolated(small_model(config))
+    for length in (1, 4, 9, 30):
+        check_recurrent(small_model(config), length)
+    check_gradients(config)
+
+
+@pytest.mark.parametrize("mixer", [*MIXERS, "delta"])
 @pytest.mark.parametrize("gates", ["none", "bands", "selection"])
 def test_decoding_under_autocast(mixer: str, gates: str) -> None:
     """The recurrent form differs from the parallel one by a few roundings to bfloat16.
 
     By the median: some tokens' keys and gates enlarge rounding errors in either form.
     """
-    config = small_config(mixers=(mixer,), fft={"chunk": 8}, num_modes=8, **SETTINGS.get(gates, {}))
+    changes = RECALL["every key"] if mixer == "delta" else {"mixers": (mixer,)}
+    changes = {**changes, **SETTINGS.get(gates, {})}
+    config = small_config(fft={"chunk": 8}, num_modes=8, **changes)
     model, tokens = small_model(config).float(), some_tokens(8, 30)
     errors = []
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -109,6 +132,10 @@ def test_parameters_do_not_depend_on_chunk_lengths() -> None:
         ({"conv_heads": (5,)}, "at most num_heads=4, got"),
         ({"dim": 12}, "must be even, got 3"),
         ({"conv_chunk": 0}, "greater than or equal to 1"),
+        ({"recall_strength": 2.5}, "recall_strength\n  Input should be less than or equal to 2"),
+        ({"recall_strength": 0.0}, "recall_strength\n  Input should be greater than 0"),
+        ({"recall_rule": "rule"}, "recall_rule\n  Input should be 'decay' or 'delta'"),
+        ({"recall_phase": "free"}, "recall_phase\n  Input should be 'static' or 'data'"),
         ({"depth": 3}, "Extra inputs are not permitted"),
     ],
 )

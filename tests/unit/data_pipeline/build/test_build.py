@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import sysconfig
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,11 +18,13 @@ from hypothesis import strategies as st
 from data_pipeline.build import build as build_module
 from data_pipeline.build import shard_writer
 from data_pipeline.build.build import build
-from data_pipeline.build.planning import Kept, plan_shards
+from data_pipeline.build.duplicates.documents import RowFile, plan_spans
+from data_pipeline.build.planning import SPLITS, load_choice, plan_shards, rows_of_piece
 from data_pipeline.build.train_tokenizer import train_tokenizer
+from data_pipeline.build.workers.pool import ProcessPool
+from data_pipeline.cleaning_config import CleaningConfig
 from data_pipeline.config import (
     BuildConfig,
-    CleaningConfig,
     DataConfig,
     ReadConfig,
     StorageConfig,
@@ -109,7 +112,7 @@ def test_a_finished_build_is_not_repeated(
 ) -> None:
     config = config_for(corpus, tmp_path / "out")
     first = build(config)
-    monkeypatch.setattr(build_module, "run_tasks", pytest.fail)
+    monkeypatch.setattr(ProcessPool, "run", pytest.fail)
     assert build(config) == first
     assert build(config.model_copy(update={"num_processes": 2})) == first
     for change in ({"valid_fraction": 0.3}, {"shard_bytes": 5_000}):
@@ -178,7 +181,7 @@ def test_two_builds_of_one_folder_are_refused(
             build(config)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(build_module, "run_tasks", second)
+    monkeypatch.setattr(ProcessPool, "run", second)
     with pytest.raises(KeyboardInterrupt):
         build(config)
 
@@ -201,22 +204,42 @@ def test_the_report_says_what_was_dropped_and_why(
     assert "dropped: exact duplicate: 1" in shown
 
 
-@given(st.lists(st.integers(1, 3000), min_size=1, max_size=80), st.data())
-def test_shards_partition_the_documents(sizes: list[int], data: st.DataObject) -> None:
-    held = data.draw(st.lists(st.booleans(), min_size=len(sizes), max_size=len(sizes)))
-    numbers = np.arange(len(sizes))
-    kept = Kept(numbers // 7, numbers, np.array(sizes), np.array(held, dtype=np.int64))
-    tasks = plan_shards(BuildConfig(shard_bytes=4_000), kept)
-    for split, number in (("train", 0), ("valid", 1)):
-        chosen = [task for task in tasks if task.split == split]
-        rows = [row for task in chosen for row in task.row.tolist()]
-        assert rows == np.flatnonzero(kept.is_valid == number).tolist()
-        assert [task.number for task in chosen] == list(range(len(chosen)))
-        firsts = np.cumsum([0, *(len(task.row) for task in chosen)])[:-1]
-        assert [task.first for task in chosen] == firsts.tolist()
-        for task in chosen:
-            # Full up to its last document, which may reach over.
-            assert kept.text_bytes[task.row[:-1]].sum() < 4_000 + 3_000
+@given(st.lists(st.tuples(st.integers(1, 9000), st.sampled_from([0, 1, 255])), max_size=80))
+def test_shards_partition_the_documents(documents: list[tuple[int, int]]) -> None:
+    sizes = np.array([size for size, _ in documents], dtype=np.int64)
+    splits = np.array([split for _, split in documents], dtype=np.uint8)
+    lengths = [min(7, len(sizes) - start) for start in range(0, len(sizes), 7)]
+    spans = plan_spans([RowFile(Path("part"), length) for length in lengths], 20)
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        for span in spans:
+            rows = slice(span.first, span.first + span.rows)
+            np.savez(
+                work / f"choice-{span.number:06d}.npz", split=splits[rows], text_bytes=sizes[rows]
+            )
+        tasks = plan_shards(BuildConfig(shard_bytes=4_000), spans, work)
+        for place, split in enumerate(SPLITS):
+            chosen = [task for task in tasks if task.split == split]
+            documents_of = [
+                [
+                    7 * piece.part + row
+                    for piece in task.pieces
+                    for row in rows_of_piece(split, load_choice(work, piece.span), piece).tolist()
+                ]
+                for task in chosen
+            ]
+            expected = np.flatnonzero(splits == place)
+            assert [row for rows in documents_of for row in rows] == expected.tolist()
+            assert [task.number for task in chosen] == list(range(len(chosen)))
+            firsts = np.cumsum([0, *(len(rows) for rows in documents_of)])[:-1]
+            assert [task.first for task in chosen] == firsts.tolist()
+            # the bytes in front of a document decide its shard
+            starts = np.cumsum(sizes[expected]) - sizes[expected]
+            before = dict(zip(expected.tolist(), starts.tolist(), strict=True))
+            for rows in documents_of:
+                assert len({before[row] // 4_000 for row in rows}) == 1
+            ends = [before[rows[0]] // 4_000 for rows in documents_of]
+            assert len(set(ends)) == len(ends)
 
 
 def test_language_and_unknown_text_are_recorded(tmp_path: Path) -> None:

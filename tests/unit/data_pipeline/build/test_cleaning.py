@@ -4,8 +4,9 @@ import pytest
 
 from data_pipeline.build import gopher
 from data_pipeline.build.cleaning import Counts, clean
-from data_pipeline.build.duplicates import DuplicateFinder, document_hash, in_valid, signature
-from data_pipeline.config import CleaningConfig, GopherConfig
+from data_pipeline.build.duplicates.signatures import document_hash, in_valid, signature
+from data_pipeline.cleaning_config import CleaningConfig, GopherConfig
+from tests.unit.data_pipeline.build.sequential import SequentialFinder
 
 OFF = CleaningConfig(unicode_form="none", control_characters=False)
 PROSE = (
@@ -108,16 +109,16 @@ def test_counts_keep_a_few_examples() -> None:
 
 
 def test_exact_duplicates() -> None:
-    finder = DuplicateFinder(CleaningConfig())
+    finder = SequentialFinder(CleaningConfig())
     reasons = [finder.reason_to_drop(document_hash(text), None) for text in ("a", "b", "a")]
     assert reasons == [None, None, "exact duplicate"]
-    kept = DuplicateFinder(CleaningConfig(exact_duplicates=False))
+    kept = SequentialFinder(CleaningConfig(exact_duplicates=False))
     assert [kept.reason_to_drop(document_hash("a"), None) for _ in range(2)] == [None, None]
 
 
 def test_near_duplicates() -> None:
     config = CleaningConfig(near_duplicates=True)
-    finder = DuplicateFinder(config)
+    finder = SequentialFinder(config)
     words = PROSE.split()
     texts = [
         PROSE,
@@ -139,7 +140,7 @@ def test_near_duplicates() -> None:
 def test_candidates_below_the_threshold_are_kept() -> None:
     # Similarity 0.4: the index alone would propose about a fifth of the pairs.
     config = CleaningConfig(near_duplicates=True, near_threshold=0.5, near_ngram=1)
-    finder = DuplicateFinder(config)
+    finder = SequentialFinder(config)
     dropped = 0
     for pair in range(60):
         words = [f"p{pair}w{number}" for number in range(100)]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-import data_pipeline.build.build as building
 from data_pipeline.build.build import build
+from data_pipeline.build.workers.pool import ProcessPool
 from data_pipeline.config import BuildConfig
 from data_pipeline.errors import DataError
 from data_pipeline.storage.files import local_path
@@ -31,7 +31,7 @@ def killed(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     """The output of a build that was killed when it had begun."""
     output = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(building, "run_tasks", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(ProcessPool, "run", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             build(config_for(corpus, output))
     return output
@@ -147,7 +147,7 @@ def test_a_build_is_not_finished_while_it_is_repeated(
     build(config_for(corpus, output))
     (output / "train" / "shard-000000.tar").unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(building, "run_tasks", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(ProcessPool, "run", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             build(config_for(corpus, output))
     assert not (output / "report.json").exists()

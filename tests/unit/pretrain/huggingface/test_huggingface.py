@@ -71,7 +71,9 @@ def test_any_ids_get_the_same_text(
 
 def test_bundled_code_imports_nothing_of_ours_and_is_otherwise_unchanged() -> None:
     sources = bundled_sources()
-    assert {"modeling_resonance.py", "spectral_lm.py", "kernels_fft_conv_op.py"} <= set(sources)
+    assert {"modeling_resonance.py", "spectral_backbone.py", "kernels_fft_conv_op.py"} <= set(
+        sources
+    )
     for name, text in sources.items():
         for node in ast.walk(ast.parse(text)):
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -11,7 +11,21 @@ from pretrain.huggingface.source_bundle import bundled_sources
 from spectral.config import ModelConfig
 from spectral.lm import SpectralLM
 
-SCAN = "torch.addcmul(update_BNF, decay_BN1, views[j], out=views[j + 1])"
+# a line that carries a state to the next chunk, and one that carries nothing older
+DECAY = (
+    {},
+    (
+        "torch.addcmul(update_BNF, decay_BN1, views[j], out=views[j + 1])",
+        "views[j + 1].copy_(update_BNF)",
+    ),
+)
+DELTA = (
+    {"recall_rule": "delta", "recall_phase": "data", "recall_bias": True},
+    (
+        "state_BHKV = transition_BHKK @ state_BHKV + update_BHKV",
+        "state_BHKV = update_BHKV",
+    ),
+)
 
 
 def _config(**changes: object) -> ModelConfig:
@@ -31,26 +45,32 @@ def test_the_probe_has_several_chunks_and_an_odd_length(changes: dict[str, objec
     assert length % chunk
 
 
-def _lossy_sources() -> dict[str, str]:
+def _lossy_sources(line: str, lossy: str) -> dict[str, str]:
     """The exported code with a scan whose states reach the next chunk and none after it."""
     sources = bundled_sources()
-    assert SCAN in sources["kernels_state_scan_reference.py"]
+    assert any(line in text for text in sources.values())
     return {
-        name: text.replace(SCAN, "views[j + 1].copy_(update_BNF)").replace("resonance_", "lossy_")
+        name: text.replace(line, lossy).replace("resonance_", "lossy_")
         if name.startswith("kernels")
         else text
         for name, text in sources.items()
     }
 
 
+@pytest.mark.parametrize(("changes", "lines"), [DECAY, DELTA], ids=["decay", "delta"])
 def test_states_lost_between_chunks_are_noticed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, object],
+    lines: tuple[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model, tokenizer = SpectralLM(_config()).eval(), load_tokenizer("byte")
-    write_folder(tmp_path / "exported", model, tokenizer, 64)
+    model, tokenizer = SpectralLM(_config(**changes)).eval(), load_tokenizer("byte")
+    write_folder(tmp_path / "exported", model, tokenizer)
     expected = observe(model, tokenizer)
     assert prove(expected, tokenizer, tmp_path / "exported").max_logit_error < 1e-4
-    monkeypatch.setattr("pretrain.huggingface.export.bundled_sources", _lossy_sources)
-    write_folder(tmp_path / "lossy", model, tokenizer, 64)
+    monkeypatch.setattr(
+        "pretrain.huggingface.export.bundled_sources", lambda: _lossy_sources(*lines)
+    )
+    write_folder(tmp_path / "lossy", model, tokenizer)
     with pytest.raises(RunError, match="logits differ"):
         prove(expected, tokenizer, tmp_path / "lossy")

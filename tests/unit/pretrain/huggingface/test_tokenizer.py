@@ -135,7 +135,7 @@ def test_a_whole_folder_is_compared_and_never_writes_ids_of_no_token(
     model, tokenizer = _model(), _tokenizer(name, tmp_path)
     assert tokenizer.vocab_size < VOCAB_SIZE - 64
     folder = tmp_path / "folder"
-    export.write_folder(folder, model, tokenizer, 64)
+    export.write_folder(folder, model, tokenizer)
     proof = export.prove(export.observe(model, tokenizer), tokenizer, folder)
     loaded = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
     prompt = torch.tensor([[tokenizer.bos_id, 7, 21], [tokenizer.bos_id, 14, 7]])
@@ -156,7 +156,7 @@ def test_a_whole_folder_is_compared_and_never_writes_ids_of_no_token(
             assert int(tokens.max()) < tokenizer.vocab_size
             if "suppress_tokens" in options:
                 assert 21 not in tokens[:, 3:]
-    card = model_card(model, tokenizer, tmp_path, proof)
+    card = model_card(model, tokenizer, tmp_path, proof, [])
     assert "split_special_tokens=True" in card
     assert f"The tokenizer has {tokenizer.vocab_size:,} ids, the model 512" in card
     # ids of tokens that were added downstream may be generated
@@ -168,6 +168,6 @@ def test_a_whole_folder_is_compared_and_never_writes_ids_of_no_token(
 def test_a_tokenizer_with_other_ids_is_refused(tmp_path: Path) -> None:
     model, tokenizer = _model(), _tokenizer("t5", tmp_path)
     other = _tokenizer("default bpe", tmp_path)
-    export.write_folder(tmp_path / "folder", model, other, 64)
+    export.write_folder(tmp_path / "folder", model, other)
     with pytest.raises(RunError, match=r"the exported tokenizer gives \d+ ids for .* of training"):
         export.prove(export.observe(model, tokenizer), tokenizer, tmp_path / "folder")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.commands import PlanCommand
 from pretrain.errors import RunError
+from pretrain.launch_commands import PlanCommand
 from pretrain.planning.plan import plan
 
 RUN = """
@@ -44,6 +44,27 @@ def test_a_plan_as_json_adds_up(tmp_path: Path) -> None:
     assert 0 < found["model_flops_utilisation"] < 1
     # ZeRO 1 over 4 ranks: each has a quarter of the parameters, of at most 4 bytes
     assert 0 < found["sent_bytes"]["allgather_base"] <= 1.01 * found["parameters_per_gpu"]
+
+
+ENCODERS = {
+    "masks": '[objective]\nkind = "masked_token"',
+    "labels": '[objective]\nkind = "classify"',
+}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_encoders_and_classifiers_are_planned(name: str, tmp_path: Path) -> None:
+    keys = 'causal = false\nmixers = ["heads", "fft", "wavelet"]\n'
+    if name == "labels":
+        keys += "classes = 7\n"
+    file = _file(tmp_path, f"[parallel]\nsequence = 2\n{ENCODERS[name]}\n")
+    file.write_text(file.read_text().replace("[data]", f"{keys}[data]", 1))
+    text = plan(PlanCommand(run_file=file, gpus=4, as_json=True))
+    assert text is not None
+    found = json.loads(text)
+    # spans exchanged for heads, and back
+    assert found["fits"]
+    assert any("all_to_all" in name or "alltoall" in name for name in found["sent_bytes"])
 
 
 def test_a_plan_fits_a_narrow_terminal(

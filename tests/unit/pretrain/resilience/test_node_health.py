@@ -125,9 +125,9 @@ def test_wandb_goes_on_under_the_same_id(tmp_path: Path) -> None:
         metrics.log({"step": step, "tokens": step, "loss": 1.0, "tokens_per_s": 1.0})
         metrics.close()
     name = (tmp_path / "wandb_id").read_text()
-    runs = [path.name for path in (tmp_path / "wandb").glob("offline-run-*")]
-    assert runs
-    assert all(run.endswith(f"-{name}") for run in runs)
+    # two runs that start within a second have folders of different names
+    runs = [path.name for path in (tmp_path / "wandb").glob("offline-run-*/*.wandb")]
+    assert runs == [f"run-{name}.wandb"] * 2
     assert wandb_id(tmp_path) == name
 
 

@@ -1,15 +1,15 @@
 """Breaks of the FFT, of wavelets, of encoders and of kept states: each turns a check red."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 import spectral.mixers.fft
-import spectral.mixers.heads_bidirectional
 import spectral.mixers.wavelet
-from spectral.mixers.context import SequenceContext
+from spectral.mixers.context import SequenceContext, sequence_context
 from spectral.mixers.fft import FFTMixer
 from spectral.mixers.wavelet import WaveletMixer
 from spectral.modules.chunk_fusion import ChunkFusion
@@ -86,13 +86,12 @@ def test_wavelets_across_borders(monkeypatch: pytest.MonkeyPatch) -> None:
         check_isolated(small_model(small_config(mixers=("wavelet",))))
 
 
-@pytest.mark.parametrize("module", ["fft_bidirectional", "wavelet_bidirectional"])
+@pytest.mark.parametrize("mixer", ["fft", "wavelet"])
 def test_an_encoder_that_does_not_split_documents(
-    module: str, monkeypatch: pytest.MonkeyPatch
+    mixer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mixer = module.removesuffix("_bidirectional")
     monkeypatch.setattr(
-        f"spectral.mixers.{module}.per_document", lambda convolve, u, _segments: convolve(u)
+        "spectral.mixers.per_document.per_document", lambda convolve, u, _segments: convolve(u)
     )
     with pytest.raises(AssertionError, match="sees another document"):
         check_bidirectional(small_model(small_config(mixers=(mixer,), causal=False)), SEGMENTS)
@@ -101,7 +100,11 @@ def test_an_encoder_that_does_not_split_documents(
 def test_an_encoder_whose_second_direction_keeps_the_borders_of_the_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(spectral.mixers.heads_bidirectional, "_reversed", lambda context: context)
+    def forward_borders(*arguments: Any) -> SequenceContext:
+        context = sequence_context(*arguments)
+        return context._replace(backward=context)
+
+    monkeypatch.setattr("spectral.lm.sequence_context", forward_borders)
     with pytest.raises(AssertionError, match="sees another document"):
         check_bidirectional(small_model(small_config(causal=False)), SEGMENTS)
 

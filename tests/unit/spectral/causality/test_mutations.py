@@ -10,11 +10,13 @@ import spectral.filters.modal
 import spectral.mixers.fft
 import spectral.mixers.heads_bidirectional
 import spectral.mixers.wavelet
+import spectral.modules.delta
 import spectral.modules.recall
 import spectral.modules.short_conv
 from spectral.filters.gated import GatedFilter
 from spectral.gates.spectral_gate import SpectralGate
 from spectral.lm import SpectralLM
+from spectral.modules.rotary import Turns
 from spectral.sequence.span import Carry, Span
 from tests.unit.spectral.causality.checks import (
     check_causal,
@@ -54,6 +56,9 @@ def _prophetic(_span: Span, decay: Tensor, update: Tensor, initial: Tensor) -> C
     return Carry(lambda: (update, initial))
 
 
+DELTA = {"recall_rule": "delta", "recall_phase": "data", "conv_heads": (0,)}
+
+
 @pytest.mark.parametrize("conv_heads", [(4,), (2,)])
 @pytest.mark.parametrize("convolution", [_circular, _late_padding])
 def test_a_convolution_that_leaks_the_future(
@@ -75,6 +80,10 @@ def test_a_broken_carry(
     monkeypatch.setattr(Span, "start_carry", carry)
     with pytest.raises(AssertionError, match=message):
         check_causal(small_model(small_config(conv_heads=conv_heads, num_layers=1)))
+    monkeypatch.undo()
+    monkeypatch.setattr(Span, "start_matrix_carry", carry)
+    with pytest.raises(AssertionError, match=message):
+        check_causal(small_model(small_config(num_layers=1, **DELTA)))
 
 
 def _keep_everything(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,11 +146,35 @@ def test_a_broken_reset(
         check_isolated(small_model(small_config(conv_heads=conv_heads)))
 
 
+@pytest.mark.parametrize("breaks", [_keep_everything, _write_everything])
+def test_a_broken_reset_of_delta_heads(
+    breaks: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breaks(monkeypatch)
+    with pytest.raises(AssertionError, match="sees another document"):
+        check_isolated(small_model(small_config(**DELTA)))
+
+
+def test_an_erasure_across_borders(monkeypatch: pytest.MonkeyPatch) -> None:
+    operator = spectral.modules.delta.delta_write
+    monkeypatch.setattr(spectral.modules.delta, "delta_write", lambda *i: operator(*i[:5]))
+    with pytest.raises(AssertionError, match="another document"):
+        check_isolated(small_model(small_config(**DELTA)))
+
+
+def test_a_state_that_does_not_turn_at_the_end_of_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Turns, "at_end", lambda _self, state: state)
+    with pytest.raises(AssertionError):
+        check_recurrent(small_model(small_config(**DELTA)))
+
+
 def test_a_recall_mask_that_includes_the_future(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_model(small_config(conv_heads=(0,)))
-    monkeypatch.setattr(Tensor, "tril_", lambda seen: seen)
+    monkeypatch.setattr(Tensor, "tril_", lambda seen, *_: seen)
     with pytest.raises(AssertionError, match="a logit sees the future"):
         check_causal(model)
+    with pytest.raises(AssertionError, match="a logit sees the future"):
+        check_causal(small_model(small_config(**DELTA)))
 
 
 def test_a_decay_that_the_recurrent_form_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,9 +188,10 @@ def test_a_decay_that_the_recurrent_form_forgets(monkeypatch: pytest.MonkeyPatch
         check_recurrent(small_model(small_config()))
 
 
+@pytest.mark.parametrize("changes", [{}, DELTA], ids=["default", "delta"])
 @pytest.mark.parametrize("check", [check_causal, check_isolated, check_recurrent])
-def test_every_check_is_green_without_a_break(check: Check) -> None:
-    check(small_model(small_config()))
+def test_every_check_is_green_without_a_break(check: Check, changes: dict[str, object]) -> None:
+    check(small_model(small_config(**changes)))
 
 
 GATES = ["bands", "soft_threshold", "cross_head", "magnitude_mixing", "selection"]

@@ -17,17 +17,17 @@ GATES = SETTINGS["everything"]
 HEADS: dict[str, dict[str, object]] = {
     "convolution": {"conv_heads": (4,)},
     "recall": {"conv_heads": (0,)},
+}
+LONG: dict[str, dict[str, object]] = {
     "mixed": {"conv_heads": (2,)},
     "by turns": {},
-}
-ALONE: dict[str, dict[str, object]] = {
     **{name: {"mixers": (name,)} for name in MIXERS if name != "heads"},
     "gates": {**GATES},
-}
-TOGETHER = {
-    "mixers": tuple(name for name in MIXERS if name != "heads"),
-    "feed_forward": "frequency",
-    **GATES,
+    "together": {
+        "mixers": tuple(name for name in MIXERS if name != "heads"),
+        "feed_forward": "frequency",
+        **GATES,
+    },
 }
 
 
@@ -35,11 +35,7 @@ TOGETHER = {
     "changes",
     [
         *(pytest.param(changes, id=name) for name, changes in HEADS.items()),
-        *(
-            pytest.param(changes, id=name, marks=pytest.mark.slow)
-            for name, changes in ALONE.items()
-        ),
-        pytest.param(TOGETHER, id="together"),
+        *(pytest.param(changes, id=name, marks=pytest.mark.slow) for name, changes in LONG.items()),
     ],
 )
 def test_no_variant_learns_to_predict_noise(changes: dict[str, object]) -> None:

@@ -22,11 +22,17 @@ FFT = {"fft": {"chunk": 4, "direct": 6}, "causal": False}
 
 
 # every gate on the real spectrum of the FFT; the other mixers' gates are those of causal models
-CASES = [("fft", name) for name in SETTINGS]
-CASES += [(mixer, name) for mixer in MIXERS for name in ("no_gate", "selection", "everything")]
+CASES = [(mixer, name) for mixer in MIXERS for name in ("no_gate", "everything")]
+LONG_CASES = {("fft", name) for name in SETTINGS} | {(mixer, "selection") for mixer in MIXERS}
 
 
-@pytest.mark.parametrize(("mixer", "name"), sorted(set(CASES)))
+@pytest.mark.parametrize(
+    ("mixer", "name"),
+    [
+        *CASES,
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in sorted(LONG_CASES - set(CASES))),
+    ],
+)
 def test_every_token_sees_its_document_only(mixer: str, name: str) -> None:
     gates = SETTINGS.get(name, {})
     model = small_model(small_config(mixers=(mixer,), num_modes=8, **FFT, **gates))
@@ -34,9 +40,18 @@ def test_every_token_sees_its_document_only(mixer: str, name: str) -> None:
     check_bidirectional(model, SEGMENTS)
 
 
-@pytest.mark.parametrize("conv_heads", [(4,), (0,), (4, 0)])
-def test_each_kind_of_head_sees_both_sides(conv_heads: tuple[int, ...]) -> None:
-    model = small_model(small_config(conv_heads=conv_heads, causal=False))
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"conv_heads": (4,)},
+        {"conv_heads": (0,)},
+        {"conv_heads": (4, 0)},
+        {"conv_heads": (0,), "recall_rule": "delta", "recall_phase": "data", "recall_bias": True},
+    ],
+    ids=["convolution", "recall", "by turns", "delta"],
+)
+def test_each_kind_of_head_sees_both_sides(changes: dict[str, object]) -> None:
+    model = small_model(small_config(**changes, causal=False))
     check_bidirectional(model, None)
     check_bidirectional(model, SEGMENTS)
 

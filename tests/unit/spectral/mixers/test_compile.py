@@ -17,7 +17,11 @@ INSTANTIATED = pytest.mark.filterwarnings("ignore:.*should not be instantiated:D
     [
         ({"num_modes": 8} | EVERYTHING, True),
         ({"feed_forward": "experts"}, True),
-        ({"num_modes": 8, "mixers": ("fft", "wavelet"), "fft": {"chunk": 8}} | GATES, True),
+        pytest.param(
+            {"num_modes": 8, "mixers": ("fft", "wavelet"), "fft": {"chunk": 8}} | GATES,
+            True,
+            marks=pytest.mark.slow,
+        ),
         (
             {
                 "mixers": ("fft", "wavelet", "heads"),

@@ -1,0 +1,1 @@
+"""Building large corpora: near-duplicates, and clusters; the command is in `__main__.py`."""

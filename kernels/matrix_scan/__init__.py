@@ -1,0 +1,1 @@
+"""Recurrence that carries a matrix state through matrix transitions, chunk by chunk."""

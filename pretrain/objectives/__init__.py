@@ -1,0 +1,1 @@
+"""Kinds of objectives, a module each: batches, checks and report (imports no torch)."""
