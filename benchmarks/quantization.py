@@ -18,8 +18,8 @@ from torch import nn
 
 from benchmarks.harness.command import benchmark_parser, run_parsed
 from benchmarks.harness.thresholds import Figure, Outcome
-from data_pipeline.build.readers import read_documents
-from pretrain.evaluation.text import WHOLE_FILE, carried_nll
+from pretrain.evaluation.text import carried_nll
+from pretrain.evaluation.text_loss import read_text
 from pretrain.huggingface.load import load_pretrained
 from pretrain.quantization.coding import encoded
 from pretrain.quantization.quantize import quantize_model
@@ -146,7 +146,7 @@ def measure(quick: bool, run: Path) -> Outcome:
         ("calibration", sorted((ROOT / "pretrain").rglob("*.py")), CALIBRATION),
         ("held out", sorted((ROOT / "spectral").rglob("*.py")), HELD_OUT),
     ):
-        documents = [next(iter(read_documents(path, WHOLE_FILE))).text for path in paths]
+        documents = [read_text(path) for path in paths]
         texts[name] = loaded.tokenizer.encode("\n".join(documents))[:most]
     figures += model_figures(loaded.model, texts["calibration"], texts["held out"])
     return Outcome(f"Normal numbers, and the model of {loaded.path.parent.parent.name}.", figures)

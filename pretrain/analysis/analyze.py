@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from data_pipeline.build.readers import read_documents
 from data_pipeline.storage.atomic import write_text_atomically
 from data_pipeline.tokenizer import Tokenizer
 from pretrain.analysis.excitation import (
@@ -49,8 +48,7 @@ def analyze(command: AnalyzeCommand) -> str:
     folder = command.output or (run_of(loaded.path) if loaded.run else Path("analysis"))
     analysis = model_analysis(loaded)
     if command.text is not None:
-        (document,) = read_documents(command.text, WHOLE_FILE)
-        analysis["text"] = text_analysis(loaded, document.text, command)
+        analysis["text"] = text_analysis(loaded, read_text(command.text), command)
     charts = [
         share_chart(analysis["parameters"], analysis["operations"]),
         *filter_charts(analysis["filters"]),

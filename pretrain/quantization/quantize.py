@@ -11,7 +11,6 @@ import transformers
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from data_pipeline.build.readers import read_documents
 from pretrain.commands import QuantizeCommand
 from pretrain.errors import RunError
 from pretrain.evaluation.text_loss import WHOLE_FILE
@@ -78,8 +77,8 @@ def quantize(command: QuantizeCommand) -> QuantizeReport:
     loaded = load_pretrained(command.model)
     ids = None
     if command.text is not None:
-        (document,) = read_documents(command.text, WHOLE_FILE)
-        ids = [loaded.tokenizer.bos_id, *loaded.tokenizer.encode(document.text)]
+        text = read_text(command.text)
+        ids = [loaded.tokenizer.bos_id, *loaded.tokenizer.encode(text)]
         ids = ids[: command.max_tokens]
         if len(ids) < 2:
             raise RunError(f"--text {command.text}: is empty; expected a text to calibrate on")

@@ -174,7 +174,7 @@ def _analysis(run: RunRecords) -> list[Chart]:
     if not isinstance(pictures, list):
         return []
     return [
-        cleaned(picture) | {"title": f"{picture['title']} of {run.name}"}
+        cleaned(picture) | {"tokens": False, "title": f"{picture['title']} of {run.name}"}
         for picture in pictures
         if isinstance(picture, dict) and {"id", "title", "unit", "traces", "layout"} <= set(picture)
     ]
