@@ -12,7 +12,7 @@ from data_pipeline.errors import DataError
 from data_pipeline.tokenizer import continuation, load_tokenizer
 from pretrain.commands import ChatCommand
 from pretrain.errors import RunError
-from pretrain.evaluation.text import WHOLE_FILE
+from pretrain.evaluation.text_loss import WHOLE_FILE
 from pretrain.generation import chat
 from pretrain.generation.generate import read_prompts
 from tests.tokenizers_in_use import SENTENCEPIECE, save_model
