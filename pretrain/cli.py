@@ -18,6 +18,7 @@ from data_pipeline.redaction import redact
 from launch.errors import LaunchError
 from pretrain import commands, launch_commands
 from pretrain.config import RunConfig
+from pretrain.doctor.command import DoctorCommand
 from pretrain.errors import RunError
 from pretrain.run_file import describe, load_run
 from pretrain.terminal import TRACEBACK, OutputError, complain, standard_streams
@@ -87,7 +88,7 @@ COMMANDS = {
         launch_commands.LaunchCancelCommand, "pretrain.submit.jobs", "launch_cancel"
     ),
     "plan": Command(launch_commands.PlanCommand, "pretrain.planning.plan", "plan"),
-    "doctor": Command(commands.DoctorCommand, "pretrain.doctor.machine", "doctor"),
+    "doctor": Command(DoctorCommand, "pretrain.doctor.machine", "doctor"),
 }
 
 

@@ -1,4 +1,4 @@
-"""`resonance checkpoint import`: a Hugging Face folder as a checkpoint that training starts from."""
+"""`resonance checkpoint import`: a Hugging Face folder as a checkpoint to train from."""
 
 import json
 import shutil

@@ -19,6 +19,11 @@ from pretrain.huggingface.load import import_model
 from spectral.lm import SpectralLM
 from tests.unit.pretrain.huggingface.models import FEATURES, small_config
 
+pytestmark = [
+    # TRL and PEFT call functions that transformers has renamed
+    pytest.mark.filterwarnings("ignore:.*activation_checkpointing:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*requires_grad=True to a scalar:UserWarning"),
+]
 TRUSTED: dict[str, Any] = {"trust_remote_code": True}
 TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}{{ eos_token }}"
@@ -104,6 +109,8 @@ def test_accumulation_gives_the_same_losses_and_parameters(
             tmp_path / str(rows),
             per_device_train_batch_size=rows,
             gradient_accumulation_steps=accumulated,
+            # Adam's first step has the sign of a gradient, however small
+            optim="sgd",
         )
         trainer = Trainer(
             model=trained, args=arguments, train_dataset=_rows(tokenizer), data_collator=_collate
@@ -111,9 +118,9 @@ def test_accumulation_gives_the_same_losses_and_parameters(
         losses = list(_losses(trainer))
         norms = [e["grad_norm"] for e in trainer.state.log_history if "grad_norm" in e]
         results.append((losses, norms))
-    torch.testing.assert_close(
-        torch.tensor(results[0]), torch.tensor(results[1]), rtol=1e-3, atol=1e-4
-    )
+    # the log rounds to four digits
+    one, other = (torch.tensor(result) for result in results)
+    torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -187,7 +194,7 @@ def test_dpo(folder: Path, tokenizer: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("embedding", ["lora", "tokens"])
 def test_adapters_train_and_merge(
-    model: Any, tokenizer: Any, folder: Path, tmp_path: Path, embedding: str
+    model: Any, tokenizer: Any, tmp_path: Path, embedding: str
 ) -> None:
     from peft import LoraConfig, get_peft_model
 

@@ -1,4 +1,4 @@
-"""A folder that others fine-tuned becomes a checkpoint, from which training starts in any layout."""
+"""A folder that others fine-tuned becomes a checkpoint to train from in any layout."""
 
 import json
 import shutil
@@ -47,9 +47,10 @@ def test_training_starts_from_it_in_every_layout(trained: Path, tmp_path: Path) 
     text = resonance("generate", imported, "--prompt", "def scan(", "--max-tokens", 4)
     assert text.startswith("def scan(")
 
-    flags = ("--from", imported, "--train.steps", "3", "--train.output")
+    flags = ("--from", str(imported), "--train.steps", "3", "--train.output")
     resonance("pretrain", trained, *flags, tmp_path / "one")
-    pretrain_on_two_ranks(trained, *flags, tmp_path / "two", "--parallel.tensor", "2")
+    split = ("--parallel.tensor", "2")
+    pretrain_on_two_ranks(trained, *flags, str(tmp_path / "two"), *split)
     one, two, before = (losses(run) for run in (tmp_path / "one", tmp_path / "two", folder / "run"))
     assert [each.step for each in one if each.loss is not None] == [1, 2, 3]
     for mine, other in zip(one, two, strict=True):

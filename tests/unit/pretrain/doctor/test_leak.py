@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from pretrain.commands import DoctorCommand
 from pretrain.doctor import leak, machine
+from pretrain.doctor.command import DoctorCommand
 from pretrain.doctor.leak_checks import CHECKS, LeakResult, run_checks
 from pretrain.errors import RunError
 from tests.unit.pretrain.doctor import leak_models
@@ -114,7 +114,7 @@ def test_what_cannot_be_checked_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(RunError, match=message):
             leak.leak_report(DoctorCommand(leak=name))
-    with pytest.raises(RunError, match="checks: expected some of causality, .*, got 'casuality'"):
+    with pytest.raises(RunError, match=r"checks: expected some of causality, .*, got 'casuality'"):
         leak.leak_report(DoctorCommand(leak=str(tmp_path), checks=("casuality",)))
 
 
