@@ -37,23 +37,33 @@ def _earlier(total, segment, x, row, t, C, PACKED: tl.constexpr):
     return tl.exp(tl.where(visible, l_t[:, None] - l_t[None, :], float("-inf")))
 
 
-@tuned(8, 4, key=["C", "K"])
+@tuned(4, 8, key=["C", "K"])
 @triton.jit
-def inverse_kernel(
-    k, e, total, segment, inverse, H, C, K,
+def weighted_kernel(
+    k, e, total, segment, system, H, C, K,
     B: tl.constexpr, BK: tl.constexpr, DT: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
-    """Inverse of I + A, A_ij = weight_ij (e_i k_j) for j < i, by substitution."""
+    """Weighted scores A_ij = weight_ij (e_i k_j) for j < i, else 0."""
     x = tl.program_id(0).to(tl.int64)
     t, a = tl.arange(0, B), tl.arange(0, BK)
     zero = tl.zeros((B, B), tl.float32)
     scores = product(_rows(e, x, t, a, C, K), tl.trans(_rows(k, x, t, a, C, K)), zero, DT)
     scores *= _earlier(total, segment, x, x // H, t, C, PACKED)
+    mask = (t[:, None] < C) & (t[None, :] < C)
+    tl.store(system + (x * C + t[:, None]) * C + t[None, :], scores, mask=mask)
+
+
+@tuned(4, 8, key=["C"])
+@triton.jit
+def inverse_kernel(system, inverse, C, B: tl.constexpr):
+    """Inverse of I + A by substitution: row i needs the rows above it, which are in registers."""
+    x = tl.program_id(0).to(tl.int64)
+    t = tl.arange(0, B)
     rows = tl.where(t[:, None] == t[None, :], 1.0, 0.0)
     for i in range(1, C):
-        # row i of A, along the rows of the inverse that are known
-        row_B = tl.sum(tl.where(t[:, None] == i, scores, 0.0), axis=0)
-        known_B = tl.sum(tl.trans(row_B[None, :]) * rows, axis=0)
+        # zero from column i on
+        row_B = tl.load(system + (x * C + i) * C + t, mask=t < C, other=0.0)
+        known_B = tl.sum(row_B[:, None] * rows, axis=0)
         rows = tl.where(t[:, None] == i, rows - known_B[None, :], rows)
     mask = (t[:, None] < C) & (t[None, :] < C)
     tl.store(inverse + (x * C + t[:, None]) * C + t[None, :], rows, mask=mask)
@@ -136,11 +146,12 @@ def delta_write(
     k, e, u, total, read = (i.contiguous() for i in inputs)
     N, H, C, K = k.shape
     B, BK, _, dtype = _tiles(k, u)
-    inverse_NHCC = total.new_empty(N, H, C, C)
-    inverse_kernel[(N * H,)](
-        k, e, total, _segments(segment_NC, total), inverse_NHCC, H, C, K, B, BK, dtype,
+    system_NHCC, inverse_NHCC = (total.new_empty(N, H, C, C) for _ in range(2))
+    weighted_kernel[(N * H,)](
+        k, e, total, _segments(segment_NC, total), system_NHCC, H, C, K, B, BK, dtype,
         segment_NC is not None,
     )  # fmt: skip
+    inverse_kernel[(N * H,)](system_NHCC, inverse_NHCC, C, B)
     written, lost = _solve(inverse_NHCC, u, None, u), _solve(inverse_NHCC, e, read, e)
     return written, lost, inverse_NHCC
 

@@ -153,9 +153,9 @@ def test_delta(N: int, H: int, C: int, K: int, V: int, dtype: torch.dtype) -> No
     for segment in (None, (torch.rand(N, C) < 0.1).cumsum(1)):
         inputs = (k, e, u, total, read, segment)
         check("delta", "delta_write", *inputs)
-        wide = reference_delta_write(*(wide(i) for i in inputs))
+        exact = reference_delta_write(*(wide(i) for i in inputs))
         written, lost, inverse = (
-            i.to(d) for i, d in zip(wide, (dtype, dtype, total.dtype), strict=True)
+            i.to(d) for i, d in zip(exact, (dtype, dtype, total.dtype), strict=True)
         )
         inputs = (grad, e, k, e, total, read, segment, written, lost, inverse)
         check("delta", "delta_write_backward", *inputs)
