@@ -20,14 +20,34 @@ from pretrain.huggingface.backbone.resonance_model import ResonanceModel
 from pretrain.huggingface.configuration_resonance import ResonanceConfig
 from pretrain.huggingface.search.coverage_penalty import CoveragePenalty
 from pretrain.huggingface.search.diverse_beam_search import diverse_beam_search
+from spectral.embedding import HarmonicEmbedding
 from spectral.modules.linear import Linear, linear
+
+
+class HarmonicHead(nn.Module):
+    """The output layer of a harmonic embedding, for tools that multiply by its weight."""
+
+    bias = None
+
+    def __init__(self, embedding: HarmonicEmbedding):
+        super().__init__()
+        self.embedding = embedding
+
+    @property
+    def weight(self) -> Tensor:
+        """The vectors of all tokens [V, D]."""
+        return self.embedding.table()
+
+    def forward(self, hidden_BTD: Tensor) -> Tensor:
+        """Logits."""
+        weight_VD = self.weight
+        return linear(hidden_BTD.to(weight_VD.dtype), weight_VD)
 
 
 class ResonanceForCausalLM(ResonancePreTrainedModel, GenerationMixin):
     """A spectral language model for `generate`, `pipeline` and fine-tuning.
 
-    The output layer is the embedding (tied). A harmonic embedding has no weight of its own, and so
-    no output layer that others could see.
+    The output layer is the embedding (tied).
     """
 
     # read by transformers' Trainer
@@ -41,9 +61,12 @@ class ResonanceForCausalLM(ResonancePreTrainedModel, GenerationMixin):
             self.lm_head = Linear(config.dim, config.vocab_size, bias=False)
         self.post_init()
 
-    def get_output_embeddings(self) -> nn.Module | None:
-        """The output layer; None if the embedding is harmonic."""
-        return getattr(self, "lm_head", None)
+    def get_output_embeddings(self) -> nn.Module:
+        """The output layer; one made of a harmonic embedding has a `weight` that is computed."""
+        embedding: nn.Module = self.model.embedding
+        if isinstance(embedding, HarmonicEmbedding):
+            return HarmonicHead(embedding)
+        return self.lm_head
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         """Replace the output layer."""
@@ -169,9 +192,8 @@ class ResonanceForCausalLM(ResonancePreTrainedModel, GenerationMixin):
 
     def _logits(self, hidden_BTD: Tensor) -> Tensor:
         head = self.get_output_embeddings()
-        if head is None:
-            table_VD = self.model.embedding.table()  # type: ignore[operator]
-            return full_precision(linear(hidden_BTD.to(table_VD.dtype), table_VD))
+        if isinstance(head, HarmonicHead):
+            return full_precision(head(hidden_BTD))
         weight: Any = head.weight
         if not torch.is_autocast_enabled(hidden_BTD.device.type):
             hidden_BTD = hidden_BTD.to(weight.dtype)
