@@ -58,7 +58,7 @@ class ResonanceForCausalLM(ResonancePreTrainedModel, GenerationMixin):
         self.model = ResonanceModel(config)
         if config.embedding != "harmonic":
             self._tied_weights_keys = {"lm_head.weight": "model.embedding.weight"}
-            self.lm_head = Linear(config.dim, config.vocab_size, bias=False)
+            self.lm_head: nn.Module = Linear(config.dim, config.vocab_size, bias=False)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Module:
