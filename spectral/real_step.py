@@ -42,6 +42,7 @@ class RealStep(nn.Module):
     table_VD: Tensor
     norm_D: Tensor
     frequency_F: Tensor
+    turn: Tensor
 
     def __init__(self, model: SpectralLM):
         super().__init__()
@@ -55,6 +56,8 @@ class RealStep(nn.Module):
         exponent_F = torch.arange(0, config.dim // config.num_heads, 2, dtype=torch.float64)
         exponent_F = exponent_F / (config.dim // config.num_heads)
         self.register_buffer("frequency_F", config.rotary_base**-exponent_F)
+        # a tensor, because ONNX would have a number in float32
+        self.register_buffer("turn", torch.full((1,), 2.0 * math.pi, dtype=torch.float64))
 
     def forward(self, token_B: Tensor, position: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         """Logits [B, V] of the token after this one, then the new state.
@@ -67,7 +70,7 @@ class RealStep(nn.Module):
         x_BD = F.embedding(token_B, self.table_VD)
         angle_F = position.double() * self.frequency_F
         # whole rotations are dropped before anything is rounded
-        angle_F = angle_F - (angle_F * (0.5 / math.pi)).floor() * (2.0 * math.pi)
+        angle_F = angle_F - (angle_F / self.turn).floor() * self.turn
         cos_F, sin_F = angle_F.to(x_BD.dtype).cos(), angle_F.to(x_BD.dtype).sin()
         after: list[Tensor] = []
         for layer in self.layers:

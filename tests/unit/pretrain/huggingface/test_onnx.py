@@ -23,8 +23,8 @@ from tests.unit.pretrain.huggingface.models import ids, small_config
 MODELS: dict[str, dict[str, Any]] = {
     "heads": {},
     "mixed heads": {"conv_heads": (2,), "feed_forward": "experts"},
-    "wavelet": {"mixers": ("wavelet", "heads"), "embedding": "harmonic"},
-    "frequency": {"feed_forward": "frequency"},
+    "wavelet": {"mixers": ("wavelet", "heads")},
+    "frequency": {"feed_forward": "frequency", "embedding": "harmonic"},
 }
 BYTES = load_tokenizer("byte")
 
