@@ -94,6 +94,7 @@ def positional(tmp_path: Path) -> dict[str, list[str]]:
         "data build": ["--output", "o"],
         "evaluate": ["runs/x"],
         "embed": ["runs/x", "--inputs", "z", "--output", "o"],
+        "doctor": [],
         "launch slurm": [str(run_file)],
         "pretrain": [str(run_file)],
     }
