@@ -25,7 +25,7 @@ def trained(small_corpus: SmallCorpus, tmp_path_factory: pytest.TempPathFactory)
     model = AutoModelForCausalLM.from_pretrained(folder / "exported", trust_remote_code=True)
     tokens = torch.randint(3, 500, (2, 40), generator=torch.Generator().manual_seed(0))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(2):
+    for _ in range(10):
         model(tokens, labels=tokens).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -58,7 +58,7 @@ def test_training_starts_from_it_in_every_layout(trained: Path, tmp_path: Path) 
     assert len(one) == 3
     assert one == pytest.approx(two, rel=1e-4)
     # it began with other parameters than the run that was exported
-    assert abs(one[0] - before[0]) > 0.1
+    assert abs(one[0] - before[0]) > 1e-2
 
     # what training writes then is a checkpoint like any other
     printed = resonance("checkpoint", "export", tmp_path / "one", tmp_path / "again")
