@@ -87,7 +87,7 @@ COMMANDS = {
     "launch cancel": Command(
         launch_commands.LaunchCancelCommand, "pretrain.submit.jobs", "launch_cancel"
     ),
-    "plan": Command(commands.PlanCommand, "pretrain.planning.plan", "plan"),
+    "plan": Command(launch_commands.PlanCommand, "pretrain.planning.plan", "plan"),
     "doctor": Command(DoctorCommand, "pretrain.doctor.machine", "doctor"),
 }
 

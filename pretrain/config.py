@@ -130,15 +130,27 @@ class RunConfig(Table):
             self.objective.problem(self.model)
             or self.train.stage_problem()
             or self.optim.schedule_problem(self.train.steps)
+            or self._language_model_problem()
         )
-        if not problem and self.evaluate.every and self.objective.kind != "next_token":
-            problem = (
-                "evaluate.every: texts and tasks are read token by token, which needs "
-                f"objective.kind 'next_token'; got '{self.objective.kind}', expected every 0"
-            )
         if problem:
             raise ValueError(problem)
         return self
+
+    def _language_model_problem(self) -> str:
+        """Why a key about language models does not suit the objective; empty if all do."""
+        kind = self.objective.kind
+        every = self.evaluate.every
+        if every and kind != "next_token":
+            return (
+                f"evaluate.every is {every} with objective.kind {kind!r}; expected 0, "
+                "or 'next_token': texts and tasks are scored by their next tokens"
+            )
+        if self.optim.scale == "width" and self.model.classes:
+            return (
+                f"optim.scale is 'width' with model.classes {self.model.classes}; expected 'none': "
+                "it has a rule for the read-out of tokens, not for a head of classes"
+            )
+        return ""
 
     @property
     def step_sizes(self) -> StepSizes:

@@ -66,6 +66,7 @@ class SpectralSeq2Seq(SpectralLM):
         segment_ids_BT: Tensor | None = None,
         state: LMState | None = None,
         layers: list[Tensor] | None = None,
+        num_tokens: int | None = None,
     ) -> tuple[Tensor, LMState, Tensor]:
         """As of `Backbone`, of packed pairs.
 
@@ -79,7 +80,7 @@ class SpectralSeq2Seq(SpectralLM):
             )
         source_BTD, source_losses = self._read(x_BTD, segment_ids_BT)
         source = source_tokens(source_BTD, segment_ids_BT, self.layout, self.config.recall_chunk)
-        T = x_BTD.shape[1]
+        T = x_BTD.shape[1] if num_tokens is None else num_tokens
         position = self.layout.span.position(T)
         x_BTD, states, auxiliary = self.run_blocks(
             x_BTD, position, T, segment_ids_BT, None, layers, source=source

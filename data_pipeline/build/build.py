@@ -228,7 +228,8 @@ def _run(
 
 
 def _save_ngrams(config: BuildConfig, work: Path) -> None:
-    texts = read_texts(config.decontaminate, config.decontaminate_ngram)
+    length, limit = config.decontaminate_ngram, config.read.max_document_bytes
+    texts = read_texts(config.decontaminate, length, limit)
     if texts.num_short:
         print(
             f"decontaminate: {texts.num_short} of {texts.num_texts} texts have fewer than "

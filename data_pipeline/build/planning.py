@@ -126,7 +126,7 @@ def _counts_file(work: Path, span: int) -> Path:
 
 
 def load_choice(work: Path, span: int) -> Choice:
-    """What is chosen of a span."""
+    """The decisions about the documents of a span."""
     with np.load(_choice_file(work, span), allow_pickle=False) as saved:
         return Choice(saved["split"], saved["text_bytes"])
 

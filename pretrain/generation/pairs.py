@@ -58,10 +58,17 @@ class PairDecoder(ResonanceForCausalLM):
         """Device of the model."""
         return next(self.pairs.parameters()).device
 
-    def prepare_inputs_for_generation(
-        self, input_ids: Tensor, past_key_values: PairCache | None = None, **_: Any
+    def prepare_inputs_for_generation(  # type: ignore[override]
+        self,
+        input_ids: Tensor,
+        past_key_values: PairCache | None = None,
+        attention_mask: Tensor | None = None,
+        use_cache: bool = True,
+        **_: Any,
     ) -> dict[str, Any]:
         """The keyword arguments of `forward` for the newest target token."""
+        # targets begin together: there is no padding before them
+        del attention_mask, use_cache
         return {"input_ids": input_ids[:, -1:], "past_key_values": past_key_values}
 
     def forward(

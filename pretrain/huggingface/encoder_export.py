@@ -69,9 +69,22 @@ def is_encoder(config: ModelConfig) -> bool:
 
 
 def export_encoder(
-    folder: Path, model: SpectralEncoder, tokenizer: Tokenizer, run: RunConfig
+    folder: Path,
+    model: SpectralEncoder,
+    tokenizer: Tokenizer,
+    run: RunConfig,
+    training: list[str],
+    license_id: str,
 ) -> EncoderProof:
     """Write a folder, load it back and compare.
+
+    Args:
+        folder: New folder.
+        model: The model.
+        tokenizer: Its tokenizer.
+        run: Run that trained it.
+        training: Facts of the training for the card.
+        license_id: Licence of the weights as the Hub spells it.
 
     Raises:
         RunError: Output or token ids differ.
@@ -81,11 +94,12 @@ def export_encoder(
     for name, text in bundled_sources(f"pretrain.huggingface.{ENTRY}").items():
         (folder / name).write_text(text, encoding="utf-8")
     exported = encoder_tokenizer(tokenizer, run.model)
-    exported.model_max_length = run.data.sequence_length
     exported.save_pretrained(folder)
     proof = _prove(model, folder)
     _prove_tokenizer(tokenizer, run.model, folder)
-    (folder / "README.md").write_text(_card(run, tokenizer, proof), encoding="utf-8")
+    (folder / "README.md").write_text(
+        _card(run, tokenizer, proof, training, license_id), encoding="utf-8"
+    )
     return proof
 
 
@@ -204,13 +218,17 @@ def _prove_tokenizer(tokenizer: Tokenizer, config: ModelConfig, folder: Path) ->
             raise RunError(f"{folder}: the mask is {found}; expected {expected}, as in training")
 
 
-def _card(run: RunConfig, tokenizer: Tokenizer, proof: EncoderProof) -> str:
+def _card(
+    run: RunConfig, tokenizer: Tokenizer, proof: EncoderProof, training: list[str], license_id: str
+) -> str:
     classes = run.model.classes
     task = "text-classification" if classes else "fill-mask"
     auto = "AutoModelForSequenceClassification" if classes else "AutoModelForMaskedLM"
+    facts = "\n".join(f"- {line}" for line in training)
     what = f"classifier of {classes} labels" if classes else "bidirectional encoder"
     return f"""---
 library_name: transformers
+license: {license_id}
 pipeline_tag: {task}
 ---
 # A spectral {what}
@@ -226,6 +244,10 @@ vectors = AutoModel.from_pretrained(FOLDER, trust_remote_code=True)  # .pooler_o
 
 A text is BOS (id {tokenizer.bos_id}), its tokens, EOS (id {tokenizer.eos_id}); its vector is the
 {run.model.pooling} of the hidden states (`pooling` in config.json).
+
+## Training
+
+{facts}
 
 ## Proof
 

@@ -107,7 +107,14 @@ def export(command: ExportCommand) -> ExportReport | OnnxReport | str:
     partial = beside / f"{output.name}_partial"
     try:
         if is_encoder(run.model):
-            encoder_proof = export_encoder(partial, cast(SpectralEncoder, model), tokenizer, run)
+            encoder_proof = export_encoder(
+                partial,
+                cast(SpectralEncoder, model),
+                tokenizer,
+                run,
+                training_lines(run, checkpoint),
+                command.license,
+            )
             partial.rename(output)
             return f"{output}: {encoder_proof}"
         _write(partial, model, tokenizer)

@@ -13,8 +13,8 @@ import tomli_w
 from data_pipeline.shards.manifest import load_manifest
 from data_pipeline.storage.atomic import write_text_atomically
 from data_pipeline.tokenizer import load_tokenizer
-from pretrain.commands import PlanCommand
 from pretrain.errors import RunError
+from pretrain.launch_commands import PlanCommand
 from pretrain.parallel.split_model import empty_model
 from pretrain.run_file import load_run
 from spectral.config import ModelConfig

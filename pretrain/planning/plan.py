@@ -6,9 +6,9 @@ from rich.console import Console
 
 from launch.kubernetes.pod import ranks_per_pod
 from launch.slurm.directives import ranks_per_node
-from pretrain.commands import PlanCommand
 from pretrain.config import RunConfig
 from pretrain.errors import RunError
+from pretrain.launch_commands import PlanCommand
 from pretrain.planning.devices import Devices, load_devices
 from pretrain.planning.dial import propose
 from pretrain.planning.figures import GIB, Figures, figures, preload

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pretrain.config import RunConfig
 from pretrain.errors import RunError
 from pretrain.huggingface.load import load_pretrained
 from pretrain.monitoring.jsonl import read_metrics
@@ -132,6 +133,9 @@ def test_what_cannot_be_measured_is_refused(small_corpus: SmallCorpus, tmp_path:
     missing = _run(small_corpus, tmp_path, '\n[evaluate]\nevery = 2\ntexts = ["none.txt"]\n')
     with pytest.raises(RunError, match=r"evaluate\.texts: none\.txt is no file"):
         check_run(load_run(missing), 1)
+    encoder = {"model": {"causal": False}, "objective": {"kind": "masked_token"}}
+    with pytest.raises(ValueError, match="evaluate.every is 2 with objective.kind 'masked_token'"):
+        RunConfig.model_validate(encoder | {"evaluate": {"every": 2, "texts": [TEXT]}})
     for table, message in (
         ("every = 2", "no evaluate.texts and no evaluate.tasks"),
         (

@@ -24,6 +24,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from data_pipeline.build.build import build
+from data_pipeline.build.duplicates.contamination import read_texts
 from data_pipeline.build.readers import Reader
 from data_pipeline.build.sources import plan_parts, source_files
 from data_pipeline.config import (
@@ -246,6 +247,15 @@ def read_devices(folder: Path) -> None:
                     collective_seconds(Collective("allreduce", 10**6, (0, 1)), link)
 
 
+def _evaluation_texts(folder: Path) -> None:
+    (folder / "a.jsonl").write_text('{"query": "é b", "choices": ["c", 1]}\n')
+
+
+def read_evaluation_texts(folder: Path) -> None:
+    """Read what `data build --decontaminate` reads."""
+    read_texts([str(folder / "a.jsonl")], length=2, max_line_bytes=1024)
+
+
 KINDS = {
     "corpus": Kind(_corpus, read_corpus, {"a.*": mutated_bytes}),
     "manifest": Kind(_shards, read_shards, {"data/*/manifest.json": mutated_json}),
@@ -261,5 +271,6 @@ KINDS = {
     "devices": Kind(_write_devices, read_devices, {"devices.toml": mutated_toml}),
     "devices, bytes": Kind(_write_devices, read_devices, {"devices.toml": mutated_bytes}),
     "tokenizer": Kind(_tokenizers, read_tokenizer, {"*.json": mutated_json}),
+    "evaluation texts": Kind(_evaluation_texts, read_evaluation_texts, {"a.*": mutated_bytes}),
     "prompts": Kind(_prompts, read_prompt_files, {"a.*": mutated_bytes}),
 }

@@ -6,6 +6,7 @@ A document with any n-gram of an evaluation text is dropped whole: the rule of B
 
 import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,12 +37,13 @@ class EvaluationTexts(NamedTuple):
     num_short: int
 
 
-def read_texts(paths: Sequence[str], length: int) -> EvaluationTexts:
+def read_texts(paths: Sequence[str], length: int, max_line_bytes: int) -> EvaluationTexts:
     """The n-grams of every string in the records of JSONL files.
 
     Args:
         paths: The files.
         length: Words of an n-gram.
+        max_line_bytes: Bytes of the longest line.
 
     Raises:
         DataError: A file cannot be read, or holds something else.
@@ -49,8 +51,8 @@ def read_texts(paths: Sequence[str], length: int) -> EvaluationTexts:
     found: list[Hashes] = [np.empty(0, dtype=np.uint64)]
     num_texts = num_short = 0
     for path in paths:
-        for record in _records(Path(path)):
-            for text in _strings(record):
+        for texts in _records(Path(path), max_line_bytes):
+            for text in texts:
                 hashes = ngram_hashes(text, length)
                 num_texts += 1
                 num_short += not len(hashes)
@@ -64,16 +66,25 @@ def file_digest(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _records(path: Path) -> Iterator[Any]:
+def _records(path: Path, max_line_bytes: int) -> Iterator[list[str]]:
+    """The strings of each record."""
     with open_regular(path) as file:
-        for number, line in enumerate(file, 1):
+        for number in itertools.count(1):
+            line = file.readline(max_line_bytes + 1)
+            if not line:
+                return
+            where = f"decontaminate: {path}, line {number}"
+            if len(line) > max_line_bytes:
+                raise DataError(
+                    f"{where}: more than {max_line_bytes:,} bytes; expected at most those of a "
+                    "document (read.max_document_bytes)"
+                )
             if line.strip():
                 try:
-                    yield json.loads(line)
+                    yield list(_strings(json.loads(line)))
                 except (ValueError, RecursionError) as error:
                     raise DataError(
-                        f"decontaminate: {path}, line {number}: {error}; expected one JSON value "
-                        "per line"
+                        f"{where}: {error}; expected one JSON value per line"
                     ) from error
 
 

@@ -1,4 +1,4 @@
-"""What documents are compared by: hashes, and MinHash signatures with their bands."""
+"""Measures of likeness between documents: hashes, and MinHash signatures with their bands."""
 
 import functools
 import hashlib
@@ -34,7 +34,8 @@ def in_valid(hash_: bytes, valid_fraction: float) -> bool:
 
 
 def _word_hashes(text: str) -> npt.NDArray[np.uint64]:
-    words = (zlib.crc32(word.encode()) for word in _WORD.findall(text.lower()))
+    # texts of documents are valid Unicode, strings of JSON may hold half of a surrogate pair
+    words = (zlib.crc32(word.encode(errors="replace")) for word in _WORD.findall(text.lower()))
     return np.fromiter(words, dtype=np.uint64)
 
 

@@ -1,4 +1,4 @@
-"""What a build expects of the processes that run its tasks."""
+"""Interface between a build and the processes that run its tasks."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol

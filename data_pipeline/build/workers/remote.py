@@ -1,4 +1,4 @@
-"""What a worker of a cluster does around a task: it checks that it is like the client's machine."""
+"""A task on a worker of a cluster, after checks that the worker is like the client's machine."""
 
 import functools
 import hashlib
@@ -17,7 +17,7 @@ _PACKAGES = ("datasketch", "numpy", "pyarrow", "sentencepiece", "tokenizers")
 
 
 class Place(NamedTuple):
-    """What every worker must share with the client.
+    """State that every worker must share with the client.
 
     Attributes:
         folder: Working folder, from which relative paths start.

@@ -90,8 +90,12 @@ def test_evaluation_texts_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"decontaminate: \S+tasks.jsonl, line 2: .* one JSON value"
     ):
-        read_texts([str(broken)], 13)
+        read_texts([str(broken)], 13, 1000)
+    with pytest.raises(DataError, match=r"line 1: more than 5 bytes; .*read\.max_document_bytes"):
+        read_texts([str(broken)], 13, 5)
+    broken.write_text('["\\ud800 half a pair"]\n')
+    assert read_texts([str(broken)], 2, 1000).num_texts == 1
     (tmp_path / "empty.jsonl").write_text("")
-    texts = read_texts([str(tmp_path / "empty.jsonl")], 13)
+    texts = read_texts([str(tmp_path / "empty.jsonl")], 13, 1000)
     assert not is_contaminated("some words " * 20, 13, texts.hashes)
     assert BuildConfig().decontaminate_ngram == 13

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.commands import PlanCommand
 from pretrain.errors import RunError
+from pretrain.launch_commands import PlanCommand
 from pretrain.planning.plan import plan
 from pretrain.run_checks import check_run
 from pretrain.run_file import load_run

@@ -67,6 +67,13 @@ def test_every_parameter_has_its_rate(name: str, of_matrices: float) -> None:
     assert model.blocks[0].mixer_norm.weight.eq(1.0).all()
 
 
+def test_no_rule_for_a_head_of_classes() -> None:
+    table = {"model": {"classes": 3}, "objective": {"kind": "classify"}}
+    RunConfig.model_validate(table)
+    with pytest.raises(ValueError, match=r"optim\.scale is 'width' with model\.classes 3"):
+        RunConfig.model_validate(table | {"optim": {"scale": "width"}})
+
+
 def _gain(width: int, name: str, scale: str) -> float:
     """Change of the labels' logits in a few steps, over that of all logits."""
     run = _run(width, name=name, scale=scale)
