@@ -148,7 +148,8 @@ class Backbone:
                 "segment_ids: a gated model continues inside a chunk with one document only, got "
                 f"several after position {state.position}"
             )
-        hidden, outputs = [], []
+        hidden: list[Tensor] = []
+        outputs: list[list[Tensor]] = []
         for t in range(first):
             outputs.append([])
             x_BD, state = self.hidden_step(x_BTD[:, t], state, outputs[-1])

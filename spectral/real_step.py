@@ -3,7 +3,7 @@
 Complex states are pairs of real ones, and the position is a tensor.
 
 Shape letters: B batch, D channels, M modes, H recall heads, K channels of a head, F rotary
-frequencies, W tokens before this one, I inputs, O outputs, E experts.
+frequencies, W tokens before this one.
 """
 
 import math
@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from spectral.backbone import LMState
 from spectral.block import Block
-from spectral.feed_forward.experts import ExpertsFeedForward
-from spectral.feed_forward.mlp import FrequencyFeedForward, GatedFeedForward
+from spectral.feed_forward.dense import dense_feed_forward
 from spectral.filters.modal import ModalFilter
 from spectral.lm import SpectralLM
 from spectral.mixers.base import SequenceMixer
@@ -40,6 +39,11 @@ class RealStep(nn.Module):
         ValueError: A part of the model has no such form; names it.
     """
 
+    table_VD: Tensor
+    norm_D: Tensor
+    frequency_F: Tensor
+    turn: Tensor
+
     def __init__(self, model: SpectralLM):
         super().__init__()
         for problem in real_step_problems(model):
@@ -52,6 +56,8 @@ class RealStep(nn.Module):
         exponent_F = torch.arange(0, config.dim // config.num_heads, 2, dtype=torch.float64)
         exponent_F = exponent_F / (config.dim // config.num_heads)
         self.register_buffer("frequency_F", config.rotary_base**-exponent_F)
+        # a tensor, because ONNX would have a number in float32
+        self.register_buffer("turn", torch.full((1,), 2.0 * math.pi, dtype=torch.float64))
 
     def forward(self, token_B: Tensor, position: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         """Logits [B, V] of the token after this one, then the new state.
@@ -64,11 +70,11 @@ class RealStep(nn.Module):
         x_BD = F.embedding(token_B, self.table_VD)
         angle_F = position.double() * self.frequency_F
         # whole rotations are dropped before anything is rounded
-        angle_F = angle_F - (angle_F * (0.5 / math.pi)).floor() * (2.0 * math.pi)
+        angle_F = angle_F - (angle_F / self.turn).floor() * self.turn
         cos_F, sin_F = angle_F.to(x_BD.dtype).cos(), angle_F.to(x_BD.dtype).sin()
         after: list[Tensor] = []
         for layer in self.layers:
-            count = layer.num_states
+            count = cast(RealBlock, layer).num_states
             x_BD, new = layer(x_BD, cos_F, sin_F, state[len(after) : len(after) + count])
             after += new
         logits_BV = _rms_norm(x_BD, self.norm_D, self.eps) @ self.table_VD.T
@@ -78,14 +84,17 @@ class RealStep(nn.Module):
 class RealBlock(nn.Module):
     """A block for one token."""
 
+    mixer_norm_D: Tensor
+    feed_norm_D: Tensor
+
     def __init__(self, block: Block):
         super().__init__()
-        self.mixer = RealMixer(cast(SequenceMixer, block.mixer))
+        self.mixer = RealMixer(block.mixer)
         self.num_states = self.mixer.num_states
         self.eps = block.config.norm_eps
         self.register_buffer("mixer_norm_D", _weight(block.mixer_norm))
         self.register_buffer("feed_norm_D", _weight(block.feed_forward_norm))
-        self.dense = _dense_feed_forward(block.feed_forward)
+        self.dense = dense_feed_forward(block.feed_forward)
 
     def forward(
         self, x_BD: Tensor, cos_F: Tensor, sin_F: Tensor, state: tuple[Tensor, ...]
@@ -98,6 +107,9 @@ class RealBlock(nn.Module):
 
 class RealMixer(nn.Module):
     """A mixer of heads or wavelets for one token."""
+
+    taps_WZ: Tensor
+    head_norm_D: Tensor
 
     def __init__(self, mixer: SequenceMixer):
         super().__init__()
@@ -167,6 +179,10 @@ class RealMixer(nn.Module):
 class RealFilter(nn.Module):
     """A modal filter for one token: its state is a pair of real tensors."""
 
+    decay_DM2: Tensor
+    residue_DM2: Tensor
+    skip_D: Tensor
+
     def __init__(self, source: ModalFilter):
         super().__init__()
         decay = source.log_lambda().detach().exp()
@@ -183,52 +199,6 @@ class RealFilter(nn.Module):
         new_im = (re * decay_im + im * decay_re).to(u_BD.dtype)
         y_BDM = new_re * self.residue_DM2[..., 0] - new_im * self.residue_DM2[..., 1]
         return y_BDM.sum(-1) + self.skip_D * u_BD, new_re, new_im
-
-
-class DenseExperts(nn.Module):
-    """All experts for every token, weighted: no sorting by expert."""
-
-    def __init__(self, source: ExpertsFeedForward):
-        super().__init__()
-        self.router, self.count = source.router, source.num_experts
-        self.per_token = source.experts_per_token
-        self.register_buffer("gate_up_EOI", source.gate_up_proj.weight.detach().clone())
-        self.register_buffer("down_EOI", source.down_proj.weight.detach().clone())
-
-    def forward(self, x_BD: Tensor) -> Tensor:
-        """[B, D] -> [B, D]."""
-        probability_BE = self.router(x_BD).softmax(-1)
-        weight_BK, expert_BK = probability_BE.topk(self.per_token)
-        if self.per_token > 1:
-            weight_BK = weight_BK / weight_BK.sum(-1, keepdim=True)
-        gate_EBH, up_EBH = (x_BD @ self.gate_up_EOI.transpose(1, 2)).chunk(2, dim=-1)
-        y_EBD = (F.silu(gate_EBH) * up_EBH) @ self.down_EOI.transpose(1, 2)
-        chosen_BKE = F.one_hot(expert_BK, self.count).to(x_BD.dtype)
-        weight_BE = (weight_BK[..., None] * chosen_BKE).sum(1)
-        return (y_EBD * weight_BE.T[..., None]).sum(0)
-
-
-class DenseFrequency(nn.Module):
-    """The blend of a gated feed-forward and circular convolutions, as matrices."""
-
-    def __init__(self, source: FrequencyFeedForward):
-        super().__init__()
-        self.gated = source.gated
-        filters = source.filters_2F2.detach()
-        unit = torch.eye(source.gated.gate_up_proj.in_features, dtype=filters.dtype)
-        matrices = [
-            torch.fft.irfft(
-                torch.fft.rfft(unit) * torch.view_as_complex(each.contiguous()), n=len(unit)
-            )
-            for each in filters
-        ]
-        self.register_buffer("matrices_2DD", torch.stack(matrices))
-        self.register_buffer("alpha", source.blend.detach().sigmoid())
-
-    def forward(self, x_BD: Tensor) -> Tensor:
-        """[B, D] -> [B, D]."""
-        spectral_BD = F.gelu(x_BD @ self.matrices_2DD[0]) @ self.matrices_2DD[1]
-        return (1.0 - self.alpha) * self.gated(x_BD) + self.alpha * spectral_BD
 
 
 def real_step_problems(model: SpectralLM) -> Iterator[str]:
@@ -273,14 +243,6 @@ def empty_state(model: SpectralLM, batch: int = 1) -> list[Tensor]:
     with torch.no_grad():
         _, state = model.prefill(torch.zeros(batch, 1, dtype=torch.long))
     return [torch.zeros_like(tensor) for tensor in real_state(state)]
-
-
-def _dense_feed_forward(source: nn.Module) -> nn.Module:
-    if isinstance(source, ExpertsFeedForward):
-        return DenseExperts(source)
-    if isinstance(source, FrequencyFeedForward):
-        return DenseFrequency(source)
-    return cast(GatedFeedForward, source)
 
 
 def _weight(norm: nn.Module) -> Tensor:

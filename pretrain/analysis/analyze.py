@@ -29,7 +29,7 @@ from pretrain.analysis.shares import (
 from pretrain.checkpoint.catalog import run_of
 from pretrain.errors import RunError
 from pretrain.evaluation.text import DEFAULT_WINDOW
-from pretrain.evaluation.text_loss import WHOLE_FILE
+from pretrain.evaluation.text_loss import read_text
 from pretrain.huggingface.load import Pretrained, load_pretrained
 from pretrain.reporting.charts import cleaned
 from pretrain.reporting.report import render

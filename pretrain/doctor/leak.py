@@ -78,7 +78,7 @@ def _length(model: Any, command: DoctorCommand) -> int:
 
 
 def _table(results: list[LeakResult]) -> str:
-    rows = [HEADER]
+    rows: list[tuple[str, ...]] = [HEADER]
     for result in results:
         found = "-" if math.isnan(result.difference) else f"{result.difference:.1e}"
         place = "-" if result.position is None else str(result.position)

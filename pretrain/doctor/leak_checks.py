@@ -5,6 +5,7 @@ Every check changes something that certain logits must not depend on, and compar
 Shape letters: B batch, T time (tokens), V vocabulary.
 """
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -187,14 +188,14 @@ def cache(probe: Probe, piece: int) -> LeakResult:
 CHECKS: dict[str, Callable[[Probe], LeakResult]] = {
     "causality": causality,
     **{
-        f"documents by {way}": lambda probe, way=way: documents(probe, way)
+        f"documents by {way}": functools.partial(documents, way=way)
         for way in ("position_ids", "cu_seq_lens", "seq_idx", "attention_mask")
     },
-    "left padding": lambda probe: padding(probe, "left"),
-    "right padding": lambda probe: padding(probe, "right"),
+    "left padding": functools.partial(padding, side="left"),
+    "right padding": functools.partial(padding, side="right"),
     "batch mates": batch_mates,
-    "cache, tokens one by one": lambda probe: cache(probe, 1),
-    "cache, pieces of 7 tokens": lambda probe: cache(probe, 7),
+    "cache, tokens one by one": functools.partial(cache, piece=1),
+    "cache, pieces of 7 tokens": functools.partial(cache, piece=7),
 }
 
 

@@ -23,11 +23,31 @@ from pretrain.huggingface.search.diverse_beam_search import diverse_beam_search
 from spectral.modules.linear import Linear, linear
 
 
+class ComputedHead(nn.Module):
+    """The output layer of a harmonic or quantized embedding, for tools that multiply by its weight."""
+
+    bias = None
+
+    def __init__(self, embedding: nn.Module):
+        super().__init__()
+        self.embedding = embedding
+
+    @property
+    def weight(self) -> Tensor:
+        """The vectors of all tokens [V, D]."""
+        table: Tensor = self.embedding.table()  # type: ignore[operator]
+        return table
+
+    def forward(self, hidden_BTD: Tensor) -> Tensor:
+        """Logits."""
+        weight_VD = self.weight
+        return linear(hidden_BTD.to(weight_VD.dtype), weight_VD)
+
+
 class ResonanceForCausalLM(ResonancePreTrainedModel, GenerationMixin):
     """A spectral language model for `generate`, `pipeline` and fine-tuning.
 
-    The output layer is the embedding (tied). A harmonic or quantized embedding has no weight as a
-    parameter, and so no output layer that others could see.
+    The output layer is the embedding (tied).
     """
 
     # read by transformers' Trainer
@@ -38,12 +58,14 @@ class ResonanceForCausalLM(ResonancePreTrainedModel, GenerationMixin):
         self.model = ResonanceModel(config)
         if config.has_output_weight():
             self._tied_weights_keys = {"lm_head.weight": "model.embedding.weight"}
-            self.lm_head = Linear(config.dim, config.vocab_size, bias=False)
+            self.lm_head: nn.Module = Linear(config.dim, config.vocab_size, bias=False)
         self.post_init()
 
-    def get_output_embeddings(self) -> nn.Module | None:
-        """The output layer; None if the embedding has no weight as a parameter."""
-        return getattr(self, "lm_head", None)
+    def get_output_embeddings(self) -> nn.Module:
+        """The output layer; that of a computed embedding has a `weight` that is computed."""
+        if self.config.has_output_weight():
+            return self.lm_head
+        return ComputedHead(self.model.embedding)
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         """Replace the output layer."""
@@ -169,9 +191,8 @@ class ResonanceForCausalLM(ResonancePreTrainedModel, GenerationMixin):
 
     def _logits(self, hidden_BTD: Tensor) -> Tensor:
         head = self.get_output_embeddings()
-        if head is None:
-            table_VD = self.model.embedding.table()  # type: ignore[operator]
-            return full_precision(linear(hidden_BTD.to(table_VD.dtype), table_VD))
+        if isinstance(head, ComputedHead):
+            return full_precision(head(hidden_BTD))
         weight: Any = head.weight
         if not torch.is_autocast_enabled(hidden_BTD.device.type):
             hidden_BTD = hidden_BTD.to(weight.dtype)

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from pretrain.commands import QuantizeCommand
 from pretrain.errors import RunError
-from pretrain.evaluation.text_loss import WHOLE_FILE
+from pretrain.evaluation.text_loss import read_text
 from pretrain.huggingface.export import MAX_LOGIT_ERROR, probe_length, write_folder
 from pretrain.huggingface.load import Pretrained, import_model, load_pretrained
 from pretrain.quantization.calibration import input_moments

@@ -25,7 +25,7 @@ def trained(small_corpus: SmallCorpus, tmp_path_factory: pytest.TempPathFactory)
     model = AutoModelForCausalLM.from_pretrained(folder / "exported", trust_remote_code=True)
     tokens = torch.randint(3, 500, (2, 40), generator=torch.Generator().manual_seed(0))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(2):
+    for _ in range(10):
         model(tokens, labels=tokens).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -51,12 +51,14 @@ def test_training_starts_from_it_in_every_layout(trained: Path, tmp_path: Path) 
     resonance("pretrain", trained, *flags, tmp_path / "one")
     split = ("--parallel.tensor", "2")
     pretrain_on_two_ranks(trained, *flags, str(tmp_path / "two"), *split)
-    one, two, before = (losses(run) for run in (tmp_path / "one", tmp_path / "two", folder / "run"))
-    assert [each.step for each in one if each.loss is not None] == [1, 2, 3]
-    for mine, other in zip(one, two, strict=True):
-        assert mine.loss == pytest.approx(other.loss, rel=1e-4)
+    one, two, before = (
+        [each.loss for each in losses(run) if each.loss is not None]
+        for run in (tmp_path / "one", tmp_path / "two", folder / "run")
+    )
+    assert len(one) == 3
+    assert one == pytest.approx(two, rel=1e-4)
     # it began with other parameters than the run that was exported
-    assert abs(one[0].loss - before[0].loss) > 0.1
+    assert abs(one[0] - before[0]) > 1e-2
 
     # what training writes then is a checkpoint like any other
     printed = resonance("checkpoint", "export", tmp_path / "one", tmp_path / "again")

@@ -14,6 +14,7 @@ from openai import OpenAI
 from transformers import AutoTokenizer
 
 from data_pipeline.tokenizer import load_tokenizer
+from pretrain.huggingface.export import write_folder
 from spectral.lm import SpectralLM
 from tests.e2e.commands import ENVIRONMENT
 from tests.unit.pretrain.huggingface.models import small_config
@@ -84,9 +85,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_answers_are_the_same_with_and_without_streaming(server: Server) -> None:
-    whole = server.ask("a question", 12)
+    # an untrained model ends inside a character, which a stream holds back
+    whole, streamed = (
+        server.ask("a question", 12, stream=stream).rstrip("\ufffd") for stream in (False, True)
+    )
     assert whole
-    assert server.ask("a question", 12, stream=True) == whole
+    assert streamed == whole
 
 
 def test_memory_does_not_grow_with_the_context(server: Server) -> None:

@@ -39,7 +39,7 @@ class ResonancePreTrainedModel(PreTrainedModel):
                 own = [name for name, _ in module.named_parameters(recurse=False)]
                 if own and not getattr(module, "rounds_weight", False):
                     # on the module itself: adapters may move it to another name
-                    module.keeps_float32 = True  # type: ignore[assignment]
+                    module.keeps_float32 = True
                     names |= {f"{path}.{name}" for name in own}
         # one pattern for all layers
         self._keep_in_fp32_modules_strict = {

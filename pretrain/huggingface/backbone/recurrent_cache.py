@@ -79,5 +79,5 @@ def _rows(state: LMState | None, place_R: Tensor) -> LMState | None:
 
 
 def whole_batch(batch: int, state: LMState | None, device: torch.device) -> list[RowGroup]:
-    """One group of all rows."""
+    """A group of all rows, as the only one of a cache."""
     return [RowGroup(torch.arange(batch, device=device), state)]

@@ -32,7 +32,7 @@ class ResonanceModel(Backbone, ResonancePreTrainedModel):
             self.reset_parameters()
             for parameter in self.parameters():
                 # transformers must not initialise it again
-                parameter._is_hf_initialized = True  # type: ignore[attr-defined]
+                parameter._is_hf_initialized = True
         self.post_init()
 
     def adopt(self, other: Backbone) -> None:
@@ -100,7 +100,7 @@ class ResonanceModel(Backbone, ResonancePreTrainedModel):
             _only(cu_seq_lens, cu_seq_lens_q, cu_seq_lens_k),
         )
         if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
+            output_hidden_states = getattr(self.config, "output_hidden_states", False)
         layers: list[Tensor] | None = [] if output_hidden_states else None
         if use_cache is None:
             use_cache = past_key_values is not None
@@ -124,9 +124,10 @@ class ResonanceModel(Backbone, ResonancePreTrainedModel):
     def _inputs(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("expected one of input_ids and inputs_embeds")
-        if inputs_embeds is None:
+        if input_ids is not None:
             check_tokens(input_ids, 2)
             return self.embed(input_ids)
+        assert inputs_embeds is not None
         if inputs_embeds.ndim != 3 or inputs_embeds.shape[-1] != self.config.dim:
             raise ValueError(
                 f"inputs_embeds: expected [B, T, {self.config.dim}], got "

@@ -62,6 +62,7 @@ LISTS: dict[str, dict[str, tuple[str, str]]] = {
     "data build": {"--sources": ("a b", "c"), "--read.columns": ("a", "b")},
     "evaluate": {"--text": ("a", "b"), "--tasks": ("a", "b")},
     "embed": {"--inputs": ("a", "b c"), "--read.columns": ("a", "b")},
+    "doctor": {"--checks": ("causality", "a b")},
     "launch slurm": {"--sweep": ("train.seed=0,1", "model.dim=32,64")},
     "pretrain": {
         "--launch.kubernetes.secret-keys": ("A", "B"),
@@ -93,6 +94,7 @@ def positional(tmp_path: Path) -> dict[str, list[str]]:
         "data build": ["--output", "o"],
         "evaluate": ["runs/x"],
         "embed": ["runs/x", "--inputs", "z", "--output", "o"],
+        "doctor": [],
         "launch slurm": [str(run_file)],
         "pretrain": [str(run_file)],
     }
@@ -116,6 +118,7 @@ def test_a_list_option_that_is_given_twice_has_the_values_of_both(
         "data build": "--num-processes",
         "evaluate": "--limit",
         "embed": "--batch-size",
+        "doctor": "--length",
         "launch slurm": "--chain",
         "pretrain": "--train.seed",
     }[name]

@@ -220,7 +220,9 @@ def test_added_tokens_keep_the_old_ones(model: ResonanceForCausalLM) -> None:
     assert logits.shape[-1] == resized.config.vocab_size == resized.config.tokenizer_size == 45
     resized(tokens, labels=tokens).loss.backward()
     head = resized.get_output_embeddings()
-    assert head is None or head.weight is resized.get_input_embeddings().weight
+    embedding = resized.get_input_embeddings()
+    harmonic = resized.config.embedding == "harmonic"
+    assert torch.equal(head.weight, embedding.table() if harmonic else embedding.weight)
 
 
 def test_every_second_layer_is_recomputed_on_demand() -> None:

@@ -23,8 +23,8 @@ from tests.unit.pretrain.huggingface.models import ids, small_config
 MODELS: dict[str, dict[str, Any]] = {
     "heads": {},
     "mixed heads": {"conv_heads": (2,), "feed_forward": "experts"},
-    "wavelet": {"mixers": ("wavelet", "heads"), "embedding": "harmonic"},
-    "frequency": {"feed_forward": "frequency"},
+    "wavelet": {"mixers": ("wavelet", "heads")},
+    "frequency": {"feed_forward": "frequency", "embedding": "harmonic"},
 }
 BYTES = load_tokenizer("byte")
 
@@ -58,7 +58,9 @@ def test_the_real_step_equals_the_step(name: str) -> None:
     torch.testing.assert_close(logits, model(tokens)[:, -1], atol=1e-5, rtol=0.0)
 
 
-@pytest.fixture(scope="module", params=["mixed heads", "wavelet"])
+@pytest.fixture(
+    scope="module", params=["mixed heads", pytest.param("wavelet", marks=pytest.mark.slow)]
+)
 def exported(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[SpectralLM, Path]:
@@ -68,6 +70,7 @@ def exported(
     return model, folder
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_onnx_runtime_generates_what_transformers_does(
     exported: tuple[SpectralLM, Path],
