@@ -164,9 +164,8 @@ def _slurm(config: ClusterConfig, work: Path) -> Iterator[Any]:
             queue=config.partition or None,
             account=config.account or None,
             interface=config.interface or None,
-            security=Security.temporary(),
+            security=make_certificates(folder),
             protocol="tls://",
-            shared_temp_directory=str(folder),
             log_directory=str(folder),
             local_directory=tempfile.gettempdir(),
             death_timeout=str(int(config.wait_s)),
@@ -192,6 +191,24 @@ def _slurm(config: ClusterConfig, work: Path) -> Iterator[Any]:
     with cluster:
         cluster.adapt(minimum=config.min_workers or config.workers, maximum=config.workers)
         yield cluster
+
+
+def make_certificates(folder: Path) -> Security:
+    """A key and a certificate for all processes of a cluster, in files that only the user reads."""
+    made = Security.temporary()
+    files: dict[str, str] = {}
+    for name in ("tls_ca_file", "tls_worker_cert", "tls_worker_key"):
+        path = folder / f"{name}.pem"
+        path.unlink(missing_ok=True)
+        path.touch(mode=0o600)
+        path.write_text(getattr(made, name), encoding="utf-8")
+        files[name.rsplit("_", 1)[-1]] = str(path)
+    roles = ("client", "scheduler", "worker")
+    return Security(
+        tls_ca_file=files["file"],
+        require_encryption=True,
+        **{f"tls_{role}_{kind}": files[kind] for role in roles for kind in ("cert", "key")},
+    )
 
 
 def _connect(config: ClusterConfig) -> Client:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from data_pipeline.build.build import build
 from data_pipeline.build.workers import remote
-from data_pipeline.build.workers.cluster import DaskCluster, dask_cluster
+from data_pipeline.build.workers.cluster import DaskCluster, dask_cluster, make_certificates
 from data_pipeline.cleaning_config import CleaningConfig
 from data_pipeline.cluster_config import ClusterConfig
 from data_pipeline.errors import DataError, WriteError
@@ -148,6 +148,40 @@ def test_clusters_that_do_not_answer(tmp_path: Path) -> None:
         pass
     with pytest.raises(ValidationError, match="expected local, slurm, tls://HOST:PORT or tcp"):
         ClusterConfig(kind="kubernetes")
+
+
+def test_only_those_with_a_certificate_reach_a_cluster_with_tls(tmp_path: Path) -> None:
+    path = mark(tmp_path)
+    for folder in ("ours", "others"):
+        (tmp_path / folder).mkdir()
+    security = make_certificates(tmp_path / "ours")
+    make_certificates(tmp_path / "others")
+
+    def config(folder: str, wait_s: float) -> ClusterConfig:
+        return ClusterConfig(
+            kind=address,
+            tls_ca=str(tmp_path / folder / "tls_ca_file.pem"),
+            tls_cert=str(tmp_path / folder / "tls_worker_cert.pem"),
+            tls_key=str(tmp_path / folder / "tls_worker_key.pem"),
+            wait_s=wait_s,
+        )
+
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0",
+        protocol="tls://", security=security,
+    ) as cluster:  # fmt: skip
+        address = str(cluster.scheduler_address)
+        assert address.startswith("tls://")
+        with dask_cluster(config("ours", 60), tmp_path, path) as workers:
+            workers.run("try", write_once, [(tmp_path, 0)])
+        assert (tmp_path / "0-0").exists()
+        plain = ClusterConfig(kind=address.replace("tls", "tcp"), wait_s=2)
+        for stranger in (config("others", 2), plain):
+            with (
+                pytest.raises(DataError, match="no Dask scheduler answers within 2 s"),
+                dask_cluster(stranger, tmp_path, path),
+            ):
+                pass
 
 
 def listening() -> set[str]:
