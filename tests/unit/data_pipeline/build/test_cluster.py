@@ -1,8 +1,13 @@
 """Building on a Dask cluster: the bytes of one process, whatever happens to its workers."""
 
+import json
 import os
 import signal
 import socket
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -212,3 +217,45 @@ def test_a_cluster_of_this_machine_listens_on_the_loopback_interface_alone(
     # scheduler, nanny, worker, and two dashboards
     assert len(addresses) >= 4
     assert {address.rsplit(":", 1)[0] for address in addresses} == {"127.0.0.1"}
+
+
+def wait_for_long(folder: Path, number: int) -> None:
+    """Take longer than any test."""
+    write_once(folder, number)
+    time.sleep(600)
+
+
+def test_a_scheduler_that_is_killed_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "scheduler.json"
+    flags = ["--host", "127.0.0.1", "--no-dashboard", "--scheduler-file", str(file)]
+    programs = [("dask_scheduler", ["--port", "0"]), ("dask_worker", ["--local-directory", "/tmp"])]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", f"distributed.cli.{name}", *flags, *more],
+            stderr=subprocess.DEVNULL,
+        )
+        for name, more in programs
+    ]
+    try:
+        deadline_s = time.monotonic() + 60
+        while not file.is_file():
+            assert time.monotonic() < deadline_s
+            time.sleep(0.1)
+        address = json.loads(file.read_text())["address"]
+        config = ClusterConfig(kind=address, wait_s=60)
+
+        def kill() -> None:
+            while not (tmp_path / "0-0").exists():
+                time.sleep(0.1)
+            processes[0].kill()
+
+        threading.Thread(target=kill, daemon=True).start()
+        with (
+            dask_cluster(config, tmp_path, mark(tmp_path / "work")) as workers,
+            pytest.raises(DataError, match=f"the scheduler {address} is lost; .*resumes the work"),
+        ):
+            workers.run("try", wait_for_long, [(tmp_path, 0)])
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
