@@ -10,7 +10,6 @@ cores.
 """
 
 import math
-import multiprocessing
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +23,7 @@ from benchmarks.harness.processor import measured_device, measured_link
 from benchmarks.harness.thresholds import Figure, Outcome
 from pretrain.config import RunConfig
 from pretrain.planning.devices import Device, Link, load_devices
-from pretrain.planning.figures import Figures, figures
+from pretrain.planning.figures import Figures, figures, preload
 from pretrain.planning.plan import machines_of
 from pretrain.planning.step_time import LAUNCHES, Machines
 
@@ -143,7 +142,7 @@ def print_row(name: str, plan: Figures, measured_s: float) -> None:
 def measure(quick: bool) -> Outcome:
     """Find the processor's rates, then plan and measure every run."""
     sizes = QUICK if quick else FULL
-    multiprocessing.set_forkserver_preload(["pretrain.planning.rehearsal"])
+    preload(CASES["2 tensor ranks"].run(sizes))
     machines = this_machine(sizes)
     print(
         f"{'seconds of a step':38} {'predicted':>9} {'measured':>9} {'ratio':>6}  predicted parts"

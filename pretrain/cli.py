@@ -18,6 +18,7 @@ from data_pipeline.redaction import redact
 from launch.errors import LaunchError
 from pretrain import commands, launch_commands
 from pretrain.config import RunConfig
+from pretrain.doctor.command import DoctorCommand
 from pretrain.errors import RunError
 from pretrain.run_file import describe, load_run
 from pretrain.terminal import TRACEBACK, OutputError, complain, standard_streams
@@ -52,6 +53,9 @@ COMMANDS = {
     "generate": Command(commands.GenerateCommand, "pretrain.generation.generate", "generate"),
     "chat": Command(commands.ChatCommand, "pretrain.generation.chat", "chat"),
     "checkpoint export": Command(commands.ExportCommand, "pretrain.huggingface.export", "export"),
+    "checkpoint import": Command(
+        commands.ImportCommand, "pretrain.huggingface.import_folder", "import_folder"
+    ),
     "checkpoint verify": Command(
         commands.VerifyCheckpointCommand, "pretrain.checkpoint.verify", "verify"
     ),
@@ -83,8 +87,8 @@ COMMANDS = {
     "launch cancel": Command(
         launch_commands.LaunchCancelCommand, "pretrain.submit.jobs", "launch_cancel"
     ),
-    "plan": Command(commands.PlanCommand, "pretrain.planning.plan", "plan"),
-    "doctor": Command(commands.DoctorCommand, "pretrain.doctor.machine", "doctor"),
+    "plan": Command(launch_commands.PlanCommand, "pretrain.planning.plan", "plan"),
+    "doctor": Command(DoctorCommand, "pretrain.doctor.machine", "doctor"),
 }
 
 

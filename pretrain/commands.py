@@ -162,18 +162,32 @@ class ChatCommand(GenerationOptions):
 
 
 class ExportCommand(Command):
-    """Export a checkpoint to a Hugging Face folder that loads without Resonance."""
+    """Export a checkpoint to a Hugging Face folder that loads without Resonance, or to ONNX."""
 
     checkpoint: tyro.conf.Positional[Path] = Field(
-        description="Run directory or single checkpoint."
+        description="Run directory or single checkpoint; for ONNX also an exported folder."
     )
     output: tyro.conf.Positional[LocalPath] = Field(description="Folder to create; must not exist.")
+    format: Literal["huggingface", "onnx"] = Field(
+        "huggingface",
+        description="A folder for transformers, or a step of decoding for ONNX Runtime (heads and "
+        "wavelets without gates).",
+    )
     license: str = Field(
         "unknown",
         pattern=r"^[A-Za-z0-9.+-]+$",
         description="Licence of the weights for the model card, as the Hub spells it: mit, "
         "apache-2.0.",
     )
+
+
+class ImportCommand(Command):
+    """Import a folder that others fine-tuned as a checkpoint that `pretrain --from` starts from."""
+
+    folder: tyro.conf.Positional[Path] = Field(
+        description="Folder of `checkpoint export`, fine-tuned or merged, with config.json."
+    )
+    output: tyro.conf.Positional[LocalPath] = Field(description="Checkpoint to create.")
 
 
 class VerifyCheckpointCommand(Command):
@@ -226,59 +240,3 @@ class FetchCommand(Command):
         description="Folder that will hold the checkpoint."
     )
     storage: StorageConfig = Field(StorageConfig(), description="Access to the object store.")
-
-
-class PlanCommand(Command):
-    """Predict memory and time of a run on GPUs that need not be there."""
-
-    run_file: tyro.conf.Positional[Path] = Field(description="Run file (TOML).")
-    gpu: str = Field(
-        "h100", description="GPU: a100, h100, h200, b200, mi300x, or one of the file of --devices."
-    )
-    gpus: int = Field(
-        0, ge=0, le=2**20, description="Number of GPUs; 0 for the ranks that [launch] starts."
-    )
-    network: str = Field(
-        "400", description="Network between machines: the Gbit/s of a GPU, or the name of a link."
-    )
-    devices: Path | None = Field(
-        None, description="TOML file with more GPUs and links, like pretrain/planning/devices.toml."
-    )
-    search: bool = Field(
-        False,
-        description="Search for the fastest layouts of this run's step on these GPUs, and say why "
-        "others lose.",
-    )
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = Field(False, description="Print JSON.")
-
-
-class DoctorCommand(Command):
-    """Check this machine: versions, devices, shadowed packages, free disk, writable paths."""
-
-    output: LocalPath = Field(Path("runs"), description="Folder that runs will be written to.")
-    kernels: bool = Field(
-        False,
-        description="Instead, compile every GPU kernel for every supported architecture (without "
-        "a GPU) and print the resources that each needs; takes minutes the first time.",
-    )
-    leak: str = Field(
-        "",
-        description="Instead, a causal language model to check for leaks: does a later token move "
-        "earlier logits, a packed document the next one, padding or batch mates a row, a cache its "
-        "continuation? A run directory, checkpoint, folder or name that transformers loads.",
-    )
-    checks: tuple[str, ...] = Field((), description="Names of some of the leak checks; all of them.")
-    length: int = Field(
-        300,
-        ge=16,
-        description="Tokens of a row that is checked for leaks; should exceed the model's chunks.",
-    )
-    dtype: Literal["float32", "float64", "bfloat16", "float16"] = Field(
-        "float32", description="Precision in which a model is checked for leaks."
-    )
-    trust_code: bool = Field(
-        False, description="Whether the model to check may run code from its folder."
-    )
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = Field(
-        False, description="Whether to print the result of leak checks as JSON."
-    )

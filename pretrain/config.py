@@ -11,7 +11,7 @@ from launch.config import LaunchConfig
 from pretrain.health_config import GuardConfig, HealthConfig, MonitorConfig
 from pretrain.objective_config import ObjectiveConfig
 from pretrain.optim_config import OptimConfig
-from pretrain.train_config import TrainConfig
+from pretrain.train_config import EvaluateConfig, TrainConfig
 from spectral.config import ModelConfig
 from spectral.config_table import Positive, Table
 
@@ -111,6 +111,7 @@ class RunConfig(Table):
     train: TrainConfig = Field(TrainConfig(), description="Length, batch size and output.")
     parallel: ParallelConfig = Field(ParallelConfig(), description="Layout over ranks.")
     checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="Checkpoints.")
+    evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Evaluation during training.")
     guard: GuardConfig = Field(GuardConfig(), description="Response to bad numbers.")
     health: HealthConfig = Field(
         HealthConfig(), description="Hangs, stragglers and checks of machines."
@@ -129,10 +130,27 @@ class RunConfig(Table):
             self.objective.problem(self.model)
             or self.train.stage_problem()
             or self.optim.schedule_problem(self.train.steps)
+            or self._language_model_problem()
         )
         if problem:
             raise ValueError(problem)
         return self
+
+    def _language_model_problem(self) -> str:
+        """Why a key about language models does not suit the objective; empty if all do."""
+        kind = self.objective.kind
+        every = self.evaluate.every
+        if every and kind != "next_token":
+            return (
+                f"evaluate.every is {every} with objective.kind {kind!r}; expected 0, "
+                "or 'next_token': texts and tasks are scored by their next tokens"
+            )
+        if self.optim.scale == "width" and self.model.classes:
+            return (
+                f"optim.scale is 'width' with model.classes {self.model.classes}; expected 'none': "
+                "it has a rule for the read-out of tokens, not for a head of classes"
+            )
+        return ""
 
     @property
     def step_sizes(self) -> StepSizes:

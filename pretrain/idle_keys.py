@@ -53,9 +53,19 @@ NEEDS = (
         "objective.kind = 'masked_token'",
     ),
     Need(
-        ("data.long_texts",),
+        ("objective.labels",),
         _learns("classify"),
         "objective.kind = 'classify'",
+    ),
+    Need(
+        ("data.long_texts",),
+        _learns("classify", "text_to_text"),
+        "objective.kind = 'classify' or 'text_to_text'",
+    ),
+    Need(
+        ("model.source_bands", "model.source_dim"),
+        lambda run: run.model.source_layers > 0,
+        "model.source_layers above 0",
     ),
     Need(
         ("model.pooling",),
@@ -124,6 +134,11 @@ NEEDS = (
         "optim.name = 'muon'",
     ),
     Need(
+        ("optim.base_width",),
+        lambda run: run.optim.scale == "width",
+        "optim.scale = 'width'",
+    ),
+    Need(
         ("optim.schedule_by",),
         lambda run: bool(run.train.batch_warmup or run.train.length_warmup),
         "train.batch_warmup or train.length_warmup",
@@ -153,6 +168,12 @@ NEEDS = (
         lambda run: bool(run.data.valid and run.train.validate_every),
         "data.valid and train.validate_every above 0",
     ),
+    Need(
+        ("evaluate.texts", "evaluate.tasks"),
+        lambda run: run.evaluate.every > 0,
+        "evaluate.every above 0",
+    ),
+    Need(("evaluate.limit",), lambda run: bool(run.evaluate.tasks), "evaluate.tasks"),
     Need(
         ("train.gradient_reduction",),
         lambda run: run.train.precision in ("auto", "bf16") and run.parallel.zero_stage > 0,

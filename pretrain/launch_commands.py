@@ -1,11 +1,12 @@
-"""Arguments of the `resonance launch` sub-commands (imports no torch)."""
+"""Arguments of `resonance launch` and `resonance plan` (imports no torch)."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 from pydantic import Field, model_validator
 
+from data_pipeline.config import LocalName, LocalPath
 from pretrain.commands import Command
 
 
@@ -88,3 +89,51 @@ class LaunchLogsCommand(_LaunchCommand):
 
 class LaunchCancelCommand(_LaunchCommand):
     """Cancel all jobs of a run that have not ended."""
+
+
+class PlanCommand(Command):
+    """Predict memory and time of a run on GPUs that need not be there, or propose a run."""
+
+    run_file: tyro.conf.Positional[Path | None] = Field(
+        None, description="Run file (TOML); None with --tokens."
+    )
+    gpu: str = Field(
+        "h100", description="GPU: a100, h100, h200, b200, mi300x, or one of the file of --devices."
+    )
+    gpus: int = Field(
+        0, ge=0, le=2**20, description="Number of GPUs; 0 for the ranks that [launch] starts."
+    )
+    network: str = Field(
+        "400", description="Network between machines: the Gbit/s of a GPU, or the name of a link."
+    )
+    devices: Path | None = Field(
+        None, description="TOML file with more GPUs and links, like pretrain/planning/devices.toml."
+    )
+    search: bool = Field(
+        False,
+        description="Search for the fastest layouts of this run's step on these GPUs, and say why "
+        "others lose.",
+    )
+    tokens: int = Field(
+        0,
+        ge=0,
+        le=10**15,
+        description="Propose a run that reads this many tokens, with a source for each key; 0 for "
+        "the plan of a run file.",
+    )
+    preset: str = Field(
+        "", description="Model size of a proposed run; empty for one that suits its tokens."
+    )
+    optimizer: Literal["muon", "adamw"] = Field(
+        "muon", description="Optimizer of a proposed run, as optim.name."
+    )
+    data: LocalPath = Field(
+        Path("data"), description="Folder with train/ and valid/ that a proposed run reads."
+    )
+    tokenizer: LocalName = Field(
+        "tokenizer.model", description="Tokenizer of a proposed run, as data.tokenizer."
+    )
+    write: LocalPath | None = Field(
+        None, description="Run file to write the proposed run to; it must not exist."
+    )
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = Field(False, description="Print JSON.")

@@ -11,10 +11,10 @@ from spectral.config_table import Positive, Table
 class ObjectiveConfig(Table):
     """The `[objective]` table: what a run learns from its rows."""
 
-    kind: Literal["next_token", "masked_token", "classify"] = Field(
+    kind: Literal["next_token", "masked_token", "classify", "text_to_text"] = Field(
         "next_token",
-        description="Predict every next token, predict tokens that are masked (an encoder), or "
-        "predict labels of texts (a classifier).",
+        description="Predict every next token, predict tokens that are masked (an encoder), "
+        "predict labels of texts (a classifier), or write the target of a source.",
     )
     mask_rate: float = Field(
         0.3, gt=0.0, lt=1.0, description="Share of the tokens that are predicted."
@@ -60,7 +60,12 @@ class ObjectiveConfig(Table):
                 f"model.classes is {model.classes} with objective.kind {self.kind}, which predicts "
                 "tokens; expected 0, or objective.kind classify"
             )
-        if self.labels and len(self.labels) != model.classes:
+        if (self.kind == "text_to_text") != bool(model.source_layers):
+            return (
+                f"model.source_layers is {model.source_layers} with objective.kind {self.kind}; "
+                "expected layers that read sources with text_to_text, and 0 with others"
+            )
+        if self.labels and model.classes and len(self.labels) != model.classes:
             return (
                 f"objective.labels has {len(self.labels)} names; expected model.classes, "
                 f"{model.classes}"

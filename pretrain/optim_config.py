@@ -33,6 +33,14 @@ class OptimConfig(Table):
         "smaller steps of train.batch_warmup and train.length_warmup have fewer.",
     )
     learning_rate: float = Field(3e-3, gt=0.0, description="Peak learning rate.")
+    scale: Literal["none", "width"] = Field(
+        "none",
+        description="Rates that transfer: with width, learning_rate is that of base_width "
+        "channels; others scale it for each kind of parameter so that the best one stays.",
+    )
+    base_width: int = Field(
+        128, ge=1, description="Channels (model.dim) of the model that learning_rate was tuned on."
+    )
     final_ratio: Fraction = Field(0.1, description="Final learning rate as a share of the peak.")
     warmup_steps: int = Field(50, ge=0, description="Steps of linear warm-up.")
     warmup_share: Fraction = Field(

@@ -23,7 +23,7 @@ def check_run(run: RunConfig, num_ranks: int, checkpoint: Path | None = None) ->
 
     Raises:
         RunError: The layout is impossible, a part of the model could not learn, a key would do
-            nothing that matters, or another tokenizer made the shards.
+            nothing that matters, a text is missing, or another tokenizer made the shards.
         DataError: A dataset is missing or unreadable, or holds nothing to predict.
     """
     run = with_chunk(run, checkpoint)
@@ -39,6 +39,9 @@ def check_run(run: RunConfig, num_ranks: int, checkpoint: Path | None = None) ->
             run.data.sequence_length,
         ):
             check_chunks(with_length(run, length))
+    for file in run.evaluate.texts if run.evaluate.every else ():
+        if not file.is_file():
+            raise RunError(f"evaluate.texts: {file} is no file; expected UTF-8 text")
     if not run.data.datasets:
         raise RunError('data.datasets is empty; expected for example [{ path = "data/train" }]')
     manifests: dict[str, Manifest] = {}

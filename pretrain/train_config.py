@@ -1,9 +1,10 @@
-"""The `[train]` table: length, batch size, precision and output of a run (imports no torch)."""
+"""The `[train]` and `[evaluate]` tables (imports no torch)."""
 
+import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from data_pipeline.config import LocalName, LocalPath
 from spectral.config_table import Positive, Table
@@ -111,3 +112,37 @@ class TrainConfig(Table):
                     f"of train.micro_batch_size {self.micro_batch_size}"
                 )
         return ""
+
+
+class EvaluateConfig(Table):
+    """The `[evaluate]` table: text files and lm-eval's tasks that are measured during training."""
+
+    every: int = Field(
+        0, ge=0, description="Steps between evaluations, also after the last step; 0 for never."
+    )
+    texts: tuple[LocalPath, ...] = Field(
+        (),
+        description="UTF-8 files whose loss and bits per byte are measured, in windows of "
+        "data.sequence_length that each start from an empty state.",
+    )
+    tasks: tuple[str, ...] = Field(
+        (),
+        description="lm-eval's tasks, by name or YAML file; each rank must hold the whole model.",
+    )
+    limit: int = Field(0, ge=0, description="Samples per task; 0 for all.")
+
+    @model_validator(mode="after")
+    def _has_something_to_measure(self) -> "EvaluateConfig":
+        if self.every and not self.texts and not self.tasks:
+            raise ValueError(
+                f"evaluate.every is {self.every} with no evaluate.texts and no evaluate.tasks; "
+                "expected a file or a task, or every = 0"
+            )
+        names = [re.sub(r"\W", "_", file.stem, flags=re.ASCII) for file in self.texts]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(
+                    f"evaluate.texts has {names.count(name)} files whose metrics would be named "
+                    f"eval_{name}_loss; expected files of different names"
+                )
+        return self

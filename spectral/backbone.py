@@ -4,7 +4,7 @@ Shape letters: B batch, T time (tokens), D channels.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -172,15 +172,26 @@ class Backbone:
         return min(-state.position % self.config.conv_chunk, num_tokens)
 
     def hidden_step(
-        self, x_BD: Tensor, state: LMState, layers: list[Tensor] | None = None
+        self,
+        x_BD: Tensor,
+        state: LMState,
+        layers: list[Tensor] | None = None,
+        source: Any = None,
     ) -> tuple[Tensor, LMState]:
         """Normalised hidden state of one embedded token by the recurrent form, and the new state.
+
+        Args:
+            x_BD: Output of `embed`.
+            state: State after the tokens before.
+            layers: As of `hidden`.
+            source: As of `run_blocks`.
 
         Raises:
             ValueError: The state has another number of rows.
         """
         check_state(x_BD.shape[0], state.position, state.layers[0].short_BWD.shape[0])
         context = sequence_context(self.config, self.layout, x_BD, state.position, 1, None)
+        context = context._replace(source=source)
         states = []
         for layer, block in enumerate(self.blocks):
             x_BD, after = cast(Block, block).step(x_BD, context, state.layers[layer])
@@ -197,6 +208,7 @@ class Backbone:
         segment_ids_BT: Tensor | None,
         state: LMState | None = None,
         layers: list[Tensor] | None = None,
+        source: Any = None,
     ) -> tuple[Tensor, tuple[MixerState, ...], Tensor]:
         """Output of this model's blocks, run one after the other.
 
@@ -207,6 +219,7 @@ class Backbone:
             segment_ids_BT: As in `hidden`.
             state: State after the preceding tokens; None at the beginning.
             layers: List to which the output of each block is appended.
+            source: Sources that a decoder's blocks read; see `SequenceContext`.
 
         Returns:
             (x_BTD, the blocks' states after the last token, weighted auxiliary losses).
@@ -214,6 +227,7 @@ class Backbone:
         context = sequence_context(
             self.config, self.layout, x_BTD, position, num_tokens, segment_ids_BT
         )
+        context = context._replace(source=source)
         states = []
         auxiliary = x_BTD.new_zeros((), dtype=work_dtype(x_BTD))
         every = self.activation_checkpointing if self.training else 0

@@ -12,6 +12,7 @@ from spectral.layout import Layout
 from spectral.mixers.base import MixerState
 from spectral.mixers.build import build_mixer
 from spectral.mixers.context import SequenceContext
+from spectral.mixers.fusion import SourceStates, SpectralFusion
 from spectral.modules.norm import RMSNorm
 
 FeedForward = GatedFeedForward | FrequencyFeedForward | ExpertsFeedForward
@@ -80,3 +81,36 @@ class Block(nn.Module):
             y, losses = self.feed_forward(x, layout)
             return y, losses
         return self.feed_forward(x), None
+
+
+class PairBlock(Block):
+    """Block of a decoder: it reads the source of a pair, then mixes and feeds forward as others."""
+
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__(config, layer)
+        self.layer = layer
+        self.fusion = SpectralFusion(config)
+
+    def reset_parameters(self) -> None:
+        """Initialise all parameters from the global random state."""
+        super().reset_parameters()
+        self.fusion.reset_parameters(*self._mixer_std)
+
+    def forward(
+        self, x_BTD: Tensor, context: SequenceContext, state: MixerState | None = None
+    ) -> tuple[Tensor, MixerState, Tensor | None]:
+        """Output of the block for a whole sequence, as of `Block`."""
+        return super().forward(x_BTD + self._fused(x_BTD, context), context, state)
+
+    def step(
+        self, x_BD: Tensor, context: SequenceContext, state: MixerState
+    ) -> tuple[Tensor, MixerState]:
+        """Output of the block for one token; equal to `forward` on the whole sequence."""
+        return super().step(x_BD + self._fused(x_BD[:, None], context)[:, 0], context, state)
+
+    def _fused(self, x_BTD: Tensor, context: SequenceContext) -> Tensor:
+        source = context.source
+        if isinstance(source, SourceStates):
+            return self.fusion.read(x_BTD, source.layers[self.layer], source.place_BT)
+        read: Tensor = self.fusion(x_BTD, source)
+        return read

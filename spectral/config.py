@@ -57,6 +57,16 @@ class ModelConfig(Table):
     multi_label: bool = Field(
         False, description="Whether a text may have any number of labels, each decided by itself."
     )
+    source_layers: int = Field(
+        0,
+        ge=0,
+        description="Bidirectional blocks that read the source of a pair, for text to text; 0: a "
+        "model of single texts.",
+    )
+    source_bands: Positive = Field(
+        4, description="Bands in which a target reads its source; the first is content alone."
+    )
+    source_dim: Positive = Field(16, description="Key channels of a head in each of these bands.")
     num_modes: Positive = Field(
         16, description="Modes (damped sinusoids) of each channel's filter."
     )
@@ -164,6 +174,11 @@ class ModelConfig(Table):
             yield (
                 "pooling 'cls' takes the first token, which reads the others only if causal is "
                 "false; expected causal false, or pooling 'mean' or 'max'"
+            )
+        if self.source_layers and (self.classes or not self.causal):
+            yield (
+                f"source_layers is {self.source_layers} with causal {str(self.causal).lower()} and "
+                f"classes {self.classes}; expected causal true, for the targets, and classes 0"
             )
         if self.multi_label and not self.classes:
             yield "multi_label is true with classes 0; expected the number of classes"

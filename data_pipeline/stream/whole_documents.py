@@ -1,4 +1,4 @@
-"""Packed rows of whole documents: labelled texts, none of which is divided between two rows.
+"""Packed rows of whole documents: labelled texts or pairs, none divided between two rows.
 
 Documents are in the order of `order`. A row takes as many as fit, one after another, and ends with
 padding; a new epoch begins a new row. So the documents of row n follow from n alone, by a walk over
@@ -157,6 +157,39 @@ class WholeDataset(PackedDataset):
         )
 
 
+class PairDataset(WholeDataset):
+    """Dataset of pairs as rows of whole pairs: segment 2 n is a source, 2 n + 1 its target."""
+
+    def fill(self, windows: Windows, row: int, spans: Sequence[DocumentSlice]) -> None:
+        """Write pairs into a row of padding; labels are the next tokens of targets."""
+        documents: list[tuple[int, int]] = []
+        eos, position = self.manifest.tokenizer.eos_id, 0
+        for span in spans:
+            end = middle = position + span.num_tokens
+            stored = self.reader.tokens(span.shard, span.row)
+            if isinstance(stored, str):
+                windows.corrupt[stored] = windows.corrupt.get(stored, 0) + span.num_tokens
+            else:
+                ids = stored[: span.num_tokens].astype(np.int64)
+                (ends,) = np.nonzero(stored == eos)
+                if len(ends) != 2:
+                    raise DataError(
+                        f"{self.reader.url(span.shard)}: document {span.row} has {len(ends)} "
+                        "texts; expected a pair of two"
+                    )
+                middle = min(position + int(ends[0]) + 1, end)
+                windows.tokens[row, position:end] = ids
+                windows.labels[row, middle : end - 1] = ids[middle - position + 1 :]
+            windows.segment_ids[row, position:middle] = len(documents)
+            windows.segment_ids[row, middle:end] = len(documents) + 1
+            documents += [(self.number, self.reader.document(span.shard, span.row))] * 2
+            position = end
+        if position < windows.tokens.shape[1]:
+            windows.segment_ids[row, position:] = len(documents)
+            documents.append((self.number, -1))
+        windows.documents[row] = tuple(documents)
+
+
 def open_dataset(path: str, number: int, config: DataConfig) -> PackedDataset:
     """The dataset of a folder, by the kind of its documents.
 
@@ -164,5 +197,5 @@ def open_dataset(path: str, number: int, config: DataConfig) -> PackedDataset:
         DataError: Its manifest or index is unusable.
     """
     manifest = load_manifest(path, config.storage)
-    kind = WholeDataset if manifest.kind == "labelled" else PackedDataset
-    return kind(path, number, config, manifest)
+    kinds = {"labelled": WholeDataset, "pairs": PairDataset}
+    return kinds.get(manifest.kind, PackedDataset)(path, number, config, manifest)

@@ -11,6 +11,8 @@ from pretrain.errors import CheckpointError
 
 # a listing of a store may have any names: only what a run writes, and no numbers without end
 _NAME = re.compile(r"step-[0-9]{1,18}", re.ASCII)
+# entry of state.json: the folder that a checkpoint, which has parameters alone, was imported from
+IMPORTED_FROM = "imported_from"
 
 
 def is_named(path: Path) -> bool:

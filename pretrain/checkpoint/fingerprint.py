@@ -122,7 +122,12 @@ def run_probe(target: ProbeTarget, vocab_size: int, length: int) -> ProbeReading
         _recorded_layers(module, inputs.shape[1], position, layers),
         _recorded_logits(module, vocab_size, logits),
     ):
-        loss = target.loss(inputs, torch.zeros_like(inputs), labels)
+        segments = torch.zeros_like(inputs)
+        if module.config.source_layers:
+            # the first half of the row is the source of the second
+            time = torch.arange(position, position + inputs.shape[1], device=device)
+            segments = (time >= length // 2).long().expand_as(inputs).contiguous()
+        loss = target.loss(inputs, segments, labels)
     return ProbeReading(position, layers, logits, float(loss.nll) if target.is_last else None)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from data_pipeline.errors import DataError
 from data_pipeline.input_files import read_json
 from pretrain.checkpoint.boxes import Box, Piece
-from pretrain.checkpoint.catalog import find_checkpoint
+from pretrain.checkpoint.catalog import IMPORTED_FROM, find_checkpoint
 from pretrain.checkpoint.certificate import check_certificate
 from pretrain.checkpoint.deepspeed_state import StateOf, finish_puts
 from pretrain.checkpoint.ownership import load_shards
@@ -59,7 +59,7 @@ def load_engine(engine: Any, checkpoint: Path, run: RunConfig) -> dict[str, Any]
 def _stored_state(checkpoint: Path, run: RunConfig) -> StateOf:
     """Names of the state tensors of a parameter that a checkpoint has for the run's optimizer."""
     saved = load_saved_run(checkpoint)
-    if saved.optim.name != run.optim.name or AVERAGE_OF in read_state(checkpoint):
+    if saved.optim.name != run.optim.name or lacks_optimizer(read_state(checkpoint)):
         return lambda _: ()
     return state_names(saved)
 
@@ -78,6 +78,11 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise CheckpointError(f"{file}: found a {type(state).__name__}; expected an object")
     return state
+
+
+def lacks_optimizer(state: dict[str, Any]) -> bool:
+    """Whether a checkpoint with this state.json has parameters alone."""
+    return AVERAGE_OF in state or IMPORTED_FROM in state
 
 
 def load_model(path: Path) -> tuple[SpectralLM, RunConfig, Path]:

@@ -2,9 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from data_pipeline.idle_keys import leaves
-from pretrain.checkpoint.catalog import find_checkpoint, go_back, list_checkpoints, run_of
+from pretrain.checkpoint.catalog import (
+    IMPORTED_FROM,
+    find_checkpoint,
+    go_back,
+    list_checkpoints,
+    run_of,
+)
 from pretrain.config import RunConfig
 from pretrain.errors import CheckpointError, RunError
 from pretrain.resilience.run_lock import RunLock
@@ -106,7 +113,8 @@ def _find_start(run: RunConfig, *, resume: bool, auto_resume: bool) -> Path | No
 def _branch_point(run: RunConfig) -> Path | None:
     """The verified checkpoint that a branch starts from; None for a run that is none.
 
-    A run of another objective is none: it begins with the parameters that fit.
+    A run of another objective is none: it begins with the parameters that fit. Neither is one of
+    an imported model, which has no position in the data.
 
     Raises:
         RunError: There is none, it has another model, or the run ends before it.
@@ -117,6 +125,8 @@ def _branch_point(run: RunConfig) -> Path | None:
     if load_saved_run(checkpoint).objective.kind != run.objective.kind:
         return None
     check_same_model(checkpoint, run)
+    if IMPORTED_FROM in _state(checkpoint):
+        return None
     if run.train.steps <= (step := _step(checkpoint)):
         raise RunError(
             f"train.steps is {run.train.steps} in a branch of {checkpoint}, which is of step "
@@ -157,5 +167,9 @@ def with_decay_start(run: RunConfig, checkpoint: Path | None) -> RunConfig:
 
 
 def _step(checkpoint: Path) -> int:
-    state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-    return int(state["step"])
+    return int(_state(checkpoint)["step"])
+
+
+def _state(checkpoint: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    return state

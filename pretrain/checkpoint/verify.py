@@ -10,7 +10,7 @@ from rich.tree import Tree
 from pretrain.checkpoint.catalog import find_checkpoint, is_named, step_of
 from pretrain.checkpoint.certificate import check_certificate
 from pretrain.checkpoint.deepspeed_state import VALUE
-from pretrain.checkpoint.load import AVERAGE_OF, load_model, read_state, require_room
+from pretrain.checkpoint.load import lacks_optimizer, load_model, read_state, require_room
 from pretrain.checkpoint.manifest import MANIFEST, read_entries, read_manifest
 from pretrain.checkpoint.save import TENSORS
 from pretrain.checkpoint.tensor_reader import missing_elements, stored_pieces
@@ -72,11 +72,11 @@ def _shapes(checkpoint: Path, run: RunConfig) -> Iterator[str]:
     model: SpectralLM = empty_model(run.model)
     expected: dict[str, tuple[int, ...]] = {}
     state_of = state_names(run)
-    is_average = AVERAGE_OF in read_state(checkpoint)
+    has_optimizer = not lacks_optimizer(read_state(checkpoint))
     for name, parameter in model.named_parameters():
-        kinds = (VALUE,) if is_average else (VALUE, *state_of(name))
+        kinds = (VALUE, *state_of(name)) if has_optimizer else (VALUE,)
         expected |= {f"{kind}/{name}": tuple(parameter.shape) for kind in kinds}
-        if not is_average:
+        if has_optimizer:
             expected[f"step/{name}"] = (1,)
     for name in sorted(set(stored) | set(expected)):
         found = stored[name][0] if name in stored else "nothing"

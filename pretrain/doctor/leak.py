@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import transformers
 
-from pretrain.commands import DoctorCommand
+from pretrain.doctor.command import DoctorCommand
 from pretrain.doctor.kernels import aligned
 from pretrain.doctor.leak_checks import CHECKS, LeakResult, run_checks
 from pretrain.errors import RunError

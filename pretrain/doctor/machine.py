@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from launch.preflight import Finding, report
-from pretrain.commands import DoctorCommand
+from pretrain.doctor.command import DoctorCommand
 from pretrain.errors import RunError
 
 OWN_PACKAGES = ("pretrain", "spectral", "kernels", "launch", "data_pipeline")

@@ -33,4 +33,9 @@ def evaluate(command: EvaluateCommand) -> object:
     kind = load_saved_run(find_checkpoint(command.checkpoint)).objective.kind
     if kind == "classify":
         return evaluate_labels(command)
+    if kind == "text_to_text":
+        # sacrebleu is an extra, and generation needs transformers
+        from pretrain.evaluation.pairs import evaluate_pairs
+
+        return evaluate_pairs(command)
     return evaluate_masked(command) if kind == "masked_token" else evaluate_split(command)

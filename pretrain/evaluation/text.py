@@ -3,49 +3,19 @@
 Shape letters: T time (tokens), V vocabulary.
 """
 
-import math
-import sys
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data_pipeline.build.readers import read_documents
-from data_pipeline.config import ReadConfig
 from pretrain.commands import EvaluateCommand
 from pretrain.errors import RunError
+from pretrain.evaluation.text_loss import TextLoss, read_text
 from pretrain.huggingface.load import load_pretrained
 from spectral.backbone import LMState
 from spectral.lm import SpectralLM
 
 # tokens per forward pass of an exported folder, which does not record the training length
 DEFAULT_WINDOW = 2_048
-WHOLE_FILE = ReadConfig(format="text", document="file", max_document_bytes=sys.maxsize)
-
-
-class TextLoss(NamedTuple):
-    """The loss of one text.
-
-    Attributes:
-        name: File of the text.
-        nll: Sum over its tokens, in nats; the end of the document is not predicted.
-        num_tokens: Number of predicted tokens.
-        num_bytes: UTF-8 bytes of the text.
-    """
-
-    name: str
-    nll: float
-    num_tokens: int
-    num_bytes: int
-
-    def __str__(self) -> str:
-        loss = self.nll / max(1, self.num_tokens)
-        bits = self.nll / max(1, self.num_bytes) / math.log(2.0)
-        return (
-            f"{self.name}: {self.num_tokens:,} tokens, {self.num_bytes:,} bytes: "
-            f"{loss:.4f} nats/token, perplexity {math.exp(loss):.2f}, {bits:.4f} bits/byte"
-        )
 
 
 def evaluate_text(command: EvaluateCommand) -> str:
@@ -66,8 +36,7 @@ def evaluate_text(command: EvaluateCommand) -> str:
     model = loaded.model.to(device)
     losses = []
     for file in command.text:
-        (document,) = read_documents(file, WHOLE_FILE)
-        text = document.text
+        text = read_text(file)
         ids = [loaded.tokenizer.bos_id, *loaded.tokenizer.encode(text)]
         tokens = torch.tensor(ids, device=device)
         if command.state == "carried":

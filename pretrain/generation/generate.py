@@ -9,15 +9,14 @@ from data_pipeline.build.sources import format_of
 from data_pipeline.config import ReadConfig
 from data_pipeline.errors import WriteError
 from data_pipeline.storage.atomic import write_text_atomically
-from data_pipeline.tokenizer import continuation
 from pretrain.commands import GenerateCommand
 from pretrain.errors import RunError
-from pretrain.generation.writer import Writer
+from pretrain.generation.pairs import writer_of
 from pretrain.huggingface.load import load_pretrained
 
 
 def generate(command: GenerateCommand) -> str:
-    """The prompt and its continuation, or a JSON line per prompt of a file (`resonance generate`).
+    """The text of `resonance generate`: a continuation, a target, or a JSON line per prompt.
 
     Raises:
         CheckpointError: The checkpoint is missing or damaged.
@@ -29,11 +28,11 @@ def generate(command: GenerateCommand) -> str:
         raise RunError("--prompt and --prompts: expected one of them")
     if command.output and not command.prompts:
         raise RunError("--output: expected --prompts with it; one continuation is printed")
-    writer = Writer(load_pretrained(command.checkpoint), command)
+    writer = writer_of(load_pretrained(command.checkpoint), command)
     if command.prompts is None:
         prompt = writer.encode(command.prompt, "--prompt")
         (tokens,) = writer.continued([prompt])
-        return writer.tokenizer.decode([*prompt, *tokens])
+        return writer.whole(prompt, tokens)
     texts = read_prompts(command.prompts)
     prompts = [writer.encode(text, str(command.prompts)) for text in texts]
     size = command.batch_size if writer.pads else 1
@@ -43,7 +42,7 @@ def generate(command: GenerateCommand) -> str:
         for text, prompt, tokens in zip(
             texts[first : first + size], batch, writer.continued(batch), strict=True
         ):
-            completion = continuation(writer.tokenizer, prompt[-1], tokens)
+            completion = writer.completion(prompt, tokens)
             line = {"prompt": text, "completion": completion, "tokens": len(tokens)}
             lines.append(json.dumps(line, ensure_ascii=False))
     if command.output is None:

@@ -16,6 +16,7 @@ from pretrain.huggingface.load import Pretrained
 from pretrain.huggingface.modeling_resonance import ResonanceForCausalLM
 from pretrain.huggingface.wrap import wrap
 from spectral.gates.spectral_gate import uses_gates
+from spectral.lm import SpectralLM
 
 # logits divided by less overflow float32
 MIN_TEMPERATURE = 1e-6
@@ -63,6 +64,11 @@ class Writer:
     """A loaded model with generation options."""
 
     def __init__(self, loaded: Pretrained, options: GenerationOptions):
+        if type(loaded.model) is not SpectralLM:
+            raise RunError(
+                f"{loaded.path}: a {type(loaded.model).__name__}, which continues no text; "
+                "expected a model that was trained on next tokens"
+            )
         self.tokenizer: Tokenizer = loaded.tokenizer
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model: ResonanceForCausalLM = wrap(loaded.model.to(self.device), loaded.tokenizer)
@@ -95,6 +101,14 @@ class Writer:
             **(self.options | overrides),
         )
         return [self._until_end(row[longest:].tolist()) for row in sequences]
+
+    def whole(self, prompt: list[int], tokens: list[int]) -> str:
+        """The text of a prompt and its continuation."""
+        return self.tokenizer.decode([*prompt, *tokens])
+
+    def completion(self, prompt: list[int], tokens: list[int]) -> str:
+        """The text of a continuation."""
+        return continuation(self.tokenizer, prompt[-1], tokens)
 
     def _until_end(self, tokens: list[int]) -> list[int]:
         end = self.tokenizer.eos_id

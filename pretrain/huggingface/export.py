@@ -24,6 +24,7 @@ from pretrain.errors import RunError
 from pretrain.huggingface.encoder_export import export_encoder, is_encoder
 from pretrain.huggingface.load import import_model
 from pretrain.huggingface.model_card import Proof, model_card, training_lines
+from pretrain.huggingface.onnx_export import OnnxReport, export_onnx
 from pretrain.huggingface.source_bundle import bundled_sources
 from pretrain.huggingface.tokenizer import huggingface_tokenizer
 from pretrain.huggingface.wrap import wrap
@@ -36,6 +37,8 @@ from spectral.lm import SpectralLM
 # float32 sums in another order, for logits of the order of 10
 MAX_LOGIT_ERROR = 1e-4
 MAX_SHARD = "5GB"
+# starts transformers' server with the model of its folder
+SERVER = Path(__file__).with_name("serve.py")
 # new tokens of the greedy comparison
 PROBE_TOKENS = 64
 # blanks of every kind, controls, and what normalisers change
@@ -76,7 +79,7 @@ class ExportReport(NamedTuple):
         )
 
 
-def export(command: ExportCommand) -> ExportReport | str:
+def export(command: ExportCommand) -> ExportReport | OnnxReport | str:
     """Write a folder, load it back, compare, and only then rename (`resonance checkpoint export`).
 
     Returns:
@@ -90,7 +93,14 @@ def export(command: ExportCommand) -> ExportReport | str:
     transformers.utils.logging.disable_progress_bar()
     if os.path.lexists(output):
         raise RunError(f"{output}: exists; expected a new folder")
+    if command.format == "onnx":
+        return export_onnx(command)
     model, run, checkpoint = load_model(command.checkpoint)
+    if run.model.source_layers:
+        raise RunError(
+            f"{checkpoint}: a text-to-text model, which has no exported form yet; expected a "
+            "language model, an encoder or a classifier"
+        )
     tokenizer = load_tokenizer(tokenizer_path(checkpoint))
     # a folder of its own, beside the target; transformers makes a module name of the inner name
     beside = output.with_name(f".{output.name}.{uuid.uuid4().hex}.partial")
@@ -220,4 +230,5 @@ def _write(folder: Path, model: SpectralLM, tokenizer: Tokenizer) -> None:
     exported.save_pretrained(folder, max_shard_size=MAX_SHARD)
     for name, text in bundled_sources().items():
         (folder / name).write_text(text, encoding="utf-8")
+    shutil.copyfile(SERVER, folder / SERVER.name)
     huggingface_tokenizer(tokenizer).save_pretrained(folder)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
@@ -21,6 +22,8 @@ from spectral.lm import SpectralLM
 from spectral.upgrade import MOVED, nested_keys, parameter_name
 
 PREFIX = "model."
+# the output layer of a folder that does not tie it to the embedding
+HEAD = "lm_head.weight"
 
 
 class Pretrained(NamedTuple):
@@ -91,10 +94,11 @@ def import_model(folder: Path) -> SpectralLM:
             raise CheckpointError(f"{folder}: does not fit its config.json: no *.safetensors")
         require_room(config, len(missing), folder, file)
         model = empty_model(config).to_empty(device="cpu")
-        missing = set(model.state_dict())
+        missing, head = set(model.state_dict()), None
         # one shard at a time: a second copy of a large model would not fit
         for shard in shards:
             state = {_parameter(name): value for name, value in load_file(shard).items()}
+            head = state.pop(HEAD, head)
             unexpected = model.load_state_dict(state, strict=False).unexpected_keys
             if unexpected:
                 raise RuntimeError(f"unexpected {unexpected[0]}")
@@ -104,6 +108,11 @@ def import_model(folder: Path) -> SpectralLM:
     if missing:
         raise CheckpointError(f"{folder}: does not fit its config.json: missing {min(missing)}")
     require_finite(model, folder)
+    if head is not None and not torch.equal(head.float(), model.table().detach()):
+        raise CheckpointError(
+            f"{folder}: {HEAD} differs from the embedding; expected the same matrix: Resonance's "
+            "output layer is the embedding (tie_word_embeddings)"
+        )
     return model.eval()
 
 

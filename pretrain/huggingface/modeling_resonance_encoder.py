@@ -17,9 +17,9 @@ from transformers.modeling_outputs import (
 from transformers.utils.generic import can_return_tuple
 
 from kernels.precision import full_precision
+from pretrain.huggingface.backbone.pretrained_base import ResonancePreTrainedModel
+from pretrain.huggingface.backbone.resonance_model import ResonanceModel
 from pretrain.huggingface.configuration_resonance import ResonanceConfig
-from pretrain.huggingface.modeling_resonance import ResonanceModel
-from pretrain.huggingface.pretrained_base import ResonancePreTrainedModel
 from spectral.modules.class_head import ClassHead
 from spectral.modules.linear import Linear, linear
 from spectral.modules.pooling import pool_documents

@@ -19,7 +19,7 @@ def config_of(model: SpectralLM, tokenizer: Tokenizer) -> ResonanceConfig:
         architectures=[ResonanceForCausalLM.__name__],
         auto_map={
             "AutoConfig": "configuration_resonance.ResonanceConfig",
-            "AutoModel": "modeling_resonance.ResonanceModel",
+            "AutoModel": "resonance_model.ResonanceModel",
             "AutoModelForCausalLM": "modeling_resonance.ResonanceForCausalLM",
         },
     )

@@ -141,10 +141,10 @@ class Journal:
         if self._metrics is not None:
             self._metrics.rewind(step)
 
-    def has_validation(self, step: int) -> bool:
-        """Whether a step was validated, on all ranks; a collective."""
+    def has(self, key: str, step: int) -> bool:
+        """Whether a record of a step has a key, on all ranks; a collective."""
         metrics = self._metrics
-        return decided_by_rank_0(lambda: metrics is not None and metrics.has_validation(step))
+        return decided_by_rank_0(lambda: metrics is not None and metrics.has(key, step))
 
     def close(self) -> None:
         """Close the files and plot the losses."""

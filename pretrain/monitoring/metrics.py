@@ -107,9 +107,9 @@ class Metrics:
         )
         self._bar.update(int(record["step"]) - self._bar.n)
 
-    def has_validation(self, step: int) -> bool:
-        """Whether a step was validated."""
-        return any("valid_loss" in r for r in read_metrics(self.path) if r["step"] == step)
+    def has(self, key: str, step: int) -> bool:
+        """Whether a record of a step has a key."""
+        return any(key in record for record in read_metrics(self.path) if record["step"] == step)
 
     def rewind(self, step: int) -> None:
         """Delete the records after a step, because training repeats from there."""

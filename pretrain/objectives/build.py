@@ -9,6 +9,9 @@ from pretrain.config import RunConfig
 from pretrain.errors import RunError
 from pretrain.objectives import classify, masked_token
 
+# documents that objectives read; others read texts
+KINDS = {"classify": "labelled", "text_to_text": "pairs"}
+
 
 def preparing_of(run: RunConfig) -> Preparing | None:
     """Maker of the function that changes rows before they are batches; None if none does."""
@@ -23,7 +26,7 @@ def check_manifest(run: RunConfig, path: str, manifest: Manifest) -> None:
     Raises:
         RunError: It holds another kind of documents, or other labels.
     """
-    kind = "labelled" if run.objective.kind == "classify" else "texts"
+    kind = KINDS.get(run.objective.kind, "texts")
     if manifest.kind != kind:
         raise RunError(
             f"{path}: holds {manifest.kind}; expected {kind} for objective.kind "

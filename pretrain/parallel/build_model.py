@@ -32,7 +32,7 @@ def build_model(
 
         return PipelinedLM(run, mesh, settle, fill)
     model = empty_model(run.model)
-    for name, part in initialised_parts(model, run.train.seed, fill):
+    for name, part in initialised_parts(model, run, fill):
         local_part = split_part(part, name, run.parallel, mesh)
         if local_part is not part:
             setattr(model, name, local_part)

@@ -30,12 +30,14 @@ def _problems(run: RunConfig, num_ranks: int) -> Iterator[str]:
     yield from _ranks(run, num_ranks)
     yield from _tensor(run)
     yield from _sequence(run)
+    yield from _sources(run)
     yield from _pipeline(run)
     yield from _experts(run, num_ranks)
     yield from _zero(run)
     yield from _batch(run, data_ranks(run, num_ranks))
     yield from _smaller_steps(run, num_ranks)
     yield from _noise(run)
+    yield from _tasks(run)
 
 
 def _ranks(run: RunConfig, num_ranks: int) -> Iterator[str]:
@@ -119,6 +121,22 @@ def _sequence(run: RunConfig) -> Iterator[str]:
                 f"parallel.sequence is {size}: a span has {span} tokens, and must hold whole "
                 f"chunks of model.{key} {chunk}; expected data.sequence_length "
                 f"{near(length, size * chunk)}"
+            )
+
+
+def _sources(run: RunConfig) -> Iterator[str]:
+    if not run.model.source_layers:
+        return
+    for key, found in (
+        ("pipeline", run.parallel.pipeline),
+        ("shard_activations", int(run.parallel.shard_activations) + 1),
+        ("expert", run.parallel.expert),
+    ):
+        if found > 1:
+            yield (
+                f"parallel.{key} is {getattr(run.parallel, key)} with model.source_layers "
+                f"{run.model.source_layers}; expected tensor, sequence and data ranks alone: "
+                "every block of the decoder reads what the encoder computed"
             )
 
 
@@ -238,6 +256,21 @@ def _noise(run: RunConfig) -> Iterator[str]:
             f"monitor.noise_every is {run.monitor.noise_every} with train.global_batch_size and "
             f"micro_batch_size {run.train.micro_batch_size}; expected at least two micro-batches "
             "per step, whose gradients can be compared"
+        )
+
+
+def _tasks(run: RunConfig) -> Iterator[str]:
+    """Problems of lm-eval's tasks, for which a rank reads logits of its whole model."""
+    axes = ("tensor", "pipeline", "sequence", "expert")
+    split = {f"parallel.{axis}": getattr(run.parallel, axis) for axis in axes}
+    found = [f"{key} {size}" for key, size in split.items() if size > 1]
+    if run.parallel.zero_stage == 3:
+        found.append("parallel.zero_stage 3")
+    if run.evaluate.every and run.evaluate.tasks and found:
+        yield (
+            f"evaluate.tasks with {', '.join(found)}; expected ranks that hold the whole model: "
+            "data-parallel ones with zero_stage at most 2. evaluate.texts works in every layout, "
+            "and `resonance evaluate RUN --tasks` measures a checkpoint of any"
         )
 
 

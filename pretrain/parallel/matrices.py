@@ -37,6 +37,18 @@ def _blocks_of(model: SpectralLM) -> dict[str, int]:
     return blocks
 
 
+def width_maps(config: ModelConfig) -> set[str]:
+    """Names of the weights whose number of inputs grows with the width of the model."""
+    model = empty_model(config)
+    names = set(_blocks_of(model))
+    for name, module in model.named_modules():
+        if isinstance(module, SequenceMixer):
+            names |= {f"{name}.{projection}.weight" for projection in module.per_head_projections}
+        elif isinstance(module, ExpertsFeedForward):
+            names.add(f"{name}.router.weight")
+    return names
+
+
 def map_places(shape: tuple[int, ...], blocks: int) -> Iterator[Place]:
     """Places of the maps in a weight [..., rows, columns], in their order."""
     *stack, rows, columns = shape

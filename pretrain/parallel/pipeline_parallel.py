@@ -58,7 +58,7 @@ class Stage(nn.Module):
             needed.add("embedding")
         if self.is_last:
             needed |= {"final_norm", "head"}
-        for name, part in initialised_parts(model, run.train.seed, fill):
+        for name, part in initialised_parts(model, run, fill):
             if name not in needed:
                 # initialised on all ranks alike for the random state, and dropped
                 part.to_empty(device="meta")

@@ -7,9 +7,10 @@ no time is there more than one whole part besides what this rank keeps.
 """
 
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pretrain.config import ParallelConfig, RunConfig
 from pretrain.parallel.mesh import Mesh
@@ -21,6 +22,7 @@ from spectral.config import ModelConfig
 from spectral.layout import Layout
 from spectral.lm import SpectralLM
 from spectral.models import model_class
+from spectral.seq2seq import SpectralSeq2Seq
 
 # fills a whole parameter, by its name, after it was initialised
 Fill = Callable[[str, nn.Parameter], None]
@@ -39,13 +41,17 @@ def empty_model(config: ModelConfig) -> SpectralLM:
 
 
 def initialised_parts(
-    model: SpectralLM, seed: int, fill: Fill | None = None
+    model: SpectralLM, run: RunConfig, fill: Fill | None = None
 ) -> Iterator[tuple[str, nn.Module]]:
     """Parts of the model, initialised one by one: a seed makes the same model in any layout."""
-    torch.manual_seed(seed)
+    torch.manual_seed(run.train.seed)
     for name, part in model.parts():
         part.to_empty(device="cpu")
         part.reset_parameters()  # type: ignore[operator]
+        if name == "final_norm" and run.optim.scale == "width":
+            # the read-out sums over the width (`pretrain/training/width_scale.py`)
+            with torch.no_grad():
+                cast(Tensor, part.weight).mul_(run.optim.base_width / run.model.dim)
         for key, parameter in part.named_parameters():
             if fill is not None:
                 fill(f"{name}.{key}", parameter)
@@ -59,7 +65,7 @@ def split_part(part: nn.Module, name: str, parallel: ParallelConfig, mesh: Mesh)
         from pretrain.parallel.expert_parallel import share_experts
 
         share_experts(part, name, mesh.expert)
-    if mesh.tensor.size == 1 or name in ("final_norm", "head"):
+    if mesh.tensor.size == 1 or name in ("final_norm", "source_norm", "head"):
         return part
     if isinstance(part, Block):
         from pretrain.parallel.tensor_parallel import split_block
@@ -126,5 +132,7 @@ def finish_model(model: SpectralLM, run: RunConfig, mesh: Mesh, first_layer: int
         from pretrain.parallel.activation_checkpointing import checkpoint_activations
 
         checkpoint_activations(model.blocks, run.train)
+        if isinstance(model, SpectralSeq2Seq):
+            checkpoint_activations(model.source_blocks, run.train)
     model.z_weight = run.train.z_loss
     model.precision = Precision(run.train.precision)  # type: ignore[assignment]

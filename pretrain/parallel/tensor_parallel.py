@@ -24,7 +24,7 @@ from pretrain.parallel.collectives import all_reduce, gathered_along
 from pretrain.parallel.mesh import Axis
 from pretrain.parallel.placement import Placement, cut
 from pretrain.runtime.precision import current_autocast
-from spectral.block import Block
+from spectral.block import Block, PairBlock
 from spectral.feed_forward.experts import ExpertsFeedForward
 from spectral.feed_forward.mlp import FrequencyFeedForward, GatedFeedForward
 from spectral.filters.gated import GatedFilter
@@ -32,6 +32,7 @@ from spectral.filters.modal import ModalFilter
 from spectral.gates.spectral_gate import SpectralGate
 from spectral.layout import HeadGroup
 from spectral.mixers.base import SequenceMixer
+from spectral.mixers.fusion import SpectralFusion
 from spectral.modules.chunk_fusion import ChunkFusion
 from spectral.modules.framing import Frames
 from spectral.modules.linear import WideLinear, linear, rounds_here, wide_linear
@@ -134,6 +135,8 @@ class Splitter:
     def block(self, block: Block) -> None:
         """Split the mixer and the feed-forward."""
         self.mixer(block.mixer)
+        if isinstance(block, PairBlock):
+            self.fusion(block.fusion)
         feed_forward, name = block.feed_forward, "feed_forward"
         if isinstance(feed_forward, FrequencyFeedForward):
             # its spectral path runs over all features, on every rank alike
@@ -169,6 +172,19 @@ class Splitter:
             self.inside(module, name)
         # one reduction of the input's gradient for all projections
         mixer.register_forward_pre_hook(self._enter)
+
+    def fusion(self, fusion: SpectralFusion) -> None:
+        """Split the heads that read sources."""
+        for name in ("query", "key", "value", "gate", "band_gate"):
+            whole = getattr(fusion, name)
+            heads = (self.share(whole.out_features),)
+            setattr(fusion, name, self.column(whole, f"fusion.{name}", heads, reduce=True))
+        channels = self.share(fusion.head_norm.shape[0])
+        heads = (self.share(fusion.num_heads),)
+        fusion.out_proj = self.row(fusion.out_proj, "fusion.out_proj", (channels,))
+        self.cut(fusion, "head_norm", "fusion", 0, (channels,))
+        for key in ("log_rate", "log_frequency", "phase"):
+            self.cut(fusion, key, "fusion", 0, heads)
 
     def inside(self, module: nn.Module, name: str) -> None:
         """Split a module inside a mixer, by its kind."""

@@ -1,13 +1,16 @@
 """The figures of a run on a kind of machine: memory, time, and what they come to."""
 
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 from pretrain.config import RunConfig
 from pretrain.parallel.layout_checks import check_layout, data_ranks
+from pretrain.planning.depth import continued, shallow_stages
 from pretrain.planning.rehearsal import Rehearsal, rehearse
+from pretrain.planning.stand_ins import even_bounds
 from pretrain.planning.step_time import Machines, step_seconds
 from pretrain.run_file import with_chunk
 
@@ -110,7 +113,8 @@ class Figures(NamedTuple):
 def figures(run: RunConfig, gpus: int, machines: Machines, *, kernels: bool = True) -> Figures:
     """The figures of a layout.
 
-    A pipeline's first, second and last stage are rehearsed; the others equal the second.
+    A pipeline's first, second and last stage are rehearsed; the others equal the second. Deep
+    stages are continued from two shallow ones (`pretrain/planning/depth.py`).
 
     Args:
         run: The run.
@@ -156,17 +160,49 @@ def figures(run: RunConfig, gpus: int, machines: Machines, *, kernels: bool = Tr
     )
 
 
+def preload(run: RunConfig) -> None:
+    """Begin rehearsals, from now on, with the imports done that all of this run's need."""
+    modules = ["pretrain.planning.preloaded"]
+    if run.parallel.tensor > 1:
+        modules.append("pretrain.parallel.tensor_parallel")
+    multiprocessing.set_forkserver_preload(modules)
+
+
 def _rehearsed(run: RunConfig, gpus: int, kernels: bool) -> Sequence[Rehearsal]:
     stages = run.parallel.pipeline
-    per_stage = gpus // stages
+    bounds = [0, run.model.num_layers] if stages == 1 else _in_processes([(even_bounds, run)])[0]
     message = None
     rehearsals = []
     for stage in sorted({0, min(1, stages - 1), stages - 1}):
-        # fake ranks, and what libraries keep of them, are a process's only ones
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("forkserver")) as pool:
-            rehearsal = pool.submit(
-                rehearse, run, gpus, stage * per_stage, kernels=kernels, message=message
-            ).result()
+        work = partial(
+            rehearse,
+            num_ranks=gpus,
+            rank=stage * (gpus // stages),
+            kernels=kernels,
+            message=message,
+        )
+        shallow = shallow_stages(run, bounds, stage)
+        if shallow is None:
+            (rehearsal,) = _in_processes([(partial(work, bounds=bounds), run)])
+        else:
+            first, second = _in_processes(
+                [
+                    (partial(work, bounds=places), each)
+                    for each, places in zip(shallow.runs, shallow.bounds, strict=True)
+                ]
+            )
+            rehearsal = continued(first, second, shallow.times)
         rehearsals.append(rehearsal)
         message = rehearsal.message or message
     return rehearsals
+
+
+def _in_processes(tasks: Sequence[tuple[Callable[[RunConfig], Any], RunConfig]]) -> list[Any]:
+    """The results of functions of runs, each in a process of its own.
+
+    Fake ranks, and what libraries keep of them, are a process's only ones.
+    """
+    with ProcessPoolExecutor(
+        len(tasks), mp_context=multiprocessing.get_context("forkserver"), max_tasks_per_child=1
+    ) as pool:
+        return [task.result() for task in [pool.submit(work, run) for work, run in tasks]]

@@ -1,7 +1,7 @@
 """Peak memory of a rank by part, from the lives of its storages."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,12 +21,12 @@ PARTS = (
 
 
 class Peak(NamedTuple):
-    """The fullest moment of a rank.
+    """A full moment of a rank.
 
     Attributes:
         segment: Name of the segment in which it is.
         device: Bytes on the device by part.
-        host: Bytes in host memory by part, at their own fullest moment.
+        host: Bytes in host memory by part, at the fullest moment of that.
     """
 
     segment: str
@@ -52,55 +52,78 @@ class Span(NamedTuple):
     end: int
 
 
-def peak_of(
+def fullest(peaks: Iterable[Peak]) -> Peak:
+    """The fullest of some moments, on the device, and on the host by itself."""
+    peaks = list(peaks)
+    device = max(peaks, key=lambda peak: peak.device_bytes)
+    return device._replace(host=max(peaks, key=lambda peak: peak.host_bytes).host)
+
+
+def moments_of(
     allocations: Sequence[Allocation], spans: Sequence[Span], forwards: Sequence[Span]
-) -> Peak:
-    """The peak within some segments.
+) -> list[Peak]:
+    """The fullest moments of both halves of every segment.
 
     Args:
         allocations: All storages, those of earlier segments included.
         spans: Segments, in their order.
         forwards: Forward passes within them.
     """
-    begin, end = spans[0].begin, spans[-1].end
-    on_device = [a for a in allocations if not a.label.startswith("host ")]
-    on_host = [a for a in allocations if a.label.startswith("host ") or a.left is not None]
-    moment = _fullest(
-        [(a.birth, _last(a, end) if a.left is None else a.left, a.bytes) for a in on_device],
-        begin,
-        end,
+    end = spans[-1].end
+    device = _Lives(
+        (a, a.birth, _last(a, end) if a.left is None else a.left)
+        for a in allocations
+        if not a.label.startswith("host ")
     )
-    host_moment = _fullest(
-        [(a.birth if a.left is None else a.left, _last(a, end), a.bytes) for a in on_host],
-        begin,
-        end,
+    host = _Lives(
+        (a, a.birth if a.left is None else a.left, _last(a, end))
+        for a in allocations
+        if a.label.startswith("host ") or a.left is not None
     )
-    device: Counter[str] = Counter(dict.fromkeys(PARTS, 0))
-    host: Counter[str] = Counter()
-    for a in on_device:
-        last = _last(a, end) if a.left is None else a.left
-        if a.birth <= moment < last:
-            device[_part(a, forwards)] += a.bytes
-    for a in on_host:
-        first = a.birth if a.left is None else a.left
-        if first <= host_moment < _last(a, end):
-            host[_part(a, forwards).removeprefix("host ")] += a.bytes
-    segment = next(span.name for span in reversed(spans) if span.begin <= moment)
-    return Peak(segment, dict(device), dict(host))
+    moments = []
+    for name, first, last in spans:
+        middle = (first + last) // 2
+        for begin, finish in ((first, middle), (middle, last)):
+            parts = Counter(dict.fromkeys(PARTS, 0))
+            for a in device.at_fullest(begin, finish):
+                parts[_part(a, forwards)] += a.bytes
+            outside: Counter[str] = Counter()
+            for a in host.at_fullest(begin, finish):
+                outside[_part(a, forwards).removeprefix("host ")] += a.bytes
+            moments.append(Peak(name, dict(parts), dict(outside)))
+    return moments
+
+
+class _Lives:
+    """Storages with the readings of the clock between which they are in one memory."""
+
+    def __init__(self, lives: Iterable[tuple[Allocation, int, int]]):
+        self._allocations, births, deaths = [], [], []
+        for allocation, birth, death in lives:
+            self._allocations.append(allocation)
+            births.append(birth)
+            deaths.append(death)
+        sizes = [allocation.bytes for allocation in self._allocations]
+        self._births, self._deaths = np.array(births, np.int64), np.array(deaths, np.int64)
+        # how many bytes live at each reading
+        change = np.zeros(max(deaths, default=0) + 1, np.int64)
+        np.add.at(change, self._births, sizes)
+        np.subtract.at(change, self._deaths, sizes)
+        self._held = np.cumsum(change)
+
+    def at_fullest(self, begin: int, end: int) -> Iterator[Allocation]:
+        """The storages at the fullest moment between two readings."""
+        held = self._held[begin : end + 1]
+        if not held.size:
+            return
+        moment = begin + int(held.argmax())
+        for place in np.flatnonzero((self._births <= moment) & (self._deaths > moment)):
+            yield self._allocations[place]
 
 
 def _last(allocation: Allocation, end: int) -> int:
     """The clock's reading from which a storage is free; one that lives on is never."""
     return end + 1 if allocation.death is None else allocation.death
-
-
-def _fullest(lives: Sequence[tuple[int, int, int]], begin: int, end: int) -> int:
-    """The clock's reading between `begin` and `end` at which most bytes live."""
-    change = np.zeros(end + 2, dtype=np.int64)
-    for birth, death, size in lives:
-        change[min(birth, end + 1)] += size
-        change[min(death, end + 1)] -= size
-    return begin + int(np.cumsum(change)[begin : end + 1].argmax())
 
 
 def _part(allocation: Allocation, forwards: Sequence[Span]) -> str:

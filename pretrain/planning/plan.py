@@ -1,17 +1,17 @@
 """`resonance plan`: memory, time and traffic of a run on GPUs that need not be there."""
 
 import json
-import multiprocessing
 
 from rich.console import Console
 
 from launch.kubernetes.pod import ranks_per_pod
 from launch.slurm.directives import ranks_per_node
-from pretrain.commands import PlanCommand
 from pretrain.config import RunConfig
 from pretrain.errors import RunError
+from pretrain.launch_commands import PlanCommand
 from pretrain.planning.devices import Devices, load_devices
-from pretrain.planning.figures import GIB, Figures, figures
+from pretrain.planning.dial import propose
+from pretrain.planning.figures import GIB, Figures, figures, preload
 from pretrain.planning.search import changes, nearest_that_fits, search
 from pretrain.planning.show import ranking_table, show, show_ranking
 from pretrain.planning.step_time import Machines
@@ -22,15 +22,21 @@ def plan(command: PlanCommand) -> str | None:
     """Print the figures of a run, or with `--json` return them.
 
     Raises:
-        RunError: The layout is impossible on these GPUs, they differ from those of `[launch]`, or a
-            device or link is unknown.
+        RunError: The layout is impossible on these GPUs, they differ from those of `[launch]`, a
+            device or link is unknown, or the options contradict one another.
     """
+    if (command.run_file is None) == (command.tokens == 0):
+        raise RunError("expected a run file, or --tokens for a proposed run, and not both")
+    if command.run_file is None:
+        return propose(command)
+    if command.preset or command.write:
+        raise RunError("--preset and --write: expected --tokens instead of a run file")
     run = load_run(command.run_file)
     gpus, per_node = _ranks(run, command.gpus)
     devices = load_devices(command.devices)
     machines = machines_of(devices, command.gpu, command.network, per_node)
     # rehearsals begin with their imports done
-    multiprocessing.set_forkserver_preload(["pretrain.planning.rehearsal"])
+    preload(run)
     if command.search:
         ranking = search(run, gpus, machines)
         if command.as_json:

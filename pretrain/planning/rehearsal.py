@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from data_pipeline.stream.batch import Batch
 from pretrain.config import RunConfig
 from pretrain.parallel.mesh import build_mesh
-from pretrain.planning.memory import Peak, Span, peak_of
+from pretrain.planning.memory import Peak, Span, fullest, moments_of
 from pretrain.planning.records import Segment
 from pretrain.planning.stand_ins import MARK as STEP
 from pretrain.planning.stand_ins import Message, stand_ins
@@ -40,17 +40,27 @@ class Rehearsal(NamedTuple):
         parameters: Parameters of its part of the model, before ZeRO shards them.
         segments: Operations and collectives, by the part of the step.
         repeats: How often the step has each of those parts.
-        peak: Fullest moment of the step.
-        start: Fullest moment of the start, until the engine is built.
+        peaks: Fullest moments of the parts of the step.
+        starts: Fullest moments of the start, until the engine is built.
         message: What a stage sends to the next one; empty without one.
     """
 
     parameters: int
     segments: dict[str, Segment]
     repeats: dict[str, Fraction]
-    peak: Peak
-    start: Peak
+    peaks: list[Peak]
+    starts: list[Peak]
     message: Message
+
+    @property
+    def peak(self) -> Peak:
+        """Fullest moment of the step."""
+        return fullest(self.peaks)
+
+    @property
+    def start(self) -> Peak:
+        """Fullest moment of the start."""
+        return fullest(self.starts)
 
     def sent(self) -> dict[str, int]:
         """Bytes that the rank gives to each collective in a step."""
@@ -63,7 +73,13 @@ class Rehearsal(NamedTuple):
 
 
 def rehearse(
-    run: RunConfig, num_ranks: int, rank: int, *, kernels: bool, message: Message | None = None
+    run: RunConfig,
+    num_ranks: int,
+    rank: int,
+    *,
+    kernels: bool,
+    message: Message | None = None,
+    bounds: list[int] | None = None,
 ) -> Rehearsal:
     """Rehearse a step of a rank, in a process that has no process group.
 
@@ -73,6 +89,7 @@ def rehearse(
         rank: The rank.
         kernels: Whether operators launch the kernels of a GPU, instead of their references.
         message: What the stage before sends, if the rank is on a later stage.
+        bounds: First block of each stage, and one past the last block; None for equal stages.
     """
     stages, micro = run.parallel.pipeline, run.train.micro_batch_size
     num_data = num_ranks // run.parallel.model_ranks
@@ -81,9 +98,9 @@ def rehearse(
     rehearsed = min(passes, max(2, stages))
     train = run.train.model_copy(update={"global_batch_size": rehearsed * micro * num_data})
     short_run = run.model_copy(update={"train": train})
-    with _rehearsing(short_run, num_ranks, rank, kernels, message) as (rehearsing, sent):
+    with _rehearsing(short_run, num_ranks, rank, kernels, message, bounds) as (rehearsing, sent):
         tracer = rehearsing.tracer
-        start = peak_of(tracer.allocations, [Span("start", 0, tracer.clock)], [])
+        starts = moments_of(tracer.allocations, [Span("start", 0, tracer.clock)], [])
         # the first step makes states, and learns the order of the parameters
         rehearsing.step(rehearsed)
         rehearsing.forwards.clear()
@@ -91,31 +108,36 @@ def rehearse(
         begin = tracer.clock
         rehearsing.step(rehearsed)
         spans = [*rehearsing.heartbeat.spans(begin), Span("end", tracer.clock, tracer.clock)]
-        peak = peak_of(tracer.allocations, spans, rehearsing.forwards)
+        peaks = moments_of(tracer.allocations, spans, rehearsing.forwards)
     if stages > 1:
         repeats = {PASS: Fraction(passes, rehearsed), STEP: Fraction(1)}
     else:
         repeats = {PASS: Fraction(passes - 1), LAST_PASS: Fraction(1), STEP: Fraction(1)}
     segments = {name: tracer.segments[name] for name in repeats if name in tracer.segments}
-    return Rehearsal(rehearsing.parameters, segments, repeats, peak, start, sent)
+    return Rehearsal(rehearsing.parameters, segments, repeats, peaks, starts, sent)
 
 
 def rehearse_start(run: RunConfig, num_ranks: int, rank: int) -> Peak:
     """The fullest moment of a rank's start, until its engine is built; see `rehearse`."""
-    with _rehearsing(run, num_ranks, rank, False, None) as (rehearsing, _):
+    with _rehearsing(run, num_ranks, rank, False, None, None) as (rehearsing, _):
         tracer = rehearsing.tracer
-        return peak_of(tracer.allocations, [Span("start", 0, tracer.clock)], [])
+        return fullest(moments_of(tracer.allocations, [Span("start", 0, tracer.clock)], []))
 
 
 @contextmanager
 def _rehearsing(
-    run: RunConfig, num_ranks: int, rank: int, kernels: bool, message: Message | None
+    run: RunConfig,
+    num_ranks: int,
+    rank: int,
+    kernels: bool,
+    message: Message | None,
+    bounds: list[int] | None,
 ) -> Iterator[tuple["_Rehearsing", Message]]:
     """A rank whose engine is built, and what it will have sent to the next stage."""
     os.environ |= {"DS_ACCELERATOR": "cpu", "LOCAL_RANK": "0", "CUDA_VISIBLE_DEVICES": ""}
     tracer, ranks = Tracer(), Ranks(rank, num_ranks, torch.device("cpu"))
     with (
-        stand_ins(run, tracer, ranks, kernels=kernels, message=message) as sent,
+        stand_ins(run, tracer, ranks, kernels=kernels, message=message, bounds=bounds) as sent,
         FakeTensorMode(allow_non_fake_inputs=True),
         tracer,
     ):

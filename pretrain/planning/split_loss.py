@@ -33,13 +33,19 @@ def replace_loss(replace: Callable[..., None], tracer: Tracer) -> None:
         with tracer.labelled("logits"):
             return block(*arguments)
 
-    def sampled(loss: VocabParallelLoss, x_ND: Tensor, weight_UD: Tensor, labels_N: Tensor) -> Any:
+    def sampled(
+        loss: VocabParallelLoss,
+        x_ND: Tensor,
+        weight_UD: Tensor,
+        labels_N: Tensor,
+        z_weight: float = 0.0,
+    ) -> Any:
         blocks, others = divmod(x_ND.shape[0], BLOCK)
         if blocks < FEW or others:
-            return whole(loss, x_ND, weight_UD, labels_N)
+            return whole(loss, x_ND, weight_UD, labels_N, z_weight)
         if not loss.shard:
             x_ND = copy_to_tensor_model_parallel_region(x_ND, loss.axis.group)
-        return _Sampled.apply(x_ND, weight_UD, labels_N, loss, tracer, blocks)
+        return _Sampled.apply(x_ND, weight_UD, labels_N, z_weight, loss, tracer, blocks)
 
     replace(VocabParallelLoss, "_block", labelled)
     replace(VocabParallelLoss, "__call__", sampled)
@@ -48,12 +54,13 @@ def replace_loss(replace: Callable[..., None], tracer: Tracer) -> None:
 class _Sampled(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x_ND: Tensor, weight_UD: Tensor, labels_N: Tensor, *others: Any
+        ctx: Any, x_ND: Tensor, weight_UD: Tensor, labels_N: Tensor, z_weight: float, *others: Any
     ) -> Tensor:
         ctx.save_for_backward(x_ND, weight_UD, labels_N)
+        ctx.z_weight = z_weight
         ctx.others = loss, tracer, blocks = others
         with tracer.repeated(blocks):
-            value: Tensor = loss._block(x_ND[:BLOCK], weight_UD, labels_N[:BLOCK])
+            value: Tensor = loss._block(x_ND[:BLOCK], weight_UD, labels_N[:BLOCK], z_weight)
         return value
 
     @staticmethod
@@ -63,6 +70,6 @@ class _Sampled(torch.autograd.Function):
         with tracer.repeated(blocks), torch.enable_grad():
             x_nD = x_ND[:BLOCK].detach().requires_grad_()
             weight = weight_UD.detach().requires_grad_()
-            value = loss._block(x_nD, weight, labels_N[:BLOCK])
+            value = loss._block(x_nD, weight, labels_N[:BLOCK], ctx.z_weight)
             _, dweight = torch.autograd.grad(value, (x_nD, weight), grad)
-        return torch.zeros_like(x_ND), dweight, None, *[None] * len(ctx.others)
+        return torch.zeros_like(x_ND), dweight, None, None, *[None] * len(ctx.others)

@@ -12,7 +12,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from kernels import dispatch
 from pretrain.config import RunConfig
-from pretrain.parallel.mesh import Mesh
+from pretrain.planning.matrix_peers import replace_peers
 from pretrain.planning.records import OpaqueError
 from pretrain.planning.split_loss import replace_loss
 from pretrain.planning.tracer import Tracer
@@ -28,7 +28,13 @@ MARK = "step"
 
 @contextlib.contextmanager
 def stand_ins(
-    run: RunConfig, tracer: Tracer, ranks: Ranks, *, kernels: bool, message: Message | None
+    run: RunConfig,
+    tracer: Tracer,
+    ranks: Ranks,
+    *,
+    kernels: bool,
+    message: Message | None,
+    bounds: list[int] | None,
 ) -> Iterator[Message]:
     """Context in which the training code of one rank runs without its peers.
 
@@ -38,6 +44,7 @@ def stand_ins(
         ranks: The rank.
         kernels: Whether operators launch the kernels of a GPU.
         message: What the stage before sends.
+        bounds: First block of each stage, and one past the last block; None for equal stages.
 
     Yields:
         What this stage sends to the next one, filled as it does.
@@ -57,10 +64,13 @@ def stand_ins(
         replace(per_document, "per_document", _whole_rows)
         if run.parallel.zero_stage == 3:
             _replace_agreement(replace)
+        if run.optim.name == "muon":
+            replace_peers(replace)
         if run.parallel.tensor > 1:
             replace_loss(replace, tracer)
         if run.parallel.pipeline > 1:
-            _replace_peers(replace, tracer, message or [], sent)
+            bounds = bounds or even_bounds(run)
+            _replace_peers(replace, tracer, message or [], sent, bounds)
         if kernels:
             _replace_gpu(replace, tracer)
         yield sent
@@ -120,7 +130,7 @@ def _replace_agreement(replace: Callable[..., None]) -> None:
     replace(utils, "get_lst_from_rank0", received)
 
 
-def even_bounds(run: RunConfig, mesh: Mesh) -> list[int]:
+def even_bounds(run: RunConfig) -> list[int]:
     """First block of each stage by the operations of the blocks, where real ranks time them."""
     from pretrain.parallel.split_model import empty_model
     from pretrain.parallel.stage_balance import balanced
@@ -130,11 +140,15 @@ def even_bounds(run: RunConfig, mesh: Mesh) -> list[int]:
     # a look-up is cheap compared with the products of the output layer
     costs[-1] += sum(p.numel() for p in model.embedding.parameters())
     largest = max(costs)
-    return balanced([cost / largest for cost in costs], mesh.pipeline.size)
+    return balanced([cost / largest for cost in costs], run.parallel.pipeline)
 
 
 def _replace_peers(
-    replace: Callable[..., None], tracer: Tracer, message: Message, sent: Message
+    replace: Callable[..., None],
+    tracer: Tracer,
+    message: Message,
+    sent: Message,
+    bounds: list[int],
 ) -> None:
     """The neighbours of a stage: what they send has known shapes."""
     start_deepspeed()
@@ -163,7 +177,7 @@ def _replace_peers(
 
         return marked
 
-    replace(pipeline_parallel, "stage_bounds", even_bounds)
+    replace(pipeline_parallel, "stage_bounds", lambda *_: bounds)
     replace(PipelineEngine, "_send_tensor_meta", send_meta)
     replace(PipelineEngine, "_recv_tensor_meta", receive_meta)
     instructions = dict(PipelineEngine._INSTRUCTION_MAP)

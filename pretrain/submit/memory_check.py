@@ -1,6 +1,5 @@
 """Check that a run fits into the memory of its GPUs, by the planner."""
 
-import multiprocessing
 from collections.abc import Iterator, Sequence
 
 from launch.kubernetes.pod import ranks_per_pod
@@ -53,13 +52,13 @@ def check_memory(
 
 def _finding(run: RunConfig, launcher: str, gpu: str, devices: Devices, *, force: bool) -> Finding:
     try:
-        from pretrain.planning.figures import figures
+        from pretrain.planning.figures import figures, preload
         from pretrain.planning.plan import describe_memory, machines_of
         from pretrain.planning.search import changes, nearest_that_fits
     except ImportError:
         remedy = "check where PyTorch is installed"
         return Finding("warn", "memory", "unknown: PyTorch is not installed here", remedy)
-    multiprocessing.set_forkserver_preload(["pretrain.planning.rehearsal"])
+    preload(run)
     config, per_node = run.launch, 0
     if launcher == "local":
         gpus = config.processes

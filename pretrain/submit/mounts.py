@@ -35,6 +35,8 @@ def _outside(run: RunConfig, root: PurePosixPath, folders: Sequence[str]) -> lis
     local = [str(local_path(path)) for path in sources if path and not is_remote(path)]
     if run.data.tokenizer != "byte":
         local.append(run.data.tokenizer)
+    if run.evaluate.every:
+        local += map(str, run.evaluate.texts)
     paths = {path: PurePosixPath(posixpath.normpath(root / path)) for path in local}
     return [
         path

@@ -22,6 +22,7 @@ from pretrain.training.group_clipping import scale_gradients
 from pretrain.training.matrix_exchange import Held, MatrixExchange
 from pretrain.training.moving_average import move_averages
 from pretrain.training.muon import MatrixMomentum
+from pretrain.training.width_scale import scaled_by_width
 
 Groups = list[dict[str, Any]]
 
@@ -72,7 +73,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> Groups:
 
 
 def _all_groups(model: nn.Module, run: RunConfig) -> Groups:
-    """Groups by weight decay, by what muon orthogonalises, and by precision; some are empty."""
+    """Groups by weight decay, what muon orthogonalises, rate and precision; some are empty."""
     groups = parameter_groups(model, run.optim.weight_decay)
     if run.optim.name == "muon":
         names = set(matrix_blocks(run.model))
@@ -84,6 +85,8 @@ def _all_groups(model: nn.Module, run: RunConfig) -> Groups:
                 _divided(group["params"], lambda p: id(p) in matrices), (True, False), strict=True
             )
         ]
+    if run.optim.scale == "width":
+        groups = scaled_by_width(groups, model, run)
     # ZeRO sends a group in one precision
     return [
         group | {"params": parameters}

@@ -12,7 +12,7 @@ from pretrain.config import RunConfig
 from pretrain.monitoring.jsonl import read_metrics
 from pretrain.run_file import load_saved_run, stored_form
 from pretrain.runtime.precision import precision_name
-from pretrain.training.schedule import learning_rate_factor
+from pretrain.training.schedule import learning_rate_at
 
 # keys of the schedule, whose consequence is computed
 SCHEDULE = (
@@ -42,6 +42,8 @@ CONSEQUENCES = {
     "data.cache_bytes": _SAME,
     "objective": "later steps learn by the new rule",
     "optim": "later steps use the new value with the optimizer's stored state",
+    "optim.scale": "later steps use the rates that it gives each kind of parameter",
+    "optim.base_width": "later steps use the rates that it gives each kind of parameter",
     "optim.name": "parameters stay, and the optimizer's state (momentum and second moments of all "
     "parameters) is begun again",
     "optim.average_decay": "the average follows it from the next step on; one that the checkpoint "
@@ -66,6 +68,7 @@ CONSEQUENCES = {
     "train.wandb": _SAME,
     "parallel": "the checkpoint is read into the new layout; losses differ by rounding",
     "checkpoint": "it applies from the next checkpoint on",
+    "evaluate": "it applies to the evaluations from now on",
     "guard": "it applies from the next step on",
     "health": _SAME,
     "monitor": _SAME,
@@ -76,10 +79,10 @@ CONSEQUENCES = {
 def nothing_left(run: RunConfig, checkpoint: Path) -> str:
     """Message that a checkpoint is the end of a run; empty if work is left.
 
-    A validation of the last step and copies to the store are work, too.
+    A validation or evaluation of the last step and copies to the store are work, too.
     """
     step = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["step"]
-    if step < run.train.steps or not _is_validated(run, step) or not _is_stored(run):
+    if step < run.train.steps or not _is_measured(run, step) or not _is_stored(run):
         return ""
     return (
         f"nothing left to do: {checkpoint} is of step {step} and train.steps is {run.train.steps}; "
@@ -87,11 +90,15 @@ def nothing_left(run: RunConfig, checkpoint: Path) -> str:
     )
 
 
-def _is_validated(run: RunConfig, step: int) -> bool:
-    if not run.data.valid or not run.train.validate_every:
-        return True
-    records = read_metrics(run.train.output / "metrics.jsonl")
-    return any("valid_loss" in record for record in records if record["step"] == step)
+def _is_measured(run: RunConfig, step: int) -> bool:
+    keys = []
+    if run.data.valid and run.train.validate_every:
+        keys.append("valid_loss")
+    if run.evaluate.every:
+        keys.append("eval_seconds")
+    records = read_metrics(run.train.output / "metrics.jsonl") if keys else []
+    of_step = [record for record in records if record["step"] == step]
+    return all(any(key in record for record in of_step) for key in keys)
 
 
 def _is_stored(run: RunConfig) -> bool:
@@ -146,9 +153,7 @@ def consequence_of(key: str) -> str:
 
 
 def _of_schedule(saved: RunConfig, run: RunConfig, step: int) -> str:
-    before, now = (
-        each.optim.learning_rate * learning_rate_factor(step, each) for each in (saved, run)
-    )
+    before, now = (learning_rate_at(step, each) for each in (saved, run))
     if abs(now - before) <= 1e-9 * before:
         return f"the learning rate stays {now:.4g} in step {step + 1} and then takes another course"
     return f"the learning rate of step {step + 1} changes from {before:.4g} to {now:.4g}"

@@ -23,6 +23,11 @@ def learning_rate_factor(step: int, run: RunConfig) -> float:
     return DECAYS[optim.schedule](min(max(progress, 0.0), 1.0), optim)
 
 
+def learning_rate_at(step: int, run: RunConfig) -> float:
+    """The learning rate at a step (counted from 0), before `optim.scale`."""
+    return run.optim.learning_rate * learning_rate_factor(step, run)
+
+
 def build_schedule(optimizer: torch.optim.Optimizer, run: RunConfig, step: int = 0) -> LambdaLR:
     """The scheduler of an optimizer's learning rates, which it sets to those of a step.
 

@@ -42,11 +42,12 @@ from pretrain.training.engine import build_engine, finish_step, set_accumulation
 from pretrain.training.gradient import StepContext, compute_gradient
 from pretrain.training.group_clipping import clip_groups
 from pretrain.training.loader import run_loader
+from pretrain.training.measurements import Measurements, is_due
 from pretrain.training.noise_scale import NoiseScale
 from pretrain.training.progress import Progress
 from pretrain.training.resumption import changed_keys
 from pretrain.training.sampling.sampler import Sampler
-from pretrain.training.validation import validation
+from pretrain.training.schedule import learning_rate_at
 
 
 class Trainer:
@@ -107,6 +108,9 @@ class Trainer:
         self.retention = Retention(run, self.journal.say)
         self.saver = Saver(run, self.tokenizer, ranks, self.retention)
         self.sampler = Sampler(run, self.engine, ranks, self.mesh, self.heartbeat)
+        self.measurements = Measurements(
+            run, self.mesh, self.engine, ranks, self.poll, self.progress, self.journal
+        )
         self.journal.announce(checkpoint)
         if checkpoint is not None:
             for line in changed_keys(run, checkpoint, self.progress.step):
@@ -125,16 +129,13 @@ class Trainer:
             SystemExit: With REQUEUE_STATUS, when asked to stop.
         """
         try:
-            # a validation that was interrupted
-            step = self.progress.step
-            if step and self._validation_is_due() and not self.journal.has_validation(step):
-                self.validate()
+            if self.progress.step:
+                self.measurements.run_due(only_missing=True)
             steps = self._steps()
             while self.progress.step < self.run.train.steps:
                 if self.train_step(self.poll.next_step(steps)) is None:
                     continue
-                if self._validation_is_due():
-                    self.validate()
+                self.measurements.run_due()
                 if self._is_due(self.run.checkpoint.every):
                     self.save(needed=self.progress.step == self.run.train.steps)
             self.retention.finish_run(self.heartbeat)
@@ -178,7 +179,8 @@ class Trainer:
         )
         if num_failed:
             self.finish_save()
-        step, learning_rate = self.progress.step + 1, self.engine.get_lr()[0]
+        step = self.progress.step + 1
+        learning_rate = learning_rate_at(self.progress.step, self.run)
         self.sampler.begin(step, self.poll.waited_s)
         set_accumulation(self.engine, len(batches))
         gradient = compute_gradient(
@@ -221,26 +223,6 @@ class Trainer:
             gradient.norm, num_labels, self.mesh.zero.size, self.ranks.device
         )
         self.journal.log_step(record, gradient.rank_seconds, spectrum)
-        return record
-
-    def validate(self) -> Record:
-        """Compute what the objective reports of the held-out split.
-
-        Returns:
-            The validation's record.
-
-        Raises:
-            Stopped: A rank was asked to stop.
-        """
-        begin = time.perf_counter()
-        report = validation(self.run, self.mesh, self.engine, self.ranks, self.poll)
-        record = {
-            "step": self.progress.step,
-            "tokens": self.progress.tokens,
-            **report,
-            "valid_seconds": time.perf_counter() - begin,
-        }
-        self.journal.log(record)
         return record
 
     def save(self, *, needed: bool) -> None:
@@ -286,10 +268,5 @@ class Trainer:
         self.journal.rewind(self.progress.step)
         self.journal.tell("rollback", self.progress.step, f"back to {checkpoint.name}")
 
-    def _validation_is_due(self) -> bool:
-        every = self.run.train.validate_every
-        return bool(self.run.data.valid and every) and self._is_due(every)
-
     def _is_due(self, every: int) -> bool:
-        step = self.progress.step
-        return step == self.run.train.steps or (every > 0 and step % every == 0)
+        return is_due(every, self.progress.step, self.run.train.steps)

@@ -3,7 +3,7 @@
 Shape letters: B batch, T time (tokens), F rotary frequencies, W tokens before the sequence.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -25,6 +25,8 @@ class SequenceContext(NamedTuple):
         before_BW: Document numbers of the preceding tokens; None if they are in the first document.
         backward: Context of the same sequence read backwards, whose positions count from its end;
             None in a causal model.
+        source: What blocks of a decoder read of sources, `SourceTokens` or `SourceStates` of
+            `spectral/mixers/fusion.py`; None without sources.
     """
 
     position: int
@@ -35,6 +37,7 @@ class SequenceContext(NamedTuple):
     layout: Layout = SINGLE_DEVICE
     before_BW: Tensor | None = None
     backward: "SequenceContext | None" = None
+    source: Any = None
 
 
 def sequence_context(

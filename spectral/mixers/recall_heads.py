@@ -19,7 +19,7 @@ from spectral.modules.rotary import chunk_turns, rotate
 
 
 class RecallControls(NamedTuple):
-    """What recall heads do at each token, besides its queries, keys and values.
+    """Controls of recall heads at each token, besides its queries, keys and values.
 
     Attributes:
         log_decay_BTH: Logarithm of each head's decay, at most 0.

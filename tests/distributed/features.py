@@ -16,6 +16,12 @@ GATES: dict[str, dict[str, object]] = {
         "consistency_weight": 0.1,
     }
 }
+RECALL: dict[str, object] = {
+    "recall_rule": "delta",
+    "recall_erase": "channel",
+    "recall_phase": "data",
+    "recall_bias": True,
+}
 EVERYTHING = GATES | {"embedding": "harmonic", "feed_forward": "frequency"}
 
 

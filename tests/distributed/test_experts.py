@@ -169,7 +169,7 @@ def _train(rank: int, jobs: list[Job]) -> None:
                 trainer.save(needed=True)
             if trainer.progress.step == STEPS:
                 break
-        valid = trainer.validate()["valid_loss"]
+        valid = trainer.measurements.validate()["valid_loss"]
         parts = {
             placement.name: (tuple(placement), safe_get_full_fp32_param(parameter).clone())
             for placement, parameter in placements(trainer.engine.module)

@@ -15,7 +15,7 @@ LAYOUTS = [
 MORE = [
     Layout(tensor=2, micro=2, recompute="selective"),
     Layout(sequence=2, data=2, zero=2),
-    Layout(sequence=4, zero=0),
+    Layout(sequence=4),
     Layout(pipeline=2, tensor=2),
     Layout(pipeline=2, sequence=2),
     Layout(data=4, zero=3),

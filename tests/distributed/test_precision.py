@@ -50,7 +50,7 @@ def _train(rank: int, runs: dict[str, RunConfig], folder: Path) -> None:
             records.append(trainer.train_step(batches))
             if trainer.progress.step == STEPS:
                 break
-        valid = trainer.validate()["valid_loss"]
+        valid = trainer.measurements.validate()["valid_loss"]
         trainer.save(needed=True)
         trainer.engine.destroy()
         scales = [trainer.loss_scale.value]

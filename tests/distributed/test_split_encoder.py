@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.distributed.features import EVERYTHING, GATES
+from tests.distributed.features import EVERYTHING, GATES, RECALL
 from tests.distributed.ranks import run_ranks
 from tests.distributed.test_split_model import SHARDED, compare
 
@@ -14,6 +14,7 @@ CASES: dict[str, dict[str, object]] = {
         "plain": {},
         "convolution": {"conv_heads": (4,)},
         "recall": {"conv_heads": (0,)},
+        "every recall key": RECALL,
         "everything": EVERYTHING,
         "fft": FFT,
         "gated fft": GATES | FFT,
@@ -26,6 +27,8 @@ CASES: dict[str, dict[str, object]] = {
     }.items()
 }
 CASES["causal classes"] = {"classes": 5}
+CASES["pairs"] = {"source_layers": 2}
+CASES["pairs of ffts"] = {"source_layers": 1, "mixers": ("fft",)}
 CLASSES = [name for name in CASES if "class" in name or "label" in name]
 
 
@@ -40,6 +43,18 @@ def test_two_ranks_compute_what_one_does(tmp_path: Path) -> None:
 
 
 def test_four_ranks_compute_what_one_does(tmp_path: Path) -> None:
-    some = ["everything", "gated fft", "gated wavelet", "maximum", "several labels"]
-    layouts = [({"sequence": 4}, some), (SHARDED | {"sequence": 2}, some)]
+    some = [
+        "everything",
+        "every recall key",
+        "gated fft",
+        "gated wavelet",
+        "maximum",
+        "several labels",
+    ]
+    both: dict[str, int] = {"tensor": 2, "sequence": 2}
+    layouts = [
+        ({"sequence": 4}, [*some, "pairs"]),
+        (SHARDED | {"sequence": 2}, some),
+        (both, ["pairs"]),
+    ]
     run_ranks(compare, 4, tmp_path, CASES, layouts)

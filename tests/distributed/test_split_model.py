@@ -11,7 +11,7 @@ from torch import Tensor
 from pretrain.config import RunConfig
 from spectral.classifier import MORE_LABELS
 from spectral.config import ModelConfig
-from tests.distributed.features import EVERYTHING, GATES, config
+from tests.distributed.features import EVERYTHING, GATES, RECALL, config
 from tests.distributed.ranks import run_ranks
 
 T = 64
@@ -20,12 +20,7 @@ CASES: dict[str, dict[str, object]] = {
     "convolution": {"conv_heads": (4,)},
     "recall": {"conv_heads": (0,)},
     "delta": {"conv_heads": (0,), "recall_rule": "delta"},
-    "every recall key": {
-        "recall_rule": "delta",
-        "recall_erase": "channel",
-        "recall_phase": "data",
-        "recall_bias": True,
-    },
+    "every recall key": RECALL,
     "turning": {"conv_heads": (0,), "recall_phase": "data"},
     "alternating": {"conv_heads": (4, 0)},
     "everything": EVERYTHING,
@@ -44,6 +39,9 @@ def _batch(model: ModelConfig) -> tuple[Tensor, Tensor, Tensor]:
     segments = torch.zeros(2, T, dtype=torch.long)
     for start in (3, 15, 16, 31, 32, 33, 47, 60):
         segments[1, start:] += 1
+    if model.source_layers:
+        # labels of targets only
+        labels = torch.where(segments % 2 == 1, labels, -100)
     if model.classes:
         starts = torch.diff(segments, prepend=segments[:, :1] - 1) != 0
         first = torch.zeros_like(labels) if model.multi_label else tokens % model.classes
@@ -93,6 +91,8 @@ def _problems(layout: dict[str, int], models: dict[str, dict[str, object]]) -> I
 
 
 def _objective(model: dict[str, object]) -> str:
+    if model.get("source_layers"):
+        return "text_to_text"
     if model.get("classes"):
         return "classify"
     return "next_token" if model.get("causal", True) else "masked_token"

@@ -152,3 +152,14 @@ def test_labels_that_do_not_fit_are_refused(
     assert "model.classes is 4; expected 3, the labels of" in output
     output = resonance("evaluate", classifier[0], "--data", small_corpus.valid, status=1)
     assert "expected" in output
+
+
+def test_sentence_transformers_loads_an_encoder(encoder: Path, tmp_path: Path) -> None:
+    library = pytest.importorskip("sentence_transformers")
+    folder, file, vectors = (tmp_path / name for name in ("folder", "a.jsonl", "a.parquet"))
+    resonance("checkpoint", "export", encoder, folder)
+    file.write_text(json.dumps({"text": "a text"}) + "\n")
+    resonance("embed", encoder, "--inputs", file, "--output", vectors)
+    model = library.SentenceTransformer(str(folder), trust_remote_code=True, device="cpu")
+    (expected,) = parquet.read_table(vectors)["vector"].to_pylist()
+    np.testing.assert_allclose(model.encode(["a text"])[0], expected, atol=1e-5)

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from hf_tests.test_modeling_common import ModelTesterMixin, ids_tensor
 
+from pretrain.huggingface.backbone.resonance_model import ResonanceModel
 from pretrain.huggingface.configuration_resonance import ResonanceConfig
-from pretrain.huggingface.modeling_resonance import ResonanceForCausalLM, ResonanceModel
+from pretrain.huggingface.modeling_resonance import ResonanceForCausalLM
 from spectral.config import ModelConfig
 
 OWN_CHECKPOINTING = (
-    "layers are plain modules that know no transformers: the backbone checkpoints its blocks itself "
+    "layers are plain modules that know no transformers: the backbone recomputes its blocks itself "
     "(test_gradient_checkpointing_gives_the_same_gradients)"
 )
 

@@ -5,47 +5,18 @@ the process. With RESONANCE_TEST_DEVICE=cuda (`python -m tests.gpu`) a GPU runs 
 Uninitialised memory is NaN, so what a kernel does not write is seen.
 """
 
-import importlib
-import os
 from collections.abc import Callable, Iterator
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
-import triton.language as tl
 from torch import Tensor, nn
-from triton.runtime import interpreter
 
 from kernels.delta.reference import delta_write as reference_delta_write
 from kernels.dispatch import NotServedError
 from kernels.modal.reference import mode_powers
 from kernels.op_info import op_names
 from kernels.recall_qkv.reference import recall_inputs as reference_recall_inputs
-
-# relative, in norm
-BARS = {torch.float32: 5e-7, torch.float16: 1e-3, torch.bfloat16: 4e-3}
-DTYPES = sorted(BARS, key=str)
-DEVICE = torch.device(os.environ.get("RESONANCE_TEST_DEVICE", "cpu"))
-
-
-def _round_to_bfloat16() -> None:
-    """The interpreter truncates float32 to bfloat16; a GPU rounds to nearest, ties to even."""
-    convert = interpreter._convert_float
-
-    def rounding(values: Any, source: Any, target: Any, mode: Any) -> Any:
-        if source != tl.float32 or target != tl.bfloat16:
-            return convert(values, source, target, mode)
-        bits = np.ascontiguousarray(values).view(np.uint32).astype(np.uint64)
-        rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-        rounded[np.isnan(values)] = 0x7FC0
-        return rounded
-
-    interpreter._convert_float = rounding
-
-
-if DEVICE.type == "cpu":
-    _round_to_bfloat16()
+from tests.kernels.comparison import DEVICE, DTYPES, check, strided, wide
 
 
 @pytest.fixture(autouse=True)
@@ -56,44 +27,6 @@ def _poisoned_memory() -> Iterator[None]:
     assert torch.empty(1).isnan()
     yield
     torch.use_deterministic_algorithms(False)
-
-
-def check(op: str, name: str, *arguments: Any) -> None:
-    """A kernel's and its reference's outputs are as near to float64 as their dtype asks.
-
-    The bar is the one of the coarsest dtype among the arguments.
-    """
-    kernel, reference = (
-        getattr(importlib.import_module(f"kernels.{op}.{kind}"), name)
-        for kind in ("triton", "reference")
-    )
-    dtypes = {a.dtype for a in arguments if isinstance(a, Tensor)}
-    bar = max(BARS.get(dtype, BARS[torch.float32]) for dtype in dtypes)
-    placed = [a.to(DEVICE) if isinstance(a, Tensor) else a for a in arguments]
-    exact = reference(*(_wide(a) for a in arguments))
-    for function in (kernel, reference):
-        found = function(*placed)
-        both = ((found,), (exact,)) if isinstance(found, Tensor) else (found, exact)
-        for number, (ours, theirs) in enumerate(zip(*both, strict=True)):
-            assert ours.shape == theirs.shape
-            assert ours.device == placed[0].device
-            # a gradient that is exactly zero has no relative error
-            error = (_wide(ours.cpu()) - theirs).norm() / (theirs.norm() if theirs.any() else 1.0)
-            place = f"{function.__module__}.{name}, output {number}"
-            assert error <= bar, f"{place}: {error:.1e}, at most {bar:.0e}"
-
-
-def _wide(value: Any) -> Any:
-    if not isinstance(value, Tensor):
-        return value
-    if value.is_complex():
-        return value.to(torch.complex128)
-    return value.double() if value.is_floating_point() else value
-
-
-def _strided(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Normal, and not contiguous."""
-    return torch.randn(*shape[:-2], shape[-1], shape[-2]).to(dtype).mT
 
 
 def _powers(D: int, M: int, C: int) -> tuple[Tensor, Tensor]:
@@ -113,7 +46,7 @@ def test_fft_conv(N: int, C: int, dtype: torch.dtype) -> None:
         with pytest.raises(NotServedError, match="does not fit into registers"):
             check("fft_conv", "fft_conv", torch.ones(1, N, C), torch.ones(1, C))
         return
-    u, grad = (_strided(2, N, C, dtype=dtype) for _ in range(2))
+    u, grad = (strided(2, N, C, dtype=dtype) for _ in range(2))
     h = torch.randn(2, C) / C**0.5
     check("fft_conv", "fft_conv", u, h)
     check("fft_conv", "fft_conv_backward", grad, u, h)
@@ -130,7 +63,7 @@ def test_fft_conv_serves_no_longer_chunks() -> None:
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(("N", "C", "M"), [(1, 1, 1), (3, 65, 5), (70, 64, 16)])
 def test_modal(N: int, C: int, M: int, masked: bool, dtype: torch.dtype) -> None:
-    tables, u = _powers(2, M, C), _strided(2, N, C, dtype=dtype)
+    tables, u = _powers(2, M, C), strided(2, N, C, dtype=dtype)
     state = torch.randn(2, M, N, dtype=torch.complex64).mT
     mask = (torch.rand(N, C) > 0.4).index_fill(1, torch.tensor([0]), True) if masked else None
     check("modal", "modal_state", u, *tables, mask)
@@ -143,7 +76,7 @@ def test_modal(N: int, C: int, M: int, masked: bool, dtype: torch.dtype) -> None
 def test_document_reset(dtype: torch.dtype) -> None:
     D, N, C, M = 2, 4, 67, 5
     borders = tuple(torch.tensor(i) for i in ([0, 0, 2], [2, 66, 65], [66, 67, 67]))
-    y, u, grad = (_strided(D, N, C, dtype=dtype) for _ in range(3))
+    y, u, grad = (strided(D, N, C, dtype=dtype) for _ in range(3))
     scale = torch.randn(D, M, dtype=torch.complex64)
     check("document_reset", "document_reset", y, u, scale, *_powers(D, M, C), *borders)
     check("document_reset", "document_reset_backward", grad, u, scale, *_powers(D, M, C), *borders)
@@ -154,9 +87,9 @@ def test_document_reset(dtype: torch.dtype) -> None:
     ("N", "H", "C", "K", "V"), [(1, 1, 2, 8, 6), (2, 3, 7, 6, 5), (2, 2, 70, 16, 33)]
 )
 def test_recall(N: int, H: int, C: int, K: int, V: int, dtype: torch.dtype) -> None:
-    q, k = (_strided(N, H, C, K, dtype=dtype) for _ in range(2))
-    v, grad = (_strided(N, H, C, V, dtype=dtype) for _ in range(2))
-    weight, state = torch.rand(N, C, H).mT, _strided(N, H, K, V)
+    q, k = (strided(N, H, C, K, dtype=dtype) for _ in range(2))
+    v, grad = (strided(N, H, C, V, dtype=dtype) for _ in range(2))
+    weight, state = torch.rand(N, C, H).mT, strided(N, H, K, V)
     check("recall", "recall_state", k, v, weight)
     check("recall", "recall_state_backward", state, k, v, weight)
     check("recall", "recall_read", q, weight, state, v)
@@ -176,11 +109,11 @@ def test_recall_qkv(B: int, T: int, H: int, K: int, C: int, dtype: torch.dtype) 
     phases = [angle.cos(), angle.sin()]
     # in one layout no channels are neighbours, in the other tokens lie apart
     wider = torch.randn(B, T, 3, H * K + 5).to(dtype)
-    for qkv in (_strided(B, T, 3, H * K, dtype=dtype), wider[..., 5:]):
+    for qkv in (strided(B, T, 3, H * K, dtype=dtype), wider[..., 5:]):
         check("recall_qkv", "recall_inputs", qkv, *phases, H, C)
         wide = (i.double() for i in (qkv, *phases))
         q, k, _, *inverses = reference_recall_inputs(*wide, H, C)
-        grads = [_strided(*q.shape, dtype=dtype) for _ in range(3)]
+        grads = [strided(*q.shape, dtype=dtype) for _ in range(3)]
         turned = (q.to(dtype), k.to(dtype), *(i.float() for i in inverses))
         check("recall_qkv", "recall_inputs_backward", *grads, qkv, *phases, *turned)
 
@@ -188,7 +121,7 @@ def test_recall_qkv(B: int, T: int, H: int, K: int, C: int, dtype: torch.dtype) 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("R", "H", "K"), [(1, 1, 5), (3, 5, 24), (700, 2, 64)])
 def test_norm_gate(R: int, H: int, K: int, dtype: torch.dtype) -> None:
-    grad, x, gate = (_strided(R, H * K, dtype=dtype) for _ in range(3))
+    grad, x, gate = (strided(R, H * K, dtype=dtype) for _ in range(3))
     scale = torch.randn(H * K)
     check("norm_gate", "norm_gate", x, gate, scale, H, 1e-6)
     inverse = x.float().unflatten(-1, (H, K)).square().mean(-1).add(1e-6).rsqrt()
@@ -200,10 +133,10 @@ def test_norm_gate(R: int, H: int, K: int, dtype: torch.dtype) -> None:
     ("B", "T", "D", "W"), [(1, 1, 1, 4), (3, 2, 5, 4), (2, 130, 7, 3), (1, 64, 65, 1)]
 )
 def test_short_conv(B: int, T: int, D: int, W: int, dtype: torch.dtype) -> None:
-    grad, past = (_strided(B, i, D, dtype=dtype) for i in (T, W - 1))
-    taps = _strided(W, D)
+    grad, past = (strided(B, i, D, dtype=dtype) for i in (T, W - 1))
+    taps = strided(W, D)
     # in one layout no channels are neighbours, in the other tokens lie apart
-    for x in (_strided(B, T, D, dtype=dtype), torch.randn(B, T, 2 * D).to(dtype)[..., D:]):
+    for x in (strided(B, T, D, dtype=dtype), torch.randn(B, T, 2 * D).to(dtype)[..., D:]):
         for reach in (None, torch.randint(0, W + 1, (B, T))):
             check("short_conv", "short_conv", x, past, taps, reach)
             check("short_conv", "short_conv_backward", grad, x, past, taps, reach)
@@ -214,13 +147,13 @@ def test_short_conv(B: int, T: int, D: int, W: int, dtype: torch.dtype) -> None:
     ("N", "H", "C", "K", "V"), [(1, 1, 1, 8, 6), (2, 3, 7, 6, 5), (2, 2, 50, 16, 33)]
 )
 def test_delta(N: int, H: int, C: int, K: int, V: int, dtype: torch.dtype) -> None:
-    k, e = (nn.functional.normalize(_strided(N, H, C, K), dim=-1).to(dtype) for _ in range(2))
-    u, grad = (_strided(N, H, C, V, dtype=dtype) for _ in range(2))
+    k, e = (nn.functional.normalize(strided(N, H, C, K), dim=-1).to(dtype) for _ in range(2))
+    u, grad = (strided(N, H, C, V, dtype=dtype) for _ in range(2))
     total, read = (-0.3 * torch.rand(N, H, C)).cumsum(-1), torch.rand(N, C, H).mT
     for segment in (None, (torch.rand(N, C) < 0.1).cumsum(1)):
         inputs = (k, e, u, total, read, segment)
         check("delta", "delta_write", *inputs)
-        wide = reference_delta_write(*(_wide(i) for i in inputs))
+        wide = reference_delta_write(*(wide(i) for i in inputs))
         written, lost, inverse = (
             i.to(d) for i, d in zip(wide, (dtype, dtype, total.dtype), strict=True)
         )
@@ -257,9 +190,9 @@ def test_spectral_gate(R: int, H: int, N: int, M: int) -> None:
     check("spectral_gate", "spectral_energy_backward", gate.real, spectrum)
     check("spectral_gate", "gate_spectrum", spectrum, gate)
     check("spectral_gate", "gate_spectrum_backward", grad, spectrum, gate)
-    magnitude = _strided(R, H, M).abs() + 0.4
-    rest = (_strided(R, H, M), _strided(R, H, M), torch.full((R, H), 0.5), torch.rand(H) + 0.1)
-    parts = (magnitude, *rest, _strided(R, H, M))
+    magnitude = strided(R, H, M).abs() + 0.4
+    rest = (strided(R, H, M), strided(R, H, M), torch.full((R, H), 0.5), torch.rand(H) + 0.1)
+    parts = (magnitude, *rest, strided(R, H, M))
     check("spectral_gate", "gate_values", *parts)
     check("spectral_gate", "gate_values_backward", gate, *parts)
 
@@ -273,7 +206,7 @@ def test_linear_cross_entropy(
 ) -> None:
     # several blocks, the last one incomplete
     monkeypatch.setattr("kernels.linear_cross_entropy.triton.BLOCK", 4)
-    x, weight = _strided(N, D, dtype=dtype), _strided(V, D, dtype=dtype)
+    x, weight = strided(N, D, dtype=dtype), strided(V, D, dtype=dtype)
     labels = torch.randint(0, V, (N,))
     labels[1:3] = -100
     check("linear_cross_entropy", "linear_cross_entropy", x, weight, labels, True, z_weight)

@@ -19,6 +19,7 @@ from spectral.lm import SpectralLM
 
 DATASETS = [{"path": "a"}, {"path": "b"}]
 CLASSES = {"objective.kind": "classify", "model.classes": 2}
+PAIRS = {"objective.kind": "text_to_text", "model.source_layers": 1}
 MASKED = {"objective.kind": "masked_token", "model.causal": False}
 # a value that has no effect, and keys with which it has one
 CASES: list[tuple[str, Any, dict[str, Any]]] = [
@@ -38,6 +39,9 @@ CASES: list[tuple[str, Any, dict[str, Any]]] = [
     ("model.gates.selection_parts", [], {"model.gates.selection": True}),
     ("model.gates.consistency_weight", 0.1, {"model.gates.bands": True}),
     ("model.pooling", "max", CLASSES),
+    ("objective.labels", ["a", "b"], CLASSES),
+    ("model.source_bands", 2, PAIRS),
+    ("model.source_dim", 2, PAIRS),
     ("objective.mask_rate", 0.2, MASKED),
     ("objective.mask_span", 2, MASKED),
     ("objective.mask_random", 0.2, MASKED),
@@ -51,6 +55,7 @@ CASES: list[tuple[str, Any, dict[str, Any]]] = [
     ("data.storage.anonymous", True, {"data.valid": "s3://x/y"}),
     ("optim.momentum", 0.5, {"optim.name": "muon"}),
     ("optim.update_rms", 0.5, {"optim.name": "muon"}),
+    ("optim.base_width", 64, {"optim.scale": "width"}),
     ("optim.schedule_by", "tokens", {"train.batch_warmup": [[3, 4]]}),
     ("optim.warmup_steps", 7, {"optim.warmup_share": 0.0}),
     ("optim.final_ratio", 0.5, {"optim.schedule": "linear"}),
@@ -59,6 +64,9 @@ CASES: list[tuple[str, Any, dict[str, Any]]] = [
     ("optim.decay_share", 0.3, {"optim.schedule": "wsd"}),
     ("train.validate_every", 7, {"data.valid": "x"}),
     ("train.validate_batches", 7, {"data.valid": "x", "train.validate_every": 5}),
+    ("evaluate.texts", ["x.txt"], {"evaluate.every": 5}),
+    ("evaluate.tasks", ["x"], {"evaluate.every": 5}),
+    ("evaluate.limit", 7, {"evaluate.tasks": ["x"]}),
     ("train.loss_scale_window", 7, {"train.precision": "fp16"}),
     ("train.activation_checkpoint_every", 2, {"train.activation_checkpointing": "full"}),
     ("parallel.shard_activations", True, {"parallel.tensor": 2}),

@@ -56,14 +56,16 @@ def test_recall_heads_of_every_kind(name: str) -> None:
     check_gradients(config)
 
 
-@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("mixer", [*MIXERS, "delta"])
 @pytest.mark.parametrize("gates", ["none", "bands", "selection"])
 def test_decoding_under_autocast(mixer: str, gates: str) -> None:
     """The recurrent form differs from the parallel one by a few roundings to bfloat16.
 
     By the median: some tokens' keys and gates enlarge rounding errors in either form.
     """
-    config = small_config(mixers=(mixer,), fft={"chunk": 8}, num_modes=8, **SETTINGS.get(gates, {}))
+    changes = RECALL["every key"] if mixer == "delta" else {"mixers": (mixer,)}
+    changes = {**changes, **SETTINGS.get(gates, {})}
+    config = small_config(fft={"chunk": 8}, num_modes=8, **changes)
     model, tokens = small_model(config).float(), some_tokens(8, 30)
     errors = []
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):

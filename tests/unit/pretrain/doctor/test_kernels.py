@@ -2,7 +2,7 @@
 
 import pytest
 
-from pretrain.commands import DoctorCommand
+from pretrain.doctor.command import DoctorCommand
 from pretrain.doctor.kernels import HEADER, kernel_table
 from pretrain.doctor.machine import doctor
 from pretrain.errors import RunError

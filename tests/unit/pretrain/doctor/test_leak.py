@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from pretrain.commands import DoctorCommand
 from pretrain.doctor import leak, machine
+from pretrain.doctor.command import DoctorCommand
 from pretrain.doctor.leak_checks import CHECKS, LeakResult, run_checks
 from pretrain.errors import RunError
 from tests.unit.pretrain.doctor import leak_models
@@ -77,9 +77,7 @@ def test_a_state_that_a_document_inherits_is_found() -> None:
     model = small_causal_lm()
     for block in model.model.blocks:
         # documents are told to one part of the mixer and not to the other
-        block.mixer.short_conv.register_forward_pre_hook(
-            lambda _, args: (args[0], None, *args[2:])
-        )
+        block.mixer.short_conv.register_forward_pre_hook(lambda _, args: (args[0], None, *args[2:]))
     result = _results(model, "documents by position_ids")["documents by position_ids"]
     assert (result.verdict, result.position) == ("leaks", LENGTH * 2 // 5)
 
@@ -112,11 +110,11 @@ def test_what_cannot_be_checked_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
     for name, message in (
         (str(tmp_path), "expected a causal language model that transformers loads"),
-        ("no/such-model", "no/such-model: expected a causal language model"),
+        (str(tmp_path / "missing"), "missing: expected a causal language model"),
     ):
         with pytest.raises(RunError, match=message):
             leak.leak_report(DoctorCommand(leak=name))
-    with pytest.raises(RunError, match="checks: expected some of causality, .*, got 'casuality'"):
+    with pytest.raises(RunError, match=r"checks: expected some of causality, .*, got 'casuality'"):
         leak.leak_report(DoctorCommand(leak=str(tmp_path), checks=("casuality",)))
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.commands import DoctorCommand
 from pretrain.doctor import machine as doctor
+from pretrain.doctor.command import DoctorCommand
 from pretrain.errors import RunError
 
 

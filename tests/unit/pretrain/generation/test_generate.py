@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from pretrain.huggingface.configuration_resonance import ResonanceConfig
-from pretrain.huggingface.coverage_penalty import CoveragePenalty
-from pretrain.huggingface.diverse_beam_search import diverse_beam_search
 from pretrain.huggingface.modeling_resonance import ResonanceForCausalLM
+from pretrain.huggingface.search.coverage_penalty import CoveragePenalty
+from pretrain.huggingface.search.diverse_beam_search import diverse_beam_search
 from spectral.config import ModelConfig
 
 PROMPTS = torch.tensor([[1, 7, 8, 9], [1, 9, 9, 3]])

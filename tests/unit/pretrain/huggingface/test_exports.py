@@ -91,6 +91,10 @@ def test_the_configuration_names_every_class(folder: Path) -> None:
     assert set(table["auto_map"]) == {"AutoConfig", "AutoModel", "AutoModelForCausalLM"}
 
 
+@pytest.mark.slow
+# dynamo does so itself
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_a_compiled_model_gives_the_same_losses_and_gradients(folder: Path) -> None:
     tokens, results = ids(24, rows=2), []
     for compiled in (False, True):

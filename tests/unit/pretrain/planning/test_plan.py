@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.commands import PlanCommand
 from pretrain.errors import RunError
+from pretrain.launch_commands import PlanCommand
 from pretrain.planning.plan import plan
 
 RUN = """

@@ -44,3 +44,11 @@ def test_container(data: dict[str, object], hidden: str) -> None:
 def test_pod(path: str, level: str) -> None:
     finding = found("kubernetes", {}, datasets=[{"path": path}])
     assert finding.level == level
+
+
+def test_texts_that_training_evaluates() -> None:
+    table = {"data": DATA, "evaluate": {"every": 5, "texts": ["/corpora/book.txt"]}}
+    run = RunConfig.model_validate(table)
+    finding = check_mounts(run, pods_job_of(run), "kubernetes")
+    assert finding.level == "warn"
+    assert finding.text.startswith("/corpora/book.txt: in no mounted folder")

@@ -40,9 +40,18 @@ def test_every_token_sees_its_document_only(mixer: str, name: str) -> None:
     check_bidirectional(model, SEGMENTS)
 
 
-@pytest.mark.parametrize("conv_heads", [(4,), (0,), (4, 0)])
-def test_each_kind_of_head_sees_both_sides(conv_heads: tuple[int, ...]) -> None:
-    model = small_model(small_config(conv_heads=conv_heads, causal=False))
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"conv_heads": (4,)},
+        {"conv_heads": (0,)},
+        {"conv_heads": (4, 0)},
+        {"conv_heads": (0,), "recall_rule": "delta", "recall_phase": "data", "recall_bias": True},
+    ],
+    ids=["convolution", "recall", "by turns", "delta"],
+)
+def test_each_kind_of_head_sees_both_sides(changes: dict[str, object]) -> None:
+    model = small_model(small_config(**changes, causal=False))
     check_bidirectional(model, None)
     check_bidirectional(model, SEGMENTS)
 

@@ -28,7 +28,7 @@ class RowPacking(NamedTuple):
 
     def at_the_end(self) -> "RowPacking":
         """The same rows with the padding first, so that all end with a token."""
-        B, T = self.column_BT.shape
+        T = self.column_BT.shape[1]
         time_T = torch.arange(T, device=self.column_BT.device)
         source_BT = (time_T + self.count_B[:, None]) % T
         # moved padding has the highest number

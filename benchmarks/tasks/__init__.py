@@ -1,0 +1,1 @@
+"""Tasks with labels: spectral classifiers against Transformers and TF-IDF."""

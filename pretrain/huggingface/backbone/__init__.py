@@ -1,0 +1,1 @@
+"""Hidden states under transformers' interface: base class, padding and documents, cache, model."""

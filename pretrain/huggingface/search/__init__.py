@@ -1,0 +1,1 @@
+"""Decoding methods that transformers does not have."""
