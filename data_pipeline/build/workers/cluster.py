@@ -15,6 +15,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ _WINDOW = 2048
 _WORKER_SETTINGS = {
     f"distributed.worker.memory.{name}": False for name in ("target", "spill", "pause")
 }
-_LOST = (asyncio.CancelledError, CommClosedError, OSError)
+_LOST = (futures.CancelledError, asyncio.CancelledError, CommClosedError, OSError)
 
 
 class DaskCluster:
@@ -47,6 +48,7 @@ class DaskCluster:
 
     def __init__(self, client: Client, place: Place, config: ClusterConfig):
         self._client, self._place, self._config = client, place, config
+        self._address = client.scheduler.address
 
     def run(
         self, name: str, function: Callable[..., None], tasks: Sequence[tuple[Any, ...]]
@@ -83,7 +85,7 @@ class DaskCluster:
                 if isinstance(error, OSError) and self._client.status == "running":
                     raise
                 raise DataError(
-                    f"{name}: the scheduler {self._client.scheduler.address} is lost; expected it "
+                    f"{name}: the scheduler {self._address} is lost; expected it "
                     "to stay until the end. The same command resumes the work."
                 ) from error
             finally:
@@ -108,9 +110,10 @@ def dask_cluster(config: ClusterConfig, work: Path, mark: Path) -> Iterator[Dask
         DataError: It cannot be reached or started, or no worker comes.
     """
     place = Place(Path.cwd(), mark.absolute(), mark.read_text(encoding="utf-8"), versions())
-    for name in ("distributed", "tornado"):
+    for name in logging.root.manager.loggerDict:
         # lost workers and connections: what matters of them is in the message of the build
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+        if name.split(".")[0] in ("distributed", "tornado"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     settings = {
         "distributed.scheduler.allowed-failures": config.attempts - 1,
         "distributed.comm.timeouts.connect": f"{config.wait_s}s",
@@ -164,9 +167,8 @@ def _slurm(config: ClusterConfig, work: Path) -> Iterator[Any]:
             queue=config.partition or None,
             account=config.account or None,
             interface=config.interface or None,
-            security=Security.temporary(),
+            security=make_certificates(folder),
             protocol="tls://",
-            shared_temp_directory=str(folder),
             log_directory=str(folder),
             local_directory=tempfile.gettempdir(),
             death_timeout=str(int(config.wait_s)),
@@ -192,6 +194,24 @@ def _slurm(config: ClusterConfig, work: Path) -> Iterator[Any]:
     with cluster:
         cluster.adapt(minimum=config.min_workers or config.workers, maximum=config.workers)
         yield cluster
+
+
+def make_certificates(folder: Path) -> Security:
+    """A key and a certificate for all processes of a cluster, in files that only the user reads."""
+    made = Security.temporary()
+    files: dict[str, str] = {}
+    for name in ("tls_ca_file", "tls_worker_cert", "tls_worker_key"):
+        path = folder / f"{name}.pem"
+        path.unlink(missing_ok=True)
+        path.touch(mode=0o600)
+        path.write_text(getattr(made, name), encoding="utf-8")
+        files[name.rsplit("_", 1)[-1]] = str(path)
+    roles = ("client", "scheduler", "worker")
+    return Security(
+        tls_ca_file=files["file"],
+        require_encryption=True,
+        **{f"tls_{role}_{kind}": files[kind] for role in roles for kind in ("cert", "key")},
+    )
 
 
 def _connect(config: ClusterConfig) -> Client:

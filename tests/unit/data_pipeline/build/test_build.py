@@ -19,7 +19,8 @@ from data_pipeline.build import build as build_module
 from data_pipeline.build import shard_writer
 from data_pipeline.build.build import build
 from data_pipeline.build.duplicates.documents import RowFile, plan_spans
-from data_pipeline.build.planning import SPLITS, load_choice, plan_shards, rows_of_piece
+from data_pipeline.build.planning import SPLITS, ShardTask, load_choice, plan_shards, rows_of_piece
+from data_pipeline.build.shard_writer import DocumentLayout
 from data_pipeline.build.train_tokenizer import train_tokenizer
 from data_pipeline.build.workers.pool import ProcessPool
 from data_pipeline.cleaning_config import CleaningConfig
@@ -129,11 +130,13 @@ def test_an_interrupted_build_goes_on_where_it_was(
     written: list[str] = []
     stop_after = 3
 
-    def counting(tokenizer: str, fingerprint: str, task: object, work: Path) -> None:
+    def counting(
+        tokenizer: str, fingerprint: str, layout: DocumentLayout, task: ShardTask, work: Path
+    ) -> None:
         if len(written) == stop_after:
             raise KeyboardInterrupt
         name = f"{task.split}/{task.name}"
-        shard_writer.write_shard(tokenizer, fingerprint, task, work)  # type: ignore[arg-type]
+        shard_writer.write_shard(tokenizer, fingerprint, layout, task, work)
         written.append(name)
 
     monkeypatch.setattr(build_module, "write_shard", counting)

@@ -1,8 +1,13 @@
 """Building on a Dask cluster: the bytes of one process, whatever happens to its workers."""
 
+import json
 import os
 import signal
 import socket
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +18,7 @@ from pydantic import ValidationError
 
 from data_pipeline.build.build import build
 from data_pipeline.build.workers import remote
-from data_pipeline.build.workers.cluster import DaskCluster, dask_cluster
+from data_pipeline.build.workers.cluster import DaskCluster, dask_cluster, make_certificates
 from data_pipeline.cleaning_config import CleaningConfig
 from data_pipeline.cluster_config import ClusterConfig
 from data_pipeline.errors import DataError, WriteError
@@ -150,6 +155,40 @@ def test_clusters_that_do_not_answer(tmp_path: Path) -> None:
         ClusterConfig(kind="kubernetes")
 
 
+def test_only_those_with_a_certificate_reach_a_cluster_with_tls(tmp_path: Path) -> None:
+    path = mark(tmp_path)
+    for folder in ("ours", "others"):
+        (tmp_path / folder).mkdir()
+    security = make_certificates(tmp_path / "ours")
+    make_certificates(tmp_path / "others")
+
+    def config(folder: str, wait_s: float) -> ClusterConfig:
+        return ClusterConfig(
+            kind=address,
+            tls_ca=str(tmp_path / folder / "tls_ca_file.pem"),
+            tls_cert=str(tmp_path / folder / "tls_worker_cert.pem"),
+            tls_key=str(tmp_path / folder / "tls_worker_key.pem"),
+            wait_s=wait_s,
+        )
+
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0",
+        protocol="tls://", security=security,
+    ) as cluster:  # fmt: skip
+        address = str(cluster.scheduler_address)
+        assert address.startswith("tls://")
+        with dask_cluster(config("ours", 60), tmp_path, path) as workers:
+            workers.run("try", write_once, [(tmp_path, 0)])
+        assert (tmp_path / "0-0").exists()
+        plain = ClusterConfig(kind=address.replace("tls", "tcp"), wait_s=2)
+        for stranger in (config("others", 2), plain):
+            with (
+                pytest.raises(DataError, match="no Dask scheduler answers within 2 s"),
+                dask_cluster(stranger, tmp_path, path),
+            ):
+                pass
+
+
 def listening() -> set[str]:
     """Addresses at which this process and its children wait for connections."""
     this = psutil.Process()
@@ -178,3 +217,45 @@ def test_a_cluster_of_this_machine_listens_on_the_loopback_interface_alone(
     # scheduler, nanny, worker, and two dashboards
     assert len(addresses) >= 4
     assert {address.rsplit(":", 1)[0] for address in addresses} == {"127.0.0.1"}
+
+
+def wait_for_long(folder: Path, number: int) -> None:
+    """Take longer than any test."""
+    write_once(folder, number)
+    time.sleep(600)
+
+
+def test_a_scheduler_that_is_killed_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "scheduler.json"
+    flags = ["--host", "127.0.0.1", "--no-dashboard", "--scheduler-file", str(file)]
+    programs = [("dask_scheduler", ["--port", "0"]), ("dask_worker", ["--local-directory", "/tmp"])]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", f"distributed.cli.{name}", *flags, *more],
+            stderr=subprocess.DEVNULL,
+        )
+        for name, more in programs
+    ]
+    try:
+        deadline_s = time.monotonic() + 60
+        while not file.is_file():
+            assert time.monotonic() < deadline_s
+            time.sleep(0.1)
+        address = json.loads(file.read_text())["address"]
+        config = ClusterConfig(kind=address, wait_s=60)
+
+        def kill() -> None:
+            while not (tmp_path / "0-0").exists():
+                time.sleep(0.1)
+            processes[0].kill()
+
+        threading.Thread(target=kill, daemon=True).start()
+        with (
+            dask_cluster(config, tmp_path, mark(tmp_path / "work")) as workers,
+            pytest.raises(DataError, match=f"the scheduler {address} is lost; .*resumes the work"),
+        ):
+            workers.run("try", wait_for_long, [(tmp_path, 0)])
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
