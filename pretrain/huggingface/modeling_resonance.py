@@ -24,7 +24,7 @@ from spectral.modules.linear import Linear, linear
 
 
 class ComputedHead(nn.Module):
-    """The output layer of a harmonic or quantized embedding, for tools that multiply by its weight."""
+    """The output layer of a harmonic or quantized embedding, for tools that read its weight."""
 
     bias = None
 

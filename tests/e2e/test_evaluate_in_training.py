@@ -134,7 +134,9 @@ def test_what_cannot_be_measured_is_refused(small_corpus: SmallCorpus, tmp_path:
     with pytest.raises(RunError, match=r"evaluate\.texts: none\.txt is no file"):
         check_run(load_run(missing), 1)
     encoder = {"model": {"causal": False}, "objective": {"kind": "masked_token"}}
-    with pytest.raises(ValueError, match="evaluate.every is 2 with objective.kind 'masked_token'"):
+    with pytest.raises(
+        ValueError, match=r"evaluate\.every is 2 with objective\.kind 'masked_token'"
+    ):
         RunConfig.model_validate(encoder | {"evaluate": {"every": 2, "texts": [TEXT]}})
     for table, message in (
         ("every = 2", "no evaluate.texts and no evaluate.tasks"),
