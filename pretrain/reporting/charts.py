@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pretrain.reporting.records import Floats, Points, RunRecords
+from pretrain.reporting.records import Floats, Points, RunRecords, thinned
 
 Chart = dict[str, Any]
 TITLES = {
@@ -22,6 +22,8 @@ TITLES = {
 SAMPLED = ("mfu", "memory_bytes")
 # axes that begin at zero
 FROM_ZERO = ("learning_rate", "tokens_per_s", "mfu", "memory_bytes")
+# points of a curve of sampled figures
+MOST_SAMPLES = 200
 # stacked bars of more runs would be a wall
 MOST_STACKS = 12
 FIGURES = {
@@ -99,7 +101,7 @@ def _curves(runs: Sequence[RunRecords], name: str, *, validation: bool = False) 
 def _of_records(run: RunRecords, key: str) -> Points:
     records = [record for record in run.sampled if key in record]
     columns = [[float(r[field]) for r in records] for field in ("step", "tokens", key)]
-    return Points(*map(np.array, columns))
+    return thinned(Points(*map(np.array, columns)), MOST_SAMPLES)
 
 
 def _sampled(runs: Sequence[RunRecords], name: str) -> Chart:

@@ -25,7 +25,7 @@ from pretrain.viewing_commands import ReportCommand
 
 PAGE = Path(__file__).parent / "page"
 # points of all curves of a page, and of one
-MOST_POINTS, MOST_OF_CURVE, LEAST_OF_CURVE = 400_000, 3_000, 150
+MOST_POINTS, MOST_OF_CURVE, LEAST_OF_CURVE = 120_000, 3_000, 150
 CURVES_OF_RUN = 4
 # fewer runs are read before processes have started
 PARALLEL_RUNS = 8
