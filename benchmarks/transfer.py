@@ -66,7 +66,7 @@ class Sizes(NamedTuple):
 
 
 FULL = Sizes(WIDTHS, RATES, LENGTH, STEPS, VOCABULARY, LAYERS)
-QUICK = Sizes((32, 64), (1e-3, 4e-3), 64, 3, 512, 1)
+QUICK = Sizes((32, 64), (1e-3, 4e-3), 64, 16, 512, 1)
 
 
 class Sweep:

@@ -30,6 +30,8 @@ HEAD = 64
 FEWEST_WINDOWS = 8
 LONGEST, SHORTEST = 2_048, 64
 MOST_LAYERS = 64
+# the warm-up is a share of them
+FEWEST_STEPS = 20
 
 
 class Rule(NamedTuple):
@@ -86,7 +88,7 @@ def rules_of(command: PlanCommand, vocab_size: int) -> list[Rule]:
         vocab_size: Rows of the embedding.
 
     Raises:
-        RunError: The preset is unknown.
+        RunError: The preset is unknown, or the tokens are too few.
     """
     tokens, context = command.tokens, LONGEST
     if command.preset:
@@ -99,8 +101,16 @@ def rules_of(command: PlanCommand, vocab_size: int) -> list[Rule]:
     else:
         rules = _shape(tokens, vocab_size)
     batch = SWEPT_BATCH * (tokens / SWEPT_TOKENS) ** BATCH_EXPONENT
-    length = min(context, max(SHORTEST, 2 ** int(math.log2(batch / FEWEST_WINDOWS))))
+    length = min(
+        context, 2 ** max(int(math.log2(SHORTEST)), int(math.log2(batch / FEWEST_WINDOWS)))
+    )
     windows = max(1, round(batch / length))
+    steps = math.ceil(tokens / (windows * length))
+    if steps < FEWEST_STEPS:
+        raise RunError(
+            f"--tokens is {tokens:,}: {steps} steps; expected at least {FEWEST_STEPS} steps "
+            f"of {windows * length:,} tokens"
+        )
     swept = f"best of the sweep at width {SWEPT_WIDTH} (docs/recipes.md)"
     return [
         *rules,
@@ -116,7 +126,7 @@ def rules_of(command: PlanCommand, vocab_size: int) -> list[Rule]:
             "sweep; monitor.noise_every measures whether it pays",
         ),
         Rule("train.micro_batch_size", 1, "any; `resonance plan --search` finds a faster one"),
-        Rule("train.steps", math.ceil(tokens / (windows * length)), "tokens / tokens of a step"),
+        Rule("train.steps", steps, "tokens / tokens of a step"),
         Rule("optim.name", command.optimizer, "Liu et al. 2025, arXiv 2502.16982, for muon"),
         Rule("optim.learning_rate", RATES[command.optimizer], swept),
         Rule("optim.scale", "width", "Yang et al. 2022, arXiv 2203.03466 (docs/recipes.md)"),

@@ -77,6 +77,7 @@ def test_what_cannot_be_proposed_is_refused(tmp_path: Path) -> None:
         ({}, "expected a run file, or --tokens"),
         ({"tokens": 5, "run_file": tmp_path}, "expected a run file, or --tokens"),
         ({"tokens": 10**9, "preset": "smal"}, "--preset is 'smal'; expected one of tiny, small"),
+        ({"tokens": 900}, "\\d+ steps; expected at least 20 steps"),
         ({"tokens": 10**9, "search": True}, "expected no --search and no --gpus"),
         ({"run_file": tmp_path, "preset": "tiny"}, "expected --tokens instead of a run file"),
         (
