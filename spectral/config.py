@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from spectral.config_table import Positive, Table
+from spectral.config_table import Positive, Size, Table
 from spectral.feed_forward.config import ExpertsConfig
 from spectral.gates.config import GatesConfig
 from spectral.gates.keys import GATE_PARTS
@@ -23,10 +23,12 @@ class ModelConfig(Table):
         ValueError: An unknown key, a value out of range or sizes that do not fit together.
     """
 
-    vocab_size: Positive = Field(4096, description="Rows of the embedding.")
-    dim: Positive = Field(256, description="Channels of the residual stream.")
-    num_layers: Positive = Field(6, description="Blocks, each a mixer and a feed-forward.")
-    num_heads: Positive = Field(4, description="Heads of every mixer; they share dim equally.")
+    vocab_size: Size = Field(4096, description="Rows of the embedding.")
+    dim: Size = Field(256, description="Channels of the residual stream.")
+    num_layers: int = Field(
+        6, ge=1, le=2**14, description="Blocks, each a mixer and a feed-forward."
+    )
+    num_heads: Size = Field(4, description="Heads of every mixer; they share dim equally.")
     conv_heads: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (),
         description="Convolution heads of each layer of heads, repeated over the layers; the other "
@@ -63,13 +65,11 @@ class ModelConfig(Table):
         description="Bidirectional blocks that read the source of a pair, for text to text; 0: a "
         "model of single texts.",
     )
-    source_bands: Positive = Field(
+    source_bands: Size = Field(
         4, description="Bands in which a target reads its source; the first is content alone."
     )
-    source_dim: Positive = Field(16, description="Key channels of a head in each of these bands.")
-    num_modes: Positive = Field(
-        16, description="Modes (damped sinusoids) of each channel's filter."
-    )
+    source_dim: Size = Field(16, description="Key channels of a head in each of these bands.")
+    num_modes: Size = Field(16, description="Modes (damped sinusoids) of each channel's filter.")
     conv_chunk: Positive = Field(
         64,
         description="Tokens per FFT chunk of convolution heads. Affects speed only, except with "
@@ -100,7 +100,7 @@ class ModelConfig(Table):
     recall_bias: bool = Field(
         False, description="Learned bias on the directions of queries and keys of recall heads."
     )
-    short_conv: Positive = Field(4, description="Taps of the short convolution on q, k and v.")
+    short_conv: Size = Field(4, description="Taps of the short convolution on q, k and v.")
     embedding: Literal["table", "harmonic"] = Field(
         "table", description="Free vectors, or sums of 16 sinusoids (48 numbers per token)."
     )
@@ -109,7 +109,7 @@ class ModelConfig(Table):
         description="Gated linear unit, its blend with a filter over the features, or a mixture of "
         "experts.",
     )
-    ffn_dim: Positive = Field(
+    ffn_dim: Size = Field(
         688, description="Hidden channels of the feed-forward, or of every expert."
     )
     gates: GatesConfig = Field(GatesConfig(), description="Spectral gates.")

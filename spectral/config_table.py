@@ -5,6 +5,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 Positive = Annotated[int, Field(ge=1)]
+# of a matrix, whose bytes fit into 64 bits
+Size = Annotated[int, Field(ge=1, le=2**24)]
 
 
 class Table(BaseModel):

@@ -132,6 +132,9 @@ def test_parameters_do_not_depend_on_chunk_lengths() -> None:
         ({"conv_heads": (5,)}, "at most num_heads=4, got"),
         ({"dim": 12}, "must be even, got 3"),
         ({"conv_chunk": 0}, "greater than or equal to 1"),
+        # sizes whose bytes no 64 bits hold, and layers that take hours to make
+        ({"dim": 2**31}, "less than or equal to 16777216"),
+        ({"num_layers": 10**9}, "less than or equal to 16384"),
         ({"recall_strength": 2.5}, "recall_strength\n  Input should be less than or equal to 2"),
         ({"recall_strength": 0.0}, "recall_strength\n  Input should be greater than 0"),
         ({"recall_rule": "rule"}, "recall_rule\n  Input should be 'decay' or 'delta'"),
