@@ -59,12 +59,20 @@ def test_a_misspelt_flag_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -
 # values of each list option, in two parts that are given in two places
 LISTS: dict[str, dict[str, tuple[str, str]]] = {
     "tokenizer train": {"--inputs": ("a", "b c"), "--read.columns": ("a", "b")},
-    "data build": {"--sources": ("a b", "c"), "--read.columns": ("a", "b")},
+    "data build": {
+        "--sources": ("a b", "c"),
+        "--read.columns": ("a", "b"),
+        "--against": ("a", "b c"),
+        "--decontaminate": ("a", "b"),
+        "--cluster.setup": ("module load python", "true"),
+    },
     "evaluate": {"--text": ("a", "b"), "--tasks": ("a", "b")},
     "embed": {"--inputs": ("a", "b c"), "--read.columns": ("a", "b")},
     "doctor": {"--checks": ("causality", "a b")},
     "launch slurm": {"--sweep": ("train.seed=0,1", "model.dim=32,64")},
     "pretrain": {
+        "--evaluate.tasks": ("a", "b"),
+        "--evaluate.texts": ("a", "b c"),
         "--launch.kubernetes.secret-keys": ("A", "B"),
         "--launch.kubernetes.tolerations": ("a", "b"),
         "--launch.slurm.exclude": ("n1", "n2"),
