@@ -209,8 +209,7 @@ def _run(corpus: SmallCorpus, folder: Path, case: "Case") -> RunConfig:
         "activation_offload": layout.offload,
         "compile": layout.compiled,
     }
-    # the last step
-    values["monitor"] |= {"every": values["train"]["steps"]}
+    values["monitor"] |= {"every": 1}
     if case.model not in OBJECTIVES:
         # measured by the tests themselves, after the last step
         text = Path(json.__file__).parent / "scanner.py"
