@@ -51,23 +51,30 @@ def mixer_pass(
 
 
 def every_op_pass(config: ModelConfig, T: int, device: torch.device, dtype: torch.dtype) -> Pass:
-    """Forward and backward pass of a small model in which every op has its part.
+    """Forward and backward passes of two small models in which every op has its part.
 
-    It has a layer of each kind, gates, two documents and the loss.
+    They have a layer of each kind, with either rule of recall heads, gates, two documents and the
+    loss.
     """
     gates = {name: True for name in GATE_PARTS if isinstance(getattr(config.gates, name), bool)}
     changes = {"num_layers": layer_period(config), "gates": gates}
     with torch.device(device):
-        model = SpectralLM(ModelConfig.model_validate(config.model_dump() | changes)).train()
+        models = [
+            SpectralLM(
+                ModelConfig.model_validate(config.model_dump() | changes | {"recall_rule": rule})
+            ).train()
+            for rule in ("decay", "delta")
+        ]
         tokens_BT = torch.randint(config.vocab_size, (1, T))
         # the second document begins inside of a chunk
         segment_ids_BT = (torch.arange(T)[None] > T // 2).long()
 
     def run() -> None:
-        model.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            loss = model(tokens_BT, segment_ids_BT, tokens_BT)
-        (loss.nll + loss.auxiliary).backward()
+        for model in models:
+            model.zero_grad(set_to_none=True)
+            with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+                loss = model(tokens_BT, segment_ids_BT, tokens_BT)
+            (loss.nll + loss.auxiliary).backward()
 
     return run
 

@@ -33,7 +33,9 @@ def leak_report(command: DoctorCommand) -> str:
         raise RunError(f"checks: expected some of {', '.join(CHECKS)}, got {unknown[0]!r}")
     model = _load(command.leak, command.trust_code).to(getattr(torch, command.dtype)).eval()
     length = _length(model, command)
-    results = list(run_checks(model, length, command.checks))
+    # libraries and code from the folder may print, and the report is to be read by programs
+    with contextlib.redirect_stdout(sys.stderr):
+        results = list(run_checks(model, length, command.checks))
     text = _json(command, length, results) if command.as_json else _table(results)
     leaks = [result.check for result in results if result.verdict == "leaks"]
     if leaks:
@@ -50,7 +52,6 @@ def _load(name: str, trust_code: bool) -> Any:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
-        # libraries and code from the folder may print, and the report is to be read by programs
         with contextlib.redirect_stdout(sys.stderr):
             model = transformers.AutoModelForCausalLM.from_pretrained(
                 name, trust_remote_code=trust_code, dtype=torch.float32

@@ -104,7 +104,7 @@ def test_an_encoder_whose_second_direction_keeps_the_borders_of_the_first(
         context = sequence_context(*arguments)
         return context._replace(backward=context)
 
-    monkeypatch.setattr("spectral.lm.sequence_context", forward_borders)
+    monkeypatch.setattr("spectral.backbone.sequence_context", forward_borders)
     with pytest.raises(AssertionError, match="sees another document"):
         check_bidirectional(small_model(small_config(causal=False)), SEGMENTS)
 
