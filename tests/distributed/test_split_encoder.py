@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.distributed.features import EVERYTHING, GATES, RECALL
 from tests.distributed.ranks import run_ranks
 from tests.distributed.test_split_model import SHARDED, compare
@@ -42,6 +44,7 @@ def test_two_ranks_compute_what_one_does(tmp_path: Path) -> None:
     run_ranks(compare, 2, tmp_path, CASES, layouts)
 
 
+@pytest.mark.slow
 def test_four_ranks_compute_what_one_does(tmp_path: Path) -> None:
     some = [
         "everything",
