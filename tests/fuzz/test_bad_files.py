@@ -142,6 +142,16 @@ def test_parquet_with_a_broken_footer_is_skipped(tmp_path: Path) -> None:
     assert documents(file, "skip") == ([], ["damaged file"])
 
 
+def test_parquet_whose_footer_contradicts_itself_does_not_end_the_process(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"text": ["a", "b"]}), file)
+    # a column that may be null in the pages' figures, and may not in the schema
+    old, new = b"\x15\x0c%\x02\x18\x04text", b"\x15\x0c$\x02\x18\x04text"
+    assert file.read_bytes().count(old) == 1
+    file.write_bytes(file.read_bytes().replace(old, new))
+    assert documents(file, "skip") == ([], ["damaged file"])
+
+
 def test_a_source_whose_name_is_no_utf8_is_built(tmp_path: Path) -> None:
     name = os.fsdecode(b"\xff.txt")
     (tmp_path / name).write_text("some text")
